@@ -1,0 +1,65 @@
+"""tombola draws winning lottery tickets: sparse subnetworks that train, alone, almost like the dense network.
+
+The public names are looked up on first use (PEP 562), so `import tombola` itself imports no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tombola.api import Sparsified, draw, preview, sparsify
+    from tombola.controllers import GradBalance, ProportionalBalance
+    from tombola.errors import SearchError, TicketWarning, TombolaError, UsageError
+    from tombola.finders import CTS, Random
+    from tombola.task import Task
+    from tombola.ticket import Ticket
+    from tombola.training import Recipe
+
+_HOMES = {
+    "CTS": "finders",
+    "GradBalance": "controllers",
+    "ProportionalBalance": "controllers",
+    "Random": "finders",
+    "Recipe": "training",
+    "SearchError": "errors",
+    "Sparsified": "api",
+    "Task": "task",
+    "Ticket": "ticket",
+    "TicketWarning": "errors",
+    "TombolaError": "errors",
+    "UsageError": "errors",
+    "draw": "api",
+    "preview": "api",
+    "sparsify": "api",
+}
+
+__all__ = [
+    "CTS",
+    "GradBalance",
+    "ProportionalBalance",
+    "Random",
+    "Recipe",
+    "SearchError",
+    "Sparsified",
+    "Task",
+    "Ticket",
+    "TicketWarning",
+    "TombolaError",
+    "UsageError",
+    "__version__",
+    "draw",
+    "preview",
+    "sparsify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tombola' has no attribute {name!r}")
+    return getattr(import_module(f"tombola.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,183 @@
+"""The calls for one's own model: draw, preview, sparsify."""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from tombola.controllers import Controller, GradBalance
+from tombola.data import Feed, feed_of
+from tombola.errors import TicketWarning, UsageError
+from tombola.evaluation import evaluate
+from tombola.finders import CTS, Finder
+from tombola.masking import Patterns, Survey, survey, unwrap
+from tombola.network import load_weights
+from tombola.problem import Problem, Trainer
+from tombola.progress import Progress, Silent, progress_on
+from tombola.runtime import Runtime
+from tombola.store import MemoryStore
+from tombola.task import Task
+from tombola.teacher import is_informed
+from tombola.ticket import Ticket
+from tombola.training import Lesson, Recipe, State
+
+
+def preview(model: nn.Module, *, include: Patterns = "*", exclude: Patterns = ()) -> Survey:
+    """List what would be pruned of a model, with counts, and why the rest would not.
+
+    include, exclude: glob patterns of parameter names; see `draw`. Printing the result gives a table.
+    """
+    return survey(model, include, exclude)
+
+
+def draw(
+    model: nn.Module,
+    data: Iterable[Any],
+    *,
+    density: float,
+    steps: int | None = None,
+    objective: str | None = None,
+    controller: Controller | None = None,
+    finder: Finder | None = None,
+    seed: int = 0,
+    task: Task | None = None,
+    include: Patterns = "*",
+    exclude: Patterns = (),
+    precision: str = "auto",
+    progress: bool = True,
+) -> Ticket:
+    """Draw a ticket from a model at its present weights, by Concrete Ticket Search.
+
+    model: any module; it is not changed in any way. data: an iterable of (inputs, targets) batches, or of whatever
+    `task` understands; a list is best, since the dense network's outputs are then computed once only. density: the
+    fraction of prunable weights to keep, in (0, 1]. steps: length of the search (1960 by default). objective: "loss",
+    "reverse-kl" or "forward-kl"; by default loss where the network has not learned anything yet, else reverse-kl.
+    controller: GradBalance by default. finder: another finder, in place of the four before it. include, exclude: glob
+    patterns of parameter names; an exact name in `include` takes in what the rule leaves out. precision: "auto"
+    (bf16 for convolutional models where the hardware has it), "32-true" or "bf16-mixed". progress: show a bar.
+
+    Returns a Ticket that keeps exactly floor(density * prunable + 1/2) weights. Issues a TicketWarning for each sign
+    that something is off. Raises UsageError for input that cannot be used, SearchError when numbers break down.
+    """
+    checked = survey(model, include, exclude)
+    task = task or Task()
+    runtime = Runtime.choose(model, next(model.parameters()).device, precision)
+    if finder is not None and (steps, objective, controller) != (None, None, None):
+        raise UsageError("finder excludes steps, objective and controller: give them to the finder itself")
+    feed = feed_of(data, seed, most=steps or CTS.steps)
+    display = progress_on() if progress else Silent()
+    if finder is None:
+        if objective is None:
+            objective = _default_objective(model, checked, task, feed, runtime, display)
+        finder = CTS(
+            objective=objective,
+            steps=CTS.steps if steps is None else steps,
+            controller=controller or GradBalance(),
+        )
+    problem = Problem(
+        model=unwrap(model),
+        layout=checked.layout,
+        task=task,
+        feed=feed,
+        weights=State.of(unwrap(model)),
+        seed=seed,
+        runtime=runtime,
+        progress=display,
+    )
+    return _announced(finder.draw(problem, [density]))
+
+
+def _default_objective(
+    model: nn.Module, checked: Survey, task: Task, feed: Feed, runtime: Runtime, display: Progress
+) -> str:
+    informed = is_informed(unwrap(model), checked.layout, task, feed, runtime)
+    if informed is False:
+        display.say("objective: loss, since the network's outputs do not predict its targets yet")
+        return "loss"
+    return "reverse-kl"
+
+
+def _announced(tickets: Iterator[Ticket]) -> Ticket:
+    ticket = next(tickets)
+    for sign in ticket.provenance.warnings if ticket.provenance else ():
+        warnings.warn(sign, TicketWarning, stacklevel=3)
+    return ticket
+
+
+@dataclass(frozen=True)
+class Sparsified:
+    """A trained sparse model and its ticket; unpacks into these two.
+
+    model: a plain copy of the user's model, pruned weights zero. ticket: the mask and where it comes from.
+    held_out_metric: the task's metric on the held-out data (accuracy as a fraction).
+    """
+
+    model: nn.Module
+    ticket: Ticket
+    held_out_metric: float
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.model, self.ticket))
+
+
+def sparsify(
+    model: nn.Module,
+    train: Iterable[Any],
+    held_out: Iterable[Any],
+    *,
+    density: float,
+    recipe: Recipe | None = None,
+    rewind_to: int = 1,
+    finder: Finder | None = None,
+    seed: int = 0,
+    task: Task | None = None,
+    include: Patterns = "*",
+    exclude: Patterns = (),
+    precision: str = "auto",
+    progress: bool = True,
+) -> Sparsified:
+    """Train a model sparse from its present weights: pretrain, draw a ticket, train the ticket.
+
+    model: any module; it is not changed. train, held_out: iterables of batches; the held-out ones are only measured
+    on. density: the fraction of prunable weights to keep. recipe: how to train; by default 10 epochs of SGD.
+    rewind_to: epochs of dense training before the draw, from which the ticket's training goes on; 0 draws at the
+    weights as they are, for a model that is trained already. finder: CTS by default. The rest as in `draw`.
+
+    Returns the trained model and its ticket: `sparse, ticket = sparsify(...)`.
+    """
+    recipe, task = recipe or Recipe(), task or Task()
+    if not 0 <= rewind_to < recipe.epochs:
+        raise UsageError(
+            f"rewind_to must lie between 0 and {recipe.epochs - 1}, the recipe's last epoch but one, got {rewind_to}"
+        )
+    checked = survey(model, include, exclude)
+    runtime = Runtime.choose(model, next(model.parameters()).device, precision)
+    feed, held_out_feed = feed_of(train, seed), feed_of(held_out, seed)
+    display = progress_on() if progress else Silent()
+    plain = unwrap(model)
+    lesson = Lesson(plain, task, feed, held_out_feed, recipe, runtime, seed, display)
+    store = MemoryStore()
+    trainer = Trainer(lesson, State.of(plain), store, identity={})
+    weights = trainer.dense_at(rewind_to)
+    if finder is None:
+        start = load_weights(plain, weights.tensors)
+        finder = CTS(objective=_default_objective(start, checked, task, feed, runtime, display))
+    problem = Problem(
+        model=plain,
+        layout=checked.layout,
+        task=task,
+        feed=feed,
+        weights=weights,
+        seed=seed,
+        runtime=runtime,
+        at="rewind" if rewind_to else "given",
+        store=store,
+        progress=display,
+        trainer=trainer,
+    )
+    ticket = _announced(finder.draw(problem, [density]))
+    trained = load_weights(plain, problem.fit(ticket).tensors)
+    metric = evaluate(runtime.place(trained), task, held_out_feed, runtime).metric
+    return Sparsified(trained.train(plain.training), ticket, metric)

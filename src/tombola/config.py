@@ -1,0 +1,142 @@
+"""The configuration of a run: one typed dataclass, from presets, YAML files and the command line."""
+
+import os
+import re
+from dataclasses import dataclass, field, fields, replace
+from fractions import Fraction
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from tombola.errors import UsageError
+
+DRAW_AT = ("init", "rewind", "trained")
+_POWER = re.compile(r"^\s*([0-9.]+(?:e-?[0-9]+)?)\s*\*\*\s*([0-9]+)\s*$", re.IGNORECASE)
+
+
+def option(default: Any, help: str, group: str) -> Any:
+    """Declare an option of the command line: its default, what it means, and under which heading it is shown."""
+    return field(default=default, metadata={"help": help, "group": group})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One cell, start to end. Options that are None are filled in by `tombola.pipeline.resolve`."""
+
+    data: str = option("digits", "dataset: digits, fashion-mnist", "data")
+    data_dir: str | None = option(None, "folder with the dataset's files", "data")
+    held_out: float = option(0.1, "share of the training data that is held out for choices", "data")
+    augmentation: str = option("none", "augmentation of training images: none, flip-crop", "data")
+    model: str = option("lenet-300-100", "model: lenet-300-100", "model")
+    finder: str = option("cts", "how to find the ticket: cts, random", "ticket")
+    density: float = option(0.02, "fraction of prunable weights to keep, such as 0.02 or 0.8**22", "ticket")
+    draw_at: str = option("rewind", "weights to draw at: init, rewind, trained", "ticket")
+    rewind_to: int = option(1, "epoch from which the ticket is trained, unless drawn at init", "ticket")
+    objective: str | None = option(
+        None,
+        "what the search minimises: loss, reverse-kl, forward-kl (loss at init, else reverse-kl)",
+        "search",
+    )
+    controller: str | None = option(None, "what holds the density: gradbalance, proportional (gradbalance)", "search")
+    steps: int | None = option(None, "length of the search (1960)", "search")
+    search_batch_size: int = option(512, "samples a step of the search", "search")
+    epochs: int = option(20, "epochs of a whole training", "training")
+    batch_size: int = option(128, "samples a step of training", "training")
+    learning_rate: float = option(0.1, "learning rate of SGD", "training")
+    momentum: float = option(0.9, "momentum of SGD", "training")
+    weight_decay: float = option(1e-4, "weight decay of SGD", "training")
+    milestones: tuple[int, ...] = option((), "epochs after which the learning rate is divided by ten", "training")
+    seed: int = option(0, "everything random comes from it", "machine")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N", "machine")
+    precision: str = option("auto", "auto, 32-true, bf16-mixed", "machine")
+    threads: int | None = option(None, "threads of the CPU (all cores)", "machine")
+
+    def check(self) -> None:
+        """Raise UsageError, naming the option and what is allowed, for values that make no sense."""
+        _demand(0 < self.density <= 1, "density", "must lie in (0, 1]", self.density)
+        _demand(0 < self.held_out < 1, "held-out", "must lie between 0 and 1", self.held_out)
+        _demand(self.draw_at in DRAW_AT, "draw-at", f"must be one of {', '.join(DRAW_AT)}", self.draw_at)
+        for name in ("epochs", "batch_size", "search_batch_size", "steps", "threads"):
+            value = getattr(self, name)
+            _demand(value is None or value >= 1, name.replace("_", "-"), "must be at least 1", value)
+        _demand(self.seed >= 0, "seed", "must not be negative", self.seed)
+        _demand(self.learning_rate > 0, "learning-rate", "must be above 0", self.learning_rate)
+        _demand(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)", self.momentum)
+        _demand(self.weight_decay >= 0, "weight-decay", "must not be negative", self.weight_decay)
+        # At 0 "rewind" would be the initial weights, and at the last epoch nothing would be left to train.
+        lowest = 1 if self.draw_at == "rewind" else 0
+        _demand(
+            lowest <= self.rewind_to < self.epochs,
+            "rewind-to",
+            f"must lie between {lowest} and {self.epochs - 1} (draw-at {self.draw_at}, {self.epochs} epochs)",
+            self.rewind_to,
+        )
+
+    def with_threads(self) -> "RunConfig":
+        """Return the configuration with the number of threads written out."""
+        return self if self.threads else replace(self, threads=len(os.sched_getaffinity(0)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for YAML."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+
+def _demand(holds: bool, option_name: str, allowed: str, value: object) -> None:
+    if not holds:
+        raise UsageError(f"--{option_name} {allowed}, got {value}")
+
+
+def parse_density(text: str | float) -> float:
+    """Return a density in (0, 1] from a number or a text such as 0.02, 2% or 0.8**22."""
+    value = _number(text, "density")
+    if not 0 < value <= 1:
+        raise UsageError(f"--density must lie in (0, 1], got {text}")
+    return float(value)
+
+
+def parse_sparsity(text: str | float) -> float:
+    """Return the density that belongs to a sparsity in [0, 1), such as 0.98 or 98%."""
+    value = _number(text, "sparsity")
+    if not 0 <= value < 1:
+        raise UsageError(f"--sparsity must lie in [0, 1) or be a percentage below 100%, got {text}")
+    return float(1 - value)
+
+
+def _number(text: str | float, option_name: str) -> Fraction:
+    """Read a decimal, percentage or power exactly, so that 98 % sparse is 0.02 and not 0.020000000000000018."""
+    content = str(text).strip()
+    power = _POWER.match(content)
+    try:
+        if power:
+            return Fraction(power[1]) ** int(power[2])
+        if content.endswith("%"):
+            return Fraction(content[:-1].strip()) / 100
+        return Fraction(content)
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"--{option_name} must be a number such as 0.02, 2% or 0.8**22, got {text!r}") from None
+
+
+def preset_names() -> list[str]:
+    """Return the presets that come with the package."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in (files("tombola") / "presets").iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """Return a preset's values; raises UsageError listing the known ones."""
+    if name not in preset_names():
+        raise UsageError(f"--preset {name!r} is unknown; allowed are {', '.join(preset_names())}")
+    return yaml.safe_load((files("tombola") / "presets" / f"{name}.yaml").read_text())
+
+
+def from_dict(values: dict[str, Any]) -> RunConfig:
+    """Return a configuration from plain values, such as those of a run directory's config.yaml."""
+    known = {f.name for f in fields(RunConfig)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UsageError(f"config: unknown keys {', '.join(unknown)}")
+    return RunConfig(**{**values, "milestones": tuple(values.get("milestones", ()))})

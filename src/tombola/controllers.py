@@ -1,0 +1,105 @@
+"""What steers the expected density to the wanted one: GradBalance as published, and ProportionalBalance."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Steering:
+    """One step of a controller.
+
+    gradient: what the optimiser gets, task and density together. multiplier: the new λ. error: the density error e.
+    task_norm, density_norm: 2-norms of the two gradients.
+    """
+
+    gradient: Tensor
+    multiplier: float
+    error: float
+    task_norm: float
+    density_norm: float
+
+
+class Controller(Protocol):
+    """Combines the task's gradient and the density's into one; λ is its only state."""
+
+    @property
+    def name(self) -> str:
+        """The name on the command line."""
+
+    def steer(self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float) -> Steering:
+        """Return the combined gradient for logits (d,) and ∂R/∂a (d,), given the λ of the step before."""
+
+
+def norm(vector: Tensor) -> float:
+    """Return the 2-norm, summed in float64: entries of 1e-30 or 1e30 neither vanish nor overflow."""
+    return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+
+
+def _density_error(logits: Tensor, aim: float) -> tuple[float, Tensor]:
+    """Return e = mean(sigmoid(a))/aim - 1 and its gradient sigmoid(a)(1 - sigmoid(a))/(aim d)."""
+    gates = torch.sigmoid(logits)
+    error = float(gates.mean(dtype=torch.float64)) / aim - 1
+    return error, gates * (1 - gates) / (aim * logits.numel())
+
+
+def _push(task_gradient: Tensor, density_gradient: Tensor, density_norm: float, multiplier: float) -> Tensor:
+    """Return g_task + λ g_density, with λ applied to the unit vector so that a huge λ cannot overflow."""
+    if density_norm == 0 or multiplier == 0:
+        return task_gradient.clone()
+    return task_gradient + (density_gradient / density_norm) * (multiplier * density_norm)
+
+
+@dataclass(frozen=True)
+class GradBalance:
+    """The published rule: a slow average of the gradients' ratio, one-sided, aiming 10 % above the density.
+
+    λ̂ = ‖g_task‖/‖g_density‖ where e > 0, else 0; λ ← 0.99 λ + 0.01 λ̂ before it is used. Where 1.1 κ would exceed
+    what a mean of gates can reach, it aims at (1 + κ)/2. Source: arXiv 2512.07142.
+    """
+
+    name: ClassVar[str] = "gradbalance"
+    momentum: float = 0.99
+    overshoot: float = 1.1
+
+    def aim(self, density: float) -> float:
+        """Return the expected density that the controller aims at."""
+        return min(self.overshoot * density, (1 + density) / 2)
+
+    def steer(self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float) -> Steering:
+        """Return the combined gradient of one step."""
+        error, density_gradient = _density_error(logits, self.aim(density))
+        task_norm, density_norm = norm(task_gradient), norm(density_gradient)
+        ratio = task_norm / density_norm if error > 0 and density_norm > 0 else 0.0
+        multiplier = self.momentum * multiplier + (1 - self.momentum) * ratio
+        gradient = _push(task_gradient, density_gradient, density_norm, multiplier)
+        return Steering(gradient, multiplier, error, task_norm, density_norm)
+
+
+@dataclass(frozen=True)
+class ProportionalBalance:
+    """The same idea, two-sided and without an average: λ = ‖g_task‖/‖g_density‖ · tanh(e / 0.05).
+
+    e is measured against the wanted density itself. It pulls back from both sides, and its force grows with the error.
+    Ours, not the paper's.
+    """
+
+    name: ClassVar[str] = "proportional"
+    width: float = 0.05
+
+    def steer(self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float) -> Steering:
+        """Return the combined gradient of one step."""
+        error, density_gradient = _density_error(logits, density)
+        task_norm, density_norm = norm(task_gradient), norm(density_gradient)
+        ratio = task_norm / density_norm if density_norm > 0 else 0.0
+        multiplier = ratio * math.tanh(error / self.width)
+        gradient = _push(task_gradient, density_gradient, density_norm, multiplier)
+        return Steering(gradient, multiplier, error, task_norm, density_norm)
+
+
+CONTROLLERS: dict[str, type[GradBalance] | type[ProportionalBalance]] = {
+    kind.name: kind for kind in (GradBalance, ProportionalBalance)
+}

@@ -1,0 +1,173 @@
+"""Feeds: batches, epoch after epoch. What a feed gives depends on the epoch and the position alone, where it can."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from tombola.data.arrays import Arrays
+from tombola.data.augmentation import Augmentation
+from tombola.errors import UsageError
+from tombola.seeds import generator
+
+
+class Item(NamedTuple):
+    """A batch, and what it can be recognised by: row numbers, its place in a list, or nothing."""
+
+    batch: Any
+    key: Any = None
+
+
+_END = object()
+Compute = Callable[[Any], Any]
+Recall = Callable[[Item], Any]
+
+
+class Feed(Protocol):
+    """A source of batches."""
+
+    @property
+    def length(self) -> int | None:
+        """Batches in an epoch, if known."""
+
+    def epoch(self, number: int, skip: int = 0) -> Iterator[Item]:
+        """Give the batches of one epoch, from the one at position `skip` on."""
+
+    def remember(self, compute: Compute) -> Recall | None:
+        """Apply `compute` once to every sample; return the look-up of its results, or None where impossible."""
+
+
+def forever(feed: Feed, position: int = 0) -> Iterator[Item]:
+    """Give batches epoch after epoch, from the `position`-th on."""
+    number, skip = divmod(position, feed.length) if feed.length else (0, position)
+    while True:
+        empty = True
+        for item in feed.epoch(number, skip):
+            empty = False
+            yield item
+        if empty:
+            raise UsageError(f"data gave no batch in epoch {number}; it must give at least one in every epoch")
+        number, skip = number + 1, 0
+
+
+@dataclass(frozen=True)
+class ArrayFeed:
+    """Batches cut from arrays in memory, reshuffled for each epoch by the seed unless in order."""
+
+    arrays: Arrays
+    batch_size: int
+    seed: int = 0
+    purpose: str = "order"
+    shuffle: bool = True
+    augmentation: Augmentation | None = None
+
+    @property
+    def length(self) -> int:
+        """Batches in an epoch, the short last one included."""
+        return -(-len(self.arrays) // self.batch_size)
+
+    def epoch(self, number: int, skip: int = 0) -> Iterator[Item]:
+        """Give the batches of one epoch from position `skip` on."""
+        rows = torch.arange(len(self.arrays))
+        if self.shuffle:
+            rows = torch.randperm(len(rows), generator=generator(self.seed, self.purpose, number))
+        for position in range(skip, self.length):
+            chosen = rows[position * self.batch_size : (position + 1) * self.batch_size]
+            yield Item(self._batch(chosen, number, position), chosen)
+
+    def _batch(self, rows: Tensor, number: int, position: int) -> tuple[Tensor, Tensor]:
+        raw = self.arrays.inputs[rows]
+        if self.augmentation is not None:
+            raw = self.augmentation(raw, generator(self.seed, self.purpose, "augment", number, position))
+        return self.arrays.normalise(raw), self.arrays.targets[rows]
+
+    def remember(self, compute: Compute) -> Recall | None:
+        """Compute once per sample, in order; impossible when inputs are augmented."""
+        if self.augmentation is not None:
+            return None
+        ordered = ArrayFeed(self.arrays, self.batch_size, shuffle=False)
+        results = [compute(item.batch) for item in ordered.epoch(0)]
+        if not all(isinstance(result, Tensor) for result in results):
+            return None
+        table = torch.cat(results)
+        return lambda item: table[item.key.to(table.device)]
+
+
+@dataclass(frozen=True)
+class ListFeed:
+    """Batches that the user holds in a list or tuple, given in their order."""
+
+    batches: Sequence[Any]
+
+    @property
+    def length(self) -> int:
+        """Number of batches."""
+        return len(self.batches)
+
+    def epoch(self, number: int, skip: int = 0) -> Iterator[Item]:
+        """Give the batches from position `skip` on."""
+        for position in range(skip, len(self.batches)):
+            yield Item(self.batches[position], position)
+
+    def remember(self, compute: Compute) -> Recall:
+        """Compute once per batch."""
+        table = [compute(batch) for batch in self.batches]
+        return lambda item: table[item.key]
+
+
+@dataclass(frozen=True)
+class StreamFeed:
+    """Batches from anything that can be iterated anew for each epoch, such as a DataLoader.
+
+    A loader without a generator of its own shuffles, and its transforms draw, from torch's global one: every batch is
+    fetched under a generator state that belongs to the epoch, and the caller's is left alone.
+    """
+
+    stream: Iterable[Any]
+    seed: int = 0
+
+    @property
+    def length(self) -> int | None:
+        """Batches in an epoch, if the stream says so."""
+        try:
+            return len(self.stream)  # type: ignore[arg-type]
+        except TypeError:
+            return None
+
+    def epoch(self, number: int, skip: int = 0) -> Iterator[Item]:
+        """Give the stream's batches, the first `skip` left out."""
+        iterator = iter(self.stream)
+        state = generator(self.seed, "stream", number).get_state()
+        for position in itertools.count():
+            with torch.random.fork_rng(devices=[]):
+                torch.set_rng_state(state)
+                batch = next(iterator, _END)
+                state = torch.get_rng_state()
+            if batch is _END:
+                return
+            if position >= skip:
+                yield Item(batch)
+
+    def remember(self, compute: Compute) -> None:
+        """Impossible: batches cannot be recognised."""
+
+
+def feed_of(data: Any, seed: int, most: int | None = None) -> Feed:
+    """Return the feed for what a user gives: batches in a list or tuple, or anything that can be iterated.
+
+    What can be iterated only once (a generator) is read into a list, at most `most` batches of it.
+    """
+    if isinstance(data, ArrayFeed | ListFeed | StreamFeed):
+        return data
+    if not isinstance(data, Iterable) or isinstance(data, Tensor | str | bytes | Mapping):
+        raise UsageError(f"data must be an iterable of (input, target) batches, got {type(data).__name__}")
+    if iter(data) is data:
+        data = list(itertools.islice(data, most))
+    if isinstance(data, list | tuple):
+        if not data:
+            raise UsageError("data is empty: it must give at least one batch")
+        return ListFeed(data)
+    return StreamFeed(data, seed)

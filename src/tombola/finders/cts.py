@@ -1,0 +1,128 @@
+"""Concrete Ticket Search (Arora and Teuscher, arXiv 2512.07142)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import ClassVar
+
+from tombola import concrete, diagnostics
+from tombola.controllers import Controller, GradBalance
+from tombola.data import forever
+from tombola.errors import UsageError
+from tombola.finders.base import draw_each, full_ticket, make_ticket
+from tombola.finders.search import Plan, Search
+from tombola.network import FrozenNetwork
+from tombola.objectives import objective_named
+from tombola.problem import Problem
+from tombola.store import Stage
+from tombola.teacher import Teacher, make_teacher
+from tombola.ticket import Ticket
+
+
+@dataclass(frozen=True)
+class CTS:
+    """Weights stay frozen; one logit a weight is trained so that masks sampled from it serve the objective.
+
+    objective: what the masked network should minimise, by name. steps: length of the search. controller: what holds
+    the density. learning_rate: of Adam on the logits, divided by ten for the last fifth. temperature: τ of the
+    binary Concrete distribution.
+    """
+
+    name: ClassVar[str] = "cts"
+    objective: str = "reverse-kl"
+    steps: int = 1960
+    controller: Controller = GradBalance()
+    learning_rate: float = 0.1
+    temperature: float = concrete.TEMPERATURE
+
+    def __post_init__(self) -> None:
+        objective_named(self.objective)
+        if self.steps < 1:
+            raise UsageError(f"steps must be at least 1, got {self.steps}")
+
+    def draw(self, problem: Problem, densities: Sequence[float]) -> Iterator[Ticket]:
+        """Yield one ticket for each density, each from a search of its own."""
+        return draw_each(self, problem, densities, lambda density, stage: self._draw_one(problem, density, stage))
+
+    def _draw_one(self, problem: Problem, density: float, stage: Stage) -> Ticket:
+        if density == 1:
+            return full_ticket(self, problem)
+        model = problem.network()
+        objective = objective_named(self.objective)
+        network = FrozenNetwork(model, problem.layout, problem.task, problem.runtime)
+        network.use_batch_statistics()
+        teacher = None
+        if objective.asks_teacher:
+            teacher = make_teacher(model, problem.layout, problem.task, problem.feed, problem.runtime)
+            problem.progress.say(f"teacher: {teacher.how}")
+        search = Search(problem, self._plan(density), network, teacher)
+        if teacher is not None:
+            search.meter.count(forward=teacher.forward)
+        self._run(search, problem, stage)
+        return self._finish(search, problem, density, stage, network, teacher)
+
+    def _plan(self, density: float) -> Plan:
+        return Plan(
+            objective=objective_named(self.objective),
+            controller=self.controller,
+            density=density,
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            drop_at=self.steps * 4 // 5,
+            temperature=self.temperature,
+        )
+
+    def _run(self, search: Search, problem: Problem, stage: Stage) -> None:
+        search.restore(stage.resume())
+        with problem.progress.track("search", self.steps, search.step) as tracker:
+            items = islice(forever(problem.feed, search.step), self.steps - search.step)
+            for item in items:
+                row = search.advance(item)
+                if row is not None:
+                    stage.record(row)
+                note = f"{self.objective} {row['objective']:.4g}" if row else ""
+                tracker.update(search.step, note)
+                if stage.due():
+                    stage.checkpoint(search.state())
+
+    def _finish(
+        self,
+        search: Search,
+        problem: Problem,
+        density: float,
+        stage: Stage,
+        network: FrozenNetwork,
+        teacher: Teacher | None,
+    ) -> Ticket:
+        mask = search.top()
+        cost = search.meter.read()
+        rows = stage.rows()
+        outcome = diagnostics.Outcome(
+            objective=self.objective,
+            soft_first=diagnostics.window_mean(rows, "objective", last=False),
+            soft_last=diagnostics.window_mean(rows, "objective", last=True),
+            hard=search.hard_value(mask, list(islice(problem.feed.epoch(0), diagnostics.BATCHES))),
+            hard_density=concrete.hard_density(search.logits.detach()),
+            density=density,
+        )
+        value = {
+            "name": self.objective,
+            "hard": outcome.hard,
+            "soft": outcome.soft_last,
+            "expected_density": concrete.expected_density(search.logits.detach()),
+            "hard_density": outcome.hard_density,
+        }
+        warnings = diagnostics.empty_layers(problem.layout.views(mask))
+        warnings += diagnostics.search_signs(outcome)
+        warnings += diagnostics.cut_paths(network, mask, problem.feed, problem.runtime)
+        return make_ticket(
+            self,
+            problem,
+            density,
+            mask,
+            search.logits,
+            cost,
+            objective=value,
+            teacher=teacher.how if teacher else "",
+            warnings=tuple(warnings),
+        )

@@ -1,0 +1,161 @@
+"""The loop of Concrete Ticket Search, all of its state in one place, resumable at any step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tombola import concrete
+from tombola.controllers import Controller, Steering
+from tombola.cost import Cost, Meter
+from tombola.data import Item
+from tombola.errors import SearchError
+from tombola.network import FrozenNetwork
+from tombola.objectives import Objective, View
+from tombola.problem import Problem
+from tombola.ranking import count_kept, keep_top
+from tombola.seeds import generator
+from tombola.task import batch_size
+from tombola.teacher import Teacher
+
+RECORD_EVERY = 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search does: the constants of one draw."""
+
+    objective: Objective
+    controller: Controller
+    density: float
+    steps: int
+    learning_rate: float
+    drop_at: int
+    temperature: float
+
+
+class Search:
+    """One search under way: logits, their optimiser, λ, the noise, and what is recorded."""
+
+    def __init__(self, problem: Problem, plan: Plan, network: FrozenNetwork, teacher: Teacher | None) -> None:
+        self._problem, self._plan, self._network, self._teacher = problem, plan, network, teacher
+        total = problem.layout.total
+        self.kept = count_kept(plan.density, total)
+        self.logits = concrete.initial_logits(plan.density, total, network.weights).requires_grad_()
+        self._optimizer = torch.optim.Adam([self.logits], lr=plan.learning_rate)
+        self._noise = generator(problem.seed, "concrete")
+        self.step = 0
+        self.meter = Meter()
+        self._multiplier = 0.0
+        self._value_sum = 0.0
+        self._values = 0
+        self._top: Tensor | None = None
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the rest of the search depends on."""
+        return {
+            "logits": self.logits.detach(),
+            "optimizer": self._optimizer.state_dict(),
+            "noise": self._noise.get_state(),
+            "step": self.step,
+            "multiplier": self._multiplier,
+            "value_sum": self._value_sum,
+            "values": self._values,
+            "top": self._top,
+            "cost": self.meter.read().to_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Continue from an earlier `state()`."""
+        if state is None:
+            return
+        with torch.no_grad():
+            self.logits.copy_(state["logits"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._noise.set_state(state["noise"])
+        self.step, self._multiplier = state["step"], state["multiplier"]
+        self._value_sum, self._values = state["value_sum"], state["values"]
+        self._top = None if state["top"] is None else state["top"].to(self.logits.device)
+        self.meter = Meter(Cost(**state["cost"]))
+
+    def advance(self, item: Item) -> dict[str, Any] | None:
+        """Take one step on a batch; return a row of metrics when one is due."""
+        plan = self._plan
+        mask = concrete.sample(self.logits, concrete.draw_noise(self.logits, self._noise), plan.temperature)
+        value = self._objective(mask, item)
+        (task_gradient,) = torch.autograd.grad(value, self.logits)
+        self._value_sum += float(value.detach())
+        self._values += 1
+        with torch.no_grad():
+            steering = plan.controller.steer(self.logits, task_gradient, plan.density, self._multiplier)
+        if not torch.isfinite(torch.tensor([steering.task_norm, self._value_sum])).all():
+            raise SearchError(self._breakdown(task_gradient))
+        row = self._row(steering) if self.step % RECORD_EVERY == 0 or self.step == plan.steps - 1 else None
+        self._multiplier = steering.multiplier
+        dropped = self.step >= plan.drop_at
+        self._optimizer.param_groups[0]["lr"] = plan.learning_rate * (0.1 if dropped else 1.0)
+        self.logits.grad = steering.gradient
+        self._optimizer.step()
+        self.step += 1
+        return row
+
+    def top(self) -> Tensor:
+        """Return the flat mask of the k largest logits."""
+        return keep_top(self.logits.detach(), self.kept)
+
+    @torch.no_grad()
+    def hard_value(self, mask: Tensor, items: list[Item]) -> float:
+        """Return the objective of a hard mask, mean over some batches."""
+        values = [float(self._objective(mask.to(self.logits.dtype), item)) for item in items]
+        return sum(values) / len(values)
+
+    def _objective(self, mask: Tensor, item: Item) -> Tensor:
+        batch = self._problem.runtime.move(item.batch)
+        size = batch_size(batch)
+        self.meter.count(forward=size, backward=size if mask.requires_grad else 0)
+
+        def dense() -> Any:
+            if self._teacher is None:
+                raise SearchError(f"objective {self._plan.objective.name} asked for a teacher it did not announce")
+            before = self._teacher.forward
+            output = self._teacher.output(item, batch)
+            self.meter.count(forward=self._teacher.forward - before)
+            return output
+
+        return self._plan.objective(View(self._network, self._problem.task, mask, batch, dense))
+
+    def _row(self, steering: Steering) -> dict[str, Any]:
+        """Return the figures of this step, taken before the logits move; the objective is averaged since the last."""
+        logits = self.logits.detach()
+        top = self.top()
+        turnover = None if self._top is None else float((top & ~self._top).sum()) / self.kept
+        self._top = top
+        row = {
+            "stage": "search",
+            "step": self.step,
+            "objective": self._value_sum / self._values,
+            "expected_density": concrete.expected_density(logits),
+            "hard_density": concrete.hard_density(logits),
+            "density_error": steering.error,
+            "multiplier": steering.multiplier,
+            "task_norm": steering.task_norm,
+            "density_norm": steering.density_norm,
+            "logits_std": float(logits.std(correction=0)),
+            "entropy": concrete.mean_entropy(logits),
+            "turnover": turnover,
+        }
+        self._value_sum, self._values = 0.0, 0
+        return row
+
+    def _breakdown(self, gradient: Tensor) -> str:
+        broken = (~torch.isfinite(gradient)).nonzero()
+        where = f"the gradient of {self._plan.objective.name} is not finite"
+        if len(broken):
+            index = int(broken[0])
+            where = (
+                f"the gradient of {self._plan.objective.name} is {float(gradient[index])} "
+                f"in layer {self._problem.layout.name_at(index)}"
+            )
+        return f"the search broke down at step {self.step}: {where}; check the model's weights and the data for NaN"

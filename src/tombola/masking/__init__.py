@@ -1,0 +1,19 @@
+"""Which parameters are prunable, what they are called, and how a ticket is held in a model."""
+
+from tombola.masking.holding import Attachment, check_masks, zero_pruned
+from tombola.masking.names import architecture, by_canonical_name, named_parameters, unwrap
+from tombola.masking.prunable import Entry, Patterns, Survey, survey
+
+__all__ = [
+    "Attachment",
+    "Entry",
+    "Patterns",
+    "Survey",
+    "architecture",
+    "by_canonical_name",
+    "check_masks",
+    "named_parameters",
+    "survey",
+    "unwrap",
+    "zero_pruned",
+]

@@ -1,0 +1,75 @@
+"""Hold a mask in a model: zero the pruned weights once, or after every step of an optimiser."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tombola.errors import UsageError
+from tombola.masking.names import by_canonical_name
+
+
+def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+    """Return the parameters that the masks belong to.
+
+    Raises UsageError that lists every mask whose name or shape the model does not have.
+    """
+    parameters = by_canonical_name(model)
+    problems = [f"{name} is not a parameter of the model" for name in masks if name not in parameters]
+    problems += [
+        f"{name} has shape {tuple(parameters[name].shape)} in the model and {tuple(mask.shape)} in the ticket"
+        for name, mask in masks.items()
+        if name in parameters and parameters[name].shape != mask.shape
+    ]
+    if problems:
+        raise UsageError(f"the ticket does not fit the model: {'; '.join(problems)}")
+    return {name: parameters[name] for name in masks}  # type: ignore[misc]
+
+
+@torch.no_grad()
+def zero_pruned(parameters: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> None:
+    """Set every parameter to zero, in place, where its mask is False (NaN and infinity included)."""
+    for name, parameter in parameters.items():
+        parameter.masked_fill_(~masks[name].to(parameter.device), 0.0)
+
+
+class Attachment:
+    """Keeps a model's pruned weights at zero through every step of an optimiser.
+
+    Momentum and decoupled weight decay move weights whose gradient is zero, so the mask is applied after each step.
+    Nothing in the model changes: no hook, no extra buffer, no renamed parameter. Use as a context manager, or call
+    `detach()` when done.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, masks: Mapping[str, Tensor]) -> None:
+        self._parameters = check_masks(model, masks)
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        missing = [name for name, p in self._parameters.items() if id(p) not in held and p.requires_grad]
+        if len(missing) == len(self._parameters):
+            raise UsageError("optimizer holds none of the ticket's parameters; make it from this model's parameters()")
+        self._pruned = {name: ~mask.to(self._parameters[name].device) for name, mask in masks.items()}
+        self._zero()
+        self._hook = optimizer.register_step_post_hook(self._after_step)
+
+    @torch.no_grad()
+    def _zero(self) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.masked_fill_(self._pruned[name], 0.0)
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._zero()
+
+    def detach(self) -> None:
+        """Stop holding the mask; the weights stay as they are."""
+        self._hook.remove()
+
+    def __enter__(self) -> "Attachment":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()

@@ -1,0 +1,49 @@
+"""Names of parameters that stay the same however a model is wrapped."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+_WRAPPERS = {"module", "_orig_mod"}
+
+
+def canonical(name: str, prefixes: int) -> str:
+    """Return a parameter's name without its `prefixes` first parts and without torch.compile's parts."""
+    return ".".join(part for part in name.split(".")[prefixes:] if part != "_orig_mod")
+
+
+def wrapper_depth(names: list[str]) -> int:
+    """Count the leading `module` and `_orig_mod` parts that all names share (DDP, torch.compile)."""
+    depth = 0
+    while names and all(len(parts := name.split(".")) > depth + 1 and parts[depth] in _WRAPPERS for name in names):
+        depth += 1
+    return depth
+
+
+def named_parameters(model: nn.Module, *, duplicates: bool = False) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """Yield (canonical name, the model's own name, parameter), shared ones once unless `duplicates`."""
+    pairs = list(model.named_parameters(remove_duplicate=not duplicates))
+    depth = wrapper_depth([name for name, _ in pairs])
+    for name, parameter in pairs:
+        yield canonical(name, depth), name, parameter
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the plain module inside torch.compile, DataParallel and DistributedDataParallel."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def architecture(model: nn.Module) -> dict[str, list[int]]:
+    """Return all parameters' canonical names and shapes."""
+    return {name: list(tensor.shape) for name, _, tensor in named_parameters(model)}
+
+
+def by_canonical_name(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter, shared ones under each of their names."""
+    return {name: tensor for name, _, tensor in named_parameters(model, duplicates=True)}

@@ -1,0 +1,168 @@
+"""Which parameters are prunable, and why the rest are not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
+
+from tombola.errors import UsageError
+from tombola.flat import Layout
+from tombola.masking.names import named_parameters
+
+Patterns = str | Sequence[str]
+
+# The prunable tensors of each kind of module. Biases and normalisation parameters are never among them.
+WEIGHTS: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
+    (_ConvNd, ("weight",)),
+    (nn.Linear, ("weight",)),
+    (nn.MultiheadAttention, ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One parameter: its canonical name, shape, whether it would be pruned, and why not otherwise."""
+
+    name: str
+    shape: tuple[int, ...]
+    count: int
+    prunable: bool
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All parameters of a model, in the model's order."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def layout(self) -> Layout:
+        """The prunable parameters laid end to end."""
+        chosen = [entry for entry in self.entries if entry.prunable]
+        return Layout(tuple(e.name for e in chosen), tuple(e.shape for e in chosen))
+
+    @property
+    def prunable(self) -> int:
+        """Number of prunable weights."""
+        return sum(entry.count for entry in self.entries if entry.prunable)
+
+    @property
+    def total(self) -> int:
+        """Number of all parameters."""
+        return sum(entry.count for entry in self.entries)
+
+    def __str__(self) -> str:
+        width = max((len(entry.name) for entry in self.entries), default=0)
+        lines = [
+            f"{entry.name:<{width}}  {'x'.join(map(str, entry.shape)) or 'scalar':>14}  {entry.count:>12,}  "
+            f"{'prunable' if entry.prunable else 'kept: ' + entry.why}"
+            for entry in self.entries
+        ]
+        lines.append(f"{self.prunable:,} of {self.total:,} parameters are prunable")
+        return "\n".join(lines)
+
+
+def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) -> Survey:
+    """List every parameter of a model and whether it would be pruned.
+
+    include, exclude: glob patterns of canonical parameter names (`module.` and `_orig_mod.` stripped). A pattern
+    with wildcards picks among the weights of convolutions, linear layers and attention projections; an exact name
+    in `include` also takes in any other parameter of two or more dimensions, such as an embedding, or one tied to
+    it. Raises UsageError for a pattern that matches nothing, and for parameters that no mask can hold.
+    """
+    owners = _owners(model)
+    include, exclude = _patterns(include), _patterns(exclude)
+    names = {name for name, _, _ in named_parameters(model, duplicates=True)}
+    for option, patterns in (("include", include), ("exclude", exclude)):
+        for pattern in patterns:
+            if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
+                raise UsageError(f"{option}: no parameter of the model matches {pattern!r}")
+    entries = []
+    for name, _, parameter in named_parameters(model):
+        aliases, kinds = owners[id(parameter)]
+        why = _reason_against(parameter, aliases, kinds, include, exclude)
+        if not why:
+            _refuse_unusable(name, parameter)
+        entries.append(Entry(name, tuple(parameter.shape), parameter.numel(), not why, why))
+    _refuse_parametrised(model)
+    found = Survey(tuple(entries))
+    if not found.prunable:
+        raise UsageError(
+            "the model has no prunable weights: no convolution, linear layer or attention projection is left"
+        )
+    devices = {str(p.device) for _, _, p in named_parameters(model)}
+    if len(devices) > 1:
+        raise UsageError(f"the model is spread over several devices ({', '.join(sorted(devices))}); put it on one")
+    return found
+
+
+def _patterns(patterns: Patterns) -> tuple[str, ...]:
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+
+def _owners(model: nn.Module) -> dict[int, tuple[list[str], list[str]]]:
+    """For each parameter: all its canonical names, and the modules that hold it as something not prunable."""
+    own_names = {own: name for name, own, _ in named_parameters(model, duplicates=True)}
+    owners: dict[int, tuple[list[str], list[str]]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        weights = next((names for kind, names in WEIGHTS if isinstance(module, kind)), ())
+        if not weights and _is_transformers_conv1d(module):
+            weights = ("weight",)
+        for attribute, parameter in module.named_parameters(recurse=False):
+            aliases, strangers = owners.setdefault(id(parameter), ([], []))
+            own = f"{path}.{attribute}" if path else attribute
+            aliases.append(own_names[own])
+            if attribute not in weights:
+                strangers.append(f"{type(module).__name__}'s {attribute}")
+    return owners
+
+
+def _is_transformers_conv1d(module: nn.Module) -> bool:
+    # Named, not imported: transformers is an optional dependency.
+    return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
+
+
+def _reason_against(
+    parameter: nn.Parameter,
+    aliases: list[str],
+    strangers: list[str],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+) -> str:
+    """Return why a parameter is not pruned, or nothing."""
+    if any(fnmatchcase(name, pattern) for name in aliases for pattern in exclude):
+        return "excluded by name"
+    named = any(name in include for name in aliases)
+    if strangers and not named:
+        if len(strangers) < len(set(aliases)):
+            return f"shared with {strangers[0]}; include it by name"
+        return f"{strangers[0]} is not a prunable weight"
+    if named and parameter.dim() < 2:
+        raise UsageError(f"include: {aliases[0]} is a bias or normalisation parameter, and those are never pruned")
+    if not any(fnmatchcase(name, pattern) for name in aliases for pattern in include):
+        return "not included by name"
+    return ""
+
+
+def _refuse_unusable(name: str, parameter: nn.Parameter) -> None:
+    if isinstance(parameter, nn.parameter.UninitializedParameter):
+        raise UsageError(f"{name} is not initialised yet; run the model once on a batch first")
+    if parameter.is_meta:
+        raise UsageError(f"{name} is on the meta device and holds no values; materialise the model first")
+    if parameter.is_quantized or not parameter.is_floating_point():
+        raise UsageError(f"{name} is quantised ({parameter.dtype}); only floating-point weights can be masked")
+    if type(parameter.data).__name__ in {"DTensor", "ShardedTensor"}:
+        raise UsageError(f"{name} is sharded over processes; gather the model first")
+
+
+def _refuse_parametrised(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if is_parametrized(module):
+            raise UsageError(
+                f"module {path or type(module).__name__!r} is parametrised; "
+                "remove it with torch.nn.utils.parametrize.remove_parametrizations first"
+            )

@@ -1,0 +1,121 @@
+"""A private, frozen copy of a model that runs dense or under other weights."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _NormBase
+
+from tombola.flat import Layout
+from tombola.masking import named_parameters, unwrap
+from tombola.runtime import Runtime
+from tombola.task import Batch, Output, Task
+
+
+def statistics_modules(model: nn.Module) -> list[_NormBase]:
+    """Return the normalisation layers that can keep running statistics."""
+    return [module for module in model.modules() if isinstance(module, _NormBase)]
+
+
+def uses_batch_statistics(model: nn.Module) -> bool:
+    """Whether the model, in eval mode, still normalises some layer by the statistics of its batch."""
+    return any(
+        module.running_mean is None
+        for module in statistics_modules(model)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    )
+
+
+def lacks_statistics(model: nn.Module) -> bool:
+    """Whether some layer's running statistics have never seen a batch, so that they mean nothing."""
+    return any(
+        module.num_batches_tracked is not None and int(module.num_batches_tracked) == 0
+        for module in statistics_modules(model)
+    )
+
+
+class _Forward(nn.Module):
+    """Lets functional_call reach a model through a task's forward function."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self._forward = task.forward
+
+    def forward(self, batch: Batch) -> Output:
+        return self._forward(self.model, batch)
+
+
+class FrozenNetwork:
+    """A copy of `model` in eval mode, none of whose tensors ever asks for a gradient.
+
+    The weights that `layout` names lie in one flat vector, `weights`, of which the copy's parameters are views: masked
+    runs cost no second copy. The original is never touched.
+    """
+
+    def __init__(self, model: nn.Module, layout: Layout, task: Task, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.layout = layout
+        self.model = runtime.place(copy.deepcopy(unwrap(model)).eval().requires_grad_(False))
+        named = {name: (own, parameter) for name, own, parameter in named_parameters(self.model)}
+        self._own_names = {name: f"model.{named[name][0]}" for name in layout.names}
+        chosen = {name: named[name][1] for name in layout.names}
+        self._dtypes = {name: parameter.dtype for name, parameter in chosen.items()}
+        self.weights = layout.flatten({name: _at_least_float32(p) for name, p in chosen.items()})
+        for name, view in layout.views(self.weights).items():
+            if view.dtype == chosen[name].dtype:
+                chosen[name].data = view
+        self._forward = _Forward(self.model, task)
+
+    def use_batch_statistics(self) -> None:
+        """Normalise by the statistics of each batch from now on, and update none.
+
+        The dense network's running statistics are wrong for a sparse one.
+        """
+        for module in statistics_modules(self.model):
+            module.track_running_stats = False
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+
+    def dense(self, batch: Batch) -> Output:
+        """Run the network as it is, without gradients."""
+        with torch.no_grad(), self.runtime.autocast():
+            return self._forward(batch)
+
+    def under(self, weights: Tensor, batch: Batch) -> Output:
+        """Run the network with the flat vector `weights` in place of its own; differentiable in it."""
+        replaced = {
+            self._own_names[name]: view.to(self._dtypes[name]) for name, view in self.layout.views(weights).items()
+        }
+        with self.runtime.autocast():
+            return functional_call(self._forward, replaced, (batch,))
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Any]) -> nn.Module:
+    """Return a private copy of a model with other values in its parameters and buffers."""
+    private = copy.deepcopy(unwrap(model))
+    private.load_state_dict(tensors)
+    return private
+
+
+@torch.no_grad()
+def estimate_statistics(model: nn.Module, batches: Any, task: Task, runtime: Runtime) -> nn.Module:
+    """Return a copy of a model whose running statistics are the averages over the given batches.
+
+    For a network at its initial weights, whose own running statistics (mean 0, variance 1) mean nothing.
+    """
+    estimated = runtime.place(copy.deepcopy(unwrap(model)).eval())
+    for module in statistics_modules(estimated):
+        module.reset_running_stats()
+        module.momentum = None  # a cumulative average
+        module.train()
+    for batch in batches:
+        with runtime.autocast():
+            task.forward(estimated, runtime.move(batch))
+    return estimated.eval()

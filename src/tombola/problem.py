@@ -1,0 +1,154 @@
+"""Problem: everything that a finder may use."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from tombola.cost import Cost
+from tombola.data import Feed
+from tombola.errors import UsageError
+from tombola.flat import Layout
+from tombola.identity import COMPONENT_VERSIONS, digest
+from tombola.masking import architecture
+from tombola.network import load_weights
+from tombola.progress import Progress, Silent
+from tombola.runtime import Runtime
+from tombola.store import MemoryStore, Stage, Store
+from tombola.task import Task
+from tombola.ticket import Ticket
+from tombola.training import Lesson, State, fit
+
+
+class Trainer:
+    """Trains one network, dense or under tickets; what is trained once is kept in the store.
+
+    lesson: network, data and recipe. start: θ₀. store: where results and checkpoints lie. identity: what the results
+    depend on beyond the recipe, the seed, the start and the ticket (data, threads).
+    """
+
+    def __init__(self, lesson: Lesson, start: State, store: Store, identity: Mapping[str, Any]) -> None:
+        self.lesson = lesson
+        self.start = start
+        self._store = store
+        self._identity = {
+            **identity,
+            "architecture": architecture(lesson.model),
+            "recipe": {**lesson.recipe.__dict__, "milestones": list(lesson.recipe.milestones)},
+            "runtime": lesson.runtime.to_dict(),
+            "seed": lesson.seed,
+            "versions": {name: COMPONENT_VERSIONS[name] for name in ("training", "evaluation", "data")},
+        }
+
+    def dense_stage(self) -> Stage:
+        """Return the stage of the dense training from θ₀."""
+        return self._store.stage("dense", {**self._identity, "start": self.start.digest})
+
+    def dense_at(self, epoch: int) -> State:
+        """Return the dense network after `epoch` epochs: one run, continued as far as anybody asks."""
+        if epoch == 0:
+            return self.start
+        stage = self.dense_stage()
+        with stage.locked():
+            kept = stage.get(f"epoch-{epoch}")
+            if kept is None:
+                kept = self._train_dense(stage, epoch).to_dict()
+                stage.put(f"epoch-{epoch}", kept)
+        return State.from_dict(kept)
+
+    def _train_dense(self, stage: Stage, epoch: int) -> State:
+        reached = stage.resume()
+        beyond = reached is not None and reached["epoch"] >= epoch
+        # An epoch that the kept run has passed is trained again beside it, to the same values.
+        where = MemoryStore().stage("dense", {}) if beyond else stage
+        return fit(self.lesson, self.start, epoch, where, "dense training")
+
+    def ticket_stage(self, ticket: Ticket, start: State) -> Stage:
+        """Return the stage of a ticket's training."""
+        what = {"start": start.digest, "epoch": start.epoch, "ticket": ticket.digest}
+        return self._store.stage("train", {**self._identity, **what})
+
+    def fit(self, ticket: Ticket, start: State) -> State:
+        """Return the network after training under a ticket, from `start` to the recipe's last epoch."""
+        stage = self.ticket_stage(ticket, start)
+        with stage.locked():
+            kept = stage.get("trained")
+            if kept is None:
+                epochs = self.lesson.recipe.epochs
+                kept = fit(self.lesson, start, epochs, stage, "ticket training", ticket).to_dict()
+                stage.put("trained", kept)
+                stage.clear_checkpoint()
+        return State.from_dict(kept)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network at certain weights, data to search on, and the means to keep and train.
+
+    model: gives the architecture and is never changed. layout: its prunable weights. weights: where the ticket
+    starts: θ₀ ("init"), θ_k ("rewind"), θ_T ("trained") or what the user gave ("given"), which `at` says.
+    feed: batches to search on. trainer: for finders that train; without one, `dense_at` and `fit` raise UsageError.
+    identity: what a drawn ticket depends on beyond this object (data, threads).
+    """
+
+    model: nn.Module
+    layout: Layout
+    task: Task
+    feed: Feed
+    weights: State
+    seed: int
+    runtime: Runtime
+    at: str = "given"
+    store: Store = field(default_factory=MemoryStore)
+    progress: Progress = field(default_factory=Silent)
+    trainer: Trainer | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def spent(self) -> Cost:
+        """What it took to get to `weights`."""
+        return self.weights.cost
+
+    @property
+    def architecture(self) -> str:
+        """Hash of the parameters' names and shapes."""
+        return digest(architecture(self.model))
+
+    def network(self) -> nn.Module:
+        """Return a private copy of the model at `weights`."""
+        return load_weights(self.model, self.weights.tensors)
+
+    def draw_stage(self, finder: Mapping[str, Any], density: float) -> Stage:
+        """Return the stage for drawing one ticket with a finder, given by name and fields."""
+        return self.store.stage(
+            "draw",
+            {
+                **self.identity,
+                "finder": dict(finder),
+                "density": density,
+                "weights": self.weights.digest,
+                "layout": {
+                    name: list(shape) for name, shape in zip(self.layout.names, self.layout.shapes, strict=True)
+                },
+                "runtime": self.runtime.to_dict(),
+                "seed": self.seed,
+                "versions": {
+                    name: COMPONENT_VERSIONS[name]
+                    for name in (str(finder["name"]), "objectives", "controllers", "ranking", "data")
+                },
+            },
+        )
+
+    def dense_at(self, epoch: int) -> State:
+        """Return the dense network after `epoch` epochs of training from θ₀."""
+        return self._trainer().dense_at(epoch)
+
+    def fit(self, ticket: Ticket, start: State | None = None) -> State:
+        """Return the network trained under a ticket, from `start` or from the problem's weights."""
+        return self._trainer().fit(ticket, start or self.weights)
+
+    def _trainer(self) -> Trainer:
+        if self.trainer is None:
+            raise UsageError("this finder trains the network, and the problem has no trainer")
+        return self.trainer

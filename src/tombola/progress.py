@@ -1,0 +1,130 @@
+"""Progress of long work: bars with an ETA on a terminal, plain lines elsewhere, or nothing."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+
+class Tracker(Protocol):
+    """One piece of work under way."""
+
+    def update(self, done: int, note: str = "") -> None:
+        """Say how much is done, and optionally how it goes."""
+
+
+class Progress(Protocol):
+    """Where work reports how far it is."""
+
+    def track(self, title: str, total: int, done: int = 0) -> "AbstractTracking":
+        """Return a context manager that gives a Tracker."""
+
+    def say(self, text: str) -> None:
+        """Show one line."""
+
+
+class AbstractTracking(Protocol):
+    """A context manager around one piece of work."""
+
+    def __enter__(self) -> Tracker: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None: ...
+
+
+class _SilentTracker:
+    def update(self, done: int, note: str = "") -> None:
+        pass
+
+
+class Silent:
+    """Shows nothing."""
+
+    @contextmanager
+    def track(self, title: str, total: int, done: int = 0) -> Iterator[Tracker]:
+        """Track without showing."""
+        yield _SilentTracker()
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+
+class _BarTracker:
+    def __init__(self, bars: RichProgress, title: str, total: int, done: int) -> None:
+        self._bars = bars
+        self._task = bars.add_task(title, total=total, completed=done, note="")
+
+    def update(self, done: int, note: str = "") -> None:
+        fields = {"note": note} if note else {}
+        self._bars.update(self._task, completed=done, **fields)  # type: ignore[arg-type]
+
+
+class Bars:
+    """Bars with elapsed and remaining time, for terminals."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @contextmanager
+    def track(self, title: str, total: int, done: int = 0) -> Iterator[Tracker]:
+        """Show one bar until the work ends."""
+        columns = (
+            TextColumn("{task.description:<26}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+        )
+        with RichProgress(*columns, console=self._console) as bars:
+            yield _BarTracker(bars, title, total, done)
+
+    def say(self, text: str) -> None:
+        """Print one line above the bars."""
+        self._console.print(text, highlight=False, markup=False)
+
+
+class _LineTracker:
+    def __init__(self, stream: TextIO, title: str, total: int, done: int, every: float) -> None:
+        self._stream, self._title, self._total, self._every = stream, title, total, every
+        self._first = done
+        self._since = self._shown = time.monotonic()
+
+    def update(self, done: int, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self._shown < self._every and done < self._total:
+            return
+        self._shown = now
+        left = (now - self._since) / max(done - self._first, 1) * (self._total - done)
+        ending = f"{left:.0f} s left" if done < self._total else f"done in {now - self._since:.1f} s"
+        print(f"{self._title}: {done}/{self._total}, {ending} {note}".rstrip(), file=self._stream, flush=True)
+
+
+class Lines:
+    """Plain lines, one every few seconds and one at the end, for files and pipes."""
+
+    def __init__(self, stream: TextIO, every: float = 10.0) -> None:
+        self._stream = stream
+        self._every = every
+
+    @contextmanager
+    def track(self, title: str, total: int, done: int = 0) -> Iterator[Tracker]:
+        """Write a line now and then until the work ends."""
+        yield _LineTracker(self._stream, title, total, done, self._every)
+
+    def say(self, text: str) -> None:
+        """Write one line."""
+        print(text, file=self._stream, flush=True)
+
+
+def progress_on(stream: TextIO | None = None) -> Progress:
+    """Return the progress display that fits a stream, standard error by default."""
+    stream = stream or sys.stderr
+    return Bars(Console(file=stream)) if stream.isatty() else Lines(stream)

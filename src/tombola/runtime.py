@@ -1,0 +1,101 @@
+"""Where and in which precision a network runs.
+
+The rule is fixed, so that the same configuration gives the same numbers: it looks at the kind of device and the
+kind of model, never at a clock. Measured on ResNet-20 in training: with bf16 instructions, channels_last and bf16
+together are 4.5 times faster than plain fp32 (1.6 to 0.35 s a step of 512 on two cores); without them bf16 is
+emulated and 12 times slower (0.9 to 11.4 s a step of 256), while channels_last still gains a fifth.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola.errors import UsageError
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
+
+
+def has_bf16_instructions(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def is_convolutional(model: nn.Module) -> bool:
+    """Whether the model has two-dimensional convolutions."""
+    return any(isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in model.modules())
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device called `name`; "auto" is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device {name!r} is unknown; allowed are auto, cpu, cuda and cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {name!r} was asked for, but this machine has no CUDA device; use cpu")
+    return device
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A device, a precision (lightning-fabric's name for it) and a memory layout."""
+
+    device: torch.device
+    precision: str = "32-true"
+    channels_last: bool = False
+
+    @classmethod
+    def choose(cls, model: nn.Module, device: str | torch.device = "auto", precision: str = "auto") -> "Runtime":
+        """Apply the fixed rule: convolutional models run channels_last, in bf16 where the hardware has it."""
+        if precision not in PRECISIONS:
+            raise UsageError(f"precision {precision!r} is unknown; allowed are {', '.join(PRECISIONS)}")
+        where = resolve_device(device) if isinstance(device, str) else device
+        convolutional = is_convolutional(model)
+        if precision == "auto":
+            precision = "bf16-mixed" if convolutional and has_bf16_instructions(where) else "32-true"
+        return cls(where, precision, channels_last=convolutional)
+
+    @cached_property
+    def _plugin(self) -> Any:
+        # Fabric's precision classes without a Fabric: no strategy, no process group, no log lines.
+        from lightning_fabric.plugins.precision import MixedPrecision, Precision
+
+        if self.precision == "32-true":
+            return Precision()
+        return MixedPrecision("bf16-mixed", device=self.device.type)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which networks run forward."""
+        return self._plugin.forward_context()
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a model that is ours to change to the device and the memory layout."""
+        model = model.to(self.device)
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model
+
+    def move(self, batch: Any) -> Any:
+        """Return the batch on the device, images in the memory layout of the runtime."""
+        from lightning_fabric.utilities.apply_func import move_data_to_device
+        from lightning_utilities.core.apply_func import apply_to_collection
+
+        batch = move_data_to_device(batch, self.device)
+        return apply_to_collection(batch, Tensor, self._lay_out) if self.channels_last else batch
+
+    def _lay_out(self, tensor: Tensor) -> Tensor:
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+    def to_dict(self) -> dict[str, str | bool]:
+        """Return what enters a result's identity."""
+        return {
+            "device": self.device.type,
+            "precision": self.precision,
+            "channels_last": self.channels_last,
+        }

@@ -1,0 +1,117 @@
+"""The dense network's outputs: kept once per sample where the data allows, else recomputed."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola.data import Feed, Item, Recall
+from tombola.flat import Layout
+from tombola.network import FrozenNetwork, estimate_statistics, lacks_statistics, uses_batch_statistics
+from tombola.runtime import Runtime
+from tombola.task import Batch, Output, Task, batch_size
+
+# Outputs larger than this many numbers in all (1 GiB of float32) are recomputed rather than kept.
+LARGEST_TABLE = 2**28
+# One pass over the data settles running statistics; of very long data this many batches do.
+STATISTICS_BATCHES = 200
+
+
+@dataclass
+class Teacher:
+    """Gives the dense network's output on a batch.
+
+    how: in words, whether outputs are kept or recomputed. forward: samples that went through the network for it.
+    """
+
+    network: FrozenNetwork
+    recall: Recall | None
+    how: str
+    forward: int = 0
+
+    def output(self, item: Item, batch: Batch) -> Output:
+        """Return f's output on the item, whose batch is already in place."""
+        if self.recall is not None:
+            return self.recall(item)
+        self.forward += batch_size(batch)
+        return self.network.dense(batch)
+
+
+def make_teacher(model: nn.Module, layout: Layout, task: Task, feed: Feed, runtime: Runtime) -> Teacher:
+    """Return the teacher for a model at its present values.
+
+    Running statistics that never saw a batch are estimated first, on a copy.
+    """
+    counted = _Counter()
+    estimated = lacks_statistics(model)
+    if estimated:
+        batches = counted.through(item.batch for item in islice(feed.epoch(0), STATISTICS_BATCHES))
+        model = estimate_statistics(model, batches, task, runtime)
+    network = FrozenNetwork(model, layout, task, runtime)
+    recall, why = _recall(network, feed, runtime, counted)
+    how = "outputs of the dense network are kept once per sample" if recall else f"outputs are recomputed: {why}"
+    if estimated:
+        how += "; its running statistics, never set before, were estimated on the data"
+    return Teacher(network, recall, how, counted.samples)
+
+
+def _recall(network: FrozenNetwork, feed: Feed, runtime: Runtime, counted: "_Counter") -> tuple[Recall | None, str]:
+    if uses_batch_statistics(network.model):
+        return None, "the network normalises by the statistics of each batch"
+
+    def compute(batch: Batch) -> Output:
+        counted.samples += batch_size(batch)
+        return network.dense(runtime.move(batch))
+
+    if feed.length is None:
+        return None, "the data is a stream"
+    first = next(iter(feed.epoch(0)), None)
+    output = network.dense(runtime.move(first.batch)) if first is not None else None
+    if not isinstance(output, Tensor) or output.numel() * feed.length > LARGEST_TABLE:
+        return None, "they would not fit in memory"
+    return feed.remember(compute), "the data is a stream"
+
+
+class _Counter:
+    """Counts samples as batches pass."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+
+    def through(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self.samples += batch_size(batch)
+            yield batch
+
+
+@torch.no_grad()
+def is_informed(
+    model: nn.Module, layout: Layout, task: Task, feed: Feed, runtime: Runtime, most: int = 8
+) -> bool | None:
+    """Whether a network's outputs predict its targets: whether it has learned anything yet.
+
+    Its loss is compared with that of its own mean output, which knows nothing of the input. By Jensen's inequality
+    outputs that are independent of the targets cannot have the lower loss, for a loss convex in the output. Returns
+    None where outputs are no tensors or cannot be averaged over the batch.
+    """
+    frozen = FrozenNetwork(model, layout, task, runtime)
+    if lacks_statistics(model):
+        frozen.use_batch_statistics()
+    seen: list[tuple[Any, Tensor]] = []
+    for item in islice(feed.epoch(0), most):
+        batch = runtime.move(item.batch)
+        output = frozen.dense(batch)
+        if not isinstance(output, Tensor) or output.shape[:1] != (batch_size(batch),):
+            return None
+        seen.append((batch, output.float()))
+    if not seen:
+        return None
+    mean = torch.cat([output for _, output in seen]).mean(dim=0, keepdim=True)
+
+    def total(of: Callable[[Tensor], Tensor]) -> float:
+        return sum(float(task.loss(of(output), batch)) * len(output) for batch, output in seen)
+
+    return total(lambda output: output) < 0.98 * total(lambda output: mean.expand_as(output))

@@ -1,0 +1,70 @@
+"""One boolean mask as packed bits in memory, and as bits or indices, whichever is smaller, in a file."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tombola.errors import UsageError
+
+
+@dataclass(frozen=True, eq=False)
+class Bits:
+    """A mask of some shape: its bits in row-major order, eight to a byte, read-only."""
+
+    shape: tuple[int, ...]
+    packed: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.packed.flags.writeable = False
+
+    @classmethod
+    def of(cls, mask: Tensor) -> "Bits":
+        """Pack a bool tensor."""
+        return cls(tuple(mask.shape), np.packbits(mask.detach().cpu().contiguous().reshape(-1).numpy()))
+
+    @property
+    def total(self) -> int:
+        """Number of bits."""
+        return prod(self.shape)
+
+    @cached_property
+    def kept(self) -> int:
+        """Number of bits that are set."""
+        return int(np.bitwise_count(self.packed).sum(dtype=np.int64))
+
+    def flags(self) -> np.ndarray:
+        """Return a fresh bool array of all bits."""
+        return np.unpackbits(self.packed, count=self.total).astype(bool)
+
+    def unpack(self) -> Tensor:
+        """Return a fresh bool tensor."""
+        return torch.from_numpy(self.flags()).view(self.shape)
+
+    def encode(self) -> tuple[str, Tensor]:
+        """Return the smaller encoding and its name: "bits" (uint8) or "indices" (int32 or int64)."""
+        index = np.dtype(np.int32 if self.total < 2**31 else np.int64)
+        if self.kept * index.itemsize >= self.packed.nbytes:
+            return "bits", torch.from_numpy(self.packed.copy())
+        return "indices", torch.from_numpy(np.flatnonzero(self.flags()).astype(index))
+
+    @classmethod
+    def decode(cls, name: str, encoding: str, data: Tensor, shape: tuple[int, ...]) -> "Bits":
+        """Read either encoding; raises UsageError, naming the mask, if the data cannot be such a mask."""
+        total, values = prod(shape), data.numpy()
+        if encoding == "bits":
+            fits = values.dtype == np.uint8 and values.shape == ((total + 7) // 8,)
+            if not fits or np.unpackbits(values)[total:].any():
+                raise UsageError(f"the mask of {name} does not consist of {total} bits")
+            return cls(shape, values.copy())
+        if encoding != "indices":
+            raise UsageError(f"the mask of {name} is encoded as {encoding!r}; known are bits and indices")
+        ordered = values.ndim == 1 and bool((np.diff(values) > 0).all())
+        if not ordered or (values.size and (values[0] < 0 or values[-1] >= total)):
+            raise UsageError(f"the mask of {name} has indices that do not increase or are not below {total}")
+        flags = np.zeros(total, dtype=bool)
+        flags[values] = True
+        return cls(shape, np.packbits(flags))

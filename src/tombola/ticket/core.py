@@ -1,0 +1,155 @@
+"""Ticket: immutable masks by parameter name, and where they come from."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tombola.errors import UsageError
+from tombola.masking import Attachment, check_masks, zero_pruned
+from tombola.ticket import file
+from tombola.ticket.bits import Bits
+from tombola.ticket.provenance import Provenance
+
+
+class Ticket(Mapping[str, Tensor]):
+    """A sparse subnetwork: for each prunable parameter, which of its weights are kept.
+
+    A mapping from canonical parameter names to bool tensors of the parameter's shape, True where kept. It cannot be
+    changed: every access returns a fresh tensor. Two tickets are equal when names, shapes and masks are.
+
+    masks: bool tensors by name. provenance: where they come from. scores: what they were ranked by, by name, the
+    larger the better, if known; not part of the ticket file.
+    """
+
+    def __init__(
+        self,
+        masks: Mapping[str, Tensor],
+        provenance: Provenance | None = None,
+        scores: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        for name, mask in masks.items():
+            if mask.dtype != torch.bool:
+                raise UsageError(f"the mask of {name} must be of type bool, got {mask.dtype}")
+        self._masks = {name: Bits.of(mask) for name, mask in masks.items()}
+        self._provenance = provenance
+        self._scores = dict(scores) if scores is not None else None
+
+    @property
+    def provenance(self) -> Provenance | None:
+        """Where the ticket comes from."""
+        return self._provenance
+
+    @property
+    def scores(self) -> dict[str, Tensor] | None:
+        """What the weights were ranked by, by name."""
+        return self._scores
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The masked parameters' shapes."""
+        return {name: mask.shape for name, mask in self._masks.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._masks[name].unpack()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Ticket):
+            return NotImplemented
+        return self.shapes == other.shapes and all(
+            np.array_equal(mask.packed, other._masks[name].packed) for name, mask in self._masks.items()
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"Ticket({self.kept:,} of {self.prunable:,} weights, density {self.density:.4%})"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of names, shapes and masks."""
+        total = hashlib.sha256()
+        for name in sorted(self._masks):
+            mask = self._masks[name]
+            total.update(f"{name}|{mask.shape}|".encode() + mask.packed.tobytes())
+        return total.hexdigest()
+
+    @property
+    def kept_by_layer(self) -> dict[str, int]:
+        """Number of weights kept, by parameter."""
+        return {name: mask.kept for name, mask in self._masks.items()}
+
+    @property
+    def kept(self) -> int:
+        """Number of weights kept."""
+        return sum(mask.kept for mask in self._masks.values())
+
+    @property
+    def prunable(self) -> int:
+        """Number of weights that the masks cover."""
+        return sum(mask.total for mask in self._masks.values())
+
+    @property
+    def density(self) -> float:
+        """Fraction of prunable weights kept, in [0, 1]."""
+        return self.kept / self.prunable
+
+    @property
+    def density_by_layer(self) -> dict[str, float]:
+        """Fraction kept, by parameter."""
+        return {name: mask.kept / mask.total for name, mask in self._masks.items()}
+
+    @property
+    def dead_units(self) -> dict[str, int]:
+        """By parameter, the number of units (entries of the first dimension) none of whose weights are kept."""
+        return {name: int((~mask.flatten(1).any(dim=1)).sum()) for name, mask in self.items() if mask.dim() > 1}
+
+    def overlap(self, other: "Ticket") -> float:
+        """Return the intersection over the union of two tickets' kept weights, in [0, 1]."""
+        if self.shapes != other.shapes:
+            raise UsageError("overlap needs two tickets of the same parameters and shapes")
+        pairs = [(mask.packed, other._masks[name].packed) for name, mask in self._masks.items()]
+        both = sum(int(np.bitwise_count(mine & theirs).sum(dtype=np.int64)) for mine, theirs in pairs)
+        either = sum(int(np.bitwise_count(mine | theirs).sum(dtype=np.int64)) for mine, theirs in pairs)
+        return both / either if either else 1.0
+
+    def check(self, model: nn.Module) -> None:
+        """Raise UsageError, naming every difference, unless the masks fit the model's parameters."""
+        check_masks(model, self)
+
+    def apply_(self, model: nn.Module) -> nn.Module:
+        """Set the model's pruned weights to zero, once and in place, and return the model."""
+        zero_pruned(check_masks(model, self), self)
+        return model
+
+    def attach(self, model: nn.Module, optimizer: Optimizer) -> Attachment:
+        """Keep the model's pruned weights at zero, now and after every step of `optimizer`, until detached."""
+        return Attachment(model, optimizer, self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the ticket to a safetensors file, atomically."""
+        file.write(Path(path), self._masks, self._provenance)
+
+    @classmethod
+    def load(cls, path: str | Path, model: nn.Module | None = None) -> "Ticket":
+        """Read a ticket file; with `model`, check also that it fits.
+
+        Raises UsageError saying what is wrong: no such file, no ticket, another format version, masks whose sizes or
+        counts do not add up, or names and shapes that differ from the model's.
+        """
+        ticket = cls({})
+        ticket._masks, ticket._provenance = file.read(Path(path))
+        if model is not None:
+            ticket.check(model)
+        return ticket
