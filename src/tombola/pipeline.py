@@ -1,5 +1,6 @@
 """One cell, start to end: pretrain -> draw -> train -> evaluate."""
 
+import copy
 import json
 import platform
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
@@ -214,6 +217,7 @@ def run(config: RunConfig, out: Path, progress: Progress, checkpoint_seconds: fl
 
 def _execute(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> dict[str, Any]:
     config = cell.config
+    progress.say(f"{config.finder} ticket of density {config.density:.4g} at {config.draw_at}, in {directory}")
     trainer = cell.trainer(store, progress)
     # Pretrain. A ticket is drawn at one point of the dense training and trained from another, or the same.
     epochs = {"init": 0, "rewind": config.rewind_to, "trained": config.epochs}
@@ -273,6 +277,28 @@ def _values(
         },
         "draw_cost": provenance.cost.to_dict(),
     }
+
+
+def evaluate_run(config: RunConfig, directory: Path, weights: Path, split: str) -> Evaluation:
+    """Evaluate weights under the ticket of a run directory.
+
+    weights: a safetensors file of the model's state_dict. split: "test" or "held_out".
+    """
+    if not weights.is_file():
+        raise UsageError(f"--weights: there is no file {weights}")
+    try:
+        tensors = load_file(weights)
+    except SafetensorError as error:
+        raise UsageError(f"--weights {weights} is not a safetensors file ({error})") from error
+    with _threads(config.threads):
+        cell = Cell.prepare(resolve(config))
+        model = copy.deepcopy(cell.model)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise UsageError(f"--weights {weights} does not fit the model: {' '.join(str(error).split())}") from error
+        Ticket.load(directory / "ticket.safetensors", model).apply_(model)
+        return cell.evaluate(State.of(model), split)
 
 
 def _describe(directory: Path, cell: Cell) -> None:

@@ -50,7 +50,7 @@ def softmax_divergence(output: Output, reference: Output, batch: Batch) -> Tenso
 
 def accuracy(output: Output, batch: Batch) -> Tensor:
     """Fraction of samples whose largest output is the target."""
-    return (output.argmax(dim=1) == batch[1]).float().mean()
+    return (output.argmax(dim=1) == batch[1]).double().mean()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """LeNet-300-100, the fully connected network of the lottery ticket papers."""
 
+from collections import OrderedDict
+from itertools import pairwise
 from math import prod
 
 from torch import nn
@@ -7,10 +9,11 @@ from torch import nn
 
 def lenet_300_100(shape: tuple[int, ...], classes: int) -> nn.Module:
     """Return inputs-300-100-classes with ReLU; weights Kaiming-normal, biases as PyTorch initialises them."""
-    widths = (prod(shape), 300, 100, classes)
-    layers: list[nn.Module] = [nn.Flatten()]
-    for wide_in, wide_out in zip(widths, widths[1:], strict=False):
-        linear = nn.Linear(wide_in, wide_out)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    for number, (inputs, outputs) in enumerate(pairwise((prod(shape), 300, 100, classes)), start=1):
+        linear = nn.Linear(inputs, outputs)
         nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+        layers[f"fc{number}"] = linear
+        layers[f"relu{number}"] = nn.ReLU()
+    layers.popitem()  # no ReLU after the last layer
+    return nn.Sequential(layers)

@@ -1,0 +1,54 @@
+"""`tombola COMMAND ...`: finds the command, imports it alone, and turns errors into one sentence."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from tombola import __version__
+from tombola.errors import TombolaError, UsageError
+
+COMMANDS = {
+    "run": "pretrain, draw a ticket, train it and evaluate it",
+    "info": "show what is in a ticket",
+    "evaluate": "measure a run's trained ticket on its data again",
+    "demo": "draw a 98 % sparse ticket from a digits classifier, beside a random one",
+}
+
+
+def _help() -> str:
+    commands = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    return (
+        "usage: tombola [--help] [--version] COMMAND ...\n\n"
+        "Draws winning lottery tickets: sparse subnetworks that train, alone, almost like the dense network.\n\n"
+        f"commands:\n{commands}\n\n"
+        "`tombola COMMAND --help` lists a command's options. To begin with:\n"
+        "  tombola run --preset digits --sparsity 98%\n"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0, 1 for a failure, 2 for bad input, 130 if interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(_help(), end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"tombola {__version__}")
+        return 0
+    command = arguments[0]
+    if command not in COMMANDS:
+        print(f"tombola: there is no command {command!r}; allowed are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        import_module(f"tombola.cli.{command}").main(arguments[1:])
+    except TombolaError as error:
+        print(f"tombola {command}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print(f"tombola {command}: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

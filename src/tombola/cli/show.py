@@ -1,0 +1,50 @@
+"""Results as tables for people, or as one JSON object for programs."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show_json(values: Mapping[str, Any]) -> None:
+    """Print one object on standard output."""
+    print(json.dumps(values, indent=2))
+
+
+def show_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table, its first column aligned left and the others right."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=not number)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    # Off a terminal a table is as wide as it needs to be: cut cells help nobody in a file.
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def show_text(text: str) -> None:
+    """Print one line as it is."""
+    Console(soft_wrap=True).print(text, highlight=False, markup=False)
+
+
+def cells_table(title: str, results: Iterable[Mapping[str, Any]]) -> None:
+    """Print the dense network and the tickets of several runs of one network beside each other."""
+    rows: list[tuple[str, ...]] = []
+    for values in results:
+        total, kept = values["prunable"], values["kept"]
+        if not rows:
+            dense = f"{values['dense_test_accuracy']:.2f} %"
+            rows.append(("dense", dense, f"{total:,} of {total:,}", "0 %", f"{values['dense_seconds']:.1f}"))
+        rows.append(
+            (
+                f"{values['finder']} ticket",
+                f"{values['test_accuracy']:.2f} %",
+                f"{kept:,} of {total:,}",
+                f"{100 * (1 - kept / total):.4g} %",
+                f"{values['seconds']:.1f}",
+            )
+        )
+    show_table(title, ("network", "test accuracy", "weights kept", "sparsity", "seconds"), rows)
