@@ -6,7 +6,7 @@ The public names are looked up on first use (PEP 562), so `import tombola` itsel
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from tombola.version import __version__
 
 if TYPE_CHECKING:
     from tombola.api import Sparsified, draw, preview, sparsify

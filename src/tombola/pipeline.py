@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
-from tombola import __version__
 from tombola.config import RunConfig
 from tombola.controllers import CONTROLLERS
 from tombola.data import AUGMENTATIONS, ArrayFeed, Splits, load
@@ -35,6 +34,7 @@ from tombola.store import CHECKPOINT_SECONDS, DiskStore, claim, write_bytes, wri
 from tombola.task import Task
 from tombola.ticket import Ticket
 from tombola.training import Lesson, Recipe, State
+from tombola.version import __version__
 
 EVALUATION_BATCH = 1000
 # Options that say where things lie, or in which words; results do not depend on them.

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from tombola import __version__
 from tombola.errors import TombolaError, UsageError
+from tombola.version import __version__
 
 COMMANDS = {
     "run": "pretrain, draw a ticket, train it and evaluate it",

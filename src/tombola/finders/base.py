@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from tombola import __version__
 from tombola.cost import Cost
 from tombola.problem import Problem
 from tombola.ranking import count_kept
 from tombola.store import Stage
 from tombola.ticket import Provenance, Ticket
+from tombola.version import __version__
 
 
 class Finder(Protocol):
