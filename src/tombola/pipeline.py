@@ -22,12 +22,14 @@ from tombola.data import AUGMENTATIONS, ArrayFeed, Splits, load
 from tombola.errors import UsageError
 from tombola.evaluation import Evaluation, evaluate
 from tombola.finders import FINDERS, Finder, describe
+from tombola.flat import Layout
 from tombola.identity import COMPONENT_VERSIONS, digest
 from tombola.masking import survey
 from tombola.models import MODELS, build
 from tombola.network import load_weights
 from tombola.problem import Problem, Trainer
 from tombola.progress import Progress
+from tombola.ranking import count_kept
 from tombola.runtime import Runtime, resolve_device
 from tombola.seeds import seeded
 from tombola.store import CHECKPOINT_SECONDS, DiskStore, claim, write_bytes, write_json
@@ -100,17 +102,20 @@ class Cell:
     config: RunConfig
     splits: Splits
     model: nn.Module
+    layout: Layout
     runtime: Runtime
     task: Task
 
     @classmethod
     def prepare(cls, config: RunConfig) -> "Cell":
-        """Load the data and build the model of a resolved configuration."""
+        """Load the data and build the model of a resolved configuration; raises UsageError if they do not fit."""
         splits = load(config.data, Path(config.data_dir) if config.data_dir else None, config.held_out)
         with seeded(config.seed, "model"):
             model = build(config.model, splits.shape, splits.classes)
         runtime = Runtime.choose(model, config.device, config.precision)
-        return cls(replace(config, precision=runtime.precision), splits, model, runtime, Task())
+        layout = survey(model).layout
+        count_kept(config.density, layout.total)
+        return cls(replace(config, precision=runtime.precision), splits, model, layout, runtime, Task())
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the result depends on."""
@@ -157,7 +162,7 @@ class Cell:
         config = self.config
         return Problem(
             model=self.model,
-            layout=survey(self.model).layout,
+            layout=self.layout,
             task=self.task,
             feed=ArrayFeed(self.splits.train, config.search_batch_size, config.seed, purpose="search"),
             weights=weights,

@@ -8,9 +8,11 @@ import copy
 import json
 import os
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import IO, Any, Protocol
 
 import torch
@@ -180,9 +182,12 @@ class DiskStage:
     def _load(path: Path) -> Any | None:
         if not path.exists():
             return None
+        # torch.save writes zip files; what else lies here fails in torch.load in a dozen ways.
+        if not zipfile.is_zipfile(path):
+            raise TombolaError(f"{path} is damaged (not an archive); delete it and start again")
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError) as error:
+        except (RuntimeError, UnpicklingError, OSError) as error:
             raise TombolaError(f"{path} is damaged ({error}); delete it and start again") from error
 
 

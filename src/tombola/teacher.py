@@ -18,6 +18,9 @@ from tombola.task import Batch, Output, Task, batch_size
 LARGEST_TABLE = 2**28
 # One pass over the data settles running statistics; of very long data this many batches do.
 STATISTICS_BATCHES = 200
+# Fresh networks reach 1.05 to 1.2 times the loss of their mean output on images, and 0.91 on tiny toys by chance;
+# after one epoch of training it is well below 0.9.
+INFORMED = 0.9
 
 
 @dataclass
@@ -114,4 +117,4 @@ def is_informed(
     def total(of: Callable[[Tensor], Tensor]) -> float:
         return sum(float(task.loss(of(output), batch)) * len(output) for batch, output in seen)
 
-    return total(lambda output: output) < 0.98 * total(lambda output: mean.expand_as(output))
+    return total(lambda output: output) < INFORMED * total(lambda output: mean.expand_as(output))

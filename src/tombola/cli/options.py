@@ -49,7 +49,7 @@ def _sentence(message: str) -> str:
     wrong_type = re.search(r'Parser key "(\w+)"', message)
     if wrong_type:
         kinds: dict[str, Any] = {f.name: f.type for f in fields(RunConfig)}
-        given = re.search(r"Given value: (.*)", message)
+        given = re.search(r"(?:Given|Got) value: (.*)", message)
         allowed = _WORDS.get(kinds.get(wrong_type[1], str), "of another type")
         return f"--{wrong_type[1].replace('_', '-')} must be {allowed}, got {given[1] if given else 'something else'}"
     return " ".join(message.split())

@@ -139,11 +139,12 @@ class StreamFeed:
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[Item]:
         """Give the stream's batches, the first `skip` left out."""
-        iterator = iter(self.stream)
+        iterator: Iterator[Any] | None = None
         state = generator(self.seed, "stream", number).get_state()
         for position in itertools.count():
             with torch.random.fork_rng(devices=[]):
                 torch.set_rng_state(state)
+                iterator = iter(self.stream) if iterator is None else iterator
                 batch = next(iterator, _END)
                 state = torch.get_rng_state()
             if batch is _END:

@@ -59,7 +59,7 @@ class Survey:
         width = max((len(entry.name) for entry in self.entries), default=0)
         lines = [
             f"{entry.name:<{width}}  {'x'.join(map(str, entry.shape)) or 'scalar':>14}  {entry.count:>12,}  "
-            f"{'prunable' if entry.prunable else 'kept: ' + entry.why}"
+            f"{'prunable' if entry.prunable else 'not pruned: ' + entry.why}"
             for entry in self.entries
         ]
         lines.append(f"{self.prunable:,} of {self.total:,} parameters are prunable")

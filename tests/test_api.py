@@ -1,0 +1,187 @@
+import copy
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import tombola
+from tombola import CTS, Random, Recipe, Task, TicketWarning, UsageError
+
+from .conftest import TinyConv, batches, images, mlp, train
+
+pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
+
+
+def draw(model, data, **options):
+    return tombola.draw(model, data, **{"density": 0.3, "steps": 5, "progress": False, **options})
+
+
+def snapshot(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_unchanged_by_a_draw(training):
+    torch.manual_seed(0)
+    model = TinyConv().train(training)
+    model.drop.train(not training)  # a mode of its own
+    before, kind, names = snapshot(model), type(model), list(model.state_dict())
+    draw(model, images())
+    assert type(model) is kind
+    assert list(model.state_dict()) == names
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training is training
+    assert model.drop.training is not training
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert not model._forward_hooks
+    copy.deepcopy(model)
+    pickle.loads(pickle.dumps(model))
+    model(images()[0][0])
+
+
+class Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = x.unsqueeze(1)
+        return self.head(self.attention(x, x, x)[0].squeeze(1))
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(6, 6)
+        self.other = nn.Linear(6, 6)
+        self.other.weight = self.body.weight
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.other(torch.relu(self.body(torch.relu(self.body(x))))))
+
+
+@pytest.mark.parametrize("objective", ["loss", "reverse-kl", "forward-kl"])
+@pytest.mark.parametrize("build", [mlp, Attending, Twice])
+def test_any_module_as_it_is(build, objective):
+    model = build()
+    ticket = draw(model, batches(), objective=objective)
+    assert ticket.kept == round(0.3 * tombola.preview(model).prunable)
+    ticket.check(model)
+    assert model(batches()[0][0]).shape == (16, 3)
+
+
+def test_torchvision_models():
+    from torchvision.models import resnet18
+
+    model = resnet18(num_classes=4)
+    data = [(torch.randn(4, 3, 32, 32), torch.randint(4, (4,)))]
+    ticket = draw(model, data, density=0.05, steps=2)
+    assert ticket.kept == round(0.05 * tombola.preview(model).prunable)
+    assert model.bn1.num_batches_tracked == 0
+
+
+def test_wrapped_models_give_the_same_ticket():
+    model = mlp()
+    plain = draw(model, batches())
+    assert draw(nn.DataParallel(model), batches()) == plain
+    assert draw(torch.compile(model), batches()) == plain
+    plain.apply_(torch.compile(model))
+
+
+def test_the_default_objective_is_loss_until_something_is_learned():
+    model, data = mlp(seed=1), batches(4, size=64)
+    assert draw(model, data).provenance.finder["objective"] == "loss"
+    train(model, data, epochs=5)
+    assert draw(model, data).provenance.finder["objective"] == "reverse-kl"
+    assert draw(model, data, objective="loss").provenance.finder["objective"] == "loss"
+
+
+def test_lists_loaders_and_generators():
+    model, data = mlp(), batches()
+    whole = draw(model, data)
+    assert draw(model, (batch for batch in data)) == whole
+    assert draw(model, tuple(data)) == whole
+    loader = DataLoader(TensorDataset(*data[0]), batch_size=4, shuffle=True)
+    first = draw(model, loader, objective="reverse-kl")
+    torch.manual_seed(9)
+    assert draw(model, loader, objective="reverse-kl") == first
+    assert "recomputed" in first.provenance.teacher
+
+
+def test_other_batches_need_a_task():
+    model, data = mlp(), [{"x": x, "y": y} for x, y in batches()]
+    task = Task(
+        forward=lambda model, batch: model(batch["x"]),
+        loss=lambda output, batch: nn.functional.cross_entropy(output, batch["y"]),
+    )
+    draw(model, data, task=task)
+    with pytest.raises(UsageError, match="must be a pair"):
+        draw(model, data)
+
+
+def test_another_finder():
+    assert draw(mlp(), batches(), steps=None, finder=Random()).provenance.finder == {"name": "random"}
+    with pytest.raises(UsageError, match="finder excludes steps"):
+        draw(mlp(), batches(), finder=CTS())
+
+
+def test_bad_densities():
+    for density in (0, 1.5, -1):
+        with pytest.raises(UsageError, match="density must lie"):
+            draw(mlp(), batches(), density=density)
+
+
+def test_signs_of_trouble_are_warnings():
+    with pytest.warns(TicketWarning, match="no weight is left"):
+        draw(mlp(), batches(), density=0.02)
+
+
+def test_patterns():
+    ticket = draw(mlp(), batches(), exclude="2.*")
+    assert list(ticket) == ["0.weight"]
+
+
+def test_sparsify_returns_a_trained_plain_model_and_its_ticket():
+    model, data, held_out = mlp(hidden=32), batches(8, size=64), batches(2, size=64, seed=1)
+    before = snapshot(model)
+    found = tombola.sparsify(
+        model, data, held_out, density=0.4, recipe=Recipe(epochs=12, learning_rate=0.2),
+        finder=CTS(steps=60), progress=False,
+    )  # fmt: skip
+    sparse, ticket = found
+    assert type(sparse) is type(model)
+    assert list(sparse.state_dict()) == list(before)
+    for name, mask in ticket.items():
+        assert (sparse.get_parameter(name)[~mask] == 0).all()
+    assert ticket.kept == round(0.4 * ticket.prunable)
+    assert found.held_out_metric > 0.8
+    with torch.no_grad():
+        right = sum((sparse.eval()(x).argmax(1) == y).sum().item() for x, y in held_out)
+    assert found.held_out_metric == pytest.approx(right / 128)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert ticket.provenance.at == "rewind"
+    assert ticket.provenance.cost.backward >= 8 * 64 + 60 * 64
+
+
+def test_sparsify_refuses_a_rewind_point_at_the_end():
+    with pytest.raises(UsageError, match="rewind_to must lie between 0 and 2"):
+        tombola.sparsify(mlp(), batches(), batches(), density=0.5, recipe=Recipe(epochs=3), rewind_to=3)
+
+
+def test_importing_tombola_imports_no_torch():
+    code = "import sys, tombola, tombola.cli.main; assert 'torch' not in sys.modules; print(dir(tombola))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "sparsify" in found.stdout
+
+
+def test_public_names_exist():
+    for name in tombola.__all__:
+        assert getattr(tombola, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = tombola.nothing

@@ -1,0 +1,211 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tombola.cli.main import COMMANDS, main
+
+QUICK = ["--epochs", "3", "--rewind-to", "1", "--steps", "20", "--threads", "2"]
+
+
+def tombola(capsys, *arguments):
+    """Run the command line in this process; return status, standard output and standard error."""
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # --help and --print_config
+        status = stop.code or 0
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli")
+    assert main(["run", *QUICK, "--out", str(out)]) == 0
+    return next(path for path in out.iterdir() if path.name != "store")
+
+
+def test_json_is_one_object_and_nothing_else(capsys, tmp_path):
+    status, out, err = tombola(capsys, "run", *QUICK, "--sparsity", "98%", "--out", tmp_path, "--json")
+    assert status == 0
+    values = json.loads(out)
+    assert {
+        "run_dir", "ticket", "finder", "density", "kept", "prunable", "test_accuracy", "dense_test_accuracy", "seconds",
+    } <= set(values)  # fmt: skip
+    assert (values["kept"], values["prunable"]) == (1004, 50_200)
+    assert 0 <= values["test_accuracy"] <= 100
+    assert values["density"] == 0.02
+    assert "search: 20/20" in err
+    status, again, _ = tombola(capsys, "run", *QUICK, "--density", "0.02", "--out", tmp_path, "--json")
+    assert json.loads(again)["repeated"]
+    assert json.loads(again)["run_dir"] == values["run_dir"]
+
+
+def test_a_repeated_run_says_so(capsys, finished):
+    status, out, _ = tombola(capsys, "run", *QUICK, "--out", finished.parent)
+    assert status == 0
+    assert "finished already" in out
+    assert "1,004 of 50,200" in out
+    assert "dense" in out
+
+
+BAD = [
+    (["run", "--steps", "many"], "--steps must be a whole number, got many"),
+    (["run", "--epochs", "1.5"], "--epochs must be a whole number"),
+    (["run", "--learning-rate", "fast"], "--learning-rate must be a number, got fast"),
+    (["run", "--milestones", "x"], "--milestones must be a list of whole numbers such as [40,80]"),
+    (["run", "--density", "2"], "--density must lie in (0, 1], got 2"),
+    (["run", "--density", "0.1", "--sparsity", "0.9"], "exclude each other"),
+    (["run", "--sparsity", "110%"], "--sparsity must lie in [0, 1)"),
+    (["run", "--finder", "magic"], "--finder 'magic' is unknown; allowed are cts, random"),
+    (["run", "--preset", "imagenet"], "--preset 'imagenet' is unknown; allowed are digits, fashion-mnist-lenet"),
+    (["run", "--speed", "3"], "--speed"),
+    (["run", "--step", "3"], "--step"),
+    (["run", "--config", "none.yaml"], "--config: there is no file none.yaml"),
+    (["run", "--steps"], "--steps"),
+    (["info", "none.safetensors"], "there is no ticket file none.safetensors"),
+    (["evaluate", "none"], "none is not a run directory"),
+    (["fly"], "there is no command 'fly'; allowed are run, info, evaluate, demo"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input_gets_one_sentence_and_status_2(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = tombola(capsys, *arguments)
+    assert status == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_file_with_unknown_keys_is_refused(capsys, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("steps: 7\nstepz: 3\n")
+    status, _, err = tombola(capsys, "run", "--config", path)
+    assert status == 2
+    assert "stepz" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_printed_configuration_is_a_configuration(capsys, tmp_path):
+    status, out, _ = tombola(capsys, "run", "--preset", "fashion-mnist-lenet", "--steps", "7", "--print_config")
+    assert status == 0
+    values = yaml.safe_load(out)
+    assert (values["data"], values["steps"], values["milestones"]) == ("fashion-mnist", 7, [6, 9])
+    path = tmp_path / "c.yaml"
+    path.write_text(out)
+    _, again, _ = tombola(capsys, "run", "--config", path, "--print_config")
+    assert yaml.safe_load(again) == values
+    _, changed, _ = tombola(capsys, "run", "--config", path, "--steps", "9", "--print_config")
+    assert yaml.safe_load(changed)["steps"] == 9
+
+
+def test_the_configuration_of_a_run_directory_repeats_the_run(capsys, finished):
+    status, out, _ = tombola(capsys, "run", "--config", finished / "config.yaml", "--out", finished.parent, "--json")
+    assert status == 0
+    assert json.loads(out)["run_dir"] == str(finished)
+
+
+def test_info_of_a_ticket_and_of_a_run(capsys, finished):
+    status, out, _ = tombola(capsys, "info", finished / "ticket.safetensors")
+    assert status == 0
+    assert "1,004 of 50,200" in out
+    assert "fc1.weight" in out
+    assert "reverse-kl" in out
+    _, out, _ = tombola(capsys, "info", finished, "--json")
+    values = json.loads(out)
+    assert sum(layer["kept"] for layer in values["layers"]) == values["kept"] == 1004
+    assert values["provenance"]["finder"]["name"] == "cts"
+
+
+def test_evaluate_measures_what_the_run_measured(capsys, finished):
+    result = json.loads((finished / "result.json").read_text())
+    status, out, _ = tombola(capsys, "evaluate", finished, "--json")
+    assert status == 0
+    assert json.loads(out)["accuracy"] == result["test_accuracy"]
+    _, out, _ = tombola(capsys, "evaluate", finished / "ticket.safetensors", "--split", "held-out", "--json")
+    assert json.loads(out)["samples"] == 144
+    start = finished / "start.safetensors"
+    _, out, _ = tombola(capsys, "evaluate", finished, "--weights", start, "--json")
+    assert json.loads(out)["accuracy"] < result["test_accuracy"]
+    status, _, err = tombola(capsys, "evaluate", finished, "--weights", finished / "scores.safetensors")
+    assert status == 2
+    assert "does not fit the model" in err
+    status, _, err = tombola(capsys, "evaluate", finished, "--split", "train")
+    assert status == 2
+    assert "--split must be test or held-out, got train" in err
+
+
+def test_help_names_every_command_and_option(capsys):
+    status, out, _ = tombola(capsys, "--help")
+    assert status == 0
+    assert all(command in out for command in COMMANDS)
+    for command in COMMANDS:
+        status, out, _ = tombola(capsys, command, "--help")
+        assert status == 0
+        assert "example: tombola" in out
+    _, out, _ = tombola(capsys, "run", "--help")
+    for option in ("density", "sparsity", "finder", "objective", "steps", "epochs", "draw-at", "rewind-to", "model",
+                   "data", "data-dir", "seed", "out", "json", "config", "preset"):  # fmt: skip
+        assert f"--{option}" in out
+    assert tombola(capsys, "--version")[1].startswith("tombola 0.")
+
+
+def test_help_lists_what_there_is():
+    from tombola.config import RunConfig
+    from tombola.controllers import CONTROLLERS
+    from tombola.data import AUGMENTATIONS, DATASETS
+    from tombola.finders import FINDERS
+    from tombola.models import MODELS
+    from tombola.objectives import OBJECTIVES
+
+    known = {
+        "data": DATASETS, "model": MODELS, "finder": FINDERS, "objective": OBJECTIVES, "controller": CONTROLLERS,
+        "augmentation": AUGMENTATIONS,
+    }  # fmt: skip
+    for name, names in known.items():
+        text = RunConfig.__dataclass_fields__[name].metadata["help"]
+        assert all(each in text for each in names), name
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; from tombola.cli.main import main\n"
+        "try: main(['run', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_an_interrupted_run_says_how_to_go_on(capsys, tmp_path, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tombola.pipeline.run", interrupt)
+    status, _, err = tombola(capsys, "run", *QUICK, "--out", tmp_path)
+    assert status == 130
+    assert "the same command goes on where this one stopped" in err
+
+
+def test_the_demo_shows_three_networks_and_then_itself_again(tmp_path):
+    environment = {**os.environ, "COLUMNS": "120"}
+
+    def demo():
+        return subprocess.run(
+            [sys.executable, "-m", "tombola", "demo", "--out", str(tmp_path / "demo")],
+            capture_output=True, text=True, check=True, env=environment,
+        ).stdout  # fmt: skip
+
+    first = demo()
+    for words in ("dense", "cts ticket", "random ticket", "1,004 of 50,200", "98 %"):
+        assert words in first
+    assert "finished already" not in first
+    second = demo()
+    assert "finished already" in second
+    assert first.split("64-300")[1] == second.split("64-300")[1]

@@ -1,0 +1,43 @@
+import math
+
+import pytest
+import torch
+
+from tombola import concrete
+
+
+def test_sample_is_the_sigmoid_of_tempered_noise_plus_logit():
+    logits, noise = torch.tensor([0.0, 1.0, -2.0]), torch.tensor([0.5, 0.75, 0.2])
+    expected = [1 / (1 + math.exp(-(math.log(u / (1 - u)) / (2 / 3) + a))) for a, u in [(0, 0.5), (1, 0.75), (-2, 0.2)]]
+    assert concrete.sample(logits, noise).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_extreme_noise_stays_finite_and_differentiable():
+    logits = torch.zeros(2, requires_grad=True)
+    mask = concrete.sample(logits, torch.tensor([0.0, 1.0]))
+    mask.sum().backward()
+    assert torch.isfinite(mask).all()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_search_starts_at_the_wanted_density():
+    logits = concrete.initial_logits(0.02, 1000, torch.zeros(1))
+    assert logits[0].item() == pytest.approx(math.log(0.02 / 0.98), rel=1e-6)
+    assert concrete.expected_density(logits) == pytest.approx(0.02, rel=1e-6)
+
+
+def test_a_gate_is_open_with_the_probability_of_its_logit():
+    # z > 1/2 exactly when logit(u)/tau + a > 0, so P = sigmoid(tau a).
+    logits = torch.full((200_000,), 1.5)
+    noise = concrete.draw_noise(logits, torch.Generator().manual_seed(0))
+    share = (concrete.sample(logits, noise) > 0.5).double().mean().item()
+    assert share == pytest.approx(1 / (1 + math.exp(-1.0)), abs=0.005)
+
+
+def test_densities_and_entropy_by_hand():
+    logits = torch.tensor([0.0, math.log(3.0)])  # gates 1/2 and 3/4
+    assert concrete.expected_density(logits) == pytest.approx(0.625)
+    assert concrete.hard_density(logits) == 0.5
+    half, quarter = math.log(2), -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert concrete.mean_entropy(logits) == pytest.approx((half + quarter) / 2, rel=1e-6)
+    assert concrete.mean_entropy(torch.tensor([200.0, -200.0])) == pytest.approx(0, abs=1e-6)

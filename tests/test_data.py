@@ -1,0 +1,164 @@
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from tombola.data import ArrayFeed, Arrays, FlipCrop, ListFeed, StreamFeed, feed_of, forever, load
+from tombola.data.idx import read_idx
+from tombola.errors import UsageError
+
+
+def arrays(count=10):
+    inputs = torch.arange(count * 4, dtype=torch.uint8).view(count, 1, 2, 2)
+    return Arrays(inputs, torch.arange(count) % 2, (0.5,), (0.25,))
+
+
+def targets(feed, epoch, skip=0):
+    return [item.key.tolist() for item in feed.epoch(epoch, skip)]
+
+
+def test_batches_are_normalised_per_channel():
+    inputs = torch.tensor([0, 255], dtype=torch.uint8).view(1, 2, 1, 1)
+    found = Arrays(inputs, torch.zeros(1), (0.5, 0.25), (0.25, 0.5)).normalise(inputs)
+    assert found.flatten().tolist() == pytest.approx([-2.0, 1.5])
+
+
+def test_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch_alone():
+    feed = ArrayFeed(arrays(), 4, seed=3)
+    first = targets(feed, 0)
+    assert sorted(row for rows in first for row in rows) == list(range(10))
+    assert [len(rows) for rows in first] == [4, 4, 2]
+    assert targets(feed, 0) == first
+    assert targets(feed, 0, skip=1) == first[1:]
+    assert targets(feed, 1) != first
+    assert targets(ArrayFeed(arrays(), 4, seed=4), 0) != first
+    assert targets(ArrayFeed(arrays(), 4, shuffle=False), 5) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_forever_goes_on_from_any_position():
+    feed = ArrayFeed(arrays(), 4, seed=3)
+    whole = [item.key.tolist() for item, _ in zip(forever(feed), range(8), strict=False)]
+    late = [item.key.tolist() for item, _ in zip(forever(feed, 5), range(3), strict=False)]
+    assert late == whole[5:]
+
+
+def test_flip_crop_by_hand_without_padding_is_a_flip_or_nothing():
+    image = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3).expand(64, 1, 3, 3)
+    found = FlipCrop(padding=0)(image, torch.Generator().manual_seed(0))
+    flipped = image[0].flip(-1)
+    same = [torch.equal(sample, image[0]) for sample in found]
+    assert all(torch.equal(sample, flipped) for sample, kept in zip(found, same, strict=True) if not kept)
+    assert 10 < sum(same) < 54
+
+
+def test_flip_crop_draws_every_sample_on_its_own_and_from_its_generator():
+    image = torch.randint(0, 255, (1, 3, 8, 8), dtype=torch.uint8).expand(32, 3, 8, 8)
+    found = FlipCrop()(image, torch.Generator().manual_seed(0))
+    assert found.dtype == torch.uint8
+    assert found.shape == image.shape
+    assert len({tuple(sample.flatten().tolist()) for sample in found}) > 20
+    assert torch.equal(found, FlipCrop()(image, torch.Generator().manual_seed(0)))
+    padded = torch.nn.functional.pad(image[:1].float(), (4,) * 4, mode="reflect")[0]
+    windows = [padded[:, i : i + 8, j : j + 8] for i in range(9) for j in range(9)]
+    for sample in found.float():
+        assert any(torch.equal(sample, w) or torch.equal(sample, w.flip(-1)) for w in windows)
+
+
+def test_what_a_user_gives_becomes_a_feed():
+    batch = (torch.zeros(2, 3), torch.zeros(2))
+    assert isinstance(feed_of([batch], 0), ListFeed)
+    assert isinstance(feed_of(DataLoader(TensorDataset(*batch)), 0), StreamFeed)
+    generated = feed_of((batch for _ in range(5)), 0, most=3)
+    assert isinstance(generated, ListFeed)
+    assert generated.length == 3
+    with pytest.raises(UsageError, match="at least one batch"):
+        feed_of([], 0)
+    with pytest.raises(UsageError, match="iterable of"):
+        feed_of(torch.zeros(2), 0)
+
+
+def test_a_shuffling_loader_follows_the_seed_and_leaves_the_callers_generator_alone():
+    data = TensorDataset(torch.arange(12), torch.zeros(12))
+    loader = DataLoader(data, batch_size=4, shuffle=True)
+
+    def rows(seed, epoch):
+        return [item.batch[0].tolist() for item in StreamFeed(loader, seed).epoch(epoch)]
+
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = rows(0, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert rows(0, 0) == first
+    assert rows(0, 1) != first
+    assert rows(1, 0) != first
+
+
+def test_digits_are_split_by_class_and_always_alike():
+    splits = load("digits")
+    assert (len(splits.train), len(splits.held_out), len(splits.test)) == (1293, 144, 360)
+    assert splits.shape == (1, 8, 8)
+    assert splits.classes == 10
+    assert splits.train.inputs.dtype == torch.uint8
+    assert splits.fingerprint == load("digits").fingerprint
+    assert splits.fingerprint != load("digits", held_out=0.2).fingerprint
+    together = torch.cat([splits.train.inputs, splits.held_out.inputs, splits.test.inputs]).flatten(1)
+    from sklearn.datasets import load_digits
+
+    assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, load_digits().data.astype(int).tolist()))
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    content = b"\0\0\x08" + bytes([values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
+    content += values.astype(np.uint8).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def write_dataset(folder: Path, ending: str) -> None:
+    random = np.random.default_rng(0)
+    for part, count in (("train", 40), ("t10k", 20)):
+        write_idx(folder / f"{part}-images-idx3-ubyte{ending}", random.integers(0, 256, (count, 28, 28)))
+        write_idx(folder / f"{part}-labels-idx1-ubyte{ending}", np.arange(count) % 2)
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("inner", ["", "FashionMNIST/raw"])
+def test_fashion_mnist_from_idx_files(tmp_path, ending, inner):
+    write_dataset(tmp_path / inner, ending)
+    splits = load("fashion-mnist", tmp_path)
+    assert (len(splits.train), len(splits.held_out), len(splits.test)) == (36, 4, 20)
+    assert splits.shape == (1, 28, 28)
+
+
+def test_torchvision_reads_the_same_files(tmp_path):
+    from torchvision.datasets import FashionMNIST
+
+    write_dataset(tmp_path / "FashionMNIST" / "raw", "")
+    ours = load("fashion-mnist", tmp_path).test
+    theirs = FashionMNIST(str(tmp_path), train=False)
+    assert torch.equal(ours.inputs.squeeze(1), theirs.data)
+    assert torch.equal(ours.targets, theirs.targets)
+
+
+def test_errors_name_the_file(tmp_path):
+    with pytest.raises(UsageError, match="--data-dir: there is no train-images-idx3-ubyte"):
+        load("fashion-mnist", tmp_path)
+    (tmp_path / "junk").write_bytes(b"junkjunk")
+    with pytest.raises(UsageError, match="junk is not an idx file"):
+        read_idx(tmp_path / "junk")
+    write_idx(tmp_path / "short", np.zeros((2, 2)))
+    (tmp_path / "short").write_bytes((tmp_path / "short").read_bytes()[:-1])
+    with pytest.raises(UsageError, match="should hold 2 x 2 bytes and holds 3"):
+        read_idx(tmp_path / "short")
+    (tmp_path / "bad.gz").write_bytes(b"\x1f\x8bjunk")
+    with pytest.raises(UsageError, match=r"cannot read .*bad\.gz"):
+        read_idx(tmp_path / "bad.gz")
+    with pytest.raises(UsageError, match="--data 'cats' is unknown; allowed are digits, fashion-mnist"):
+        load("cats")
+    with pytest.raises(UsageError, match="digits come with scikit-learn"):
+        load("digits", tmp_path)

@@ -1,0 +1,32 @@
+"""Real images, where Debian's dataset-fashion-mnist is installed."""
+
+from dataclasses import replace
+
+import pytest
+
+from tombola import pipeline
+from tombola.config import from_dict, load_preset
+from tombola.data import load
+from tombola.data.sources import DEBIAN_FASHION_MNIST
+from tombola.progress import Silent
+
+pytestmark = pytest.mark.skipif(
+    not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed"
+)
+
+
+def test_the_files_are_fashion_mnist():
+    splits = load("fashion-mnist")
+    assert (len(splits.train), len(splits.held_out), len(splits.test)) == (54_000, 6_000, 10_000)
+    assert splits.train.mean[0] == pytest.approx(0.286, abs=0.001)
+    assert splits.test.targets.bincount().tolist() == [1000] * 10
+    assert splits.held_out.targets.bincount().tolist() == [600] * 10
+
+
+def test_a_ticket_beats_a_random_one_by_far(tmp_path):
+    preset = from_dict(load_preset("fashion-mnist-lenet"))
+    quick = replace(preset, density=0.004, epochs=2, milestones=(), search_batch_size=256)
+    found = pipeline.run(replace(quick, steps=400), tmp_path, Silent())
+    random = pipeline.run(replace(quick, finder="random"), tmp_path, Silent())
+    assert found.values["kept"] == random.values["kept"] == 1065
+    assert found.values["test_accuracy"] > random.values["test_accuracy"] + 20

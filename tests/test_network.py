@@ -1,0 +1,91 @@
+import torch
+from torch import nn
+
+from tombola.masking import survey
+from tombola.network import FrozenNetwork, estimate_statistics, lacks_statistics, uses_batch_statistics
+from tombola.runtime import Runtime
+from tombola.task import Task
+
+from .conftest import TinyConv, images, mlp
+
+CPU = Runtime(torch.device("cpu"))
+
+
+def frozen(model):
+    return FrozenNetwork(model, survey(model).layout, Task(), CPU)
+
+
+def test_a_full_mask_gives_the_dense_output_and_an_empty_one_the_biases():
+    model = mlp()
+    network = frozen(model)
+    batch = (torch.randn(5, 6), torch.zeros(5))
+    assert torch.equal(network.under(network.weights, batch), model(batch[0]))
+    assert torch.equal(network.dense(batch), model(batch[0]))
+    empty = network.under(torch.zeros_like(network.weights), batch)
+    hidden = torch.relu(model[0].bias)
+    assert torch.allclose(empty, (hidden * 0).sum() + model[2].bias.expand(5, 3))
+
+
+def test_the_layout_is_the_models_order_row_by_row():
+    model = mlp()
+    network = frozen(model)
+    assert torch.equal(network.weights, torch.cat([model[0].weight.flatten(), model[2].weight.flatten()]))
+
+
+def test_batch_statistics_normalise_and_update_nothing(conv):
+    conv.norm.running_mean.fill_(100.0)
+    network = frozen(conv)
+    network.use_batch_statistics()
+    batch = images(1)[0]
+    reference = TinyConv()
+    reference.load_state_dict(conv.state_dict())
+    reference.train()
+    reference.drop.eval()  # no dropout, but the batch's statistics
+    assert torch.allclose(network.under(network.weights, batch), reference(batch[0]), atol=1e-6)
+    assert torch.equal(network.under(network.weights, batch), network.under(network.weights, batch))
+    assert conv.norm.num_batches_tracked == 0
+    assert (conv.norm.running_mean == 100).all()
+
+
+def test_estimated_statistics_are_the_average_over_batches(conv):
+    assert lacks_statistics(conv)
+    data = images(2)
+    estimated = estimate_statistics(conv, list(data), Task(), CPU)
+    outputs = [conv.conv(x) for x, _ in data]
+    means = torch.stack([output.mean(dim=(0, 2, 3)) for output in outputs]).mean(0)
+    assert torch.allclose(estimated.norm.running_mean, means, atol=1e-6)
+    assert not estimated.training
+    assert not lacks_statistics(estimated)
+    assert (conv.norm.running_mean == 0).all()
+
+
+def test_models_that_always_use_batch_statistics_are_recognised():
+    assert uses_batch_statistics(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)))
+    assert not uses_batch_statistics(nn.Sequential(nn.BatchNorm1d(3), nn.InstanceNorm1d(3)))
+
+
+def test_weights_shared_by_two_modules_are_masked_in_both():
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    model[1].weight = model[0].weight
+    network = frozen(model)
+    mask = torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0, 0])
+    masked = model[0].weight * mask.view(3, 3)
+    x = torch.randn(2, 3)
+    assert torch.allclose(network.under(mask * network.weights, (x, None)), x @ masked.T @ masked.T, atol=1e-6)
+
+
+def test_attention_is_masked_by_functional_call():
+    class Attend(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.attention(x, x, x, need_weights=False)[0]
+
+    model = Attend()
+    network = frozen(model)
+    x = torch.randn(2, 3, 4)
+    out = network.under(torch.zeros_like(network.weights), (x, None))
+    bias = model.attention.out_proj.bias
+    assert torch.allclose(out, bias.expand(2, 3, 4))

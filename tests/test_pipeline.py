@@ -1,0 +1,223 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tombola import Ticket, UsageError, pipeline
+from tombola.config import RunConfig, from_dict, load_preset, parse_density, parse_sparsity, preset_names
+from tombola.progress import Silent
+from tombola.store import DiskStage
+
+QUICK = replace(from_dict(load_preset("digits")), epochs=4, rewind_to=1, steps=30, milestones=(2,), threads=2)
+
+
+class Killed(Exception):
+    pass
+
+
+def run(config, out, every=1e9):
+    return pipeline.run(config, out, Silent(), checkpoint_seconds=every)
+
+
+def contents(directory):
+    """Everything in a run directory that must be equal to the bit; seconds and places may differ."""
+    found = {p.name: p.read_bytes() for p in directory.iterdir() if p.suffix in {".jsonl", ".yaml"}}
+    found |= {
+        name: {key: value.tolist() for key, value in load_file(directory / f"{name}.safetensors").items()}
+        for name in ("scores", "start", "weights")
+    }
+    found["ticket"] = Ticket.load(directory / "ticket.safetensors")
+    result = json.loads((directory / "result.json").read_text())
+    for key in ("seconds", "dense_seconds", "seconds_by_stage", "draw_cost", "run_dir", "ticket"):
+        del result[key]
+    return found | {"result": result}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return run(QUICK, tmp_path_factory.mktemp("finished"))
+
+
+def test_a_run_directory_holds_what_it_promises(finished):
+    names = {path.name for path in finished.directory.iterdir()}
+    assert names == {
+        "config.yaml", "environment.json", "identity.json", "metrics.jsonl", "result.json",
+        "scores.safetensors", "start.safetensors", "ticket.safetensors", "weights.safetensors",
+    }  # fmt: skip
+    config = yaml.safe_load((finished.directory / "config.yaml").read_text())
+    assert config["objective"] == "reverse-kl"
+    assert config["controller"] == "gradbalance"
+    assert config["precision"] == "32-true"
+    assert set(config) == set(vars(RunConfig()))
+    ticket = Ticket.load(finished.directory / "ticket.safetensors")
+    weights = load_file(finished.directory / "weights.safetensors")
+    assert all((weights[name][~mask] == 0).all() for name, mask in ticket.items())
+    assert finished.values["kept"] == 1004
+    assert finished.values["prunable"] == 50_200
+    rows = [json.loads(line) for line in (finished.directory / "metrics.jsonl").read_text().splitlines()]
+    assert [row["stage"] for row in rows] == ["dense training"] * 4 + ["search"] * 3 + ["ticket training"] * 3
+    assert [row["epoch"] for row in rows if "epoch" in row] == [1, 2, 3, 4, 2, 3, 4]
+
+
+def test_a_finished_run_is_shown_not_done_again(finished, monkeypatch):
+    monkeypatch.setattr(pipeline, "_execute", None)
+    again = run(QUICK, finished.directory.parent)
+    assert again.repeated
+    assert again.values == finished.values
+
+
+def test_the_same_seed_gives_the_same_run_to_the_bit(finished, tmp_path):
+    torch.rand(3)
+    assert contents(run(QUICK, tmp_path).directory) == contents(finished.directory)
+
+
+@pytest.mark.parametrize("kind", ["dense", "draw", "train"])
+@pytest.mark.parametrize("after", [1, 17])
+def test_a_run_killed_in_any_stage_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch, kind, after):
+    original, count = DiskStage.checkpoint, 0
+
+    def dying(stage, state):
+        nonlocal count
+        original(stage, state)
+        if stage.directory.name.startswith(kind):
+            count += 1
+            if count == after:
+                raise Killed
+
+    monkeypatch.setattr(DiskStage, "checkpoint", dying)
+    with pytest.raises(Killed):
+        run(QUICK, tmp_path, every=0)
+    monkeypatch.undo()
+    (directory,) = (path for path in tmp_path.iterdir() if path.name != "store")
+    assert not (directory / "result.json").exists()
+    resumed = run(QUICK, tmp_path)
+    assert resumed.directory == directory
+    assert contents(resumed.directory) == contents(finished.directory)
+
+
+def test_cells_share_the_dense_training(finished, monkeypatch):
+    from tombola import training
+
+    titles = []
+    original = training.fit
+
+    def watching(lesson, start, until, stage, title, ticket=None):
+        titles.append(title)
+        return original(lesson, start, until, stage, title, ticket)
+
+    monkeypatch.setattr("tombola.problem.fit", watching)
+    other = run(replace(QUICK, finder="random", steps=None), finished.directory.parent)
+    assert titles == ["ticket training"]
+    assert other.values["dense_test_accuracy"] == finished.values["dense_test_accuracy"]
+    assert other.values["seconds_by_stage"]["pretraining"] == finished.values["seconds_by_stage"]["pretraining"]
+
+
+@pytest.mark.parametrize("at", ["init", "rewind", "trained"])
+def test_where_a_ticket_is_drawn_and_where_it_starts(tmp_path, at):
+    found = run(replace(QUICK, draw_at=at, steps=3), tmp_path)
+    provenance = Ticket.load(found.values["ticket"]).provenance
+    assert (provenance.at, provenance.epoch) == (at, {"init": 0, "rewind": 1, "trained": 4}[at])
+    assert provenance.finder["objective"] == ("loss" if at == "init" else "reverse-kl")
+    start = load_file(found.directory / "start.safetensors")
+    rows = [json.loads(line) for line in (found.directory / "metrics.jsonl").read_text().splitlines()]
+    epochs = [row["epoch"] for row in rows if row["stage"] == "ticket training"]
+    assert epochs == ([1, 2, 3, 4] if at == "init" else [2, 3, 4])
+    # The trained weights' cost covers all four epochs of 1,293 samples.
+    before = {"init": 0, "rewind": 1, "trained": 4}[at] * 1293
+    assert provenance.cost.backward == before + 3 * 512 - (512 - 1293 % 512 if 3 * 512 > 1293 else 0)
+    assert len(start) == 6
+
+
+def test_every_setting_that_matters_is_part_of_the_identity():
+    def name(config):
+        return pipeline.digest(pipeline.Cell.prepare(pipeline.resolve(config)).identity())
+
+    base = name(QUICK)
+    changes = [
+        {"seed": 1}, {"density": 0.03}, {"steps": 31}, {"objective": "loss"}, {"controller": "proportional"},
+        {"learning_rate": 0.2}, {"threads": 1}, {"held_out": 0.2}, {"batch_size": 32}, {"epochs": 5},
+        {"augmentation": "flip-crop"}, {"finder": "random", "steps": None}, {"search_batch_size": 100},
+    ]  # fmt: skip
+    names = [name(replace(QUICK, **change)) for change in changes]
+    assert len({base, *names}) == len(changes) + 1
+    assert name(replace(QUICK, objective="reverse-kl")) == base  # a default written out
+
+
+def test_a_directory_of_another_configuration_is_refused(finished, tmp_path):
+    found = run(replace(QUICK, steps=2), tmp_path)
+    identity = found.directory / "identity.json"
+    identity.write_text(identity.read_text().replace('"seed": 0', '"seed": 9'))
+    with pytest.raises(UsageError, match=r"differs in config\.seed"):
+        run(replace(QUICK, steps=2), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"density": 0.0}, r"--density must lie in \(0, 1\], got 0.0"),
+        ({"steps": 0}, "--steps must be at least 1, got 0"),
+        ({"epochs": 0}, "--epochs must be at least 1"),
+        ({"rewind_to": 4}, r"--rewind-to must lie between 1 and 3"),
+        ({"rewind_to": 0}, r"--rewind-to must lie between 1 and 3"),
+        ({"draw_at": "end"}, "--draw-at must be one of init, rewind, trained, got end"),
+        ({"finder": "magic"}, "--finder 'magic' is unknown; allowed are cts, random"),
+        ({"finder": "random"}, "--steps is not an option of the finder random"),
+        ({"model": "vgg"}, "--model 'vgg' is unknown; allowed are lenet-300-100"),
+        ({"data": "cats"}, "--data 'cats' is unknown; allowed are digits, fashion-mnist"),
+        ({"objective": "best"}, "objective 'best' is unknown; allowed are loss, reverse-kl, forward-kl"),
+        ({"controller": "pid"}, "--controller 'pid' is unknown; allowed are gradbalance, proportional"),
+        ({"augmentation": "mixup"}, "--augmentation 'mixup' is unknown"),
+        ({"precision": "fp4"}, "precision 'fp4' is unknown"),
+        ({"device": "tpu9"}, "device 'tpu9' is unknown"),
+        ({"held_out": 1.0}, "--held-out must lie between 0 and 1"),
+        ({"seed": -1}, "--seed must not be negative"),
+        ({"learning_rate": 0.0}, "--learning-rate must be above 0"),
+        ({"density": 1e-9}, "smallest possible density"),
+    ],
+)
+def test_bad_values_are_refused_and_nothing_is_written(tmp_path, change, message):
+    with pytest.raises(UsageError, match=message):
+        run(replace(QUICK, **change), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_out_must_be_a_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file; it must be a directory"):
+        run(QUICK, tmp_path / "file")
+
+
+def test_densities_and_sparsities_are_read_exactly():
+    assert parse_density("0.02") == 0.02
+    assert parse_density(0.02) == 0.02
+    assert parse_density("2%") == 0.02
+    assert parse_density("0.8**22") == pytest.approx(0.8**22, rel=1e-15)
+    assert parse_sparsity("98%") == 0.02
+    assert parse_sparsity("0.98") == 0.02
+    assert parse_sparsity(0) == 1
+    for text in ("2", "-1%", "0", "abc", "1/0", "nan", "0.5**", "__import__('os')"):
+        with pytest.raises(UsageError, match="--density must"):
+            parse_density(text)
+    for text in ("100%", "1", "-0.1", "x"):
+        with pytest.raises(UsageError, match="--sparsity must"):
+            parse_sparsity(text)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_whole_and_sensible(name):
+    config = from_dict(load_preset(name))
+    config.check()
+    assert pipeline.resolve(config).finder == "cts"
+    if name == "fashion-mnist-lenet":
+        assert config.rewind_to == 1
+        assert config.epochs >= 6
+
+
+def test_unknown_keys_and_presets_are_refused():
+    with pytest.raises(UsageError, match="unknown keys stepz"):
+        from_dict({"stepz": 1})
+    with pytest.raises(UsageError, match="--preset 'x' is unknown; allowed are digits, fashion-mnist-lenet"):
+        load_preset("x")

@@ -1,0 +1,81 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from tombola.data import ArrayFeed, Arrays, ListFeed, StreamFeed
+from tombola.masking import survey
+from tombola.runtime import Runtime
+from tombola.task import Task
+from tombola.teacher import is_informed, make_teacher
+
+from .conftest import batches, images, mlp, train
+
+CPU = Runtime(torch.device("cpu"))
+
+
+def teacher(model, feed):
+    return make_teacher(model, survey(model).layout, Task(), feed, CPU)
+
+
+def test_outputs_are_kept_per_sample_for_arrays():
+    arrays = Arrays(torch.randint(0, 255, (20, 1, 4, 4), dtype=torch.uint8), torch.zeros(20).long(), (0.5,), (0.2,))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    feed = ArrayFeed(arrays, 6, seed=1)
+    found = teacher(model, feed)
+    assert "kept once per sample" in found.how
+    assert found.forward == 20
+    for item in feed.epoch(3):
+        assert torch.allclose(found.output(item, item.batch), model(item.batch[0]), atol=1e-6)
+    assert found.forward == 20
+
+
+def test_outputs_are_kept_per_batch_for_lists():
+    model, feed = mlp(), ListFeed(batches(3))
+    found = teacher(model, feed)
+    for item in feed.epoch(0):
+        assert torch.equal(found.output(item, item.batch), model(item.batch[0]))
+    assert found.forward == 48
+
+
+def test_outputs_are_recomputed_for_streams_and_batch_statistics(conv):
+    model, loader = mlp(), DataLoader([(torch.randn(6), 1) for _ in range(8)], batch_size=4, shuffle=True)
+    feed = StreamFeed(loader)
+    found = teacher(model, feed)
+    assert found.how == "outputs are recomputed: the data is a stream"
+    item = next(iter(feed.epoch(0)))
+    assert torch.equal(found.output(item, item.batch), model(item.batch[0]))
+    assert found.forward == 4
+    conv.norm = nn.BatchNorm2d(4, track_running_stats=False)
+    assert "statistics of each batch" in teacher(conv, ListFeed(images())).how
+
+
+def test_unset_running_statistics_are_estimated_on_a_copy(conv):
+    found = teacher(conv, ListFeed(images()))
+    assert "were estimated on the data" in found.how
+    assert (found.network.model.norm.running_mean != 0).any()
+    assert (conv.norm.running_mean == 0).all()
+    conv.norm.num_batches_tracked.fill_(1)
+    assert "estimated" not in teacher(conv, ListFeed(images())).how
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_trained_network_is_informed_and_a_fresh_one_is_not(seed):
+    data = batches(4, size=64, seed=seed)
+    model = mlp(seed=seed)
+
+    def informed(order):
+        return is_informed(model, survey(model).layout, Task(), ListFeed(order), CPU)
+
+    assert informed(data) is False
+    train(model, data, epochs=5)
+    assert informed(data) is True
+    x, y = torch.cat([x for x, _ in data]), torch.cat([y for _, y in data])
+    order = y.argsort()  # sorted by class
+    assert informed(list(zip(x[order].split(64), y[order].split(64), strict=True))) is True
+
+
+def test_outputs_that_are_no_tensors_tell_nothing():
+    task = Task(forward=lambda model, batch: {"logits": model(batch[0])})
+    model = mlp()
+    assert is_informed(model, survey(model).layout, task, ListFeed(batches()), CPU) is None

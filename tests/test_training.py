@@ -1,0 +1,154 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tombola.data import ListFeed
+from tombola.errors import SearchError, UsageError
+from tombola.evaluation import evaluate
+from tombola.masking import survey
+from tombola.network import load_weights
+from tombola.problem import Trainer
+from tombola.progress import Silent
+from tombola.runtime import Runtime
+from tombola.store import DiskStore, MemoryStore
+from tombola.task import Task
+from tombola.ticket import Ticket
+from tombola.training import Lesson, Recipe, State, fit
+
+from .conftest import TinyConv, batches, images, mlp
+
+CPU = Runtime(torch.device("cpu"))
+
+
+def lesson(model, data, **recipe):
+    values = {"epochs": 3, "learning_rate": 0.1, **recipe}
+    return Lesson(model, Task(), ListFeed(data), ListFeed(data), Recipe(**values), CPU, 7, Silent())
+
+
+def stage(store=None, name="x"):
+    return (store or MemoryStore()).stage("fit", {"name": name})
+
+
+def test_the_loop_is_plain_sgd():
+    model, data = mlp(), batches(2)
+    plan = lesson(model, data, epochs=2, momentum=0.9, weight_decay=0.01, milestones=(1,))
+    trained = fit(plan, State.of(model), 2, stage(), "t")
+    twin = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    for rate in (0.1, 0.01):
+        optimizer.param_groups[0]["lr"] = rate
+        for x, y in data:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(twin(x), y).backward()
+            optimizer.step()
+    for name, value in twin.state_dict().items():
+        assert torch.allclose(trained.tensors[name], value, atol=1e-6)
+    assert (trained.cost.forward, trained.cost.backward, trained.epoch) == (64, 64, 2)
+
+
+def test_rates_drop_at_milestones():
+    recipe = Recipe(epochs=4, learning_rate=1.0, milestones=(1, 3))
+    assert [recipe.learning_rate_in(epoch) for epoch in range(4)] == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
+def test_a_tickets_pruned_weights_end_at_zero_and_momentum_never_revives_them():
+    model, data = mlp(), batches(2)
+    masks = {e.name: torch.rand(e.shape) < 0.5 for e in survey(model).entries if e.prunable}
+    trained = fit(lesson(model, data), State.of(model), 3, stage(), "t", Ticket(masks))
+    for name, mask in masks.items():
+        assert (trained.tensors[name][~mask] == 0).all()
+        assert (trained.tensors[name][mask] != 0).all()
+
+
+class Killed(Exception):
+    pass
+
+
+class Dying:
+    """A stage that checkpoints at every step and dies after some of them."""
+
+    def __init__(self, inner, steps):
+        self._inner, self._left = inner, steps
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def due(self):
+        return True
+
+    def checkpoint(self, state):
+        self._inner.checkpoint(state)
+        self._left -= 1
+        if not self._left:
+            raise Killed
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, steps):
+    torch.manual_seed(0)
+    model, data = TinyConv(), images(2)  # dropout, running statistics
+    straight = stage(DiskStore(tmp_path / "a"))
+    expected = fit(lesson(model, data), State.of(model), 3, straight, "t")
+    broken = stage(DiskStore(tmp_path / "b"))
+    with pytest.raises(Killed):
+        fit(lesson(model, data), State.of(model), 3, Dying(broken, steps), "t")
+    torch.rand(5)  # the caller's generator must not matter
+    resumed = fit(lesson(model, data), State.of(model), 3, stage(DiskStore(tmp_path / "b")), "t")
+    assert all(torch.equal(resumed.tensors[name], value) for name, value in expected.tensors.items())
+    assert broken.rows() == straight.rows()
+    assert resumed.cost.forward == expected.cost.forward
+
+
+def test_the_callers_generator_is_left_alone():
+    model = TinyConv()
+    before = torch.get_rng_state()
+    fit(lesson(model, images()), State.of(model), 1, stage(), "t")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_one_dense_run_gives_every_epoch(tmp_path):
+    model, data = mlp(), batches(2)
+    start = State.of(model)
+    trainer = Trainer(lesson(model, data), start, DiskStore(tmp_path), {})
+    assert trainer.dense_at(0) is start
+    first, last = trainer.dense_at(1), trainer.dense_at(3)
+    middle = trainer.dense_at(2)  # passed already: trained again beside the run
+    for epoch, state in ((1, first), (2, middle), (3, last)):
+        direct = fit(lesson(model, data), start, epoch, stage(), "dense training")
+        assert state.digest == direct.digest
+        assert state.cost.forward == 32 * epoch
+    assert [row["epoch"] for row in trainer.dense_stage().rows()] == [1, 2, 3]
+
+
+def test_the_same_training_is_done_once(tmp_path):
+    model, data = mlp(), batches(2)
+    trainer = Trainer(lesson(model, data), State.of(model), DiskStore(tmp_path), {})
+    ticket = Ticket({e.name: torch.ones(e.shape).bool() for e in survey(model).entries if e.prunable})
+    first = trainer.fit(ticket, trainer.start)
+    assert trainer.fit(ticket, trainer.start).cost.seconds == first.cost.seconds
+    assert first.digest == trainer.dense_at(3).digest  # a full ticket is the dense network
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice():
+    model = mlp()
+    with pytest.raises(SearchError, match=r"the loss is nan in epoch \d; lower the learning rate"):
+        fit(lesson(model, batches(4), learning_rate=1e20), State.of(model), 3, stage(), "t")
+
+
+def test_epochs_beyond_the_recipe_are_refused():
+    with pytest.raises(UsageError, match="epoch 4 lies beyond"):
+        fit(lesson(mlp(), batches()), State.of(mlp()), 4, stage(), "t")
+
+
+def test_evaluation_weighs_samples_and_keeps_the_mode(conv):
+    conv.train()
+    data = images(1, size=12) + images(1, size=3, seed=1)
+    found = evaluate(conv, Task(), ListFeed(data), CPU)
+    plain = load_weights(conv, conv.state_dict()).eval()
+    right = sum(int((plain(x).argmax(1) == y).sum()) for x, y in data)
+    assert found.metric == pytest.approx(right / 15)
+    assert found.samples == 15
+    assert conv.training
+    assert conv.norm.training
