@@ -51,6 +51,7 @@ def test_a_run_directory_holds_what_it_promises(finished):
     assert config["objective"] == "reverse-kl"
     assert config["controller"] == "gradbalance"
     assert config["precision"] == "32-true"
+    assert config["layout"] == "contiguous"
     assert set(config) == set(vars(RunConfig()))
     ticket = Ticket.load(finished.directory / "ticket.safetensors")
     weights = load_file(finished.directory / "weights.safetensors")
@@ -171,6 +172,7 @@ def test_a_directory_of_another_configuration_is_refused(finished, tmp_path):
         ({"controller": "pid"}, "--controller 'pid' is unknown; allowed are gradbalance, proportional"),
         ({"augmentation": "mixup"}, "--augmentation 'mixup' is unknown"),
         ({"precision": "fp4"}, "precision 'fp4' is unknown"),
+        ({"layout": "diagonal"}, "layout 'diagonal' is unknown; allowed are auto, contiguous, channels-last"),
         ({"device": "tpu9"}, "device 'tpu9' is unknown"),
         ({"held_out": 1.0}, "--held-out must lie between 0 and 1"),
         ({"seed": -1}, "--seed must not be negative"),

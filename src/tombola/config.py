@@ -50,6 +50,7 @@ class RunConfig:
     seed: int = option(0, "everything random comes from it", "machine")
     device: str = option("auto", "auto, cpu, cuda or cuda:N", "machine")
     precision: str = option("auto", "auto, 32-true, bf16-mixed", "machine")
+    layout: str = option("auto", "memory layout: auto, contiguous, channels-last", "machine")
     threads: int | None = option(None, "threads of the CPU (all cores)", "machine")
 
     def check(self) -> None:

@@ -112,10 +112,11 @@ class Cell:
         splits = load(config.data, Path(config.data_dir) if config.data_dir else None, config.held_out)
         with seeded(config.seed, "model"):
             model = build(config.model, splits.shape, splits.classes)
-        runtime = Runtime.choose(model, config.device, config.precision)
+        runtime = Runtime.choose(model, config.device, config.precision, config.layout)
         layout = survey(model).layout
         count_kept(config.density, layout.total)
-        return cls(replace(config, precision=runtime.precision), splits, model, layout, runtime, Task())
+        settled = replace(config, precision=runtime.precision, layout=runtime.layout)
+        return cls(settled, splits, model, layout, runtime, Task())
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the result depends on."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tombola.errors import UsageError
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
+LAYOUTS = ("auto", "contiguous", "channels-last")
 
 
 def has_bf16_instructions(device: torch.device) -> bool:
@@ -50,18 +51,26 @@ class Runtime:
 
     device: torch.device
     precision: str = "32-true"
-    channels_last: bool = False
+    layout: str = "contiguous"
 
     @classmethod
-    def choose(cls, model: nn.Module, device: str | torch.device = "auto", precision: str = "auto") -> "Runtime":
-        """Apply the fixed rule: convolutional models run channels_last, in bf16 where the hardware has it."""
-        if precision not in PRECISIONS:
-            raise UsageError(f"precision {precision!r} is unknown; allowed are {', '.join(PRECISIONS)}")
+    def choose(
+        cls, model: nn.Module, device: str | torch.device = "auto", precision: str = "auto", layout: str = "auto"
+    ) -> "Runtime":
+        """Apply the fixed rule: convolutional models run channels_last, in bf16 where the hardware has it.
+
+        Raises UsageError for an unknown device, precision or layout.
+        """
+        for option, value, known in (("precision", precision, PRECISIONS), ("layout", layout, LAYOUTS)):
+            if value not in known:
+                raise UsageError(f"{option} {value!r} is unknown; allowed are {', '.join(known)}")
         where = resolve_device(device) if isinstance(device, str) else device
         convolutional = is_convolutional(model)
         if precision == "auto":
             precision = "bf16-mixed" if convolutional and has_bf16_instructions(where) else "32-true"
-        return cls(where, precision, channels_last=convolutional)
+        if layout == "auto":
+            layout = "channels-last" if convolutional else "contiguous"
+        return cls(where, precision, layout)
 
     @cached_property
     def _plugin(self) -> Any:
@@ -79,7 +88,7 @@ class Runtime:
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model that is ours to change to the device and the memory layout."""
         model = model.to(self.device)
-        return model.to(memory_format=torch.channels_last) if self.channels_last else model
+        return model.to(memory_format=torch.channels_last) if self.layout == "channels-last" else model
 
     def move(self, batch: Any) -> Any:
         """Return the batch on the device, images in the memory layout of the runtime."""
@@ -87,15 +96,15 @@ class Runtime:
         from lightning_utilities.core.apply_func import apply_to_collection
 
         batch = move_data_to_device(batch, self.device)
-        return apply_to_collection(batch, Tensor, self._lay_out) if self.channels_last else batch
+        return apply_to_collection(batch, Tensor, self._lay_out) if self.layout == "channels-last" else batch
 
     def _lay_out(self, tensor: Tensor) -> Tensor:
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
-    def to_dict(self) -> dict[str, str | bool]:
+    def to_dict(self) -> dict[str, str]:
         """Return what enters a result's identity."""
         return {
             "device": self.device.type,
             "precision": self.precision,
-            "channels_last": self.channels_last,
+            "layout": self.layout,
         }
