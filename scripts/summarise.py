@@ -27,18 +27,15 @@ def main(out: Path) -> None:
         name = f"{config['finder']} {config['objective'] or ''}".strip() + f" at {config['draw_at']}"
         cells[f"{config['density']:.4%}", name, f"{result['kept']:,}"].append(result)
         dense[config["seed"]] = result
-    print("| density | ticket | weights kept | test accuracy (%) | seconds from θ₀ | seeds |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| density | ticket | weights kept | test accuracy (%) | seeds |")
+    print("| --- | --- | --- | --- | --- |")
     accuracies = spread([result["dense_test_accuracy"] for result in dense.values()])
-    seconds = spread([result["dense_seconds"] for result in dense.values()])
     total = next(iter(dense.values()))["prunable"]
-    print(f"| 100 % | dense | {total:,} | {accuracies} | {seconds} | {len(dense)} |")
+    print(f"| 100 % | dense | {total:,} | {accuracies} | {len(dense)} |")
     for (density, name, kept), results in sorted(cells.items(), key=lambda cell: (-float(cell[0][0][:-1]), cell[0][1])):
         accuracy = spread([result["test_accuracy"] for result in results])
-        seconds = spread([result["seconds"] for result in results])
-        print(
-            f"| {density[:-1].rstrip('0').rstrip('.')} % | {name} | {kept} | {accuracy} | {seconds} | {len(results)} |"
-        )
+        percent = density[:-1].rstrip("0").rstrip(".")
+        print(f"| {percent} % | {name} | {kept} | {accuracy} | {len(results)} |")
 
 
 if __name__ == "__main__":

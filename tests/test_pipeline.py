@@ -7,7 +7,9 @@ import yaml
 from safetensors.torch import load_file
 
 from tombola import Ticket, UsageError, pipeline
+from tombola.cell import Cell, resolve
 from tombola.config import RunConfig, from_dict, load_preset, parse_density, parse_sparsity, preset_names
+from tombola.identity import digest
 from tombola.progress import Silent
 from tombola.store import DiskStage
 
@@ -134,7 +136,7 @@ def test_where_a_ticket_is_drawn_and_where_it_starts(tmp_path, at):
 
 def test_every_setting_that_matters_is_part_of_the_identity():
     def name(config):
-        return pipeline.digest(pipeline.Cell.prepare(pipeline.resolve(config)).identity())
+        return digest(Cell.prepare(resolve(config)).identity())
 
     base = name(QUICK)
     changes = [
@@ -212,7 +214,7 @@ def test_densities_and_sparsities_are_read_exactly():
 def test_presets_are_whole_and_sensible(name):
     config = from_dict(load_preset(name))
     config.check()
-    assert pipeline.resolve(config).finder == "cts"
+    assert resolve(config).finder == "cts"
     if name == "fashion-mnist-lenet":
         assert config.rewind_to == 1
         assert config.epochs >= 6

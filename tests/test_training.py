@@ -120,6 +120,18 @@ def test_one_dense_run_gives_every_epoch(tmp_path):
         assert state.digest == direct.digest
         assert state.cost.forward == 32 * epoch
     assert [row["epoch"] for row in trainer.dense_stage().rows()] == [1, 2, 3]
+    assert trainer.dense_stage().resume() is None, "a finished training needs no checkpoint"
+
+
+def test_an_epoch_that_the_dense_run_has_passed_is_trained_beside_it(tmp_path):
+    model, data = mlp(), batches(2)
+    trainer = Trainer(lesson(model, data), State.of(model), DiskStore(tmp_path), {})
+    second = trainer.dense_at(2)
+    first = trainer.dense_at(1)
+    third = trainer.dense_at(3)
+    expected = [fit(lesson(model, data), State.of(model), e, stage(), "x").digest for e in (1, 2, 3)]
+    assert [first.digest, second.digest, third.digest] == expected
+    assert [row["epoch"] for row in trainer.dense_stage().rows()] == [1, 2, 3]
 
 
 def test_the_same_training_is_done_once(tmp_path):

@@ -55,11 +55,14 @@ class Trainer:
             if kept is None:
                 kept = self._train_dense(stage, epoch).to_dict()
                 stage.put(f"epoch-{epoch}", kept)
+                if epoch == self.lesson.recipe.epochs:
+                    stage.clear_checkpoint()
         return State.from_dict(kept)
 
     def _train_dense(self, stage: Stage, epoch: int) -> State:
-        reached = stage.resume()
-        beyond = reached is not None and reached["epoch"] >= epoch
+        finished = stage.get(f"epoch-{self.lesson.recipe.epochs}") is not None
+        reached = None if finished else stage.resume()
+        beyond = finished or (reached is not None and reached["epoch"] >= epoch)
         # An epoch that the kept run has passed is trained again beside it, to the same values.
         where = MemoryStore().stage("dense", {}) if beyond else stage
         return fit(self.lesson, self.start, epoch, where, "dense training")

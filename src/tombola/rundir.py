@@ -1,0 +1,52 @@
+"""What a run directory holds."""
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from tombola.config import RunConfig
+from tombola.store import write_bytes, write_json
+from tombola.ticket import Ticket
+from tombola.training import State
+from tombola.version import __version__
+
+
+def describe_run(directory: Path, config: RunConfig) -> None:
+    """Write what is known at the start: the resolved configuration, and where it ran."""
+    write_bytes(directory / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
+    write_json(
+        directory / "environment.json",
+        {
+            "tombola": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "threads": config.threads,
+        },
+    )
+
+
+def write_run(directory: Path, ticket: Ticket, start: State, trained: State, rows: list[dict[str, Any]]) -> None:
+    """Write what was found: ticket and scores, the weights before and after its training, and all metrics."""
+    ticket.save(directory / "ticket.safetensors")
+    for name, tensors in (
+        ("scores", ticket.scores or {}),
+        ("start", start.tensors),
+        ("weights", trained.tensors),
+    ):
+        write_bytes(directory / f"{name}.safetensors", tensors_to_bytes(_unshared(tensors)))
+    journal = "".join(json.dumps(row) + "\n" for row in rows)
+    write_bytes(directory / "metrics.jsonl", journal.encode())
+
+
+def _unshared(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    # safetensors refuses tensors that share storage, as tied weights do.
+    return {name: value.detach().clone().contiguous() for name, value in tensors.items() if isinstance(value, Tensor)}
