@@ -81,7 +81,7 @@ def test_one_step_of_the_search_by_hand():
     data = [(torch.ones(1, 2), torch.ones(1, 1))]
     of = problem(model, data, task=task)
     network = FrozenNetwork(model, of.layout, task, CPU)
-    plan = Plan(OBJECTIVES["loss"], GradBalance(), 0.5, 2, 0.1, 1, 2 / 3)
+    plan = Plan(OBJECTIVES["loss"], GradBalance(), 0.5, 2, 0.1, 1, 2 / 3, ())
     search = Search(of, plan, network, None)
     from tombola.seeds import generator
 
@@ -98,7 +98,7 @@ def test_one_step_of_the_search_by_hand():
 
 
 def test_the_learning_rate_drops_for_the_last_fifth():
-    assert CTS()._plan(0.1).drop_at == 1568
+    assert [CTS(steps=n)._plan(0.1).drop_at for n in (1960, 15_680, 100)] == [1568, 13_622, 80]
     of = problem(mlp(), batches())
     moves = []
     network = FrozenNetwork(of.model, of.layout, Task(), CPU)
@@ -192,7 +192,7 @@ def test_provenance_names_everything_and_counts_the_cost():
     assert provenance.finder == {
         "name": "cts", "objective": "reverse-kl", "steps": 7,
         "controller": {"name": "gradbalance", "momentum": 0.99, "overshoot": 1.1},
-        "learning_rate": 0.1, "temperature": 2 / 3,
+        "learning_rate": 0.1, "temperature": 2 / 3, "features": "",
     }  # fmt: skip
     assert provenance.weights == State.of(model).digest
     assert provenance.seed == 3

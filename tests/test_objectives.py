@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from tombola import concrete
+from tombola import UsageError, concrete
+from tombola.data import Item
 from tombola.masking import survey
 from tombola.network import FrozenNetwork
 from tombola.objectives import OBJECTIVES, View, objective_named
 from tombola.runtime import Runtime
 from tombola.task import Task, softmax_divergence
+from tombola.teacher import Teacher
 
 from .conftest import batches, mlp
 
@@ -46,9 +48,10 @@ class Fixed(nn.Module):
         return torch.cat([self.lin(x), torch.zeros_like(x)], dim=1)
 
 
-def view_of(model, mask, batch):
-    network = FrozenNetwork(model, survey(model).layout, Task(), CPU)
-    return View(network, Task(), mask, batch, lambda: network.dense(batch))
+def view_of(model, mask, batch, task=None, features=()):
+    task = task or Task()
+    network = FrozenNetwork(model, survey(model).layout, task, CPU)
+    return View(network, task, mask, Item(batch), batch, Teacher(network, None, ""), features)
 
 
 def test_objectives_by_hand_on_one_weight():
@@ -62,27 +65,114 @@ def test_objectives_by_hand_on_one_weight():
     assert OBJECTIVES["forward-kl"](view).item() == pytest.approx(forward, rel=1e-5)
 
 
+def test_delta_loss_by_hand():
+    batch = (torch.ones(1, 1), torch.tensor([0]))
+    found = OBJECTIVES["delta-loss"](view_of(Fixed(), torch.zeros(1), batch)).item()
+    assert found == pytest.approx(abs(math.log(2) / math.log(4 / 3) - 1), rel=1e-5)
+
+
+def test_grad_norm_by_hand_carries_the_mask_and_counts_every_parameter():
+    # Squared error of one linear unit: loss (z w x + b - y)^2, with z = 1/2, w = 2, x = 3, b = 1, y = 2.
+    model = nn.Linear(1, 1)
+    with torch.no_grad():
+        model.weight.fill_(2.0)
+        model.bias.fill_(1.0)
+    task = Task(loss=lambda output, batch: ((output - batch[1]) ** 2).mean())
+    view = view_of(model, torch.tensor([0.5]), (torch.tensor([[3.0]]), torch.tensor([[2.0]])), task)
+    residual = 2 * (0.5 * 2 * 3 + 1 - 2)
+    assert OBJECTIVES["grad-norm"](view).item() == pytest.approx(-math.hypot(residual * 0.5 * 3, residual))
+
+
+def test_grad_match_by_hand():
+    # Outputs w x with squared error to 0: gradients 2 w x^2 per weight, for f_z with z^2 in front of it.
+    model = nn.Linear(3, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 2.0, 4.0]]))
+    task = Task(forward=lambda model, batch: batch[0] * model.weight, loss=lambda output, batch: (output**2).sum())
+    mask = torch.tensor([1.0, 0.0, 0.5])
+    view = view_of(model, mask, (torch.ones(1, 3), None), task)
+    sparse, dense = torch.tensor([2.0, 0.0, 2.0]), torch.tensor([2.0, 4.0, 8.0])
+    by_hand = ((sparse - sparse.mean()) / sparse.std() - (dense - dense.mean()) / dense.std()).square().mean()
+    assert OBJECTIVES["grad-match"](view).item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert OBJECTIVES["grad-match"](view_of(model, torch.ones(3), view.batch, task)).item() == pytest.approx(
+        0, abs=1e-6
+    )
+
+
+def test_feature_mse_by_hand():
+    model = nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
+        model[2].weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+    mask = torch.ones(12)
+    mask[2:4] = 0  # the second hidden unit
+    view = view_of(model, mask, (torch.tensor([[1.0, 2.0]]), None))
+    sparse, dense = torch.tensor([1.0, 0.0, 3.0]), torch.tensor([1.0, 2.0, 3.0])
+
+    def standard(x):
+        return (x - x.mean()) / x.std()
+
+    hidden = (standard(sparse) - standard(dense)).square().mean()
+    # The outputs (1, 3) are the same, so the softmax's share is 0, and there are two layers.
+    assert OBJECTIVES["feature-mse"](view).item() == pytest.approx(hidden.item() / 2, rel=1e-5)
+
+
+def test_features_can_be_named_and_having_none_is_an_error():
+    model = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3))
+    x, y = batches(1)[0]
+    with pytest.raises(UsageError, match=r"the model has no nn\.ReLU module; give patterns"):
+        OBJECTIVES["feature-mse"](view_of(model, torch.ones(36), (x, y)))
+    with pytest.raises(UsageError, match="no module's name matches act"):
+        OBJECTIVES["feature-mse"](view_of(model, torch.ones(36), (x, y), features=("act*",)))
+    mask = torch.ones(36)
+    mask[:12] = 0
+    assert OBJECTIVES["feature-mse"](view_of(model, mask, (x, y), features=("1",))).item() > 0.01
+
+
+def test_a_relu_used_twice_counts_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.relu = nn.Linear(6, 6), nn.Linear(6, 3), nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            return self.relu(self.b(self.relu(self.a(x))))
+
+    network = FrozenNetwork(Twice(), survey(Twice()).layout, Task(), CPU)
+    with network.capture() as found:
+        network.dense(batches(1)[0])
+    assert [tuple(f.shape) for f in found] == [(16, 6), (16, 3)]
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_gradients_of_the_logits_against_finite_differences(name):
-    model = mlp().double()
-
-    # Float64 in the divergence too: the task's own casts to float32 would blur the differences.
-    def kl(p, q, batch):
-        p, q = p.log_softmax(1), q.log_softmax(1)
-        return (p.exp() * (p - q)).sum(1).mean()
-
-    task = Task(loss=lambda output, batch: nn.functional.cross_entropy(output, batch[1]), divergence=kl)
+@pytest.mark.parametrize("with_norm", [False, True])
+def test_gradients_of_the_logits_against_finite_differences(name, with_norm):
+    torch.manual_seed(0)
+    norm = [nn.BatchNorm1d(5)] if with_norm else []
+    model = nn.Sequential(nn.Linear(6, 5), *norm, nn.Softplus(), nn.Linear(5, 3)).double()
     x, y = batches(1)[0]
     batch = (x.double(), y)
-    network = FrozenNetwork(model, survey(model).layout, task, CPU)
+    network = FrozenNetwork(model, survey(model).layout, Task(), CPU)
+    network.use_batch_statistics()
+    teacher = Teacher(FrozenNetwork(model, survey(model).layout, Task(), CPU), None, "")
     noise = torch.rand(network.weights.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
     def value(logits):
         mask = concrete.sample(logits, noise)
-        return OBJECTIVES[name](View(network, task, mask, batch, lambda: network.dense(batch)))
+        return OBJECTIVES[name](View(network, Task(), mask, Item(batch), batch, teacher, features=("1", "2")))
 
     logits = torch.randn(network.weights.shape, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(value, (logits,), eps=1e-6, atol=1e-7)
+    assert torch.autograd.gradcheck(value, (logits,), eps=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["grad-norm", "grad-match", "feature-mse"])
+def test_an_empty_mask_gives_finite_values_and_gradients(name):
+    model = mlp()
+    mask = torch.zeros(72, requires_grad=True)
+    value = OBJECTIVES[name](view_of(model, mask, batches(1)[0]))
+    (gradient,) = torch.autograd.grad(value, mask)
+    assert torch.isfinite(value)
+    assert torch.isfinite(gradient).all()
 
 
 def test_no_gradient_is_ever_stored_for_the_weights():
@@ -96,5 +186,5 @@ def test_no_gradient_is_ever_stored_for_the_weights():
 
 
 def test_unknown_objectives_are_refused():
-    with pytest.raises(ValueError, match="allowed are loss, reverse-kl, forward-kl"):
+    with pytest.raises(ValueError, match="allowed are loss, delta-loss, grad-norm, reverse-kl"):
         objective_named("accuracy")

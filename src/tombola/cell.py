@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from tombola.config import RunConfig
-from tombola.controllers import CONTROLLERS
+from tombola.controllers import CONTROLLERS, Lagrangian
 from tombola.data import AUGMENTATIONS, ArrayFeed, Arrays, Splits, load
 from tombola.errors import UsageError
 from tombola.evaluation import Evaluation, evaluate
@@ -70,7 +70,9 @@ def make_finder(config: RunConfig) -> Finder:
     owned = {f.name for f in fields(kind)}
     values: dict[str, Any] = {name: getattr(config, name) for name in ("objective", "steps") if name in owned}
     if "controller" in owned:
-        values["controller"] = CONTROLLERS[config.controller or ""]()
+        kind_of_controller = CONTROLLERS[config.controller or ""]
+        published = kind_of_controller is Lagrangian
+        values["controller"] = Lagrangian.published(values["objective"]) if published else kind_of_controller()
     return kind(**values)
 
 

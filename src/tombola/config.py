@@ -35,10 +35,13 @@ class RunConfig:
     rewind_to: int = option(1, "epoch from which the ticket is trained, unless drawn at init", "ticket")
     objective: str | None = option(
         None,
-        "what the search minimises: loss, reverse-kl, forward-kl (loss at init, else reverse-kl)",
+        "what the search minimises: loss, delta-loss, grad-norm, reverse-kl, forward-kl, feature-mse, grad-match "
+        "(loss at init, else reverse-kl)",
         "search",
     )
-    controller: str | None = option(None, "what holds the density: gradbalance, proportional (gradbalance)", "search")
+    controller: str | None = option(
+        None, "what holds the density: gradbalance, proportional, lagrangian (gradbalance)", "search"
+    )
     steps: int | None = option(None, "length of the search (1960)", "search")
     search_batch_size: int = option(512, "samples a step of the search", "search")
     epochs: int = option(20, "epochs of a whole training", "training")

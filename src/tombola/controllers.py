@@ -1,4 +1,4 @@
-"""What steers the expected density to the wanted one: GradBalance as published, and ProportionalBalance."""
+"""What steers the expected density to the wanted one: GradBalance as published, ProportionalBalance, Lagrangian."""
 
 import math
 from dataclasses import dataclass
@@ -30,8 +30,13 @@ class Controller(Protocol):
     def name(self) -> str:
         """The name on the command line."""
 
-    def steer(self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float) -> Steering:
-        """Return the combined gradient for logits (d,) and ∂R/∂a (d,), given the λ of the step before."""
+    def steer(
+        self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float, learning_rate: float
+    ) -> Steering:
+        """Return the combined gradient for logits (d,) and ∂R/∂a (d,).
+
+        multiplier: the λ of the step before. learning_rate: the optimiser's at this step.
+        """
 
 
 def norm(vector: Tensor) -> float:
@@ -69,7 +74,9 @@ class GradBalance:
         """Return the expected density that the controller aims at."""
         return min(self.overshoot * density, (1 + density) / 2)
 
-    def steer(self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float) -> Steering:
+    def steer(
+        self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float, learning_rate: float
+    ) -> Steering:
         """Return the combined gradient of one step."""
         error, density_gradient = _density_error(logits, self.aim(density))
         task_norm, density_norm = norm(task_gradient), norm(density_gradient)
@@ -90,7 +97,9 @@ class ProportionalBalance:
     name: ClassVar[str] = "proportional"
     width: float = 0.05
 
-    def steer(self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float) -> Steering:
+    def steer(
+        self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float, learning_rate: float
+    ) -> Steering:
         """Return the combined gradient of one step."""
         error, density_gradient = _density_error(logits, density)
         task_norm, density_norm = norm(task_gradient), norm(density_gradient)
@@ -100,6 +109,39 @@ class ProportionalBalance:
         return Steering(gradient, multiplier, error, task_norm, density_norm)
 
 
-CONTROLLERS: dict[str, type[GradBalance] | type[ProportionalBalance]] = {
-    kind.name: kind for kind in (GradBalance, ProportionalBalance)
+# The paper's rate is 0.01 (0.001 for feature-mse) of the logits' learning rate, for objectives multiplied by 100
+# (delta-loss by 10,000, grad-norm by 1) and an error multiplied by 100. A factor s on R and 100 on e is, for an
+# optimiser that does not notice a common factor, the same as a rate multiplied by 100 * 100 / s on plain R and e.
+PUBLISHED_RATES = {"delta-loss": 0.01, "grad-norm": 100.0, "feature-mse": 0.1}
+
+
+@dataclass(frozen=True)
+class Lagrangian:
+    """The ablation's controller: min over a, max over λ of R + λ e, with e measured against the density itself.
+
+    λ starts at 0 and rises by `rate` times the logits' learning rate times e at every step; it may turn negative. The
+    logits' step uses the λ of before. rate: the published one for the objectives multiplied by 100; others are in
+    PUBLISHED_RATES. Source: arXiv 2512.07142, ablation.
+    """
+
+    name: ClassVar[str] = "lagrangian"
+    rate: float = 1.0
+
+    @classmethod
+    def published(cls, objective: str) -> "Lagrangian":
+        """Return the controller with the rate of the published runs for an objective."""
+        return cls(PUBLISHED_RATES.get(objective, 1.0))
+
+    def steer(
+        self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float, learning_rate: float
+    ) -> Steering:
+        """Return the combined gradient of one step."""
+        error, density_gradient = _density_error(logits, density)
+        task_norm, density_norm = norm(task_gradient), norm(density_gradient)
+        gradient = _push(task_gradient, density_gradient, density_norm, multiplier)
+        return Steering(gradient, multiplier + self.rate * learning_rate * error, error, task_norm, density_norm)
+
+
+CONTROLLERS: dict[str, type[GradBalance] | type[ProportionalBalance] | type[Lagrangian]] = {
+    kind.name: kind for kind in (GradBalance, ProportionalBalance, Lagrangian)
 }

@@ -1,7 +1,9 @@
 """A private, frozen copy of a model that runs dense or under other weights."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
+from tombola.errors import UsageError
 from tombola.flat import Layout
 from tombola.masking import named_parameters, unwrap
 from tombola.runtime import Runtime
@@ -84,13 +87,48 @@ class FrozenNetwork:
         with torch.no_grad(), self.runtime.autocast():
             return self._forward(batch)
 
-    def under(self, weights: Tensor, batch: Batch) -> Output:
-        """Run the network with the flat vector `weights` in place of its own; differentiable in it."""
+    def under(self, weights: Tensor, batch: Batch, others: Mapping[str, Tensor] | None = None) -> Output:
+        """Run the network with the flat vector `weights` in place of its own; differentiable in it.
+
+        others: values, by the copy's own names, for parameters that are not in the layout.
+        """
         replaced = {
             self._own_names[name]: view.to(self._dtypes[name]) for name, view in self.layout.views(weights).items()
         }
         with self.runtime.autocast():
-            return functional_call(self._forward, replaced, (batch,))
+            return functional_call(self._forward, {**replaced, **(others or {})}, (batch,))
+
+    def other_parameters(self) -> dict[str, Tensor]:
+        """Return fresh leaves for the parameters that are not in the layout, for `under`."""
+        layout = set(self._own_names.values())
+        named = {f"model.{name}": parameter for name, parameter in self.model.named_parameters()}
+        return {
+            name: parameter.detach().clone().requires_grad_()
+            for name, parameter in named.items()
+            if name not in layout and parameter.is_floating_point()
+        }
+
+    @contextmanager
+    def capture(self, patterns: Sequence[str] = ()) -> Iterator[list[Tensor]]:
+        """Collect the outputs of modules, in the order of their calls, while the network runs.
+
+        patterns: globs of module names; without any, every nn.ReLU. Raises UsageError where no module is meant.
+        """
+        found = [
+            module
+            for name, module in self.model.named_modules()
+            if any(fnmatchcase(name, pattern) for pattern in patterns) or (not patterns and isinstance(module, nn.ReLU))
+        ]
+        if not found:
+            what = f"no module's name matches {', '.join(patterns)}" if patterns else "the model has no nn.ReLU module"
+            raise UsageError(f"features: {what}; give patterns of the names of the modules to compare")
+        outputs: list[Tensor] = []
+        handles = [module.register_forward_hook(lambda _m, _i, output: outputs.append(output)) for module in found]
+        try:
+            yield outputs
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

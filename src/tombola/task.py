@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,7 +36,7 @@ def forward_inputs(model: nn.Module, batch: Batch) -> Output:
 
 def cross_entropy(output: Output, batch: Batch) -> Tensor:
     """Cross-entropy, mean over the batch. output: (N, C, ...); batch: (inputs, targets)."""
-    return F.cross_entropy(output.float(), batch[1])
+    return F.cross_entropy(_wide(output), batch[1])
 
 
 def softmax_divergence(output: Output, reference: Output, batch: Batch) -> Tensor:
@@ -43,9 +44,19 @@ def softmax_divergence(output: Output, reference: Output, batch: Batch) -> Tenso
 
     Both (N, C, ...). Further axes (pixels) count as samples.
     """
-    log_p = F.log_softmax(output.float(), dim=1)
-    log_q = F.log_softmax(reference.float(), dim=1)
+    log_p = F.log_softmax(_wide(output), dim=1)
+    log_q = F.log_softmax(_wide(reference), dim=1)
     return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+
+
+def probabilities(output: Output) -> Tensor:
+    """Softmax over the class axis."""
+    return _wide(output).softmax(dim=1)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Return at least float32: a softmax in half precision is too coarse to compare."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def accuracy(output: Output, batch: Batch) -> Tensor:
@@ -61,9 +72,11 @@ class Task:
     loss: mean over the batch, of an output.
     divergence: of one output from another, mean over the batch; not negative, 0 where they agree.
     metric: of an output, the larger the better.
+    prediction: of an output, the last of the features that feature-mse compares; (N, ...).
     """
 
     forward: Callable[[nn.Module, Batch], Output] = forward_inputs
     loss: Callable[[Output, Batch], Tensor] = cross_entropy
     divergence: Callable[[Output, Output, Batch], Tensor] = softmax_divergence
     metric: Callable[[Output, Batch], Tensor] = accuracy
+    prediction: Callable[[Output], Tensor] = probabilities

@@ -43,10 +43,13 @@ class Teacher:
         return self.network.dense(batch)
 
 
-def make_teacher(model: nn.Module, layout: Layout, task: Task, feed: Feed, runtime: Runtime) -> Teacher:
+def make_teacher(
+    model: nn.Module, layout: Layout, task: Task, feed: Feed, runtime: Runtime, keep_outputs: bool = True
+) -> Teacher:
     """Return the teacher for a model at its present values.
 
-    Running statistics that never saw a batch are estimated first, on a copy.
+    Running statistics that never saw a batch are estimated first, on a copy. keep_outputs: whether outputs will be
+    asked for, so that keeping them is worth a pass over the data.
     """
     counted = _Counter()
     estimated = lacks_statistics(model)
@@ -54,7 +57,7 @@ def make_teacher(model: nn.Module, layout: Layout, task: Task, feed: Feed, runti
         batches = counted.through(item.batch for item in islice(feed.epoch(0), STATISTICS_BATCHES))
         model = estimate_statistics(model, batches, task, runtime)
     network = FrozenNetwork(model, layout, task, runtime)
-    recall, why = _recall(network, feed, runtime, counted)
+    recall, why = _recall(network, feed, runtime, counted) if keep_outputs else (None, "the objective looks inside it")
     how = "outputs of the dense network are kept once per sample" if recall else f"outputs are recomputed: {why}"
     if estimated:
         how += "; its running statistics, never set before, were estimated on the data"

@@ -18,6 +18,9 @@ from tombola.store import Stage
 from tombola.teacher import Teacher, make_teacher
 from tombola.ticket import Ticket
 
+# Steps of the published searches, short and long (20 and 160 epochs of CIFAR), and when their learning rates drop.
+PUBLISHED_DROPS = {1_960: 1_568, 15_680: 13_622}
+
 
 @dataclass(frozen=True)
 class CTS:
@@ -25,7 +28,8 @@ class CTS:
 
     objective: what the masked network should minimise, by name. steps: length of the search. controller: what holds
     the density. learning_rate: of Adam on the logits, divided by ten for the last fifth. temperature: τ of the
-    binary Concrete distribution.
+    binary Concrete distribution. features: for feature-mse, globs of the names of the modules whose outputs are
+    compared, separated by commas; every nn.ReLU without it.
     """
 
     name: ClassVar[str] = "cts"
@@ -34,6 +38,7 @@ class CTS:
     controller: Controller = GradBalance()
     learning_rate: float = 0.1
     temperature: float = concrete.TEMPERATURE
+    features: str = ""
 
     def __post_init__(self) -> None:
         objective_named(self.objective)
@@ -52,8 +57,10 @@ class CTS:
         network = FrozenNetwork(model, problem.layout, problem.task, problem.runtime)
         network.use_batch_statistics()
         teacher = None
-        if objective.asks_teacher:
-            teacher = make_teacher(model, problem.layout, problem.task, problem.feed, problem.runtime)
+        if objective.asks_outputs or objective.asks_network:
+            teacher = make_teacher(
+                model, problem.layout, problem.task, problem.feed, problem.runtime, keep_outputs=objective.asks_outputs
+            )
             problem.progress.say(f"teacher: {teacher.how}")
         search = Search(problem, self._plan(density), network, teacher)
         if teacher is not None:
@@ -68,8 +75,9 @@ class CTS:
             density=density,
             steps=self.steps,
             learning_rate=self.learning_rate,
-            drop_at=self.steps * 4 // 5,
+            drop_at=PUBLISHED_DROPS.get(self.steps, self.steps * 4 // 5),
             temperature=self.temperature,
+            features=tuple(filter(None, self.features.split(","))),
         )
 
     def _run(self, search: Search, problem: Problem, stage: Stage) -> None:

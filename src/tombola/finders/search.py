@@ -34,6 +34,7 @@ class Plan:
     learning_rate: float
     drop_at: int
     temperature: float
+    features: tuple[str, ...]
 
 
 class Search:
@@ -89,17 +90,21 @@ class Search:
         self._value_sum += float(value.detach())
         self._values += 1
         with torch.no_grad():
-            steering = plan.controller.steer(self.logits, task_gradient, plan.density, self._multiplier)
+            steering = plan.controller.steer(
+                self.logits, task_gradient, plan.density, self._multiplier, self._learning_rate()
+            )
         if not torch.isfinite(torch.tensor([steering.task_norm, self._value_sum])).all():
             raise SearchError(self._breakdown(task_gradient))
         row = self._row(steering) if self.step % RECORD_EVERY == 0 or self.step == plan.steps - 1 else None
         self._multiplier = steering.multiplier
-        dropped = self.step >= plan.drop_at
-        self._optimizer.param_groups[0]["lr"] = plan.learning_rate * (0.1 if dropped else 1.0)
+        self._optimizer.param_groups[0]["lr"] = self._learning_rate()
         self.logits.grad = steering.gradient
         self._optimizer.step()
         self.step += 1
         return row
+
+    def _learning_rate(self) -> float:
+        return self._plan.learning_rate * (0.1 if self.step >= self._plan.drop_at else 1.0)
 
     def top(self) -> Tensor:
         """Return the flat mask of the k largest logits."""
@@ -114,17 +119,13 @@ class Search:
     def _objective(self, mask: Tensor, item: Item) -> Tensor:
         batch = self._problem.runtime.move(item.batch)
         size = batch_size(batch)
-        self.meter.count(forward=size, backward=size if mask.requires_grad else 0)
-
-        def dense() -> Any:
-            if self._teacher is None:
-                raise SearchError(f"objective {self._plan.objective.name} asked for a teacher it did not announce")
-            before = self._teacher.forward
-            output = self._teacher.output(item, batch)
-            self.meter.count(forward=self._teacher.forward - before)
-            return output
-
-        return self._plan.objective(View(self._network, self._problem.task, mask, batch, dense))
+        objective, teacher = self._plan.objective, self._teacher
+        before = teacher.forward if teacher else 0
+        view = View(self._network, self._problem.task, mask, item, batch, teacher, self._plan.features)
+        value = objective(view)
+        recomputed = teacher.forward - before if teacher else 0
+        self.meter.count(forward=size * objective.forward + recomputed, backward=size * objective.backward)
+        return value
 
     def _row(self, steering: Steering) -> dict[str, Any]:
         """Return the figures of this step, taken before the logits move; the objective is averaged since the last."""

@@ -1,0 +1,32 @@
+"""The objective that compares features: feature-mse."""
+
+import torch
+from torch import Tensor
+
+from tombola.objectives.gradients import SMALLEST_SPREAD
+from tombola.objectives.view import View
+
+
+def feature_mse(view: View) -> Tensor:
+    """Return the mean over layers of the MSE between the standardised features of f_z and of f.
+
+    Features are the output of each ReLU, or of each module that `view.features` names, and the prediction (softmax for
+    classification); flattened and standardised sample by sample.
+    """
+    weights = view.mask * view.network.weights
+    with view.network.capture(view.features) as sparse:
+        sparse_output = view.network.under(weights, view.batch)
+    with view.teacher.network.capture(view.features) as dense:
+        dense_output = view.teacher.network.dense(view.batch)
+    pairs = list(zip(sparse, dense, strict=True))
+    pairs.append((view.task.prediction(sparse_output), view.task.prediction(dense_output)))
+    return torch.stack([(_standardised(f) - _standardised(g)).square().mean() for f, g in pairs]).mean()
+
+
+def _standardised(features: Tensor) -> Tensor:
+    flat = features.flatten(1)
+    flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
+    # The square root of variance plus a little has a gradient where all features of a sample are alike (a dead layer).
+    centred = flat - flat.mean(dim=1, keepdim=True)
+    variance = centred.square().sum(dim=1, keepdim=True) / max(flat.shape[1] - 1, 1)
+    return centred / (variance + SMALLEST_SPREAD).sqrt()
