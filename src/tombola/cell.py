@@ -15,7 +15,7 @@ from tombola.finders import FINDERS, Finder
 from tombola.flat import Layout
 from tombola.identity import COMPONENT_VERSIONS
 from tombola.masking import survey
-from tombola.models import MODELS, build
+from tombola.models import build, builder
 from tombola.network import load_weights
 from tombola.problem import Problem, Trainer
 from tombola.progress import Progress
@@ -39,12 +39,12 @@ def resolve(config: RunConfig) -> RunConfig:
     config.check()
     for name, option, known in (
         (config.finder, "finder", FINDERS),
-        (config.model, "model", MODELS),
         (config.augmentation, "augmentation", AUGMENTATIONS),
         (config.controller or next(iter(CONTROLLERS)), "controller", CONTROLLERS),
     ):
         if name not in known:
             raise UsageError(f"--{option} {name!r} is unknown; allowed are {', '.join(known)}")
+    builder(config.model)
     kind = FINDERS[config.finder]
     owned = {f.name: f.default for f in fields(kind)}
     filled: dict[str, Any] = {}
@@ -94,7 +94,7 @@ class Cell:
         with seeded(config.seed, "model"):
             model = build(config.model, splits.shape, splits.classes)
         runtime = Runtime.choose(model, config.device, config.precision, config.layout)
-        layout = survey(model).layout
+        layout = survey(model, config.include or "*", config.exclude).layout
         count_kept(config.density, layout.total)
         settled = replace(config, precision=runtime.precision, layout=runtime.layout)
         return cls(settled, splits, model, layout, runtime, Task())

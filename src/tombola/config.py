@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from importlib.resources import files
@@ -28,7 +29,13 @@ class RunConfig:
     data_dir: str | None = option(None, "folder with the dataset's files", "data")
     held_out: float = option(0.1, "share of the training data that is held out for choices", "data")
     augmentation: str = option("none", "augmentation of training images: none, flip-crop", "data")
-    model: str = option("lenet-300-100", "model: lenet-300-100", "model")
+    model: str = option(
+        "lenet-300-100",
+        "model: lenet-300-100, resnet20, resnet32, resnet56, vgg16, any of torchvision, or my_module:build",
+        "model",
+    )
+    include: tuple[str, ...] = option((), "globs of names of parameters to prune (all that can be)", "model")
+    exclude: tuple[str, ...] = option((), "globs of names of parameters to leave dense", "model")
     finder: str = option("cts", "how to find the ticket: cts, random", "ticket")
     density: float = option(0.02, "fraction of prunable weights to keep, such as 0.02 or 0.8**22", "ticket")
     draw_at: str = option("rewind", "weights to draw at: init, rewind, trained", "ticket")
@@ -143,4 +150,12 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
     unknown = sorted(set(values) - known)
     if unknown:
         raise UsageError(f"config: unknown keys {', '.join(unknown)}")
-    return RunConfig(**{**values, "milestones": tuple(values.get("milestones", ()))})
+    return from_values(values)
+
+
+def from_values(values: Mapping[str, Any]) -> RunConfig:
+    """Return a configuration from values by field name, lists made tuples."""
+    settled: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return RunConfig(**settled)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 
-from tombola.config import RunConfig, load_preset, parse_density, parse_sparsity, preset_names
+from tombola.config import RunConfig, from_values, load_preset, parse_density, parse_sparsity, preset_names
 from tombola.errors import UsageError
 
 _WORDS = {
@@ -21,6 +21,7 @@ _WORDS = {
     str: "a text",
     str | None: "a text",
     tuple[int, ...]: "a list of whole numbers such as [40,80]",
+    tuple[str, ...]: "a list of texts such as [fc.*,head.*]",
 }
 
 
@@ -69,7 +70,7 @@ def add_run_options(parser: ArgumentParser, preset: str) -> None:
         kind: Any = f.type
         if f.name == "density":
             kind = float | str
-        elif kind == tuple[int, ...]:
+        elif isinstance(default, list):
             default = tuple(default)
         group.add_argument(f"--{f.name.replace('_', '-')}", type=kind, default=default, help=f.metadata["help"])
     groups["ticket"].add_argument(
@@ -108,4 +109,4 @@ def run_config(namespace: Namespace, arguments: Sequence[str]) -> RunConfig:
         values["density"] = parse_sparsity(namespace.sparsity)
     else:
         values["density"] = parse_density(values["density"])
-    return RunConfig(**{**values, "milestones": tuple(values["milestones"])})
+    return from_values(values)

@@ -1,0 +1,72 @@
+"""Models by name: ours, torchvision's, and the user's own."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+
+from torch import nn
+
+from tombola.errors import UsageError
+from tombola.models.lenet import lenet_300_100
+from tombola.models.resnet import resnet
+from tombola.models.vgg import vgg16
+
+Builder = Callable[[tuple[int, ...], int], nn.Module]
+
+MODELS: dict[str, Builder] = {
+    "lenet-300-100": lenet_300_100,
+    "resnet20": partial(resnet, 20),
+    "resnet32": partial(resnet, 32),
+    "resnet56": partial(resnet, 56),
+    "vgg16": vgg16,
+}
+_ALLOWED = f"{', '.join(MODELS)}, a model of torchvision, or MODULE:FUNCTION"
+
+
+def builder(name: str) -> Builder:
+    """Return what builds a model from the shape of one input and the number of classes.
+
+    name: one of ours, one of torchvision's, or "package.module:function", whose function takes (shape, classes) or
+    nothing. Raises UsageError listing what is allowed.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    if ":" in name:
+        return _own(name)
+    from torchvision.models import get_model, list_models
+
+    if name not in list_models():
+        raise UsageError(f"--model {name!r} is unknown; allowed are {_ALLOWED}")
+    # torchvision's classifiers take their number of classes by name, and images of three channels only.
+    return lambda shape, classes: get_model(name, num_classes=classes)
+
+
+def build(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Return a freshly initialised model for inputs of `shape`."""
+    model = builder(name)(shape, classes)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"--model {name}: the function must return a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def imported(option: str, name: str) -> Callable[..., object]:
+    """Return the function that "package.module:function" names; raises UsageError naming the option."""
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"--{option} {name!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise UsageError(f"--{option} {name!r} is not a function")
+    return found
+
+
+def _own(name: str) -> Builder:
+    function = imported("model", name)
+    takes = len(inspect.signature(function).parameters)
+
+    def call(shape: tuple[int, ...], classes: int) -> nn.Module:
+        return function(shape, classes) if takes else function()  # type: ignore[return-value]
+
+    return call

@@ -1,0 +1,72 @@
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from tombola import UsageError
+from tombola.masking import survey
+from tombola.models import MODELS, build
+
+CIFAR = (3, 32, 32)
+
+
+def test_the_published_counts():
+    assert survey(build("resnet20", CIFAR, 10)).prunable == 291_376
+    assert survey(build("vgg16", CIFAR, 10), exclude="classifier.weight").prunable == 14_710_464
+    assert survey(build("lenet-300-100", (1, 28, 28), 10)).prunable == 266_200
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("shape", [CIFAR, (1, 28, 28)])
+def test_shipped_models_run_and_use_relu_modules(name, shape):
+    model = build(name, shape, 7)
+    with torch.no_grad():
+        assert model(torch.randn(2, *shape)).shape == (2, 7)
+    assert any(isinstance(module, nn.ReLU) for module in model.modules())
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert all(module.bias is None for module in convolutions)
+
+
+@pytest.mark.parametrize(("name", "layers"), [("resnet20", 20), ("resnet32", 32), ("resnet56", 56), ("vgg16", 14)])
+def test_depths(name, layers):
+    model = build(name, CIFAR, 10)
+    weighted = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and "shortcut" not in path
+    ]
+    assert len(weighted) == layers
+
+
+def test_weights_are_kaiming_normal():
+    torch.manual_seed(0)
+    weight = build("resnet20", CIFAR, 10).get_parameter("stage3_2.conv1.weight")
+    assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+
+
+def test_models_of_torchvision():
+    model = build("resnet18", CIFAR, 5)
+    assert model.fc.out_features == 5
+
+
+def test_ones_own_models(tmp_path, monkeypatch):
+    (tmp_path / "mine_tombola.py").write_text(
+        "from torch import nn\n"
+        "def build(shape, classes): return nn.Linear(shape[0], classes)\n"
+        "def fixed(): return nn.Linear(2, 2)\n"
+        "def wrong(): return 3\n"
+        "number = 3\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert build("mine_tombola:build", (4,), 3).out_features == 3
+    assert build("mine_tombola:fixed", (4,), 3).out_features == 2
+    for name, message in (
+        ("mine_tombola:wrong", "must return a torch.nn.Module, got int"),
+        ("mine_tombola:none", "cannot be imported"),
+        ("mine_tombola:number", "is not a function"),
+        ("nowhere_tombola:build", "cannot be imported"),
+        ("imagenet-net", "is unknown; allowed are lenet-300-100, resnet20"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            build(name, (4,), 3)
