@@ -158,7 +158,7 @@ def test_errors_name_the_file(tmp_path):
     (tmp_path / "bad.gz").write_bytes(b"\x1f\x8bjunk")
     with pytest.raises(UsageError, match=r"cannot read .*bad\.gz"):
         read_idx(tmp_path / "bad.gz")
-    with pytest.raises(UsageError, match="--data 'cats' is unknown; allowed are digits, fashion-mnist"):
+    with pytest.raises(UsageError, match="--data 'cats' is unknown; allowed are digits, mnist, fashion-mnist"):
         load("cats")
     with pytest.raises(UsageError, match="digits come with scikit-learn"):
         load("digits", tmp_path)

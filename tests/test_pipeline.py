@@ -169,7 +169,7 @@ def test_a_directory_of_another_configuration_is_refused(finished, tmp_path):
         ({"finder": "magic"}, "--finder 'magic' is unknown; allowed are cts, random"),
         ({"finder": "random"}, "--steps is not an option of the finder random"),
         ({"model": "vgg"}, "--model 'vgg' is unknown; allowed are lenet-300-100"),
-        ({"data": "cats"}, "--data 'cats' is unknown; allowed are digits, fashion-mnist"),
+        ({"data": "cats"}, "--data 'cats' is unknown; allowed are digits, mnist, fashion-mnist"),
         ({"objective": "best"}, "objective 'best' is unknown; allowed are loss, delta-loss, grad-norm"),
         ({"controller": "pid"}, "--controller 'pid' is unknown; allowed are gradbalance, proportional, lagrangian"),
         ({"augmentation": "mixup"}, "--augmentation 'mixup' is unknown"),

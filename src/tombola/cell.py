@@ -28,7 +28,7 @@ from tombola.training import Lesson, Recipe, State
 
 EVALUATION_BATCH = 1000
 # Options that say where things lie; results do not depend on them.
-_OUTSIDE_IDENTITY = ("data_dir",)
+_OUTSIDE_IDENTITY = ("data_dir", "download")
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -90,7 +90,7 @@ class Cell:
     @classmethod
     def prepare(cls, config: RunConfig) -> "Cell":
         """Load the data and build the model of a resolved configuration; raises UsageError if they do not fit."""
-        splits = load(config.data, Path(config.data_dir) if config.data_dir else None, config.held_out)
+        splits = load(config.data, Path(config.data_dir) if config.data_dir else None, config.held_out, config.download)
         with seeded(config.seed, "model"):
             model = build(config.model, splits.shape, splits.classes)
         runtime = Runtime.choose(model, config.device, config.precision, config.layout)

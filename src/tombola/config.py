@@ -25,8 +25,9 @@ def option(default: Any, help: str, group: str) -> Any:
 class RunConfig:
     """One cell, start to end. Options that are None are filled in by `tombola.pipeline.resolve`."""
 
-    data: str = option("digits", "dataset: digits, fashion-mnist", "data")
+    data: str = option("digits", "dataset: digits, mnist, fashion-mnist, cifar10, cifar100, folder", "data")
     data_dir: str | None = option(None, "folder with the dataset's files", "data")
+    download: bool = option(False, "fetch the dataset's files into --data-dir if they are not there", "data")
     held_out: float = option(0.1, "share of the training data that is held out for choices", "data")
     augmentation: str = option("none", "augmentation of training images: none, flip-crop", "data")
     model: str = option(

@@ -10,6 +10,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from tombola.data.arrays import Arrays, channel_statistics
+from tombola.data.folder import load_part
 from tombola.data.idx import find_idx, read_idx
 from tombola.errors import UsageError
 from tombola.identity import digest, digest_tensors
@@ -62,39 +63,70 @@ def _stratified(targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(first).sort().values, torch.from_numpy(second).sort().values
 
 
-def _split(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], held_out: float, scale: float) -> Splits:
-    inputs, targets = train
+@dataclass(frozen=True)
+class Raw:
+    """A dataset as its source gives it: inputs (N, C, H, W) uint8 and targets (N,), for training and for testing."""
+
+    train: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    scale: float = 255.0
+
+
+def _split(raw: Raw, held_out: float) -> Splits:
+    inputs, targets = raw.train
+    fewest = int(targets.bincount().min())
+    if fewest < 2:
+        label = int(targets.bincount().argmin())
+        raise UsageError(f"--data: class {label} has {fewest} training images; each needs two, one to be held out")
+    if min(held_out, 1 - held_out) * len(targets) < len(targets.unique()):
+        raise UsageError(
+            f"--held-out {held_out} of {len(targets)} training images leaves a side without one of each class"
+        )
     rows, held = _stratified(targets, held_out)
-    mean, std = channel_statistics(inputs[rows], scale)
-    whole = Arrays(inputs, targets, mean, std, scale)
-    return Splits(whole.take(rows), whole.take(held), Arrays(*test, mean, std, scale), int(targets.max()) + 1)
+    mean, std = channel_statistics(inputs[rows], raw.scale)
+    whole = Arrays(inputs, targets, mean, std, raw.scale)
+    test = Arrays(*raw.test, mean, std, raw.scale)
+    return Splits(whole.take(rows), whole.take(held), test, int(targets.max()) + 1)
 
 
-def load_digits(data_dir: Path | None, held_out: float) -> Splits:
+@dataclass(frozen=True)
+class Place:
+    """Where a source finds its files. download: whether it may fetch them."""
+
+    data_dir: Path | None = None
+    download: bool = False
+
+    def folder(self, name: str) -> Path:
+        """Return the folder; raises UsageError where none was given."""
+        if self.data_dir is None:
+            raise UsageError(f"--data-dir: {name} needs the folder with its files")
+        return self.data_dir
+
+
+def digits(place: Place) -> Raw:
     """scikit-learn's bundled digits: 1,797 images of 8x8, values 0 to 16, a fifth of them for testing."""
     from sklearn.datasets import load_digits as bundled
 
-    if data_dir is not None:
+    if place.data_dir is not None:
         raise UsageError("--data-dir: digits come with scikit-learn and take no folder")
     source = bundled()
     inputs = torch.from_numpy(source.images).to(torch.uint8).unsqueeze(1)
     targets = torch.from_numpy(source.target).long()
     train, test = _stratified(targets, 0.2)
-    return _split((inputs[train], targets[train]), (inputs[test], targets[test]), held_out, scale=16.0)
+    return Raw((inputs[train], targets[train]), (inputs[test], targets[test]), scale=16.0)
 
 
-def load_fashion_mnist(data_dir: Path | None, held_out: float) -> Splits:
-    """Fashion-MNIST: 60,000 and 10,000 grey images of 28x28.
+def _idx(place: Place, name: str, default: Path | None) -> Raw:
+    """Read a dataset of the MNIST family from its idx files, or download them as torchvision does."""
+    if place.download:
+        import torchvision.datasets
 
-    data_dir: the folder with the idx files, plain or .gz, or torchvision's root; by default where Debian's
-    dataset-fashion-mnist puts them.
-    """
-    if data_dir is None and not DEBIAN_FASHION_MNIST.is_dir():
-        raise UsageError(
-            "--data-dir: give the folder with Fashion-MNIST's idx files, or install Debian's dataset-fashion-mnist"
-        )
-    root = data_dir or DEBIAN_FASHION_MNIST
-    folders = [root, root / "FashionMNIST" / "raw"]
+        getattr(torchvision.datasets, name)(str(place.folder(name)), download=True)
+    root = place.data_dir or default
+    if root is None or (place.data_dir is None and not root.is_dir()):
+        hint = ", or install Debian's dataset-fashion-mnist" if default else ""
+        raise UsageError(f"--data-dir: give the folder with {name}'s idx files{hint}")
+    folders = [root, root / name / "raw"]
 
     def load(part: str) -> tuple[Tensor, Tensor]:
         images = find_idx(f"{part}-images-idx3-ubyte", folders)
@@ -104,17 +136,70 @@ def load_fashion_mnist(data_dir: Path | None, held_out: float) -> Splits:
             raise UsageError(f"{images} and {labels} do not belong together")
         return inputs.unsqueeze(1), targets.long()
 
-    return _split(load("train"), load("t10k"), held_out, scale=255.0)
+    return Raw(load("train"), load("t10k"))
 
 
-DATASETS: dict[str, Callable[[Path | None, float], Splits]] = {
-    "digits": load_digits,
-    "fashion-mnist": load_fashion_mnist,
+def fashion_mnist(place: Place) -> Raw:
+    """Fashion-MNIST: 60,000 and 10,000 grey images of 28x28, by default where Debian's package puts them."""
+    return _idx(place, "FashionMNIST", DEBIAN_FASHION_MNIST)
+
+
+def mnist(place: Place) -> Raw:
+    """MNIST: 60,000 and 10,000 grey images of 28x28."""
+    return _idx(place, "MNIST", None)
+
+
+def _cifar(place: Place, name: str) -> Raw:
+    """Read CIFAR in torchvision's files: 50,000 and 10,000 colour images of 32x32."""
+    import torchvision.datasets
+
+    def load(train: bool) -> tuple[Tensor, Tensor]:
+        try:
+            source = getattr(torchvision.datasets, name)(str(place.folder(name)), train=train, download=place.download)
+        except RuntimeError as error:
+            raise UsageError(
+                f"--data-dir: {place.data_dir} does not hold torchvision's files of {name} ({error}); "
+                "give the right folder, or --download"
+            ) from error
+        return torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(source.targets)
+
+    return Raw(load(True), load(False))
+
+
+def cifar10(place: Place) -> Raw:
+    """CIFAR-10 in torchvision's files."""
+    return _cifar(place, "CIFAR10")
+
+
+def cifar100(place: Place) -> Raw:
+    """CIFAR-100 in torchvision's files."""
+    return _cifar(place, "CIFAR100")
+
+
+def folder(place: Place) -> Raw:
+    """Images in class folders: `train` and `test` in --data-dir, each a folder or a tar file."""
+    train, labels, classes = load_part(place.folder("folder"), "train")
+    test, test_labels, test_classes = load_part(place.folder("folder"), "test")
+    if classes != test_classes:
+        differing = ", ".join(sorted(set(classes) ^ set(test_classes)))
+        raise UsageError(f"--data-dir: train and test differ in the classes {differing}")
+    if train.shape[1:] != test.shape[1:]:
+        raise UsageError(f"--data-dir: images of train are {list(train.shape[1:])}, of test {list(test.shape[1:])}")
+    return Raw((train, labels), (test, test_labels))
+
+
+DATASETS: dict[str, Callable[[Place], Raw]] = {
+    "digits": digits,
+    "mnist": mnist,
+    "fashion-mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "folder": folder,
 }
 
 
-def load(name: str, data_dir: Path | None = None, held_out: float = 0.1) -> Splits:
+def load(name: str, data_dir: Path | None = None, held_out: float = 0.1, download: bool = False) -> Splits:
     """Return a dataset by name, its training data split by classes into training and a `held_out` share."""
     if name not in DATASETS:
         raise UsageError(f"--data {name!r} is unknown; allowed are {', '.join(DATASETS)}")
-    return DATASETS[name](data_dir, held_out)
+    return _split(DATASETS[name](Place(data_dir, download)), held_out)

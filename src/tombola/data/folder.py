@@ -1,0 +1,117 @@
+"""Images in class folders: train and test as subfolders or tar files, decoded once and cached."""
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from safetensors.torch import load_file
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from tombola.errors import UsageError
+from tombola.store import write_bytes
+
+_TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
+_IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp"}
+
+
+def load_part(data_dir: Path, part: str) -> tuple[Tensor, Tensor, list[str]]:
+    """Return images (N, C, H, W) uint8, labels (N,) and class names of `data_dir/part`.
+
+    A part is a folder or a tar file (plain, gz, xz) of class folders, inside one wrapping folder or not. Decoded images
+    are kept in the cache ($TOMBOLA_CACHE, else ~/.cache/tombola). Raises UsageError that names what is at fault.
+    """
+    source = _source(data_dir, part)
+    kept = _cache_file(source)
+    if kept.is_file():
+        found = load_file(kept)
+        names = bytes(found["names"].tolist()).decode().split("\n")
+        return found["images"], found["labels"], names
+    images, labels, names = _decode(source)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    text = torch.tensor(list("\n".join(names).encode()), dtype=torch.uint8)
+    write_bytes(kept, tensors_to_bytes({"images": images, "labels": labels, "names": text}))
+    return images, labels, names
+
+
+def _source(data_dir: Path, part: str) -> Path:
+    candidates = [data_dir / part, *(data_dir / f"{part}{ending}" for ending in _TAR_ENDINGS)]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    names = ", ".join(candidate.name for candidate in candidates)
+    raise UsageError(f"--data-dir: {data_dir} holds none of {names}")
+
+
+def _cache_file(source: Path) -> Path:
+    """Return where the decoded form of a source lies; the name changes with any file in the source."""
+    root = Path(os.environ.get("TOMBOLA_CACHE") or Path.home() / ".cache" / "tombola")
+    seen = hashlib.sha256(str(source.resolve()).encode())
+    files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
+    for path in files:
+        status = path.stat()
+        seen.update(f"{path.name}|{status.st_size}|{status.st_mtime_ns}".encode())
+    return root / f"folder-{seen.hexdigest()[:24]}.safetensors"
+
+
+def _decode(source: Path) -> tuple[Tensor, Tensor, list[str]]:
+    pixels: dict[str, np.ndarray] = {}
+    for name, content in _files(source):
+        if PurePosixPath(name).suffix.lower() not in _IMAGE_ENDINGS:
+            continue
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                pixels[name] = np.asarray(image if image.mode == "L" else image.convert("RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise UsageError(f"{source}: {name} is not an image ({error})") from error
+    if not pixels:
+        raise UsageError(f"{source} holds no images in class folders")
+    ordered = sorted(pixels)
+    classes = _classes(source, ordered)
+    names = sorted(set(classes.values()))
+    first = pixels[ordered[0]]
+    for name in ordered:
+        if pixels[name].shape != first.shape:
+            raise UsageError(
+                f"{source}: {name} is {_size(pixels[name])}, and {ordered[0]} is {_size(first)}; all must be alike"
+            )
+    images = torch.from_numpy(np.stack([pixels[name] for name in ordered]))
+    images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
+    return images, torch.tensor([names.index(classes[name]) for name in ordered]), names
+
+
+def _size(pixels: np.ndarray) -> str:
+    return "x".join(map(str, pixels.shape))
+
+
+def _classes(source: Path, names: list[str]) -> dict[str, str]:
+    """Return the class of each image: the folder it lies in, which is the first, or the second in a wrapping one."""
+    folders = {name: PurePosixPath(name).parts[:-1] for name in names}
+    depth = len(folders[names[0]])
+    wrapping = {parts[0] for parts in folders.values() if parts} if depth == 2 else {""}
+    for name, parts in folders.items():
+        if len(parts) != depth or depth not in {1, 2} or len(wrapping) > 1:
+            raise UsageError(f"{source}: {name} does not lie in a class folder, or in one wrapping folder of them")
+    return {name: parts[-1] for name, parts in folders.items()}
+
+
+def _files(source: Path) -> Iterator[tuple[str, bytes]]:
+    if source.is_dir():
+        for path in sorted(source.rglob("*")):
+            if path.is_file():
+                yield path.relative_to(source).as_posix(), path.read_bytes()
+        return
+    try:
+        with tarfile.open(source) as archive:
+            for member in archive:
+                file = archive.extractfile(member) if member.isfile() else None
+                if file is not None:
+                    yield str(PurePosixPath(member.name)), file.read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UsageError(f"{source} is not a tar file ({error})") from error

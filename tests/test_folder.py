@@ -1,0 +1,141 @@
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tombola.data import folder, load
+from tombola.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOMBOLA_CACHE", str(tmp_path / "cache"))
+
+
+def picture(value, size=(4, 4), mode="RGB"):
+    shape = size if mode == "L" else (*size, 3)
+    file = io.BytesIO()
+    Image.fromarray(np.full(shape, value, np.uint8), mode).save(file, "PNG")
+    return file.getvalue()
+
+
+def contents(per_class=5, **options):
+    return {
+        f"{name}/{i:02}.png": picture(10 * c + i, **options) for c, name in enumerate("ab") for i in range(per_class)
+    }
+
+
+def write_folder(path, files):
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+
+
+def write_tar(path, files, mode="w"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def wrapped(files, name="images"):
+    return {f"{name}/{inner}": content for inner, content in files.items()}
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize("kind", ["folder", "tar", "tar.gz", "tar.xz"])
+def test_folders_and_tars(tmp_path, kind, wrap):
+    data = tmp_path / "data"
+    for part in ("train", "test"):
+        files = wrapped(contents()) if wrap else contents()
+        files["notes.txt" if not wrap else "images/notes.txt"] = b"not an image"
+        if kind == "folder":
+            write_folder(data / part, files)
+        else:
+            write_tar(data / f"{part}.{kind}", files, "w:" + kind[4:] if kind != "tar" else "w")
+    splits = load("folder", data, held_out=0.2)
+    assert (len(splits.train), len(splits.held_out), len(splits.test)) == (8, 2, 10)
+    assert splits.shape == (3, 4, 4)
+    assert splits.classes == 2
+    assert splits.test.targets.tolist() == [0] * 5 + [1] * 5
+    assert splits.test.inputs[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
+
+
+def test_grey_images_have_one_channel(tmp_path):
+    for part in ("train", "test"):
+        write_folder(tmp_path / part, contents(mode="L"))
+    assert load("folder", tmp_path).shape == (1, 4, 4)
+
+
+def test_images_are_decoded_once_until_they_change(tmp_path, monkeypatch):
+    write_folder(tmp_path / "train", contents())
+    first = folder.load_part(tmp_path, "train")
+    decode = folder._decode
+    monkeypatch.setattr(folder, "_decode", None)
+    again = folder.load_part(tmp_path, "train")
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert first[2] == again[2] == ["a", "b"]
+    monkeypatch.setattr(folder, "_decode", decode)
+    (tmp_path / "train" / "a" / "00.png").write_bytes(picture(200) + b" ")
+    assert folder.load_part(tmp_path, "train")[0].max() == 200
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "holds no images in class folders"),
+        ({"a.png": picture(1)}, r"a\.png does not lie in a class folder"),
+        ({"x/a/1.png": picture(1), "y/b/1.png": picture(1)}, "in one wrapping folder"),
+        ({**contents(), "a/99.png": b"junk"}, r"a/99\.png is not an image"),
+        ({**contents(), "a/99.png": picture(1, size=(2, 2))}, r"a/99\.png is 2x2x3, and a/00\.png is 4x4x3"),
+    ],
+)
+def test_errors_name_the_file(tmp_path, files, message):
+    (tmp_path / "train").mkdir()
+    write_folder(tmp_path / "train", files)
+    with pytest.raises(UsageError, match=message):
+        folder.load_part(tmp_path, "train")
+
+
+def test_errors_name_the_folder_and_the_class(tmp_path):
+    with pytest.raises(UsageError, match=r"holds none of train, train\.tar"):
+        load("folder", tmp_path)
+    with pytest.raises(UsageError, match="--data-dir: folder needs the folder"):
+        load("folder")
+    (tmp_path / "train.tar").write_bytes(b"junk")
+    with pytest.raises(UsageError, match=r"train\.tar is not a tar file"):
+        load("folder", tmp_path)
+    (tmp_path / "train.tar").unlink()
+    write_folder(tmp_path / "train", contents())
+    write_folder(tmp_path / "test", {**contents(), "c/1.png": picture(1)})
+    with pytest.raises(UsageError, match="train and test differ in the classes c"):
+        load("folder", tmp_path)
+    write_folder(tmp_path / "train", {"c/1.png": picture(1)})
+    with pytest.raises(UsageError, match="class 2 has 1 training images"):
+        load("folder", tmp_path)
+
+
+def test_cifar_in_torchvisions_files(tmp_path, monkeypatch):
+    import torchvision.datasets
+
+    class Small:
+        def __init__(self, root, train, download):
+            if root != str(tmp_path):
+                raise RuntimeError("Dataset not found or corrupted.")
+            count = 40 if train else 20
+            self.data = np.arange(count * 3 * 32 * 32, dtype=np.uint8).reshape(count, 32, 32, 3)
+            self.targets = [i % 10 for i in range(count)]
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Small)
+    splits = load("cifar10", tmp_path, held_out=0.25)
+    assert splits.shape == (3, 32, 32)
+    assert (len(splits.train), len(splits.held_out), len(splits.test)) == (30, 10, 20)
+    assert splits.test.inputs[0, :, 0, 0].tolist() == [0, 1, 2]
+    with pytest.raises(UsageError, match="does not hold torchvision's files of CIFAR10"):
+        load("cifar10", tmp_path / "elsewhere")
