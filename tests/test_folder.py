@@ -69,7 +69,9 @@ def test_folders_and_tars(tmp_path, kind, wrap):
 def test_grey_images_have_one_channel(tmp_path):
     for part in ("train", "test"):
         write_folder(tmp_path / part, contents(mode="L"))
-    assert load("folder", tmp_path).shape == (1, 4, 4)
+    assert load("folder", tmp_path, held_out=0.2).shape == (1, 4, 4)
+    with pytest.raises(UsageError, match=r"--held-out 0\.1 of 10 training images leaves a side without"):
+        load("folder", tmp_path)
 
 
 def test_images_are_decoded_once_until_they_change(tmp_path, monkeypatch):
