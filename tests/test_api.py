@@ -132,7 +132,7 @@ def test_another_finder():
 
 
 def test_bad_densities():
-    for density in (0, 1.5, -1):
+    for density in (0, 1.5, -1, "0.1", None):
         with pytest.raises(UsageError, match="density must lie"):
             draw(mlp(), batches(), density=density)
 
@@ -185,3 +185,34 @@ def test_public_names_exist():
         assert getattr(tombola, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = tombola.nothing
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": "10"}, "steps must be a whole number of at least 1, got '10'"),
+        ({"steps": 1.5}, "steps must be a whole number"),
+        ({"controller": "gradbalance"}, r"controller must be an object such as tombola\.GradBalance\(\)"),
+        ({"steps": None, "finder": "random"}, r"finder must be an object such as tombola\.Random\(\)"),
+        ({"steps": None, "finder": Random}, r"finder must be an object such as tombola\.Random\(\)"),
+        ({"seed": -1}, "seed must be a whole number that is not negative"),
+        ({"objective": "best"}, "objective 'best' is unknown"),
+    ],
+)
+def test_wrong_arguments_get_a_sentence(options, message):
+    with pytest.raises(UsageError, match=message):
+        draw(mlp(), batches(), **options)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_draw_works_where_gradients_are_off(mode):
+    model, data = mlp(), batches()
+    expected = draw(model, data)
+    with mode():
+        assert draw(model, data) == expected
+
+
+@pytest.mark.parametrize("fields", [{"epochs": 0}, {"momentum": 5}, {"learning_rate": -1}, {"weight_decay": -1}])
+def test_impossible_recipes_are_refused(fields):
+    with pytest.raises(UsageError, match=f"recipe: {next(iter(fields))} must be"):
+        Recipe(**fields)

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -62,8 +63,17 @@ BAD = [
     (["run", "--sparsity", "110%"], "--sparsity must lie in [0, 1)"),
     (["run", "--finder", "magic"], "--finder 'magic' is unknown; allowed are cts, random"),
     (["run", "--preset", "imagenet"], "--preset 'imagenet' is unknown; allowed are digits, fashion-mnist-lenet"),
-    (["run", "--speed", "3"], "--speed"),
-    (["run", "--step", "3"], "--step"),
+    (["run", "--speed", "3"], "--speed is not an option"),
+    (["run", "--step", "3"], "--step is not an option; did you mean --steps?"),
+    (["run", "--densty=3"], "--densty is not an option; did you mean --density?"),
+    (["run", "--sparsity"], "--sparsity must be a number"),
+    (["run", "--density", "0.8**100000000"], "--density takes powers up to 9999"),
+    (["run", "--threads", "99999999"], "--threads must lie between 1 and"),
+    (["run", "--device", "meta"], "device 'meta' is not supported; allowed are auto, cpu, cuda and cuda:N"),
+    (["run", "--held-out", "0.99999"], "--held-out 0.99999 of 1437 training images leaves a side without"),
+    (["run", "--milestones", "[9,3]"], "--milestones must be epochs from 1 on, in rising order"),
+    (["run", "--out", ""], "--out must name a directory"),
+    (["run", "--out", "/proc/none"], "--out /proc/none cannot be written to"),
     (["run", "--config", "none.yaml"], "--config: there is no file none.yaml"),
     (["run", "--steps"], "--steps"),
     (["info", "none.safetensors"], "there is no ticket file none.safetensors"),
@@ -88,7 +98,7 @@ def test_a_configuration_file_with_unknown_keys_is_refused(capsys, tmp_path):
     path.write_text("steps: 7\nstepz: 3\n")
     status, _, err = tombola(capsys, "run", "--config", path)
     assert status == 2
-    assert "stepz" in err
+    assert "stepz is not an option; did you mean steps?" in err
     assert len(err.strip().splitlines()) == 1
 
 
@@ -103,6 +113,54 @@ def test_printed_configuration_is_a_configuration(capsys, tmp_path):
     assert yaml.safe_load(again) == values
     _, changed, _ = tombola(capsys, "run", "--config", path, "--steps", "9", "--print_config")
     assert yaml.safe_load(changed)["steps"] == 9
+
+
+def test_a_sparsity_is_printed_as_the_density_it_means(capsys, tmp_path):
+    _, out, _ = tombola(capsys, "run", "--sparsity=98%", "--print_config")
+    assert yaml.safe_load(out)["density"] == 0.02
+    path = tmp_path / "c.yaml"
+    path.write_text(out)
+    _, again, _ = tombola(capsys, "run", "--config", path, "--density", "0.1", "--print_config")
+    assert yaml.safe_load(again)["density"] == 0.1
+
+
+def test_presets_and_configuration_files(capsys, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("")
+    assert "must hold keys and values" in tombola(capsys, "run", "--config", path)[2]
+    path.write_text("preset: fashion-mnist-lenet\n")
+    _, out, _ = tombola(capsys, "run", "--config", path, "--print_config")
+    assert yaml.safe_load(out)["data"] == "fashion-mnist"
+    status, _, err = tombola(capsys, "run", "--config", path, "--preset", "digits")
+    assert status == 2
+    assert "--preset digits and --config" in err
+
+
+def test_damaged_run_directories_say_what_to_do(capsys, tmp_path):
+    run = ["run", *QUICK, "--finder", "random", "--steps", "null", "--out", tmp_path]
+    assert tombola(capsys, *run)[0] == 0
+    directory = next(path for path in tmp_path.iterdir() if path.name != "store")
+    for name in ("weights.safetensors", "ticket.safetensors"):
+        before = (directory / name).read_bytes()
+        (directory / name).write_bytes(before[:50]) if name.startswith("t") else (directory / name).unlink()
+        status, out, _ = tombola(capsys, *run, "--json")
+        assert status == 0
+        assert not json.loads(out)["repeated"], "what is gone is made again"
+        assert len((directory / name).read_bytes()) == len(before)
+    (directory / "config.yaml").write_text("epochs: [")
+    assert "is not YAML" in tombola(capsys, "evaluate", directory)[2]
+    (directory / "config.yaml").write_text("epochs: abc")
+    assert "config: epochs cannot be 'abc'" in tombola(capsys, "evaluate", directory)[2]
+    (directory / "identity.json").write_text("{")
+    status, _, err = tombola(capsys, *run)
+    assert status == 1
+    assert "identity.json is damaged" in err
+
+
+def test_a_moved_run_directory_shows_where_it_lies_now(capsys, finished, tmp_path):
+    shutil.copytree(finished.parent, tmp_path / "moved")
+    _, out, _ = tombola(capsys, "run", *QUICK, "--out", tmp_path / "moved", "--json")
+    assert json.loads(out)["run_dir"] == str(tmp_path / "moved" / finished.name)
 
 
 def test_the_configuration_of_a_run_directory_repeats_the_run(capsys, finished):

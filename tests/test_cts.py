@@ -226,7 +226,7 @@ def test_warnings_in_plain_words():
 
 def test_finders_are_listed_by_name():
     assert list(FINDERS) == ["cts", "random"]
-    with pytest.raises(UsageError, match="steps must be at least 1"):
+    with pytest.raises(UsageError, match="steps must be a whole number of at least 1"):
         CTS(steps=0)
     with pytest.raises(UsageError, match="objective 'x' is unknown"):
         CTS(objective="x")

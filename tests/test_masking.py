@@ -4,7 +4,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 import tombola
 from tombola import Ticket, UsageError
@@ -29,8 +29,8 @@ def test_convolutions_of_all_kinds_and_linear_layers():
     model = nn.ModuleList([*kinds, nn.BatchNorm2d(2), nn.LayerNorm([2, 2]), nn.Embedding(3, 2)])
     assert prunable(model) == [f"{i}.weight" for i in range(7)]
     assert survey(model).prunable == sum(kind.weight.numel() for kind in kinds)
-    assert reason(model, "0.bias") == "Conv1d's bias is not a prunable weight"
-    assert reason(model, "9.weight") == "Embedding's weight is not a prunable weight"
+    assert reason(model, "0.bias") == "biases and normalisation parameters are never pruned"
+    assert reason(model, "9.weight").startswith("Embedding's weight is no weight of a convolution")
 
 
 def test_attention_projections():
@@ -91,6 +91,12 @@ def test_what_no_mask_can_hold_is_refused_by_name():
         survey(nn.Linear(2, 2, device="meta"))
     with pytest.raises(UsageError, match="'0' is parametrised"):
         survey(nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 2)), nn.Linear(2, 2)))
+    pruned = nn.Linear(2, 2)
+    prune.l1_unstructured(pruned, "weight", amount=1)
+    with pytest.raises(UsageError, match=r"'0' computes its weight from other parameters \(bias, weight_orig\)"):
+        survey(nn.Sequential(pruned))
+    with pytest.raises(UsageError, match="that is not scripted"):
+        survey([pruned])
     with pytest.raises(UsageError, match="weight is not initialised yet"):
         survey(nn.LazyLinear(2))
 
@@ -141,6 +147,29 @@ OPTIMIZERS = {
     "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1),
     "lbfgs": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=3),
 }
+
+
+@pytest.mark.parametrize("as_keyword", [False, True])
+def test_a_closure_sees_the_sparse_network_only(as_keyword):
+    model, (x, y) = mlp(), batches(1)[0]
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=4)
+    ticket = half(model)
+    seen = []
+
+    def closure():
+        optimizer.zero_grad()
+        seen.append(max(model.get_parameter(key)[~mask].abs().max().item() for key, mask in ticket.items()))
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # a history that points out of the subspace
+    seen.clear()
+    with ticket.attach(model, optimizer):
+        for _ in range(3):
+            optimizer.step(closure=closure) if as_keyword else optimizer.step(closure)
+    assert len(seen) > 3
+    assert max(seen) == 0
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -33,7 +33,7 @@ def contents(directory):
     }
     found["ticket"] = Ticket.load(directory / "ticket.safetensors")
     result = json.loads((directory / "result.json").read_text())
-    for key in ("seconds", "dense_seconds", "seconds_by_stage", "draw_cost", "run_dir", "ticket"):
+    for key in ("seconds", "dense_seconds", "seconds_by_stage", "draw_cost"):
         del result[key]
     return found | {"result": result}
 

@@ -40,7 +40,7 @@ def test_batches_of_any_structure_are_moved():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_a_missing_device_is_an_error():
-    with pytest.raises(ValueError, match="no CUDA device; use cpu"):
+    with pytest.raises(ValueError, match="has no CUDA device; use cpu"):
         runtime.resolve_device("cuda")
     assert runtime.resolve_device("auto") == CPU
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from tombola.controllers import Controller, GradBalance
@@ -16,6 +17,7 @@ from tombola.masking import Patterns, Survey, survey, unwrap
 from tombola.network import load_weights
 from tombola.problem import Problem, Trainer
 from tombola.progress import Progress, Silent, progress_on
+from tombola.ranking import count_kept
 from tombola.runtime import Runtime
 from tombola.store import MemoryStore
 from tombola.task import Task
@@ -62,11 +64,15 @@ def draw(
     that something is off. Raises UsageError for input that cannot be used, SearchError when numbers break down.
     """
     checked = survey(model, include, exclude)
+    count_kept(density, checked.prunable)
     task = task or Task()
     runtime = Runtime.choose(model, next(model.parameters()).device, precision)
+    _check_seed(seed)
+    if isinstance(finder, str | type):
+        raise UsageError(f"finder must be an object such as tombola.Random(), got {finder!r}")
     if finder is not None and (steps, objective, controller) != (None, None, None):
         raise UsageError("finder excludes steps, objective and controller: give them to the finder itself")
-    feed = feed_of(data, seed, most=steps or CTS.steps)
+    feed = feed_of(data, seed, most=steps if isinstance(steps, int) and steps > 0 else CTS.steps)
     display = progress_on() if progress else Silent()
     if finder is None:
         if objective is None:
@@ -86,7 +92,13 @@ def draw(
         runtime=runtime,
         progress=display,
     )
-    return _announced(finder.draw(problem, [density]))
+    with torch.inference_mode(False), torch.enable_grad():
+        return _announced(finder.draw(problem, [density]))
+
+
+def _check_seed(seed: int) -> None:
+    if not isinstance(seed, int) or seed < 0:
+        raise UsageError(f"seed must be a whole number that is not negative, got {seed!r}")
 
 
 def _default_objective(
@@ -152,7 +164,9 @@ def sparsify(
         raise UsageError(
             f"rewind_to must lie between 0 and {recipe.epochs - 1}, the recipe's last epoch but one, got {rewind_to}"
         )
+    _check_seed(seed)
     checked = survey(model, include, exclude)
+    count_kept(density, checked.prunable)
     runtime = Runtime.choose(model, next(model.parameters()).device, precision)
     feed, held_out_feed = feed_of(train, seed), feed_of(held_out, seed)
     display = progress_on() if progress else Silent()

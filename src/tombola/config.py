@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from importlib.resources import files
-from typing import Any
+from itertools import pairwise
+from typing import Any, get_origin
 
 import yaml
 
@@ -38,7 +39,11 @@ class RunConfig:
     include: tuple[str, ...] = option((), "globs of names of parameters to prune (all that can be)", "model")
     exclude: tuple[str, ...] = option((), "globs of names of parameters to leave dense", "model")
     finder: str = option("cts", "how to find the ticket: cts, random", "ticket")
-    density: float = option(0.02, "fraction of prunable weights to keep, such as 0.02 or 0.8**22", "ticket")
+    density: float = option(
+        0.02,
+        "fraction of prunable weights to keep: 0.02, 2% or 0.8**22; or --sparsity with what to prune: 98%",
+        "ticket",
+    )
     draw_at: str = option("rewind", "weights to draw at: init, rewind, trained", "ticket")
     rewind_to: int = option(1, "epoch from which the ticket is trained, unless drawn at init", "ticket")
     objective: str | None = option(
@@ -72,6 +77,10 @@ class RunConfig:
         for name in ("epochs", "batch_size", "search_batch_size", "steps", "threads"):
             value = getattr(self, name)
             _demand(value is None or value >= 1, name.replace("_", "-"), "must be at least 1", value)
+        cores = os.cpu_count() or 1
+        _demand(not self.threads or self.threads <= cores, "threads", f"must lie between 1 and {cores}", self.threads)
+        rising = all(early < late for early, late in pairwise((0, *self.milestones)))
+        _demand(rising, "milestones", "must be epochs from 1 on, in rising order", list(self.milestones))
         _demand(self.seed >= 0, "seed", "must not be negative", self.seed)
         _demand(self.learning_rate > 0, "learning-rate", "must be above 0", self.learning_rate)
         _demand(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)", self.momentum)
@@ -119,6 +128,8 @@ def _number(text: str | float, option_name: str) -> Fraction:
     """Read a decimal, percentage or power exactly, so that 98 % sparse is 0.02 and not 0.020000000000000018."""
     content = str(text).strip()
     power = _POWER.match(content)
+    if power and len(power[2]) > 4:
+        raise UsageError(f"--{option_name} takes powers up to 9999, got {text!r}")
     try:
         if power:
             return Fraction(power[1]) ** int(power[2])
@@ -147,6 +158,8 @@ def load_preset(name: str) -> dict[str, Any]:
 
 def from_dict(values: dict[str, Any]) -> RunConfig:
     """Return a configuration from plain values, such as those of a run directory's config.yaml."""
+    if not isinstance(values, dict):
+        raise UsageError("config: it must hold keys and values")
     known = {f.name for f in fields(RunConfig)}
     unknown = sorted(set(values) - known)
     if unknown:
@@ -155,8 +168,13 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
 
 
 def from_values(values: Mapping[str, Any]) -> RunConfig:
-    """Return a configuration from values by field name, lists made tuples."""
+    """Return a configuration from values by field name, lists made tuples; raises UsageError for a wrong type."""
     settled: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }
+    for f in fields(RunConfig):
+        allowed: Any = tuple if get_origin(f.type) is tuple else f.type
+        value = settled.get(f.name, f.default)
+        if not isinstance(value, allowed) and not (allowed is float and isinstance(value, int)):
+            raise UsageError(f"config: {f.name} cannot be {value!r}")
     return RunConfig(**settled)

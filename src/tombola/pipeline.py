@@ -1,7 +1,6 @@
 """One cell, start to end: pretrain -> draw -> train -> evaluate."""
 
 import copy
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,15 +18,16 @@ from tombola.evaluation import Evaluation
 from tombola.finders import describe
 from tombola.identity import digest
 from tombola.progress import Progress
-from tombola.rundir import describe_run, write_run
-from tombola.store import CHECKPOINT_SECONDS, DiskStore, claim, write_json
+from tombola.rundir import describe_run, is_whole, write_run
+from tombola.store import CHECKPOINT_SECONDS, DiskStore, claim, read_json, write_json
 from tombola.ticket import Ticket
 from tombola.training import State
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run found. directory: where it lies. values: the content of its result.json. repeated: it was there."""
+    """What a run found. directory: where it lies. values: its result.json, with the places of
+    the directory and the ticket. repeated: it was there."""
 
     directory: Path
     values: Mapping[str, Any]
@@ -56,16 +56,20 @@ def run(config: RunConfig, out: Path, progress: Progress, checkpoint_seconds: fl
         cell = Cell.prepare(config)
         identity = cell.identity()
         directory = out / digest(identity)[:16]
-        claim(directory, identity)
-        finished = directory / "result.json"
-        if finished.exists():
-            return Result(directory, json.loads(finished.read_text()), repeated=True)
-        describe_run(directory, cell.config)
-        store = DiskStore(out / "store", checkpoint_seconds)
-        return Result(directory, _execute(cell, store, directory, progress), repeated=False)
+        try:
+            claim(directory, identity)
+        except OSError as error:
+            raise UsageError(f"--out {out} cannot be written to: {error.strerror}") from error
+        places = {"run_dir": str(directory), "ticket": str(directory / "ticket.safetensors")}
+        repeated = is_whole(directory)
+        if not repeated:
+            # Also when files of a finished run are gone: the store has what they were made from.
+            describe_run(directory, cell.config)
+            _execute(cell, DiskStore(out / "store", checkpoint_seconds), directory, progress)
+        return Result(directory, places | read_json(directory / "result.json"), repeated)
 
 
-def _execute(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> dict[str, Any]:
+def _execute(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> None:
     config = cell.config
     progress.say(f"{config.finder} ticket of density {config.density:.4g} at {config.draw_at}, in {directory}")
     trainer = cell.trainer(store, progress)
@@ -87,7 +91,7 @@ def _execute(cell: Cell, store: DiskStore, directory: Path, progress: Progress) 
         *problem.draw_stage(describe(finder), config.density).rows(),
         *trainer.ticket_stage(ticket, start).rows(),
     ]
-    values = _values(cell, directory, ticket, drawn_at, start, trained, dense)
+    values = _values(cell, ticket, drawn_at, start, trained, dense)
     values |= {
         "test_accuracy": 100 * sparse_test.metric,
         "test_loss": sparse_test.loss,
@@ -96,18 +100,13 @@ def _execute(cell: Cell, store: DiskStore, directory: Path, progress: Progress) 
     }
     write_run(directory, ticket, start, trained, rows)
     write_json(directory / "result.json", values)
-    return values
 
 
-def _values(
-    cell: Cell, directory: Path, ticket: Ticket, drawn_at: State, start: State, trained: State, dense: State
-) -> dict[str, Any]:
+def _values(cell: Cell, ticket: Ticket, drawn_at: State, start: State, trained: State, dense: State) -> dict[str, Any]:
     provenance = ticket.provenance
     assert provenance is not None  # every finder writes one
     training = trained.cost.seconds - start.cost.seconds
     return {
-        "run_dir": str(directory),
-        "ticket": str(directory / "ticket.safetensors"),
         "finder": cell.config.finder,
         "objective": dict(provenance.objective),
         "density": ticket.density,

@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import Protocol, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 
 
 class Tracker(Protocol):
@@ -74,16 +75,21 @@ class Bars:
     @contextmanager
     def track(self, title: str, total: int, done: int = 0) -> Iterator[Tracker]:
         """Show one bar until the work ends."""
+        # Narrow enough that count and ETA survive 80 columns; only the note gives way.
         columns = (
-            TextColumn("{task.description:<26}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", style="dim", markup=False),
+            TextColumn("{task.description}", table_column=Column(width=16, no_wrap=True)),
+            BarColumn(bar_width=12),
+            TextColumn("{task.completed}/{task.total}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(width=7, no_wrap=True)),
+            TextColumn("left", table_column=Column(width=4)),
+            TextColumn(
+                "{task.fields[note]}",
+                style="dim",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            ),
         )
-        with RichProgress(*columns, console=self._console) as bars:
+        with RichProgress(*columns, console=self._console, expand=True) as bars:
             yield _BarTracker(bars, title, total, done)
 
     def say(self, text: str) -> None:

@@ -13,8 +13,8 @@ def count_kept(density: float, total: int) -> int:
 
     Raises UsageError when density is outside (0, 1] or keeps no weight at all.
     """
-    if not 0 < density <= 1:
-        raise UsageError(f"density must lie in (0, 1], got {density}")
+    if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1:
+        raise UsageError(f"density must lie in (0, 1], got {density!r}")
     kept = math.floor(density * total + 0.5)
     if kept == 0:
         raise UsageError(

@@ -12,10 +12,34 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from tombola.config import RunConfig
+from tombola.errors import UsageError
 from tombola.store import write_bytes, write_json
 from tombola.ticket import Ticket
 from tombola.training import State
 from tombola.version import __version__
+
+# What a finished run directory holds; result.json is written last.
+FILES = (
+    "config.yaml",
+    "environment.json",
+    "metrics.jsonl",
+    "result.json",
+    "scores.safetensors",
+    "start.safetensors",
+    "ticket.safetensors",
+    "weights.safetensors",
+)
+
+
+def is_whole(directory: Path) -> bool:
+    """Whether a run directory has every file of a finished run, and a ticket that can be read."""
+    if not all((directory / name).is_file() for name in FILES):
+        return False
+    try:
+        Ticket.load(directory / "ticket.safetensors")
+    except UsageError:
+        return False
+    return True
 
 
 def describe_run(directory: Path, config: RunConfig) -> None:

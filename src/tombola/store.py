@@ -90,6 +90,14 @@ def write_json(path: Path, value: object) -> None:
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raises TombolaError naming it when it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise TombolaError(f"{path} is damaged ({error}); delete it and start again") from error
+
+
 def claim(directory: Path, identity: Mapping[str, Any]) -> None:
     """Make the directory the home of `identity`, or check that it already is.
 
@@ -98,7 +106,7 @@ def claim(directory: Path, identity: Mapping[str, Any]) -> None:
     path = directory / "identity.json"
     asked = json.loads(json.dumps(identity))
     if path.exists():
-        keys = differing_keys(json.loads(path.read_text()), asked)
+        keys = differing_keys(read_json(path), asked)
         if keys:
             raise UsageError(
                 f"{directory} holds another configuration; it differs in {', '.join(keys)}: choose another --out"

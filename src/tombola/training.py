@@ -36,6 +36,16 @@ class Recipe:
     weight_decay: float = 1e-4
     milestones: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name, holds, allowed in (
+            ("epochs", isinstance(self.epochs, int) and self.epochs >= 1, "a whole number of at least 1"),
+            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("weight_decay", self.weight_decay >= 0, "not negative"),
+        ):
+            if not holds:
+                raise UsageError(f"recipe: {name} must be {allowed}, got {getattr(self, name)!r}")
+
     def learning_rate_in(self, epoch: int) -> float:
         """Return the learning rate of one epoch, counted from 0."""
         return self.learning_rate * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)

@@ -1,6 +1,7 @@
 """`tombola evaluate`: measure a trained ticket on its data again."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -30,14 +31,18 @@ def main(arguments: Sequence[str]) -> None:
     directory = directory if directory.is_dir() else directory.parent
     if not (directory / "config.yaml").is_file():
         raise UsageError(f"{options.run_dir} is not a run directory, nor a ticket in one: it has no config.yaml")
-    values = yaml.safe_load((directory / "config.yaml").read_text())
+    try:
+        values = yaml.safe_load((directory / "config.yaml").read_text())
+    except yaml.YAMLError as error:
+        raise UsageError(f"{directory / 'config.yaml'} is not YAML: {' '.join(str(error).split())}") from None
+    config = from_dict(values)
     if options.data_dir:
-        values["data_dir"] = options.data_dir
+        config = replace(config, data_dir=options.data_dir)
     weights = Path(options.weights) if options.weights else directory / "weights.safetensors"
 
     from tombola.pipeline import evaluate_run
 
-    found = evaluate_run(from_dict(values), directory, weights, options.split.replace("-", "_"))
+    found = evaluate_run(config, directory, weights, options.split.replace("-", "_"))
     facts = {
         "run_dir": str(directory),
         "split": options.split,

@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,18 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
 
 def _sentence(message: str) -> str:
     """Return jsonargparse's message in one sentence that names the option and what is allowed."""
+    kinds: dict[str, Any] = {f.name: f.type for f in fields(RunConfig)}
     wrong_type = re.search(r'Parser key "(\w+)"', message)
     if wrong_type:
-        kinds: dict[str, Any] = {f.name: f.type for f in fields(RunConfig)}
         given = re.search(r"(?:Given|Got) value: (.*)", message)
         allowed = _WORDS.get(kinds.get(wrong_type[1], str), "of another type")
         return f"--{wrong_type[1].replace('_', '-')} must be {allowed}, got {given[1] if given else 'something else'}"
+    unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: --([^\s=]+)", message)
+    if unknown:
+        name = (unknown[1] or unknown[2]).replace("-", "_")
+        near = get_close_matches(name, kinds, n=1)
+        hint = f"; did you mean {near[0] if unknown[1] else '--' + near[0].replace('_', '-')}?" if near else ""
+        return f"{unknown[1] or '--' + unknown[2]} is not an option{hint}"
     return " ".join(message.split())
 
 
@@ -73,9 +80,25 @@ def add_run_options(parser: ArgumentParser, preset: str) -> None:
         elif isinstance(default, list):
             default = tuple(default)
         group.add_argument(f"--{f.name.replace('_', '-')}", type=kind, default=default, help=f.metadata["help"])
-    groups["ticket"].add_argument(
-        "--sparsity", type=float | str | None, default=None, help="fraction to prune, in place of --density: 0.98, 98%"
-    )
+
+
+def without_sparsity(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with --sparsity written as the --density that it means.
+
+    Raises UsageError where both are given.
+    """
+    found: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, value = argument.partition("=")
+        if name != "--sparsity":
+            found.append(argument)
+            continue
+        if any(other.partition("=")[0] == "--density" for other in arguments):
+            raise UsageError("--density and --sparsity exclude each other: give one of them")
+        value = value if equals else next(waiting, "")
+        found += ["--density", repr(parse_sparsity(value))]
+    return found
 
 
 def find_preset(arguments: Sequence[str], default: str = "digits") -> str:
@@ -96,17 +119,14 @@ def find_preset(arguments: Sequence[str], default: str = "digits") -> str:
             raise UsageError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(content, dict):
             raise UsageError(f"--config {path} must hold keys and values")
-        default = content.get("preset", default)
+        named = content.get("preset", default)
+        if known.preset and "preset" in content and named != known.preset:
+            raise UsageError(f"--preset {known.preset} and --config {path} (preset {named}) exclude each other")
+        default = named
     return known.preset or default
 
 
-def run_config(namespace: Namespace, arguments: Sequence[str]) -> RunConfig:
-    """Return the configuration that was parsed; raises UsageError where --density and --sparsity are both given."""
+def run_config(namespace: Namespace) -> RunConfig:
+    """Return the configuration that was parsed."""
     values = {f.name: getattr(namespace, f.name) for f in fields(RunConfig)}
-    if namespace.sparsity is not None:
-        if any(argument.split("=")[0] == "--density" for argument in arguments):
-            raise UsageError("--density and --sparsity exclude each other: give one of them")
-        values["density"] = parse_sparsity(namespace.sparsity)
-    else:
-        values["density"] = parse_density(values["density"])
-    return from_values(values)
+    return from_values({**values, "density": parse_density(values["density"])})

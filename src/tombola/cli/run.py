@@ -4,12 +4,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tombola.cli.options import add_run_options, find_preset, make_parser, parse, run_config
+from tombola.cli.options import add_run_options, find_preset, make_parser, parse, run_config, without_sparsity
 from tombola.cli.show import cells_table, show_json, show_text
+from tombola.errors import UsageError
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
+    arguments = without_sparsity(arguments)
     parser = make_parser(
         "run",
         "Pretrain a network to the rewind point, draw a ticket, train it, and evaluate it beside the dense network. "
@@ -20,7 +22,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=str, default="runs", help="directory below which the run directory lies")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     options = parse(parser, arguments)
-    config = run_config(options, arguments)
+    if not options.out:
+        raise UsageError("--out must name a directory")
+    config = run_config(options)
 
     from tombola.pipeline import run
     from tombola.progress import progress_on

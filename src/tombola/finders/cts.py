@@ -42,8 +42,10 @@ class CTS:
 
     def __post_init__(self) -> None:
         objective_named(self.objective)
-        if self.steps < 1:
-            raise UsageError(f"steps must be at least 1, got {self.steps}")
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise UsageError(f"steps must be a whole number of at least 1, got {self.steps!r}")
+        if isinstance(self.controller, type) or not hasattr(self.controller, "steer"):
+            raise UsageError(f"controller must be an object such as tombola.GradBalance(), got {self.controller!r}")
 
     def draw(self, problem: Problem, densities: Sequence[float]) -> Iterator[Ticket]:
         """Yield one ticket for each density, each from a search of its own."""

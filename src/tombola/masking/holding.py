@@ -52,19 +52,43 @@ class Attachment:
             raise UsageError("optimizer holds none of the ticket's parameters; make it from this model's parameters()")
         self._pruned = {name: ~mask.to(self._parameters[name].device) for name, mask in masks.items()}
         self._zero()
-        self._hook = optimizer.register_step_post_hook(self._after_step)
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
 
     @torch.no_grad()
     def _zero(self) -> None:
         for name, parameter in self._parameters.items():
             parameter.masked_fill_(self._pruned[name], 0.0)
 
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Hold the mask at every evaluation inside a step too, for optimisers that take a closure (LBFGS)."""
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            return None
+
+        def held() -> Any:
+            self._zero()
+            loss = closure()
+            for name, parameter in self._parameters.items():
+                if parameter.grad is not None:
+                    parameter.grad.masked_fill_(self._pruned[name], 0.0)
+            return loss
+
+        if len(args) > 1:
+            return (args[0], held, *args[2:]), kwargs
+        return args, {**kwargs, "closure": held}
+
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._zero()
 
     def detach(self) -> None:
         """Stop holding the mask; the weights stay as they are."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
     def __enter__(self) -> "Attachment":
         return self

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
@@ -74,6 +75,9 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
     in `include` also takes in any other parameter of two or more dimensions, such as an embedding, or one tied to
     it. Raises UsageError for a pattern that matches nothing, and for parameters that no mask can hold.
     """
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise UsageError(f"model must be a torch.nn.Module that is not scripted, got {type(model).__name__}")
+    _refuse_parametrised(model)
     owners = _owners(model)
     include, exclude = _patterns(include), _patterns(exclude)
     names = {name for name, _, _ in named_parameters(model, duplicates=True)}
@@ -88,11 +92,11 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
         if not why:
             _refuse_unusable(name, parameter)
         entries.append(Entry(name, tuple(parameter.shape), parameter.numel(), not why, why))
-    _refuse_parametrised(model)
     found = Survey(tuple(entries))
     if not found.prunable:
         raise UsageError(
-            "the model has no prunable weights: no convolution, linear layer or attention projection is left"
+            "the model has no prunable weights: no convolution, linear layer or attention projection is left "
+            "(after include and exclude)"
         )
     devices = {str(p.device) for _, _, p in named_parameters(model)}
     if len(devices) > 1:
@@ -140,7 +144,9 @@ def _reason_against(
     if strangers and not named:
         if len(strangers) < len(set(aliases)):
             return f"shared with {strangers[0]}; include it by name"
-        return f"{strangers[0]} is not a prunable weight"
+        if parameter.dim() < 2:
+            return "biases and normalisation parameters are never pruned"
+        return f"{strangers[0]} is no weight of a convolution, linear layer or attention projection"
     if named and parameter.dim() < 2:
         raise UsageError(f"include: {aliases[0]} is a bias or normalisation parameter, and those are never pruned")
     if not any(fnmatchcase(name, pattern) for name in aliases for pattern in include):
@@ -161,8 +167,15 @@ def _refuse_unusable(name: str, parameter: nn.Parameter) -> None:
 
 def _refuse_parametrised(model: nn.Module) -> None:
     for path, module in model.named_modules():
+        name = path or type(module).__name__
         if is_parametrized(module):
             raise UsageError(
-                f"module {path or type(module).__name__!r} is parametrised; "
+                f"module {name!r} is parametrised; "
                 "remove it with torch.nn.utils.parametrize.remove_parametrizations first"
+            )
+        own = {attribute for attribute, _ in module.named_parameters(recurse=False)}
+        if "weight_orig" in own or {"weight_g", "weight_v"} <= own:
+            raise UsageError(
+                f"module {name!r} computes its weight from other parameters ({', '.join(sorted(own))}); make it plain "
+                "first, with torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm"
             )
