@@ -34,6 +34,7 @@ clean:
 
 # The stamps make a second call install nothing.
 .venv/installed: pyproject.toml .venv/python
+	@echo "Installing tombola and PyTorch into .venv: some minutes, several GB ..."
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 

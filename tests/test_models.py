@@ -6,7 +6,7 @@ from torch import nn
 
 from tombola import UsageError
 from tombola.masking import survey
-from tombola.models import MODELS, build
+from tombola.models import MODELS, build, source
 
 CIFAR = (3, 32, 32)
 
@@ -61,6 +61,8 @@ def test_ones_own_models(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     assert build("mine_tombola:build", (4,), 3).out_features == 3
     assert build("mine_tombola:fixed", (4,), 3).out_features == 2
+    assert "def fixed" in source("mine_tombola:build")
+    assert source("resnet20") == ""
     for name, message in (
         ("mine_tombola:wrong", "must return a torch.nn.Module, got int"),
         ("mine_tombola:none", "cannot be imported"),

@@ -149,6 +149,21 @@ def test_every_setting_that_matters_is_part_of_the_identity():
     assert name(replace(QUICK, objective="reverse-kl")) == base  # a default written out
 
 
+def test_the_code_of_ones_own_model_is_part_of_the_identity(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    found = []
+    for number, activation in enumerate(("ReLU", "Tanh")):
+        code = "from torch import nn\ndef build(shape, classes):\n"
+        code += f"    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.{activation}(), nn.Linear(8, classes))\n"
+        (tmp_path / f"own_tombola_{number}.py").write_text(code)
+        config = replace(QUICK, model=f"own_tombola_{number}:build", steps=2, density=0.5)
+        found.append(Cell.prepare(resolve(config)))
+    assert found[0].model_identity() != found[1].model_identity()
+    assert found[0].trainer(None, Silent())._identity["model"] != found[1].trainer(None, Silent())._identity["model"]
+
+
 def test_a_directory_of_another_configuration_is_refused(finished, tmp_path):
     found = run(replace(QUICK, steps=2), tmp_path)
     identity = found.directory / "identity.json"

@@ -13,6 +13,18 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+MY_MODEL = """
+from torch import nn
+
+def build(shape, classes):
+    head = nn.Linear(32, classes)
+    body = [nn.Conv2d(shape[0], 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    model = nn.Sequential(*body)
+    model.add_module("head", head)
+    return model
+"""
+
+
 def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 
@@ -28,6 +40,7 @@ def test_the_command_line_tour(tmp_path):
     lines = code.strip().splitlines()
     assert len(lines) >= 6
     # The installed command and this interpreter are the same program; the tests need no activated environment.
+    (tmp_path / "my_model.py").write_text(MY_MODEL)
     program = f'tombola() {{ {shlex.quote(sys.executable)} -m tombola "$@"; }}\nset -e\n'
     found = subprocess.run(
         ["bash", "-c", program + code],

@@ -13,9 +13,9 @@ from tombola.errors import UsageError
 from tombola.evaluation import Evaluation, evaluate
 from tombola.finders import FINDERS, Finder
 from tombola.flat import Layout
-from tombola.identity import COMPONENT_VERSIONS
+from tombola.identity import COMPONENT_VERSIONS, digest
 from tombola.masking import survey
-from tombola.models import build, builder
+from tombola.models import build, builder, source
 from tombola.network import load_weights
 from tombola.problem import Problem, Trainer
 from tombola.progress import Progress
@@ -105,10 +105,15 @@ class Cell:
         return {
             "config": settings,
             "data": self.splits.fingerprint,
+            "model": self.model_identity(),
             "weights": State.of(self.model).digest,
             "runtime": self.runtime.to_dict(),
             "versions": COMPONENT_VERSIONS,
         }
+
+    def model_identity(self) -> str:
+        """Return the model's name and, for one's own, its code: names, shapes and weights say nothing of `forward`."""
+        return digest([self.config.model, source(self.config.model)])
 
     def trainer(self, store: DiskStore, progress: Progress) -> Trainer:
         """Return what trains this cell's network; cells that agree on it share its results."""
@@ -133,6 +138,7 @@ class Cell:
         )
         shared = {
             "data": self.splits.fingerprint,
+            "model": self.model_identity(),
             "batch_size": config.batch_size,
             "augmentation": config.augmentation,
             "threads": config.threads,
@@ -156,6 +162,7 @@ class Cell:
             trainer=trainer,
             identity={
                 "data": self.splits.fingerprint,
+                "model": self.model_identity(),
                 "search_batch_size": config.search_batch_size,
                 "threads": config.threads,
             },

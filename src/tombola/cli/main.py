@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"tombola: there is no command {command!r}; allowed are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    sys.path.append(os.getcwd())  # where one's own models are looked for, behind everything installed
     try:
         import_module(f"tombola.cli.{command}").main(arguments[1:])
     except TombolaError as error:

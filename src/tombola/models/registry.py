@@ -62,6 +62,11 @@ def imported(option: str, name: str) -> Callable[..., object]:
     return found
 
 
+def source(name: str) -> str:
+    """Return the source text of the module of a model of one's own, or nothing: its results depend on it."""
+    return inspect.getsource(import_module(name.partition(":")[0])) if ":" in name else ""
+
+
 def _own(name: str) -> Builder:
     function = imported("model", name)
     takes = len(inspect.signature(function).parameters)
