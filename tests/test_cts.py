@@ -183,7 +183,7 @@ def test_what_is_recorded():
     assert all(0 <= row["turnover"] <= 1 for row in rows[1:])
     keys = {"objective", "multiplier", "task_norm", "density_norm", "entropy"}
     assert all(math.isfinite(row[key]) for row in rows for key in keys)
-    assert set(ticket.provenance.objective) == {"name", "hard", "soft", "expected_density", "hard_density"}
+    assert set(ticket.provenance.objective) == {"name", "first", "hard", "soft", "expected_density", "hard_density"}
 
 
 def test_provenance_names_everything_and_counts_the_cost():

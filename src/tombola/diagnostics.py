@@ -18,14 +18,18 @@ BATCHES = 8
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a search ended: the soft objective at its start and end, and the hard ticket's."""
+    """How a search ended.
 
-    objective: str
-    soft_first: float
-    soft_last: float
+    name: of the objective. first, soft: its mean over the first and the last tenth of the rows recorded, for sampled
+    masks. hard: its value for the ticket. expected_density, hard_density: of the logits before the cut.
+    """
+
+    name: str
+    first: float
+    soft: float
     hard: float
+    expected_density: float
     hard_density: float
-    density: float
 
 
 def empty_layers(masks: Mapping[str, Tensor]) -> list[str]:
@@ -47,18 +51,18 @@ def cut_paths(network: FrozenNetwork, mask: Tensor, feed: Feed, runtime: Runtime
     return []
 
 
-def search_signs(outcome: Outcome) -> list[str]:
-    """Warn of a search that went wrong."""
+def search_signs(outcome: Outcome, density: float) -> list[str]:
+    """Warn of a search for a ticket of some density that went wrong."""
     signs = []
-    if outcome.hard_density < outcome.density / 2:
+    if outcome.hard_density < density / 2:
         signs.append(
             f"only {outcome.hard_density:.3%} of the gates were open at the end, under half of the wanted "
-            f"{outcome.density:.3%}: the final cut ranks closed gates; try more steps"
+            f"{density:.3%}: the final cut ranks closed gates; try more steps"
         )
-    if outcome.soft_last >= outcome.soft_first:
+    if outcome.soft >= outcome.first:
         signs.append(
-            f"the objective {outcome.objective} did not improve during the search "
-            f"({outcome.soft_first:.4g} at the start, {outcome.soft_last:.4g} at the end)"
+            f"the objective {outcome.name} did not improve during the search "
+            f"({outcome.first:.4g} at the start, {outcome.soft:.4g} at the end)"
         )
     return signs
 

@@ -1,9 +1,9 @@
 """Concrete Ticket Search (Arora and Teuscher, arXiv 2512.07142)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tombola import concrete, diagnostics
 from tombola.controllers import Controller, GradBalance
@@ -15,7 +15,7 @@ from tombola.network import FrozenNetwork
 from tombola.objectives import objective_named
 from tombola.problem import Problem
 from tombola.store import Stage
-from tombola.teacher import Teacher, make_teacher
+from tombola.teacher import make_teacher
 from tombola.ticket import Ticket
 
 # Steps of the published searches, short and long (20 and 160 epochs of CIFAR), and when their learning rates drop.
@@ -54,8 +54,7 @@ class CTS:
     def _draw_one(self, problem: Problem, density: float, stage: Stage) -> Ticket:
         if density == 1:
             return full_ticket(self, problem)
-        model = problem.network()
-        objective = objective_named(self.objective)
+        model, objective = problem.network(), objective_named(self.objective)
         network = FrozenNetwork(model, problem.layout, problem.task, problem.runtime)
         network.use_batch_statistics()
         teacher = None
@@ -65,10 +64,9 @@ class CTS:
             )
             problem.progress.say(f"teacher: {teacher.how}")
         search = Search(problem, self._plan(density), network, teacher)
-        if teacher is not None:
-            search.meter.count(forward=teacher.forward)
+        search.restore(stage.resume())
         self._run(search, problem, stage)
-        return self._finish(search, problem, density, stage, network, teacher)
+        return self._finish(search, problem, stage.rows())
 
     def _plan(self, density: float) -> Plan:
         return Plan(
@@ -83,7 +81,6 @@ class CTS:
         )
 
     def _run(self, search: Search, problem: Problem, stage: Stage) -> None:
-        search.restore(stage.resume())
         with problem.progress.track("search", self.steps, search.step) as tracker:
             items = islice(forever(problem.feed, search.step), self.steps - search.step)
             for item in items:
@@ -95,44 +92,28 @@ class CTS:
                 if stage.due():
                     stage.checkpoint(search.state())
 
-    def _finish(
-        self,
-        search: Search,
-        problem: Problem,
-        density: float,
-        stage: Stage,
-        network: FrozenNetwork,
-        teacher: Teacher | None,
-    ) -> Ticket:
-        mask = search.top()
-        cost = search.meter.read()
-        rows = stage.rows()
+    def _finish(self, search: Search, problem: Problem, rows: list[dict[str, Any]]) -> Ticket:
+        """Cut: keep the k largest logits, and look at what that made of the soft masks."""
+        mask, cost, logits = search.top(), search.meter.read(), search.logits.detach()
         outcome = diagnostics.Outcome(
-            objective=self.objective,
-            soft_first=diagnostics.window_mean(rows, "objective", last=False),
-            soft_last=diagnostics.window_mean(rows, "objective", last=True),
+            name=self.objective,
+            first=diagnostics.window_mean(rows, "objective", last=False),
+            soft=diagnostics.window_mean(rows, "objective", last=True),
             hard=search.hard_value(mask, list(islice(problem.feed.epoch(0), diagnostics.BATCHES))),
-            hard_density=concrete.hard_density(search.logits.detach()),
-            density=density,
+            expected_density=concrete.expected_density(logits),
+            hard_density=concrete.hard_density(logits),
         )
-        value = {
-            "name": self.objective,
-            "hard": outcome.hard,
-            "soft": outcome.soft_last,
-            "expected_density": concrete.expected_density(search.logits.detach()),
-            "hard_density": outcome.hard_density,
-        }
         warnings = diagnostics.empty_layers(problem.layout.views(mask))
-        warnings += diagnostics.search_signs(outcome)
-        warnings += diagnostics.cut_paths(network, mask, problem.feed, problem.runtime)
+        warnings += diagnostics.search_signs(outcome, search.plan.density)
+        warnings += diagnostics.cut_paths(search.network, mask, problem.feed, problem.runtime)
         return make_ticket(
             self,
             problem,
-            density,
+            search.plan.density,
             mask,
-            search.logits,
+            logits,
             cost,
-            objective=value,
-            teacher=teacher.how if teacher else "",
+            objective=asdict(outcome),
+            teacher=search.teacher.how if search.teacher else "",
             warnings=tuple(warnings),
         )

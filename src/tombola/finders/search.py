@@ -41,7 +41,7 @@ class Search:
     """One search under way: logits, their optimiser, λ, the noise, and what is recorded."""
 
     def __init__(self, problem: Problem, plan: Plan, network: FrozenNetwork, teacher: Teacher | None) -> None:
-        self._problem, self._plan, self._network, self._teacher = problem, plan, network, teacher
+        self._problem, self.plan, self.network, self.teacher = problem, plan, network, teacher
         total = problem.layout.total
         self.kept = count_kept(plan.density, total)
         self.logits = concrete.initial_logits(plan.density, total, network.weights).requires_grad_()
@@ -49,6 +49,7 @@ class Search:
         self._noise = generator(problem.seed, "concrete")
         self.step = 0
         self.meter = Meter()
+        self.meter.count(forward=teacher.forward if teacher else 0)
         self._multiplier = 0.0
         self._value_sum = 0.0
         self._values = 0
@@ -83,7 +84,7 @@ class Search:
 
     def advance(self, item: Item) -> dict[str, Any] | None:
         """Take one step on a batch; return a row of metrics when one is due."""
-        plan = self._plan
+        plan = self.plan
         mask = concrete.sample(self.logits, concrete.draw_noise(self.logits, self._noise), plan.temperature)
         value = self._objective(mask, item)
         (task_gradient,) = torch.autograd.grad(value, self.logits)
@@ -104,7 +105,7 @@ class Search:
         return row
 
     def _learning_rate(self) -> float:
-        return self._plan.learning_rate * (0.1 if self.step >= self._plan.drop_at else 1.0)
+        return self.plan.learning_rate * (0.1 if self.step >= self.plan.drop_at else 1.0)
 
     def top(self) -> Tensor:
         """Return the flat mask of the k largest logits."""
@@ -119,9 +120,9 @@ class Search:
     def _objective(self, mask: Tensor, item: Item) -> Tensor:
         batch = self._problem.runtime.move(item.batch)
         size = batch_size(batch)
-        objective, teacher = self._plan.objective, self._teacher
+        objective, teacher = self.plan.objective, self.teacher
         before = teacher.forward if teacher else 0
-        view = View(self._network, self._problem.task, mask, item, batch, teacher, self._plan.features)
+        view = View(self.network, self._problem.task, mask, item, batch, teacher, self.plan.features)
         value = objective(view)
         recomputed = teacher.forward - before if teacher else 0
         self.meter.count(forward=size * objective.forward + recomputed, backward=size * objective.backward)
@@ -152,11 +153,11 @@ class Search:
 
     def _breakdown(self, gradient: Tensor) -> str:
         broken = (~torch.isfinite(gradient)).nonzero()
-        where = f"the gradient of {self._plan.objective.name} is not finite"
+        where = f"the gradient of {self.plan.objective.name} is not finite"
         if len(broken):
             index = int(broken[0])
             where = (
-                f"the gradient of {self._plan.objective.name} is {float(gradient[index])} "
+                f"the gradient of {self.plan.objective.name} is {float(gradient[index])} "
                 f"in layer {self._problem.layout.name_at(index)}"
             )
         return f"the search broke down at step {self.step}: {where}; check the model's weights and the data for NaN"
