@@ -76,7 +76,9 @@ def _recall(network: FrozenNetwork, feed: Feed, runtime: Runtime, counted: "_Cou
         return None, "the data is a stream"
     first = next(iter(feed.epoch(0)), None)
     output = network.dense(runtime.move(first.batch)) if first is not None else None
-    if not isinstance(output, Tensor) or output.numel() * feed.length > LARGEST_TABLE:
+    if not isinstance(output, Tensor):
+        return None, "they are no tensors"
+    if output.numel() * feed.length > LARGEST_TABLE:
         return None, "they would not fit in memory"
     return feed.remember(compute), "the data is a stream"
 

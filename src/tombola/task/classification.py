@@ -1,28 +1,13 @@
-"""Task: how to run a model on a batch, and how to read what comes out."""
+"""Classification of (inputs, targets) batches, the default; with ignored targets it is segmentation."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tombola.errors import UsageError
-
-Batch = Any
-Output = Any
-
-
-def batch_size(batch: Batch) -> int:
-    """Return the number of samples in a batch: the length of the first tensor found in it."""
-    if isinstance(batch, Tensor):
-        return batch.shape[0]
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else ()
-    for part in parts:
-        if isinstance(part, Tensor) and part.dim() > 0:
-            return part.shape[0]
-    raise UsageError(f"a batch must hold a tensor, got {type(batch).__name__}")
+from tombola.task.batches import Batch, Output
 
 
 def forward_inputs(model: nn.Module, batch: Batch) -> Output:
@@ -62,21 +47,3 @@ def _wide(tensor: Tensor) -> Tensor:
 def accuracy(output: Output, batch: Batch) -> Tensor:
     """Fraction of samples whose largest output is the target."""
     return (output.argmax(dim=1) == batch[1]).double().mean()
-
-
-@dataclass(frozen=True)
-class Task:
-    """How to use a model; the default is classification of (inputs, targets) batches.
-
-    forward: runs the model on a batch.
-    loss: mean over the batch, of an output.
-    divergence: of one output from another, mean over the batch; not negative, 0 where they agree.
-    metric: of an output, the larger the better.
-    prediction: of an output, the last of the features that feature-mse compares; (N, ...).
-    """
-
-    forward: Callable[[nn.Module, Batch], Output] = forward_inputs
-    loss: Callable[[Output, Batch], Tensor] = cross_entropy
-    divergence: Callable[[Output, Output, Batch], Tensor] = softmax_divergence
-    metric: Callable[[Output, Batch], Tensor] = accuracy
-    prediction: Callable[[Output], Tensor] = probabilities

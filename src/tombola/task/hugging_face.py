@@ -1,0 +1,42 @@
+"""Hugging Face models: batches are dictionaries of arguments, outputs have .logits and a .loss of their own."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tombola.errors import UsageError
+from tombola.task.batches import Batch, Output
+
+
+def forward_arguments(model: nn.Module, batch: Batch) -> Output:
+    """Call the model with the batch's entries as arguments."""
+    return model(**batch)
+
+
+def own_loss(output: Output, batch: Batch) -> Tensor:
+    """The loss that the model computed; raises UsageError where it computed none."""
+    if getattr(output, "loss", None) is None:
+        raise UsageError("the model returned no loss: batches need labels")
+    return output.loss
+
+
+def logits_divergence(output: Output, reference: Output, batch: Batch) -> Tensor:
+    """KL of the softmaxes over the last axis, mean over samples and over the tokens that attention_mask keeps."""
+    log_p = F.log_softmax(output.logits.float(), dim=-1)
+    log_q = F.log_softmax(reference.logits.float(), dim=-1)
+    values = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    kept = batch.get("attention_mask")
+    if kept is None or kept.shape != values.shape:
+        return values.mean()
+    return (values * kept).sum() / kept.sum()
+
+
+def accuracy_or_loss(output: Output, batch: Batch) -> Tensor:
+    """Accuracy where there is one label a sample, else the loss with its sign turned."""
+    if output.logits.dim() == 2 and not batch["labels"].is_floating_point():
+        return (output.logits.argmax(dim=-1) == batch["labels"]).double().mean()
+    return -own_loss(output, batch)
+
+
+def logits_probabilities(output: Output) -> Tensor:
+    """Softmax of the logits over the last axis."""
+    return output.logits.float().softmax(dim=-1)

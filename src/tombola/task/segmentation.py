@@ -1,0 +1,40 @@
+"""Segmentation: classes on axis 1, a target for each pixel, some of them ignored."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tombola.task.batches import Batch, Output
+from tombola.task.classification import forward_inputs
+
+
+def forward_pixels(model: nn.Module, batch: Batch) -> Output:
+    """Run the model; of a dictionary of outputs, as torchvision's segmentation models give it, take "out"."""
+    output = forward_inputs(model, batch)
+    return output["out"] if isinstance(output, dict) else output
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Means over the pixels whose target is not `ignored`. Outputs are (N, C, H, W), targets (N, H, W)."""
+
+    ignored: int
+
+    def loss(self, output: Output, batch: Batch) -> Tensor:
+        """Cross-entropy."""
+        return F.cross_entropy(output.float(), batch[1], ignore_index=self.ignored)
+
+    def divergence(self, output: Output, reference: Output, batch: Batch) -> Tensor:
+        """KL( softmax output || softmax reference )."""
+        log_p, log_q = F.log_softmax(output.float(), dim=1), F.log_softmax(reference.float(), dim=1)
+        return self._mean((log_p.exp() * (log_p - log_q)).sum(dim=1), batch)
+
+    def accuracy(self, output: Output, batch: Batch) -> Tensor:
+        """Fraction of pixels whose largest output is the target."""
+        return self._mean((output.argmax(dim=1) == batch[1]).double(), batch)
+
+    def _mean(self, values: Tensor, batch: Batch) -> Tensor:
+        counted = batch[1] != self.ignored
+        return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)
