@@ -134,6 +134,15 @@ def test_an_epoch_that_the_dense_run_has_passed_is_trained_beside_it(tmp_path):
     assert [row["epoch"] for row in trainer.dense_stage().rows()] == [1, 2, 3]
 
 
+def test_a_dense_run_stopped_just_before_its_result_was_kept_is_not_trained_again(tmp_path, monkeypatch):
+    model, data = mlp(), batches(2)
+    trainer = Trainer(lesson(model, data), State.of(model), DiskStore(tmp_path), {})
+    expected = trainer.dense_at(2)
+    (trainer.dense_stage().directory / "epoch-2.pt").unlink()
+    monkeypatch.setattr("tombola.training._Loop.run_epoch", None)
+    assert trainer.dense_at(2).digest == expected.digest
+
+
 def test_the_same_training_is_done_once(tmp_path):
     model, data = mlp(), batches(2)
     trainer = Trainer(lesson(model, data), State.of(model), DiskStore(tmp_path), {})

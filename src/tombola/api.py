@@ -54,8 +54,8 @@ def draw(
 
     model: any module; it is not changed in any way. data: an iterable of (inputs, targets) batches, or of whatever
     `task` understands; a list is best, since the dense network's outputs are then computed once only. density: the
-    fraction of prunable weights to keep, in (0, 1]. steps: length of the search (1960 by default). objective: "loss",
-    "reverse-kl" or "forward-kl"; by default loss where the network has not learned anything yet, else reverse-kl.
+    fraction of prunable weights to keep, in (0, 1]. steps: length of the search (1960 by default). objective: the name
+    of one in `tombola.objectives`; by default loss where the network has not learned anything yet, else reverse-kl.
     controller: GradBalance by default. finder: another finder, in place of the four before it. include, exclude: glob
     patterns of parameter names; an exact name in `include` takes in what the rule leaves out. precision: "auto"
     (bf16 for convolutional models where the hardware has it), "32-true" or "bf16-mixed". progress: show a bar.

@@ -62,7 +62,7 @@ class Trainer:
     def _train_dense(self, stage: Stage, epoch: int) -> State:
         finished = stage.get(f"epoch-{self.lesson.recipe.epochs}") is not None
         reached = None if finished else stage.resume()
-        beyond = finished or (reached is not None and reached["epoch"] >= epoch)
+        beyond = finished or (reached is not None and (reached["epoch"], reached["position"]) > (epoch, 0))
         # An epoch that the kept run has passed is trained again beside it, to the same values.
         where = MemoryStore().stage("dense", {}) if beyond else stage
         return fit(self.lesson, self.start, epoch, where, "dense training")
