@@ -3,11 +3,16 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
+from tombola import Ticket
 from tombola.cli.main import COMMANDS, main
+from tombola.models import read_weights
 
 QUICK = ["--epochs", "3", "--rewind-to", "1", "--steps", "20", "--threads", "2"]
 
@@ -78,7 +83,7 @@ BAD = [
     (["run", "--steps"], "--steps"),
     (["info", "none.safetensors"], "there is no ticket file none.safetensors"),
     (["evaluate", "none"], "none is not a run directory"),
-    (["fly"], "there is no command 'fly'; allowed are run, info, evaluate, demo"),
+    (["fly"], "there is no command 'fly'; allowed are run, preview, info, evaluate, export, demo"),
 ]
 
 
@@ -193,10 +198,59 @@ def test_evaluate_measures_what_the_run_measured(capsys, finished):
     assert json.loads(out)["accuracy"] < result["test_accuracy"]
     status, _, err = tombola(capsys, "evaluate", finished, "--weights", finished / "scores.safetensors")
     assert status == 2
-    assert "does not fit the model" in err
+    assert "lacks fc1.bias, fc2.bias, fc3.bias" in err
     status, _, err = tombola(capsys, "evaluate", finished, "--split", "train")
     assert status == 2
     assert "--split must be test or held-out, got train" in err
+
+
+def test_preview_lists_what_would_be_pruned(capsys):
+    status, out, _ = tombola(capsys, "preview", "--model", "resnet20", "--exclude", "[fc.*]", "--sparsity", "99%")
+    assert status == 0
+    assert "excluded by name" in out
+    assert "290,448 of 292,666 parameters are prunable" in out
+    assert "keeps 2,904 weights" in out
+    _, out, _ = tombola(capsys, "preview", "--json")
+    assert json.loads(out)["prunable"] == 50_200
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+def test_export_writes_plain_weights_with_zeros(capsys, finished, tmp_path, ending):
+    plain, start = tmp_path / f"plain{ending}", finished / "start.safetensors"
+    assert tombola(capsys, "export", finished, "--weights", start, "--out", plain)[0] == 0
+    found, before = read_weights(plain), load_file(start)
+    ticket = Ticket.load(finished / "ticket.safetensors")
+    assert list(found) == list(before)
+    for name, value in before.items():
+        expected = value * ticket[name] if name in ticket else value
+        assert torch.equal(found[name], expected)
+    # And such a file is a start for another run, the ticket's zeros included.
+    status, out, _ = tombola(
+        capsys, "run", *QUICK, "--weights", plain, "--draw-at", "init", "--out", tmp_path / "o", "--json"
+    )
+    assert status == 0
+    again = load_file(Path(json.loads(out)["run_dir"]) / "start.safetensors")
+    assert all(torch.equal(again[name], found[name]) for name in found)
+
+
+def test_weights_that_cannot_be_used(capsys, finished, tmp_path):
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    (tmp_path / "w.txt").write_bytes(b"")
+    torch.save(torch.ones(1), tmp_path / "tensor.pt")
+    for path, message in (
+        (tmp_path / "none.pt", "there is no file"),
+        (tmp_path / "junk.pt", "cannot be read"),
+        (tmp_path / "w.txt", "must end in .safetensors, .pt, .pth"),
+        (tmp_path / "tensor.pt", "must hold a state_dict, got Tensor"),
+        (finished / "scores.safetensors", "lacks fc1.bias, fc2.bias, fc3.bias"),
+    ):
+        status, _, err = tombola(capsys, "run", *QUICK, "--weights", path, "--out", tmp_path / "out")
+        assert status == 2
+        assert message in err
+        assert not (tmp_path / "out").exists()
+    status, _, err = tombola(capsys, "export", finished, "--out", tmp_path / "x.bin")
+    assert status == 2
+    assert "--out" in err
 
 
 def test_help_names_every_command_and_option(capsys):

@@ -12,10 +12,9 @@ from tombola.data import AUGMENTATIONS, ArrayFeed, Arrays, Splits, load
 from tombola.errors import UsageError
 from tombola.evaluation import Evaluation, evaluate
 from tombola.finders import FINDERS, Finder
-from tombola.flat import Layout
 from tombola.identity import COMPONENT_VERSIONS, digest
-from tombola.masking import survey
-from tombola.models import build, builder, source
+from tombola.masking import Survey, survey
+from tombola.models import build, builder, load_into, read_weights, source
 from tombola.network import load_weights
 from tombola.problem import Problem, Trainer
 from tombola.progress import Progress
@@ -28,7 +27,7 @@ from tombola.training import Lesson, Recipe, State
 
 EVALUATION_BATCH = 1000
 # Options that say where things lie; results do not depend on them.
-_OUTSIDE_IDENTITY = ("data_dir", "download")
+_OUTSIDE_IDENTITY = ("data_dir", "download", "weights")
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -83,7 +82,7 @@ class Cell:
     config: RunConfig
     splits: Splits
     model: nn.Module
-    layout: Layout
+    survey: Survey
     runtime: Runtime
     task: Task
 
@@ -94,10 +93,12 @@ class Cell:
         with seeded(config.seed, "model"):
             model = build(config.model, splits.shape, splits.classes)
         runtime = Runtime.choose(model, config.device, config.precision, config.layout)
-        layout = survey(model, config.include or "*", config.exclude).layout
-        count_kept(config.density, layout.total)
+        if config.weights:
+            load_into(model, read_weights(Path(config.weights)), Path(config.weights))
+        found = survey(model, config.include or "*", config.exclude)
+        count_kept(config.density, found.prunable)
         settled = replace(config, precision=runtime.precision, layout=runtime.layout)
-        return cls(settled, splits, model, layout, runtime, Task())
+        return cls(settled, splits, model, found, runtime, Task())
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the result depends on."""
@@ -150,7 +151,7 @@ class Cell:
         config = self.config
         return Problem(
             model=self.model,
-            layout=self.layout,
+            layout=self.survey.layout,
             task=self.task,
             feed=ArrayFeed(self.splits.train, config.search_batch_size, config.seed, purpose="search"),
             weights=weights,

@@ -36,6 +36,7 @@ class RunConfig:
         "model: lenet-300-100, resnet20, resnet32, resnet56, vgg16, any of torchvision, or my_module:build",
         "model",
     )
+    weights: str | None = option(None, "state_dict to start from, .safetensors or .pt (initialised anew)", "model")
     include: tuple[str, ...] = option((), "globs of names of parameters to prune (all that can be)", "model")
     exclude: tuple[str, ...] = option((), "globs of names of parameters to leave dense", "model")
     finder: str = option("cts", "how to find the ticket: cts, random", "ticket")

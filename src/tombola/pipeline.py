@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from tombola.cell import Cell, make_finder, resolve
 from tombola.config import RunConfig
@@ -17,6 +15,7 @@ from tombola.errors import UsageError
 from tombola.evaluation import Evaluation
 from tombola.finders import describe
 from tombola.identity import digest
+from tombola.models import load_into, read_weights
 from tombola.progress import Progress
 from tombola.rundir import describe_run, is_whole, write_run
 from tombola.store import CHECKPOINT_SECONDS, DiskStore, claim, read_json, write_json
@@ -131,20 +130,12 @@ def _values(cell: Cell, ticket: Ticket, drawn_at: State, start: State, trained: 
 def evaluate_run(config: RunConfig, directory: Path, weights: Path, split: str) -> Evaluation:
     """Evaluate weights under the ticket of a run directory.
 
-    weights: a safetensors file of the model's state_dict. split: "test" or "held_out".
+    weights: a file with the model's state_dict. split: "test" or "held_out".
     """
-    if not weights.is_file():
-        raise UsageError(f"--weights: there is no file {weights}")
-    try:
-        tensors = load_file(weights)
-    except SafetensorError as error:
-        raise UsageError(f"--weights {weights} is not a safetensors file ({error})") from error
+    tensors = read_weights(weights)
     with _threads(config.threads):
         cell = Cell.prepare(resolve(config))
         model = copy.deepcopy(cell.model)
-        try:
-            model.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise UsageError(f"--weights {weights} does not fit the model: {' '.join(str(error).split())}") from error
+        load_into(model, tensors, weights)
         Ticket.load(directory / "ticket.safetensors", model).apply_(model)
         return cell.evaluate(State.of(model), split)

@@ -2,17 +2,15 @@
 
 import json
 import platform
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save as tensors_to_bytes
-from torch import Tensor
 
 from tombola.config import RunConfig
 from tombola.errors import UsageError
+from tombola.models import write_weights
 from tombola.store import write_bytes, write_json
 from tombola.ticket import Ticket
 from tombola.training import State
@@ -66,11 +64,6 @@ def write_run(directory: Path, ticket: Ticket, start: State, trained: State, row
         ("start", start.tensors),
         ("weights", trained.tensors),
     ):
-        write_bytes(directory / f"{name}.safetensors", tensors_to_bytes(_unshared(tensors)))
+        write_weights(directory / f"{name}.safetensors", tensors)
     journal = "".join(json.dumps(row) + "\n" for row in rows)
     write_bytes(directory / "metrics.jsonl", journal.encode())
-
-
-def _unshared(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    # safetensors refuses tensors that share storage, as tied weights do.
-    return {name: value.detach().clone().contiguous() for name, value in tensors.items() if isinstance(value, Tensor)}

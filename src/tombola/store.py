@@ -98,6 +98,17 @@ def read_json(path: Path) -> Any:
         raise TombolaError(f"{path} is damaged ({error}); delete it and start again") from error
 
 
+def load_archive(path: Path) -> Any:
+    """Read what torch.save wrote, tensors and plain values only; raises ValueError when it is something else."""
+    # torch.save writes zip files; what else lies here would fail in torch.load in a dozen ways.
+    if not zipfile.is_zipfile(path):
+        raise ValueError("not an archive of torch.save")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, OSError) as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+
+
 def claim(directory: Path, identity: Mapping[str, Any]) -> None:
     """Make the directory the home of `identity`, or check that it already is.
 
@@ -190,12 +201,9 @@ class DiskStage:
     def _load(path: Path) -> Any | None:
         if not path.exists():
             return None
-        # torch.save writes zip files; what else lies here fails in torch.load in a dozen ways.
-        if not zipfile.is_zipfile(path):
-            raise TombolaError(f"{path} is damaged (not an archive); delete it and start again")
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, UnpicklingError, OSError) as error:
+            return load_archive(path)
+        except ValueError as error:
             raise TombolaError(f"{path} is damaged ({error}); delete it and start again") from error
 
 

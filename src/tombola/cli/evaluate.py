@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> None:
         "tombola evaluate runs/17945779b4e6223b --split held-out",
     )
     parser.add_argument("run_dir", type=str, help="run directory, or the ticket file in it")
-    parser.add_argument("--weights", type=str, default="", help="safetensors file (those trained in the run)")
+    parser.add_argument("--weights", type=str, default="", help="state_dict, .safetensors or .pt (the run's)")
     parser.add_argument("--split", type=str, default="test", help="test or held-out")
     parser.add_argument("--data-dir", type=str, default="", help="folder with the dataset's files (the run's)")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")

@@ -10,8 +10,10 @@ from tombola.version import __version__
 
 COMMANDS = {
     "run": "pretrain, draw a ticket, train it and evaluate it",
+    "preview": "list what would be pruned of a model",
     "info": "show what is in a ticket",
     "evaluate": "measure a run's trained ticket on its data again",
+    "export": "write plain weights with zeros where a ticket prunes",
     "demo": "draw a 98 % sparse ticket from a digits classifier, beside a random one",
 }
 

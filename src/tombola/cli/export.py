@@ -1,0 +1,38 @@
+"""`tombola export`: plain weights with zeros, for any framework that knows nothing of tickets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tombola.cli.options import make_parser, parse
+from tombola.cli.show import show_text
+from tombola.errors import UsageError
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    parser = make_parser(
+        "export",
+        "Write a plain state_dict in which the weights that a ticket prunes are zero.",
+        "tombola export runs/RUN/ticket.safetensors --weights runs/RUN/weights.safetensors --out plain.safetensors",
+    )
+    parser.add_argument("ticket", type=str, help="ticket file, or run directory")
+    parser.add_argument("--weights", type=str, default="", help="state_dict, .safetensors or .pt (that of the run)")
+    parser.add_argument("--out", type=str, default="plain.safetensors", help="file to write, .safetensors or .pt")
+    options = parse(parser, arguments)
+
+    from tombola.models import read_weights, write_weights
+    from tombola.ticket import Ticket
+
+    path = Path(options.ticket)
+    directory = path if path.is_dir() else path.parent
+    ticket = Ticket.load(path / "ticket.safetensors" if path.is_dir() else path)
+    weights = Path(options.weights) if options.weights else directory / "weights.safetensors"
+    tensors = read_weights(weights)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    unfit = [name for name, shape in ticket.shapes.items() if shapes.get(name) != shape]
+    if unfit:
+        raise UsageError(f"--weights {weights} does not fit the ticket: {', '.join(unfit[:3])}")
+    for name, mask in ticket.items():
+        tensors[name] = tensors[name].masked_fill(~mask, 0.0)
+    write_weights(Path(options.out), tensors)
+    show_text(f"{options.out}: {ticket.kept:,} of {ticket.prunable:,} prunable weights are not zeroed")

@@ -1,0 +1,66 @@
+"""Weights in files: safetensors, or what torch.save wrote, read without running its code."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor, nn
+
+from tombola.errors import UsageError
+from tombola.store import load_archive, write_atomically, write_bytes
+
+ENDINGS = (".safetensors", ".pt", ".pth")
+
+
+def _check_ending(option: str, path: Path) -> None:
+    if path.suffix not in ENDINGS:
+        raise UsageError(f"--{option} {path} must end in {', '.join(ENDINGS)}")
+
+
+def read_weights(path: Path, option: str = "weights") -> dict[str, Any]:
+    """Return the state_dict in a file; raises UsageError naming the option and the file."""
+    _check_ending(option, path)
+    if not path.is_file():
+        raise UsageError(f"--{option}: there is no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = load_archive(path)
+    except (SafetensorError, ValueError) as error:
+        raise UsageError(f"--{option} {path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"--{option} {path} must hold a state_dict, got {type(found).__name__}")
+    return found
+
+
+def load_into(model: nn.Module, tensors: Mapping[str, Any], path: Path, option: str = "weights") -> None:
+    """Put a state_dict into a model; raises UsageError that says what differs."""
+    own = model.state_dict()
+    missing = [name for name in own if name not in tensors]
+    unknown = [name for name in tensors if name not in own]
+    shapes = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
+    for names, what in ((missing, "lacks"), (unknown, "has beyond the model"), (shapes, "has in another shape")):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise UsageError(f"--{option} {path} {what} {', '.join(names[:3])}{more}")
+    model.load_state_dict(tensors)
+
+
+def write_weights(path: Path, tensors: Mapping[str, Any], option: str = "out") -> None:
+    """Write a plain state_dict, atomically."""
+    _check_ending(option, path)
+    if not path.parent.is_dir():
+        raise UsageError(f"--{option} {path}: {path.parent} is not a directory")
+    if path.suffix == ".safetensors":
+        write_bytes(path, tensors_to_bytes(unshared(tensors)))
+    else:
+        write_atomically(path, lambda file: torch.save(dict(tensors), file))
+
+
+def unshared(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return copies: safetensors refuses tensors that share storage, as tied weights do."""
+    return {name: value.detach().clone().contiguous() for name, value in tensors.items() if isinstance(value, Tensor)}
