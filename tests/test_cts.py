@@ -235,3 +235,12 @@ def test_finders_are_listed_by_name():
 def test_finders_that_train_need_a_trainer():
     with pytest.raises(UsageError, match="has no trainer"):
         problem(mlp(), batches()).dense_at(1)
+
+
+def test_the_search_normalises_by_each_batch_and_never_by_running_statistics(conv):
+    data = images(2)
+    first = draw(CTS(objective="loss", steps=10), problem(conv, data))
+    conv.norm.running_mean.fill_(100.0)
+    conv.norm.num_batches_tracked.fill_(5)
+    again = draw(CTS(objective="loss", steps=10), problem(conv, data))
+    assert all(torch.equal(first.scores[name], again.scores[name]) for name in first)
