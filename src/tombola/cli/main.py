@@ -39,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tombola {__version__}")
         return 0
     command = arguments[0]
-    # Threads that spin while they wait make two runs on one machine up to 20 times slower, and one run no faster.
-    # Read when torch is loaded, which has not happened yet.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP's threads spin for milliseconds while they wait, which makes two runs on one machine ten times slower and
+    # more. A short spin costs a run alone nothing. Read when torch is loaded, which has not happened yet.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if command not in COMMANDS:
         print(f"tombola: there is no command {command!r}; allowed are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
