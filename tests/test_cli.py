@@ -292,7 +292,7 @@ def test_help_needs_no_torch():
         "except SystemExit: pass\n"
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
 def test_an_interrupted_run_says_how_to_go_on(capsys, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from tombola.errors import UsageError
 from tombola.flat import Layout
 from tombola.masking import named_parameters, unwrap
+from tombola.numeric import at_least_float32
 from tombola.runtime import Runtime
 from tombola.task import Batch, Output, Task
 
@@ -67,7 +68,7 @@ class FrozenNetwork:
         self._own_names = {name: f"model.{named[name][0]}" for name in layout.names}
         chosen = {name: named[name][1] for name in layout.names}
         self._dtypes = {name: parameter.dtype for name, parameter in chosen.items()}
-        self.weights = layout.flatten({name: _at_least_float32(p) for name, p in chosen.items()})
+        self.weights = layout.flatten({name: at_least_float32(p) for name, p in chosen.items()})
         for name, view in layout.views(self.weights).items():
             if view.dtype == chosen[name].dtype:
                 chosen[name].data = view
@@ -129,10 +130,6 @@ class FrozenNetwork:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Any]) -> nn.Module:

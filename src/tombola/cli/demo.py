@@ -27,9 +27,7 @@ def main(arguments: Sequence[str]) -> None:
 
     config = from_dict(load_preset("digits"))
     progress = progress_on(sys.stderr)
-    results = []
-    for finder in ("cts", "random"):
-        results.append(run(replace(config, finder=finder), Path(options.out), progress))
+    results = [run(replace(config, finder=finder), Path(options.out), progress) for finder in ("cts", "random")]
     if options.json:
         show_json({result.values["finder"]: dict(result.values) for result in results})
         return

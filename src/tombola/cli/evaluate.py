@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from tombola.cli.options import make_parser, parse
+from tombola.cli.options import make_parser, parse, run_and_ticket
 from tombola.cli.show import show_json, show_table
 from tombola.config import from_dict
 from tombola.errors import UsageError
@@ -27,8 +27,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(parser, arguments)
     if options.split not in {"test", "held-out"}:
         raise UsageError(f"--split must be test or held-out, got {options.split}")
-    directory = Path(options.run_dir)
-    directory = directory if directory.is_dir() else directory.parent
+    directory, _ = run_and_ticket(options.run_dir)
     if not (directory / "config.yaml").is_file():
         raise UsageError(f"{options.run_dir} is not a run directory, nor a ticket in one: it has no config.yaml")
     try:

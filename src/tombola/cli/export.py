@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tombola.cli.options import make_parser, parse
+from tombola.cli.options import make_parser, parse, run_and_ticket
 from tombola.cli.show import show_text
 from tombola.errors import UsageError
 
@@ -23,9 +23,8 @@ def main(arguments: Sequence[str]) -> None:
     from tombola.models import read_weights, write_weights
     from tombola.ticket import Ticket
 
-    path = Path(options.ticket)
-    directory = path if path.is_dir() else path.parent
-    ticket = Ticket.load(path / "ticket.safetensors" if path.is_dir() else path)
+    directory, path = run_and_ticket(options.ticket)
+    ticket = Ticket.load(path)
     weights = Path(options.weights) if options.weights else directory / "weights.safetensors"
     tensors = read_weights(weights)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -1,10 +1,9 @@
 """`tombola info`: what is in a ticket."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from tombola.cli.options import make_parser, parse
+from tombola.cli.options import make_parser, parse, run_and_ticket
 from tombola.cli.show import show_json, show_table, show_text
 
 
@@ -21,8 +20,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from tombola.ticket import Ticket
 
-    path = Path(options.ticket)
-    ticket = Ticket.load(path / "ticket.safetensors" if path.is_dir() else path)
+    ticket = Ticket.load(run_and_ticket(options.ticket)[1])
     provenance = ticket.provenance.to_dict() if ticket.provenance else {}
     dead, kept, density = ticket.dead_units, ticket.kept_by_layer, ticket.density_by_layer
     layers: list[dict[str, Any]] = [
@@ -57,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
         for layer in layers
     ]
     rows.append(("all layers", "", f"{ticket.kept:,} of {ticket.prunable:,}", f"{100 * ticket.density:.4g} %", ""))
-    show_table(str(path), ("layer", "shape", "kept", "density", "dead units"), rows)
+    show_table(options.ticket, ("layer", "shape", "kept", "density", "dead units"), rows)
     for key in ("finder", "objective", "at", "epoch", "seed", "version", "cost", "teacher", "warnings", "weights"):
         if provenance.get(key) not in (None, "", [], {}):
             show_text(f"{key}: {_plain(provenance[key])}")

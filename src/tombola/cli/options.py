@@ -71,15 +71,15 @@ def add_run_options(parser: ArgumentParser, preset: str) -> None:
     groups: dict[str, Any] = {}
     for f in fields(RunConfig):
         title = f.metadata["group"]
-        group = groups.setdefault(title, None) or parser.add_argument_group(title)
-        groups[title] = group
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
         default = values.get(f.name, f.default)
         kind: Any = f.type
         if f.name == "density":
             kind = float | str
         elif isinstance(default, list):
             default = tuple(default)
-        group.add_argument(f"--{f.name.replace('_', '-')}", type=kind, default=default, help=f.metadata["help"])
+        groups[title].add_argument(f"--{f.name.replace('_', '-')}", type=kind, default=default, help=f.metadata["help"])
 
 
 def without_sparsity(arguments: Sequence[str]) -> list[str]:
@@ -99,6 +99,12 @@ def without_sparsity(arguments: Sequence[str]) -> list[str]:
         value = value if equals else next(waiting, "")
         found += ["--density", repr(parse_sparsity(value))]
     return found
+
+
+def run_and_ticket(given: str) -> tuple[Path, Path]:
+    """Return the run directory and the ticket file that a path means: either of the two."""
+    path = Path(given)
+    return (path, path / "ticket.safetensors") if path.is_dir() else (path.parent, path)
 
 
 def find_preset(arguments: Sequence[str], default: str = "digits") -> str:

@@ -128,7 +128,7 @@ def _idx(place: Place, name: str, default: Path | None) -> Raw:
         raise UsageError(f"--data-dir: give the folder with {name}'s idx files{hint}")
     folders = [root, root / name / "raw"]
 
-    def load(part: str) -> tuple[Tensor, Tensor]:
+    def read(part: str) -> tuple[Tensor, Tensor]:
         images = find_idx(f"{part}-images-idx3-ubyte", folders)
         labels = find_idx(f"{part}-labels-idx1-ubyte", folders)
         inputs, targets = read_idx(images), read_idx(labels)
@@ -136,7 +136,7 @@ def _idx(place: Place, name: str, default: Path | None) -> Raw:
             raise UsageError(f"{images} and {labels} do not belong together")
         return inputs.unsqueeze(1), targets.long()
 
-    return Raw(load("train"), load("t10k"))
+    return Raw(read("train"), read("t10k"))
 
 
 def fashion_mnist(place: Place) -> Raw:
@@ -153,7 +153,7 @@ def _cifar(place: Place, name: str) -> Raw:
     """Read CIFAR in torchvision's files: 50,000 and 10,000 colour images of 32x32."""
     import torchvision.datasets
 
-    def load(train: bool) -> tuple[Tensor, Tensor]:
+    def read(train: bool) -> tuple[Tensor, Tensor]:
         try:
             source = getattr(torchvision.datasets, name)(str(place.folder(name)), train=train, download=place.download)
         except RuntimeError as error:
@@ -163,7 +163,7 @@ def _cifar(place: Place, name: str) -> Raw:
             ) from error
         return torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(source.targets)
 
-    return Raw(load(True), load(False))
+    return Raw(read(True), read(False))
 
 
 def cifar10(place: Place) -> Raw:

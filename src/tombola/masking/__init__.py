@@ -1,6 +1,6 @@
 """Which parameters are prunable, what they are called, and how a ticket is held in a model."""
 
-from tombola.masking.holding import Attachment, check_masks, zero_pruned
+from tombola.masking.holding import Attachment, check_masks, pruned_of, zero_
 from tombola.masking.names import architecture, by_canonical_name, named_parameters, unwrap
 from tombola.masking.prunable import Entry, Patterns, Survey, survey
 
@@ -13,7 +13,8 @@ __all__ = [
     "by_canonical_name",
     "check_masks",
     "named_parameters",
+    "pruned_of",
     "survey",
     "unwrap",
-    "zero_pruned",
+    "zero_",
 ]

@@ -29,11 +29,16 @@ def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, nn.P
     return {name: parameters[name] for name in masks}  # type: ignore[misc]
 
 
+def pruned_of(parameters: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what the masks leave out, by name, on the parameters' devices."""
+    return {name: ~masks[name].to(parameter.device) for name, parameter in parameters.items()}
+
+
 @torch.no_grad()
-def zero_pruned(parameters: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> None:
-    """Set every parameter to zero, in place, where its mask is False (NaN and infinity included)."""
+def zero_(parameters: Mapping[str, nn.Parameter], pruned: Mapping[str, Tensor]) -> None:
+    """Set every parameter to zero, in place, where `pruned` is True (NaN and infinity included)."""
     for name, parameter in parameters.items():
-        parameter.masked_fill_(~masks[name].to(parameter.device), 0.0)
+        parameter.masked_fill_(pruned[name], 0.0)
 
 
 class Attachment:
@@ -50,17 +55,12 @@ class Attachment:
         missing = [name for name, p in self._parameters.items() if id(p) not in held and p.requires_grad]
         if len(missing) == len(self._parameters):
             raise UsageError("optimizer holds none of the ticket's parameters; make it from this model's parameters()")
-        self._pruned = {name: ~mask.to(self._parameters[name].device) for name, mask in masks.items()}
-        self._zero()
+        self._pruned = pruned_of(self._parameters, masks)
+        zero_(self._parameters, self._pruned)
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
-
-    @torch.no_grad()
-    def _zero(self) -> None:
-        for name, parameter in self._parameters.items():
-            parameter.masked_fill_(self._pruned[name], 0.0)
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -71,7 +71,7 @@ class Attachment:
             return None
 
         def held() -> Any:
-            self._zero()
+            zero_(self._parameters, self._pruned)
             loss = closure()
             for name, parameter in self._parameters.items():
                 if parameter.grad is not None:
@@ -83,7 +83,7 @@ class Attachment:
         return args, {**kwargs, "closure": held}
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._zero()
+        zero_(self._parameters, self._pruned)
 
     def detach(self) -> None:
         """Stop holding the mask; the weights stay as they are."""

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from tombola.numeric import at_least_float32
 from tombola.objectives.gradients import SMALLEST_SPREAD
 from tombola.objectives.view import View
 
@@ -24,8 +25,7 @@ def feature_mse(view: View) -> Tensor:
 
 
 def _standardised(features: Tensor) -> Tensor:
-    flat = features.flatten(1)
-    flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
+    flat = at_least_float32(features.flatten(1))
     # The square root of variance plus a little has a gradient where all features of a sample are alike (a dead layer).
     centred = flat - flat.mean(dim=1, keepdim=True)
     variance = centred.square().sum(dim=1, keepdim=True) / max(flat.shape[1] - 1, 1)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tombola.errors import UsageError
+from tombola.numeric import at_least_float32, softmax_kl
 from tombola.task.batches import Batch, Output
 
 
@@ -21,7 +21,7 @@ def forward_inputs(model: nn.Module, batch: Batch) -> Output:
 
 def cross_entropy(output: Output, batch: Batch) -> Tensor:
     """Cross-entropy, mean over the batch. output: (N, C, ...); batch: (inputs, targets)."""
-    return F.cross_entropy(_wide(output), batch[1])
+    return F.cross_entropy(at_least_float32(output), batch[1])
 
 
 def softmax_divergence(output: Output, reference: Output, batch: Batch) -> Tensor:
@@ -29,19 +29,12 @@ def softmax_divergence(output: Output, reference: Output, batch: Batch) -> Tenso
 
     Both (N, C, ...). Further axes (pixels) count as samples.
     """
-    log_p = F.log_softmax(_wide(output), dim=1)
-    log_q = F.log_softmax(_wide(reference), dim=1)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+    return softmax_kl(output, reference, dim=1).mean()
 
 
 def probabilities(output: Output) -> Tensor:
     """Softmax over the class axis."""
-    return _wide(output).softmax(dim=1)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """Return at least float32: a softmax in half precision is too coarse to compare."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return at_least_float32(output).softmax(dim=1)
 
 
 def accuracy(output: Output, batch: Batch) -> Tensor:

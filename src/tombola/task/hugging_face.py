@@ -1,9 +1,9 @@
 """Hugging Face models: batches are dictionaries of arguments, outputs have .logits and a .loss of their own."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tombola.errors import UsageError
+from tombola.numeric import at_least_float32, softmax_kl
 from tombola.task.batches import Batch, Output
 
 
@@ -21,9 +21,7 @@ def own_loss(output: Output, batch: Batch) -> Tensor:
 
 def logits_divergence(output: Output, reference: Output, batch: Batch) -> Tensor:
     """KL of the softmaxes over the last axis, mean over samples and over the tokens that attention_mask keeps."""
-    log_p = F.log_softmax(output.logits.float(), dim=-1)
-    log_q = F.log_softmax(reference.logits.float(), dim=-1)
-    values = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    values = softmax_kl(output.logits, reference.logits, dim=-1)
     kept = batch.get("attention_mask")
     if kept is None or kept.shape != values.shape:
         return values.mean()
@@ -39,4 +37,4 @@ def accuracy_or_loss(output: Output, batch: Batch) -> Tensor:
 
 def logits_probabilities(output: Output) -> Tensor:
     """Softmax of the logits over the last axis."""
-    return output.logits.float().softmax(dim=-1)
+    return at_least_float32(output.logits).softmax(dim=-1)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tombola.numeric import at_least_float32, softmax_kl
 from tombola.task.batches import Batch, Output
 from tombola.task.classification import forward_inputs
 
@@ -24,12 +25,11 @@ class Pixels:
 
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """Cross-entropy."""
-        return F.cross_entropy(output.float(), batch[1], ignore_index=self.ignored)
+        return F.cross_entropy(at_least_float32(output), batch[1], ignore_index=self.ignored)
 
     def divergence(self, output: Output, reference: Output, batch: Batch) -> Tensor:
         """KL( softmax output || softmax reference )."""
-        log_p, log_q = F.log_softmax(output.float(), dim=1), F.log_softmax(reference.float(), dim=1)
-        return self._mean((log_p.exp() * (log_p - log_q)).sum(dim=1), batch)
+        return self._mean(softmax_kl(output, reference, dim=1), batch)
 
     def accuracy(self, output: Output, batch: Batch) -> Tensor:
         """Fraction of pixels whose largest output is the target."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tombola.errors import UsageError
-from tombola.masking import Attachment, check_masks, zero_pruned
+from tombola.masking import Attachment, check_masks, pruned_of, zero_
 from tombola.ticket import file
 from tombola.ticket.bits import Bits
 from tombola.ticket.provenance import Provenance
@@ -130,7 +130,8 @@ class Ticket(Mapping[str, Tensor]):
 
     def apply_(self, model: nn.Module) -> nn.Module:
         """Set the model's pruned weights to zero, once and in place, and return the model."""
-        zero_pruned(check_masks(model, self), self)
+        parameters = check_masks(model, self)
+        zero_(parameters, pruned_of(parameters, self))
         return model
 
     def attach(self, model: nn.Module, optimizer: Optimizer) -> Attachment:
