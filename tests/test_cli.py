@@ -67,7 +67,16 @@ BAD = [
     (["run", "--density", "0.1", "--sparsity", "0.9"], "exclude each other"),
     (["run", "--sparsity", "110%"], "--sparsity must lie in [0, 1)"),
     (["run", "--finder", "magic"], "--finder 'magic' is unknown; allowed are cts, random"),
-    (["run", "--preset", "imagenet"], "--preset 'imagenet' is unknown; allowed are digits, fashion-mnist-lenet"),
+    (["run", "--preset", "imagenet"], "--preset 'imagenet' is unknown; allowed are cifar10-resnet20, cifar10-vgg16"),
+    (["run", "--recipe", "published"], "--recipe 'published' is not one of the preset digits; allowed are standard"),
+    (["run", "--clip-norm", "x"], "--clip-norm must be a number, got x"),
+    (["run", "--std", "[0.1,0.2]"], "--std must have one number for each of 1 channels, got (0.1, 0.2)"),
+    (["run", "--fit", "nowhere:train"], "--fit 'nowhere:train' cannot be imported"),
+    (["run", "--data", "nowhere:datasets"], "--data 'nowhere:datasets' cannot be imported"),
+    (["run", "--finder", "magic", "--print_config"], "--finder 'magic' is unknown; allowed are cts, random"),
+    (["draw", "--epochs", "0"], "--epochs must be at least 1, got 0"),
+    (["train", "none.safetensors"], "none.safetensors lies in no run directory: say --preset, or --model and --data"),
+    (["train", "--preset", "digits", "none.safetensors"], "there is no ticket file none.safetensors"),
     (["run", "--speed", "3"], "--speed is not an option"),
     (["run", "--step", "3"], "--step is not an option; did you mean --steps?"),
     (["run", "--densty=3"], "--densty is not an option; did you mean --density?"),
@@ -82,8 +91,8 @@ BAD = [
     (["run", "--config", "none.yaml"], "--config: there is no file none.yaml"),
     (["run", "--steps"], "--steps"),
     (["info", "none.safetensors"], "there is no ticket file none.safetensors"),
-    (["evaluate", "none"], "none is not a run directory"),
-    (["fly"], "there is no command 'fly'; allowed are run, preview, info, evaluate, export, demo"),
+    (["evaluate", "none"], "none lies in no run directory: say --preset, or --model and --data"),
+    (["fly"], "there is no command 'fly'; allowed are run, preview, draw, train, evaluate, info, export, demo"),
 ]
 
 

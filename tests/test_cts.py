@@ -183,7 +183,10 @@ def test_what_is_recorded():
     assert all(0 <= row["turnover"] <= 1 for row in rows[1:])
     keys = {"objective", "multiplier", "task_norm", "density_norm", "entropy"}
     assert all(math.isfinite(row[key]) for row in rows for key in keys)
-    assert set(ticket.provenance.objective) == {"name", "first", "hard", "soft", "expected_density", "hard_density"}
+    assert set(ticket.provenance.objective) == {
+        "name", "first", "hard", "soft", "held_out", "expected_density", "hard_density",
+    }  # fmt: skip
+    assert ticket.provenance.objective["held_out"] is None
 
 
 def test_provenance_names_everything_and_counts_the_cost():
@@ -192,7 +195,7 @@ def test_provenance_names_everything_and_counts_the_cost():
     assert provenance.finder == {
         "name": "cts", "objective": "reverse-kl", "steps": 7,
         "controller": {"name": "gradbalance", "momentum": 0.99, "overshoot": 1.1},
-        "learning_rate": 0.1, "temperature": 2 / 3, "features": "",
+        "learning_rate": 0.1, "temperature": 2 / 3, "features": [],
     }  # fmt: skip
     assert provenance.weights == State.of(model).digest
     assert provenance.seed == 3

@@ -70,15 +70,15 @@ def test_flip_crop_draws_every_sample_on_its_own_and_from_its_generator():
 
 def test_what_a_user_gives_becomes_a_feed():
     batch = (torch.zeros(2, 3), torch.zeros(2))
-    assert isinstance(feed_of([batch], 0), ListFeed)
-    assert isinstance(feed_of(DataLoader(TensorDataset(*batch)), 0), StreamFeed)
-    generated = feed_of((batch for _ in range(5)), 0, most=3)
+    assert isinstance(feed_of([batch], 0, 8), ListFeed)
+    assert isinstance(feed_of(DataLoader(TensorDataset(*batch)), 0, 8), StreamFeed)
+    generated = feed_of((batch for _ in range(5)), 0, 8, most=3)
     assert isinstance(generated, ListFeed)
     assert generated.length == 3
     with pytest.raises(UsageError, match="at least one batch"):
-        feed_of([], 0)
+        feed_of([], 0, 8)
     with pytest.raises(UsageError, match="iterable of"):
-        feed_of(torch.zeros(2), 0)
+        feed_of(torch.zeros(2), 0, 8)
 
 
 def test_a_shuffling_loader_follows_the_seed_and_leaves_the_callers_generator_alone():

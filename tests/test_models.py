@@ -6,7 +6,8 @@ from torch import nn
 
 from tombola import UsageError
 from tombola.masking import survey
-from tombola.models import MODELS, build, source
+from tombola.models import MODELS, build
+from tombola.own import source
 
 CIFAR = (3, 32, 32)
 

@@ -139,7 +139,7 @@ def test_a_dense_run_stopped_just_before_its_result_was_kept_is_not_trained_agai
     trainer = Trainer(lesson(model, data), State.of(model), DiskStore(tmp_path), {})
     expected = trainer.dense_at(2)
     (trainer.dense_stage().directory / "epoch-2.pt").unlink()
-    monkeypatch.setattr("tombola.training._Loop.run_epoch", None)
+    monkeypatch.setattr("tombola.training.loop._Loop.run_epoch", None)
     assert trainer.dense_at(2).digest == expected.digest
 
 

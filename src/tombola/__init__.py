@@ -10,16 +10,18 @@ from tombola.version import __version__
 
 if TYPE_CHECKING:
     from tombola.api import Sparsified, draw, preview, sparsify
-    from tombola.controllers import GradBalance, ProportionalBalance
+    from tombola.controllers import GradBalance, Lagrangian, ProportionalBalance
     from tombola.errors import SearchError, TicketWarning, TombolaError, UsageError
     from tombola.finders import CTS, Random
     from tombola.task import Task
     from tombola.ticket import Ticket
-    from tombola.training import Recipe
+    from tombola.training import Job, Recipe
 
 _HOMES = {
     "CTS": "finders",
     "GradBalance": "controllers",
+    "Job": "training",
+    "Lagrangian": "controllers",
     "ProportionalBalance": "controllers",
     "Random": "finders",
     "Recipe": "training",
@@ -38,6 +40,8 @@ _HOMES = {
 __all__ = [
     "CTS",
     "GradBalance",
+    "Job",
+    "Lagrangian",
     "ProportionalBalance",
     "Random",
     "Recipe",

@@ -23,7 +23,7 @@ from tombola.store import MemoryStore
 from tombola.task import Task
 from tombola.teacher import is_informed
 from tombola.ticket import Ticket
-from tombola.training import Lesson, Recipe, State
+from tombola.training import Lesson, OwnFit, Recipe, State, TrainingFunction
 
 
 def preview(model: nn.Module, *, include: Patterns = "*", exclude: Patterns = ()) -> Survey:
@@ -48,17 +48,21 @@ def draw(
     include: Patterns = "*",
     exclude: Patterns = (),
     precision: str = "auto",
+    batch_size: int = 512,
+    held_out: Iterable[Any] | None = None,
     progress: bool = True,
 ) -> Ticket:
     """Draw a ticket from a model at its present weights, by Concrete Ticket Search.
 
     model: any module; it is not changed in any way. data: an iterable of (inputs, targets) batches, or of whatever
-    `task` understands; a list is best, since the dense network's outputs are then computed once only. density: the
+    `task` understands, or a map-style torch Dataset, which is cut into shuffled batches of `batch_size`; a list of
+    batches or a TensorDataset is best, since the dense network's outputs are then computed once only. density: the
     fraction of prunable weights to keep, in (0, 1]. steps: length of the search (1960 by default). objective: the name
     of one in `tombola.objectives`; by default loss where the network has not learned anything yet, else reverse-kl.
     controller: GradBalance by default. finder: another finder, in place of the four before it. include, exclude: glob
     patterns of parameter names; an exact name in `include` takes in what the rule leaves out. precision: "auto"
-    (bf16 for convolutional models where the hardware has it), "32-true" or "bf16-mixed". progress: show a bar.
+    (bf16 for convolutional models where the hardware has it), "32-true" or "bf16-mixed". held_out: data like `data`
+    that the search does not see, on which its ticket is looked at. progress: show a bar.
 
     Returns a Ticket that keeps exactly floor(density * prunable + 1/2) weights. Issues a TicketWarning for each sign
     that something is off. Raises UsageError for input that cannot be used, SearchError when numbers break down.
@@ -72,7 +76,8 @@ def draw(
         raise UsageError(f"finder must be an object such as tombola.Random(), got {finder!r}")
     if finder is not None and (steps, objective, controller) != (None, None, None):
         raise UsageError("finder excludes steps, objective and controller: give them to the finder itself")
-    feed = feed_of(data, seed, most=steps if isinstance(steps, int) and steps > 0 else CTS.steps)
+    _check_batch_size(batch_size)
+    feed = feed_of(data, seed, batch_size, most=steps if isinstance(steps, int) and steps > 0 else CTS.steps)
     display = progress_on() if progress else Silent()
     if finder is None:
         if objective is None:
@@ -91,9 +96,15 @@ def draw(
         seed=seed,
         runtime=runtime,
         progress=display,
+        held_out=None if held_out is None else feed_of(held_out, seed, batch_size),
     )
     with torch.inference_mode(False), torch.enable_grad():
         return _announced(finder.draw(problem, [density]))
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise UsageError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
 
 
 def _check_seed(seed: int) -> None:
@@ -142,18 +153,22 @@ def sparsify(
     density: float,
     recipe: Recipe | None = None,
     rewind_to: int = 1,
+    fit: TrainingFunction | None = None,
     finder: Finder | None = None,
     seed: int = 0,
     task: Task | None = None,
     include: Patterns = "*",
     exclude: Patterns = (),
     precision: str = "auto",
+    batch_size: int = 128,
     progress: bool = True,
 ) -> Sparsified:
     """Train a model sparse from its present weights: pretrain, draw a ticket, train the ticket.
 
-    model: any module; it is not changed. train, held_out: iterables of batches; the held-out ones are only measured
-    on. density: the fraction of prunable weights to keep. recipe: how to train; by default 10 epochs of SGD.
+    model: any module; it is not changed. train, held_out: iterables of batches, or map-style torch Datasets, which are
+    cut into batches of `batch_size`; the held-out ones are only measured on. density: the fraction of prunable weights
+    to keep. recipe: how to train; by default 10 epochs of SGD. fit: a training function of your own in its place,
+    called as fit(model, job) with a `tombola.Job` that says which epochs, and holds the ticket.
     rewind_to: epochs of dense training before the draw, from which the ticket's training goes on; 0 draws at the
     weights as they are, for a model that is trained already. finder: CTS by default. The rest as in `draw`.
 
@@ -168,12 +183,15 @@ def sparsify(
     checked = survey(model, include, exclude)
     count_kept(density, checked.prunable)
     runtime = Runtime.choose(model, next(model.parameters()).device, precision)
-    feed, held_out_feed = feed_of(train, seed), feed_of(held_out, seed)
+    _check_batch_size(batch_size)
+    if fit is not None and not callable(fit):
+        raise UsageError(f"fit must be a function of (model, job), got {fit!r}")
+    feed, held_out_feed = feed_of(train, seed, batch_size), feed_of(held_out, seed, batch_size)
     display = progress_on() if progress else Silent()
     plain = unwrap(model)
     lesson = Lesson(plain, task, feed, held_out_feed, recipe, runtime, seed, display)
     store = MemoryStore()
-    trainer = Trainer(lesson, State.of(plain), store, identity={})
+    trainer = Trainer(lesson, State.of(plain), store, identity={}, own=fit and OwnFit(fit))
     weights = trainer.dense_at(rewind_to)
     if finder is None:
         start = load_weights(plain, weights.tensors)
@@ -190,6 +208,7 @@ def sparsify(
         store=store,
         progress=display,
         trainer=trainer,
+        held_out=held_out_feed,
     )
     ticket = _announced(finder.draw(problem, [density]))
     trained = load_weights(plain, problem.fit(ticket).tensors)

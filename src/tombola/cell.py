@@ -6,16 +6,17 @@ from typing import Any
 
 from torch import nn
 
-from tombola.config import RunConfig
+from tombola.config import FINDER_OPTIONS, RunConfig
 from tombola.controllers import CONTROLLERS, Lagrangian
-from tombola.data import AUGMENTATIONS, ArrayFeed, Arrays, Splits, load
+from tombola.data import AUGMENTATIONS, Feed, Normalisation, Split, Splits, load
 from tombola.errors import UsageError
 from tombola.evaluation import Evaluation, evaluate
 from tombola.finders import FINDERS, Finder
 from tombola.identity import COMPONENT_VERSIONS, digest
 from tombola.masking import Survey, survey
-from tombola.models import build, builder, load_into, read_weights, source
-from tombola.network import load_weights
+from tombola.models import build, builder, load_into, publish_batch_norm_, read_weights
+from tombola.network import load_weights, uses_batch_statistics
+from tombola.own import imported, source
 from tombola.problem import Problem, Trainer
 from tombola.progress import Progress
 from tombola.ranking import count_kept
@@ -23,7 +24,7 @@ from tombola.runtime import Runtime, resolve_device
 from tombola.seeds import seeded
 from tombola.store import DiskStore
 from tombola.task import Task
-from tombola.training import Lesson, Recipe, State
+from tombola.training import Lesson, OwnFit, Recipe, State
 
 EVALUATION_BATCH = 1000
 # Options that say where things lie; results do not depend on them.
@@ -44,15 +45,16 @@ def resolve(config: RunConfig) -> RunConfig:
         if name not in known:
             raise UsageError(f"--{option} {name!r} is unknown; allowed are {', '.join(known)}")
     builder(config.model)
-    kind = FINDERS[config.finder]
-    owned = {f.name: f.default for f in fields(kind)}
+    if config.fit:
+        imported("fit", config.fit)
+    owned = {f.name: f.default for f in fields(FINDERS[config.finder])}
     filled: dict[str, Any] = {}
-    for name in ("objective", "steps", "controller"):
-        value = getattr(config, name)
-        if value is not None and name not in owned:
-            raise UsageError(f"--{name} is not an option of the finder {config.finder}")
-        if value is None and name in owned:
-            default = owned[name]
+    for name, of_finder in FINDER_OPTIONS.items():
+        given = getattr(config, name) not in (None, ())
+        if given and of_finder not in owned:
+            raise UsageError(f"--{name.replace('_', '-')} is not an option of the finder {config.finder}")
+        if not given and of_finder in owned:
+            default = owned[of_finder]
             filled[name] = default.name if name == "controller" else default
     if "objective" in filled and config.draw_at == "init":
         filled["objective"] = "loss"
@@ -67,7 +69,7 @@ def make_finder(config: RunConfig) -> Finder:
     """Return the finder of a resolved configuration."""
     kind = FINDERS[config.finder]
     owned = {f.name for f in fields(kind)}
-    values: dict[str, Any] = {name: getattr(config, name) for name in ("objective", "steps") if name in owned}
+    values = {own: getattr(config, name) for name, own in FINDER_OPTIONS.items() if own in owned}
     if "controller" in owned:
         kind_of_controller = CONTROLLERS[config.controller or ""]
         published = kind_of_controller is Lagrangian
@@ -77,28 +79,38 @@ def make_finder(config: RunConfig) -> Finder:
 
 @dataclass(frozen=True)
 class Cell:
-    """A resolved configuration with its data, its model at θ₀ and its runtime."""
+    """A resolved configuration with its data, its model at θ₀, and its runtimes for training and for the search."""
 
     config: RunConfig
     splits: Splits
     model: nn.Module
     survey: Survey
     runtime: Runtime
+    search_runtime: Runtime
     task: Task
 
     @classmethod
     def prepare(cls, config: RunConfig) -> "Cell":
         """Load the data and build the model of a resolved configuration; raises UsageError if they do not fit."""
-        splits = load(config.data, Path(config.data_dir) if config.data_dir else None, config.held_out, config.download)
+        splits = load(
+            config.data,
+            Path(config.data_dir) if config.data_dir else None,
+            config.held_out,
+            config.download,
+            Normalisation(config.mean, config.std),
+        )
         with seeded(config.seed, "model"):
             model = build(config.model, splits.shape, splits.classes)
+            if config.batch_norm == "published":
+                publish_batch_norm_(model)
         runtime = Runtime.choose(model, config.device, config.precision, config.layout)
+        search = Runtime.choose(model, runtime.device, config.search_precision or runtime.precision, runtime.layout)
         if config.weights:
             load_into(model, read_weights(Path(config.weights)), Path(config.weights))
         found = survey(model, config.include or "*", config.exclude)
         count_kept(config.density, found.prunable)
-        settled = replace(config, precision=runtime.precision, layout=runtime.layout)
-        return cls(settled, splits, model, found, runtime, Task())
+        settled = replace(config, precision=runtime.precision, search_precision=search.precision, layout=runtime.layout)
+        return cls(settled, splits, model, found, runtime, search, Task())
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the result depends on."""
@@ -109,23 +121,20 @@ class Cell:
             "model": self.model_identity(),
             "weights": State.of(self.model).digest,
             "runtime": self.runtime.to_dict(),
+            "fit": source(self.config.fit),
             "versions": COMPONENT_VERSIONS,
         }
 
     def model_identity(self) -> str:
         """Return the model's name and, for one's own, its code: names, shapes and weights say nothing of `forward`."""
-        return digest([self.config.model, source(self.config.model)])
+        return digest([self.config.model, source(self.config.model), self.config.batch_norm])
 
     def trainer(self, store: DiskStore, progress: Progress) -> Trainer:
         """Return what trains this cell's network; cells that agree on it share its results."""
         config = self.config
-        recipe = Recipe(config.epochs, config.learning_rate, config.momentum, config.weight_decay, config.milestones)
-        feed = ArrayFeed(
-            self.splits.train,
-            config.batch_size,
-            config.seed,
-            purpose="training",
-            augmentation=AUGMENTATIONS[config.augmentation],
+        recipe = Recipe(**{f.name: getattr(config, f.name) for f in fields(Recipe)})
+        feed = self.splits.train.feed(
+            config.batch_size, config.seed, "training", augmentation=AUGMENTATIONS[config.augmentation]
         )
         lesson = Lesson(
             self.model,
@@ -143,8 +152,10 @@ class Cell:
             "batch_size": config.batch_size,
             "augmentation": config.augmentation,
             "threads": config.threads,
+            "fit": source(config.fit),
         }
-        return Trainer(lesson, State.of(self.model), store, shared)
+        own = OwnFit(imported("fit", config.fit)) if config.fit else None
+        return Trainer(lesson, State.of(self.model), store, shared, own)
 
     def problem(self, weights: State, store: DiskStore, progress: Progress, trainer: Trainer) -> Problem:
         """Return the problem of drawing a ticket at some weights."""
@@ -153,14 +164,15 @@ class Cell:
             model=self.model,
             layout=self.survey.layout,
             task=self.task,
-            feed=ArrayFeed(self.splits.train, config.search_batch_size, config.seed, purpose="search"),
+            feed=self.splits.train.feed(config.search_batch_size, config.seed, "search"),
             weights=weights,
             seed=config.seed,
-            runtime=self.runtime,
+            runtime=self.search_runtime,
             at=config.draw_at,
             store=store,
             progress=progress,
             trainer=trainer,
+            held_out=self._feed(self.splits.held_out),
             identity={
                 "data": self.splits.fingerprint,
                 "model": self.model_identity(),
@@ -171,9 +183,15 @@ class Cell:
 
     def evaluate(self, state: State, split: str) -> Evaluation:
         """Evaluate a state on a split: "test" or "held_out"."""
+        feed = self._feed(getattr(self.splits, split))
+        if feed is None:
+            raise UsageError("--split held-out: this run's training held nothing out")
         model = self.runtime.place(load_weights(self.model, state.tensors))
-        return evaluate(model, self.task, self._feed(getattr(self.splits, split)), self.runtime)
+        return evaluate(model, self.task, feed, self.runtime)
 
-    @staticmethod
-    def _feed(arrays: Arrays) -> ArrayFeed:
-        return ArrayFeed(arrays, EVALUATION_BATCH, shuffle=False)
+    def _feed(self, split: Split | None) -> Feed | None:
+        """Return the batches to evaluate on; a network that normalises by them needs them mixed and as in training."""
+        if split is None:
+            return None
+        by_batch = uses_batch_statistics(self.model)
+        return split.feed(self.config.batch_size if by_batch else EVALUATION_BATCH, 0, "evaluation", shuffle=by_batch)

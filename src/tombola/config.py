@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from importlib.resources import files
 from itertools import pairwise
+from math import inf
 from typing import Any, get_origin
 
 import yaml
@@ -14,31 +15,55 @@ import yaml
 from tombola.errors import UsageError
 
 DRAW_AT = ("init", "rewind", "trained")
+BATCH_NORMS = ("standard", "published")
+# Options that belong to the finder, and what they are called there.
+FINDER_OPTIONS = {
+    "objective": "objective",
+    "controller": "controller",
+    "steps": "steps",
+    "search_learning_rate": "learning_rate",
+    "temperature": "temperature",
+    "features": "features",
+}
+# The recipe that every preset has: the preset's own values.
+STANDARD = "standard"
 _POWER = re.compile(r"^\s*([0-9.]+(?:e-?[0-9]+)?)\s*\*\*\s*([0-9]+)\s*$", re.IGNORECASE)
 
 
-def option(default: Any, help: str, group: str) -> Any:
-    """Declare an option of the command line: its default, what it means, and under which heading it is shown."""
-    return field(default=default, metadata={"help": help, "group": group})
+def option(default: Any, help: str, group: str, unset: str = "") -> Any:
+    """Declare an option of the command line: its default, what it means, and under which heading it is shown.
+
+    unset: in words, what happens without a value.
+    """
+    return field(default=default, metadata={"help": help, "group": group, "unset": unset})
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One cell, start to end. Options that are None are filled in by `tombola.pipeline.resolve`."""
+    """One cell, start to end. Options that are None are filled in by `tombola.cell.resolve`."""
 
-    data: str = option("digits", "dataset: digits, mnist, fashion-mnist, cifar10, cifar100, folder", "data")
-    data_dir: str | None = option(None, "folder with the dataset's files", "data")
+    data: str = option(
+        "digits", "dataset: digits, mnist, fashion-mnist, cifar10, cifar100, folder, or my_module:datasets", "data"
+    )
+    data_dir: str | None = option(None, "folder with the dataset's files", "data", unset="where packages put them")
     download: bool = option(False, "fetch the dataset's files into --data-dir if they are not there", "data")
-    held_out: float = option(0.1, "share of the training data that is held out for choices", "data")
+    held_out: float = option(0.1, "share of the training data that is held out for choices; 0 for none", "data")
+    mean: tuple[float, ...] = option((), "mean of each channel of images in [0, 1]", "data", unset="that of the data")
+    std: tuple[float, ...] = option((), "standard deviation of each channel", "data", unset="that of the data")
     augmentation: str = option("none", "augmentation of training images: none, flip-crop", "data")
     model: str = option(
         "lenet-300-100",
         "model: lenet-300-100, resnet20, resnet32, resnet56, vgg16, any of torchvision, or my_module:build",
         "model",
     )
-    weights: str | None = option(None, "state_dict to start from, .safetensors or .pt (initialised anew)", "model")
-    include: tuple[str, ...] = option((), "globs of names of parameters to prune (all that can be)", "model")
-    exclude: tuple[str, ...] = option((), "globs of names of parameters to leave dense", "model")
+    weights: str | None = option(
+        None, "state_dict to start from, .safetensors or .pt", "model", unset="initialised from the seed"
+    )
+    batch_norm: str = option(
+        "standard", "BatchNorm: standard, or published (scales drawn from U(0, 1), no running statistics)", "model"
+    )
+    include: tuple[str, ...] = option((), "globs of names of parameters to prune", "model", unset="all that can be")
+    exclude: tuple[str, ...] = option((), "globs of names of parameters to leave dense", "model", unset="none")
     finder: str = option("cts", "how to find the ticket: cts, random", "ticket")
     density: float = option(
         0.02,
@@ -49,31 +74,47 @@ class RunConfig:
     rewind_to: int = option(1, "epoch from which the ticket is trained, unless drawn at init", "ticket")
     objective: str | None = option(
         None,
-        "what the search minimises: loss, delta-loss, grad-norm, reverse-kl, forward-kl, feature-mse, grad-match "
-        "(loss at init, else reverse-kl)",
+        "what the search minimises: loss, delta-loss, grad-norm, reverse-kl, forward-kl, feature-mse, grad-match",
         "search",
+        unset="loss at init, else reverse-kl",
     )
     controller: str | None = option(
-        None, "what holds the density: gradbalance, proportional, lagrangian (gradbalance)", "search"
+        None, "what holds the density: gradbalance, proportional, lagrangian", "search", unset="gradbalance"
     )
-    steps: int | None = option(None, "length of the search (1960)", "search")
+    steps: int | None = option(None, "length of the search", "search", unset="1960")
+    search_learning_rate: float | None = option(None, "learning rate of Adam on the logits", "search", unset="0.1")
+    temperature: float | None = option(None, "temperature of the binary Concrete distribution", "search", unset="2/3")
+    features: tuple[str, ...] = option(
+        (), "globs of names of the modules that feature-mse compares", "search", unset="every nn.ReLU"
+    )
     search_batch_size: int = option(512, "samples a step of the search", "search")
+    search_precision: str | None = option(None, "auto, 32-true, bf16-mixed", "search", unset="that of training")
     epochs: int = option(20, "epochs of a whole training", "training")
     batch_size: int = option(128, "samples a step of training", "training")
     learning_rate: float = option(0.1, "learning rate of SGD", "training")
     momentum: float = option(0.9, "momentum of SGD", "training")
     weight_decay: float = option(1e-4, "weight decay of SGD", "training")
-    milestones: tuple[int, ...] = option((), "epochs after which the learning rate is divided by ten", "training")
+    milestones: tuple[int, ...] = option(
+        (), "epochs after which the learning rate is divided by ten", "training", unset="none"
+    )
+    summed: bool = option(False, "follow the gradient of a batch's summed loss, not of its mean", "training")
+    clip_norm: float | None = option(None, "largest 2-norm of a step's gradient", "training", unset="none")
+    fit: str | None = option(
+        None, "my_module:train, a training function of one's own", "training", unset="SGD, as configured"
+    )
     seed: int = option(0, "everything random comes from it", "machine")
     device: str = option("auto", "auto, cpu, cuda or cuda:N", "machine")
     precision: str = option("auto", "auto, 32-true, bf16-mixed", "machine")
     layout: str = option("auto", "memory layout: auto, contiguous, channels-last", "machine")
-    threads: int | None = option(None, "threads of the CPU (all cores)", "machine")
+    threads: int | None = option(None, "threads of the CPU", "machine", unset="all cores")
 
     def check(self) -> None:
         """Raise UsageError, naming the option and what is allowed, for values that make no sense."""
         _demand(0 < self.density <= 1, "density", "must lie in (0, 1]", self.density)
-        _demand(0 < self.held_out < 1, "held-out", "must lie between 0 and 1", self.held_out)
+        _demand(0 <= self.held_out < 1, "held-out", "must lie in [0, 1)", self.held_out)
+        _demand(
+            self.batch_norm in BATCH_NORMS, "batch-norm", f"must be one of {', '.join(BATCH_NORMS)}", self.batch_norm
+        )
         _demand(self.draw_at in DRAW_AT, "draw-at", f"must be one of {', '.join(DRAW_AT)}", self.draw_at)
         for name in ("epochs", "batch_size", "search_batch_size", "steps", "threads"):
             value = getattr(self, name)
@@ -83,7 +124,9 @@ class RunConfig:
         rising = all(early < late for early, late in pairwise((0, *self.milestones)))
         _demand(rising, "milestones", "must be epochs from 1 on, in rising order", list(self.milestones))
         _demand(self.seed >= 0, "seed", "must not be negative", self.seed)
-        _demand(self.learning_rate > 0, "learning-rate", "must be above 0", self.learning_rate)
+        for name in ("learning_rate", "search_learning_rate", "temperature", "clip_norm"):
+            value = getattr(self, name)
+            _demand(value is None or 0 < value < inf, name.replace("_", "-"), "must be a number above 0", value)
         _demand(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)", self.momentum)
         _demand(self.weight_decay >= 0, "weight-decay", "must not be negative", self.weight_decay)
         # At 0 "rewind" would be the initial weights, and at the last epoch nothing would be left to train.
@@ -150,10 +193,24 @@ def preset_names() -> list[str]:
     )
 
 
-def load_preset(name: str) -> dict[str, Any]:
-    """Return a preset's values; raises UsageError listing the known ones."""
+def load_preset(name: str, recipe: str = STANDARD) -> dict[str, Any]:
+    """Return the values of a preset under one of its recipes; raises UsageError listing what there is."""
     if name not in preset_names():
         raise UsageError(f"--preset {name!r} is unknown; allowed are {', '.join(preset_names())}")
+    values = _read_preset(name)
+    recipes = {STANDARD: {}, **values.pop("recipes", {})}
+    if recipe not in recipes:
+        raise UsageError(f"--recipe {recipe!r} is not one of the preset {name}; allowed are {', '.join(recipes)}")
+    return values | recipes[recipe]
+
+
+def recipe_names() -> list[str]:
+    """Return the recipes that some preset has."""
+    names = {recipe for name in preset_names() for recipe in _read_preset(name).get("recipes", {})}
+    return [STANDARD, *sorted(names)]
+
+
+def _read_preset(name: str) -> dict[str, Any]:
     return yaml.safe_load((files("tombola") / "presets" / f"{name}.yaml").read_text())
 
 
@@ -176,6 +233,7 @@ def from_values(values: Mapping[str, Any]) -> RunConfig:
     for f in fields(RunConfig):
         allowed: Any = tuple if get_origin(f.type) is tuple else f.type
         value = settled.get(f.name, f.default)
-        if not isinstance(value, allowed) and not (allowed is float and isinstance(value, int)):
+        number_for_float = isinstance(value, int) and not isinstance(value, bool) and isinstance(0.0, allowed)
+        if not isinstance(value, allowed) and not number_for_float:
             raise UsageError(f"config: {f.name} cannot be {value!r}")
     return RunConfig(**settled)

@@ -21,13 +21,15 @@ class Outcome:
     """How a search ended.
 
     name: of the objective. first, soft: its mean over the first and the last tenth of the rows recorded, for sampled
-    masks. hard: its value for the ticket. expected_density, hard_density: of the logits before the cut.
+    masks. hard: its value for the ticket, on data of the search. held_out: the same on data that was held out, if any.
+    expected_density, hard_density: of the logits before the cut.
     """
 
     name: str
     first: float
     soft: float
     hard: float
+    held_out: float | None
     expected_density: float
     hard_density: float
 
@@ -51,8 +53,8 @@ def cut_paths(network: FrozenNetwork, mask: Tensor, feed: Feed, runtime: Runtime
     return []
 
 
-def search_signs(outcome: Outcome, density: float) -> list[str]:
-    """Warn of a search for a ticket of some density that went wrong."""
+def search_signs(outcome: Outcome, density: float, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Warn of a search for a ticket of some density that went wrong; rows: what it recorded."""
     signs = []
     if outcome.hard_density < density / 2:
         signs.append(
@@ -67,7 +69,7 @@ def search_signs(outcome: Outcome, density: float) -> list[str]:
     return signs
 
 
-def window_mean(rows: Sequence[dict[str, Any]], key: str, last: bool) -> float:
+def window_mean(rows: Sequence[Mapping[str, Any]], key: str, last: bool) -> float:
     """Return the mean of a column over the first or the last tenth of the rows, one row at least."""
     width = max(1, len(rows) // 10)
     chosen = rows[-width:] if last else rows[:width]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 # Raised by hand when a component's numbers change, so that an old result never passes for a new one.
 COMPONENT_VERSIONS = {
-    "cts": 1,
+    "cts": 2,
     "random": 1,
     "objectives": 1,
     "controllers": 1,

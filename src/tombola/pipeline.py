@@ -1,9 +1,9 @@
-"""One cell, start to end: pretrain -> draw -> train -> evaluate."""
+"""One cell, start to end: pretrain -> draw -> train -> evaluate; and its stages one by one."""
 
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,26 @@ from tombola.evaluation import Evaluation
 from tombola.finders import describe
 from tombola.identity import digest
 from tombola.models import load_into, read_weights
+from tombola.problem import Problem, Trainer
 from tombola.progress import Progress
-from tombola.rundir import describe_run, is_whole, write_run
-from tombola.store import CHECKPOINT_SECONDS, DiskStore, claim, read_json, write_json
+from tombola.rundir import (
+    DRAWN,
+    FILES,
+    TRAINED,
+    describe_run,
+    is_whole,
+    write_drawn,
+    write_trained,
+)
+from tombola.store import CHECKPOINT_SECONDS, DiskStore, claim, read_json
 from tombola.ticket import Ticket
 from tombola.training import State
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run found. directory: where it lies. values: its result.json, with the places of
-    the directory and the ticket. repeated: it was there."""
+    """What a command found. directory: where it lies. values: the figures, with the places of the directory and the
+    ticket. repeated: it was there."""
 
     directory: Path
     values: Mapping[str, Any]
@@ -49,28 +58,102 @@ def run(config: RunConfig, out: Path, progress: Progress, checkpoint_seconds: fl
     Raises UsageError for a configuration that cannot be run, before anything is written.
     """
     config = resolve(config)
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; it must be a directory")
     with _threads(config.threads):
         cell = Cell.prepare(config)
-        identity = cell.identity()
-        directory = out / digest(identity)[:16]
-        try:
-            claim(directory, identity)
-        except OSError as error:
-            raise UsageError(f"--out {out} cannot be written to: {error.strerror}") from error
-        places = {"run_dir": str(directory), "ticket": str(directory / "ticket.safetensors")}
-        repeated = is_whole(directory)
+        directory = _claim(out, cell.identity())
+        repeated = is_whole(directory, FILES)
         if not repeated:
             # Also when files of a finished run are gone: the store has what they were made from.
+            drawn = _draw(cell, DiskStore(out / "store", checkpoint_seconds), directory, progress)
+            _train(drawn, directory)
+        return Result(directory, _places(directory) | read_json(directory / "result.json"), repeated)
+
+
+def draw(config: RunConfig, out: Path, progress: Progress) -> Result:
+    """Do the first part of a run: pretrain and draw. The run directory is the one that `run` goes on with."""
+    config = resolve(config)
+    with _threads(config.threads):
+        cell = Cell.prepare(config)
+        directory = _claim(out, cell.identity())
+        repeated = is_whole(directory, DRAWN)
+        if not repeated:
+            _draw(cell, DiskStore(out / "store"), directory, progress)
+    ticket = Ticket.load(directory / "ticket.safetensors")
+    return Result(directory, _places(directory) | _ticket_values(ticket), repeated)
+
+
+def train(config: RunConfig, ticket_file: Path, weights: Path | None, out: Path, progress: Progress) -> Result:
+    """Train a ticket from a file, and evaluate it, in a run directory of its own below `out`.
+
+    config: model, data and recipe. weights: what the ticket is trained from; without it, the model's initial weights,
+    which must be those that the ticket was drawn at.
+    """
+    config = resolve(config)
+    with _threads(config.threads):
+        cell = Cell.prepare(replace(config, weights=str(weights)) if weights else config)
+        ticket = Ticket.load(ticket_file, cell.model)
+        start = _start(cell, ticket, given=weights is not None)
+        directory = _claim(out, {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch})
+        repeated = is_whole(directory, TRAINED)
+        if not repeated:
             describe_run(directory, cell.config)
-            _execute(cell, DiskStore(out / "store", checkpoint_seconds), directory, progress)
-        return Result(directory, places | read_json(directory / "result.json"), repeated)
+            trainer = cell.trainer(DiskStore(out / "store"), progress)
+            trained = trainer.fit(ticket, start)
+            test = cell.evaluate(trained, "test")
+            values = _ticket_values(ticket) | {"seed": config.seed, "seconds": trained.cost.seconds}
+            values |= {"test_accuracy": 100 * test.metric, "test_loss": test.loss}
+            ticket.save(directory / "ticket.safetensors")
+            write_trained(directory, start, trained, trainer.ticket_stage(ticket, start).rows(), values)
+        return Result(directory, _places(directory) | read_json(directory / "result.json"), repeated)
 
 
-def _execute(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> None:
+def evaluate_ticket(config: RunConfig, ticket_file: Path, weights: Path, split: str) -> Evaluation:
+    """Evaluate weights under a ticket.
+
+    config: model and data. weights: a file with the model's state_dict. split: "test" or "held_out".
+    """
+    tensors = read_weights(weights)
+    with _threads(config.threads):
+        cell = Cell.prepare(resolve(replace(config, weights=None)))
+        model = copy.deepcopy(cell.model)
+        load_into(model, tensors, weights)
+        Ticket.load(ticket_file, model).apply_(model)
+        return cell.evaluate(State.of(model), split)
+
+
+def _claim(out: Path, identity: Mapping[str, Any]) -> Path:
+    """Return the directory below `out` that belongs to an identity, made."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; it must be a directory")
+    directory = out / digest(identity)[:16]
+    try:
+        claim(directory, identity)
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written to: {error.strerror}") from error
+    return directory
+
+
+def _places(directory: Path) -> dict[str, Any]:
+    return {"run_dir": str(directory), "ticket": str(directory / "ticket.safetensors")}
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A drawn ticket; where it was drawn, where its training starts, and what draws and trains."""
+
+    cell: Cell
+    ticket: Ticket
+    at: State
+    start: State
+    problem: Problem
+    trainer: Trainer
+    rows: list[dict[str, Any]]
+
+
+def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> _Drawn:
     config = cell.config
     progress.say(f"{config.finder} ticket of density {config.density:.4g} at {config.draw_at}, in {directory}")
+    describe_run(directory, config)
     trainer = cell.trainer(store, progress)
     # Pretrain. A ticket is drawn at one point of the dense training and trained from another, or the same.
     epochs = {"init": 0, "rewind": config.rewind_to, "trained": config.epochs}
@@ -80,62 +163,77 @@ def _execute(cell: Cell, store: DiskStore, directory: Path, progress: Progress) 
     problem = cell.problem(drawn_at, store, progress, trainer)
     finder = make_finder(config)
     ticket = next(iter(finder.draw(problem, [config.density])))
-    # Train.
-    trained = problem.fit(ticket, start)
-    dense = trainer.dense_at(config.epochs)
+    write_drawn(directory, ticket, start)
+    rows = problem.draw_stage(describe(finder), config.density).rows()
+    return _Drawn(cell, ticket, drawn_at, start, problem, trainer, rows)
+
+
+def _train(drawn: _Drawn, directory: Path) -> None:
+    cell, trainer = drawn.cell, drawn.trainer
+    trained = drawn.problem.fit(drawn.ticket, drawn.start)
+    dense = trainer.dense_at(cell.config.epochs)
     # Evaluate: the only look at the test data.
     sparse_test, dense_test = cell.evaluate(trained, "test"), cell.evaluate(dense, "test")
     rows = [
         *trainer.dense_stage().rows(),
-        *problem.draw_stage(describe(finder), config.density).rows(),
-        *trainer.ticket_stage(ticket, start).rows(),
+        *drawn.rows,
+        *trainer.ticket_stage(drawn.ticket, drawn.start).rows(),
     ]
-    values = _values(cell, ticket, drawn_at, start, trained, dense)
-    values |= {
+    values = _values(drawn, trained, dense) | {
         "test_accuracy": 100 * sparse_test.metric,
         "test_loss": sparse_test.loss,
         "dense_test_accuracy": 100 * dense_test.metric,
         "dense_test_loss": dense_test.loss,
     }
-    write_run(directory, ticket, start, trained, rows)
-    write_json(directory / "result.json", values)
+    write_trained(directory, drawn.start, trained, rows, values)
 
 
-def _values(cell: Cell, ticket: Ticket, drawn_at: State, start: State, trained: State, dense: State) -> dict[str, Any]:
+def _values(drawn: _Drawn, trained: State, dense: State) -> dict[str, Any]:
+    spent = drawn.problem.spent
+    values = _ticket_values(drawn.ticket)
+    draw_seconds, training = values["seconds"], trained.cost.seconds - drawn.start.cost.seconds
+    return values | {
+        "seed": drawn.cell.config.seed,
+        # From θ₀ on, whether or not a stage was shared with another run.
+        "seconds": draw_seconds + training,
+        "dense_seconds": dense.cost.seconds,
+        "seconds_by_stage": {
+            "pretraining": spent.seconds,
+            "draw": draw_seconds - spent.seconds,
+            "ticket training": training,
+        },
+    }
+
+
+def _ticket_values(ticket: Ticket) -> dict[str, Any]:
+    """Return what is known of a ticket, as plain values; seconds are those of its draw, from θ₀ on."""
     provenance = ticket.provenance
-    assert provenance is not None  # every finder writes one
-    training = trained.cost.seconds - start.cost.seconds
-    return {
-        "finder": cell.config.finder,
-        "objective": dict(provenance.objective),
+    known: dict[str, Any] = {}
+    if provenance is not None:
+        known = {
+            "finder": provenance.finder["name"],
+            "objective": dict(provenance.objective),
+            "teacher": provenance.teacher,
+            "warnings": list(provenance.warnings),
+            "seconds": provenance.cost.seconds,
+            "draw_cost": provenance.cost.to_dict(),
+        }
+    return known | {
         "density": ticket.density,
         "kept": ticket.kept,
         "prunable": ticket.prunable,
         "kept_by_layer": ticket.kept_by_layer,
-        "seed": cell.config.seed,
-        "teacher": provenance.teacher,
-        "warnings": list(provenance.warnings),
-        # From θ₀ on, whether or not a stage was shared with another run.
-        "seconds": provenance.cost.seconds + training,
-        "dense_seconds": dense.cost.seconds,
-        "seconds_by_stage": {
-            "pretraining": drawn_at.cost.seconds,
-            "draw": provenance.cost.seconds - drawn_at.cost.seconds,
-            "ticket training": training,
-        },
-        "draw_cost": provenance.cost.to_dict(),
     }
 
 
-def evaluate_run(config: RunConfig, directory: Path, weights: Path, split: str) -> Evaluation:
-    """Evaluate weights under the ticket of a run directory.
-
-    weights: a file with the model's state_dict. split: "test" or "held_out".
-    """
-    tensors = read_weights(weights)
-    with _threads(config.threads):
-        cell = Cell.prepare(resolve(config))
-        model = copy.deepcopy(cell.model)
-        load_into(model, tensors, weights)
-        Ticket.load(directory / "ticket.safetensors", model).apply_(model)
-        return cell.evaluate(State.of(model), split)
+def _start(cell: Cell, ticket: Ticket, given: bool) -> State:
+    """Return the state that a ticket is trained from, at its epoch."""
+    provenance, config = ticket.provenance, cell.config
+    at = provenance.at if provenance else "given"
+    epoch = {"init": 0, "given": 0, "trained": config.rewind_to}.get(at, provenance.epoch if provenance else 0) or 0
+    if epoch >= config.epochs:
+        raise UsageError(f"--epochs must lie above {epoch}, from which the ticket is trained, got {config.epochs}")
+    state = State.of(cell.model, epoch)
+    if not given and provenance is not None and state.digest != provenance.weights:
+        raise UsageError("--weights: give the weights that the ticket is trained from; they are not the initial ones")
+    return state

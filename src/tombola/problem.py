@@ -18,20 +18,23 @@ from tombola.runtime import Runtime
 from tombola.store import MemoryStore, Stage, Store
 from tombola.task import Task
 from tombola.ticket import Ticket
-from tombola.training import Lesson, State, fit
+from tombola.training import Fit, Lesson, State, fit
 
 
 class Trainer:
     """Trains one network, dense or under tickets; what is trained once is kept in the store.
 
     lesson: network, data and recipe. start: θ₀. store: where results and checkpoints lie. identity: what the results
-    depend on beyond the recipe, the seed, the start and the ticket (data, threads).
+    depend on beyond the recipe, the seed, the start and the ticket (data, threads). own: what trains in place of fit().
     """
 
-    def __init__(self, lesson: Lesson, start: State, store: Store, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self, lesson: Lesson, start: State, store: Store, identity: Mapping[str, Any], own: Fit | None = None
+    ) -> None:
         self.lesson = lesson
         self.start = start
         self._store = store
+        self._own = own
         self._identity = {
             **identity,
             "architecture": architecture(lesson.model),
@@ -65,7 +68,7 @@ class Trainer:
         beyond = finished or (reached is not None and (reached["epoch"], reached["position"]) > (epoch, 0))
         # An epoch that the kept run has passed is trained again beside it, to the same values.
         where = MemoryStore().stage("dense", {}) if beyond else stage
-        return fit(self.lesson, self.start, epoch, where, "dense training")
+        return (self._own or fit)(self.lesson, self.start, epoch, where, "dense training", None)
 
     def ticket_stage(self, ticket: Ticket, start: State) -> Stage:
         """Return the stage of a ticket's training."""
@@ -79,7 +82,7 @@ class Trainer:
             kept = stage.get("trained")
             if kept is None:
                 epochs = self.lesson.recipe.epochs
-                kept = fit(self.lesson, start, epochs, stage, "ticket training", ticket).to_dict()
+                kept = (self._own or fit)(self.lesson, start, epochs, stage, "ticket training", ticket).to_dict()
                 stage.put("trained", kept)
                 stage.clear_checkpoint()
         return State.from_dict(kept)
@@ -91,7 +94,8 @@ class Problem:
 
     model: gives the architecture and is never changed. layout: its prunable weights. weights: where the ticket
     starts: θ₀ ("init"), θ_k ("rewind"), θ_T ("trained") or what the user gave ("given"), which `at` says.
-    feed: batches to search on. trainer: for finders that train; without one, `dense_at` and `fit` raise UsageError.
+    feed: batches to search on. held_out: batches that are only looked at. trainer: for finders that train; without
+    one, `dense_at` and `fit` raise UsageError.
     identity: what a drawn ticket depends on beyond this object (data, threads).
     """
 
@@ -106,6 +110,7 @@ class Problem:
     store: Store = field(default_factory=MemoryStore)
     progress: Progress = field(default_factory=Silent)
     trainer: Trainer | None = None
+    held_out: Feed | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     @property

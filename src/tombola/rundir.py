@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,16 @@ from tombola.ticket import Ticket
 from tombola.training import State
 from tombola.version import __version__
 
-# What a finished run directory holds; result.json is written last.
-FILES = (
-    "config.yaml",
-    "environment.json",
-    "metrics.jsonl",
-    "result.json",
-    "scores.safetensors",
-    "start.safetensors",
-    "ticket.safetensors",
-    "weights.safetensors",
-)
+# What a run directory holds once its ticket is drawn, what training adds (result.json is written last), and all.
+_ALWAYS = ("config.yaml", "environment.json", "start.safetensors", "ticket.safetensors")
+DRAWN = (*_ALWAYS, "scores.safetensors")
+TRAINED = (*_ALWAYS, "metrics.jsonl", "weights.safetensors", "result.json")
+FILES = tuple({*DRAWN, *TRAINED})
 
 
-def is_whole(directory: Path) -> bool:
-    """Whether a run directory has every file of a finished run, and a ticket that can be read."""
-    if not all((directory / name).is_file() for name in FILES):
+def is_whole(directory: Path, names: Collection[str]) -> bool:
+    """Whether a run directory has the files of some names, and a ticket that can be read."""
+    if not all((directory / name).is_file() for name in names):
         return False
     try:
         Ticket.load(directory / "ticket.safetensors")
@@ -56,14 +51,19 @@ def describe_run(directory: Path, config: RunConfig) -> None:
     )
 
 
-def write_run(directory: Path, ticket: Ticket, start: State, trained: State, rows: list[dict[str, Any]]) -> None:
-    """Write what was found: ticket and scores, the weights before and after its training, and all metrics."""
+def write_drawn(directory: Path, ticket: Ticket, start: State) -> None:
+    """Write a ticket and its scores, and the weights that it is to be trained from."""
     ticket.save(directory / "ticket.safetensors")
-    for name, tensors in (
-        ("scores", ticket.scores or {}),
-        ("start", start.tensors),
-        ("weights", trained.tensors),
-    ):
-        write_weights(directory / f"{name}.safetensors", tensors)
+    write_weights(directory / "scores.safetensors", ticket.scores or {})
+    write_weights(directory / "start.safetensors", start.tensors)
+
+
+def write_trained(
+    directory: Path, start: State, trained: State, rows: list[dict[str, Any]], values: dict[str, Any]
+) -> None:
+    """Write the weights before and after a ticket's training, all metrics, and last the result."""
+    write_weights(directory / "start.safetensors", start.tensors)
+    write_weights(directory / "weights.safetensors", trained.tensors)
     journal = "".join(json.dumps(row) + "\n" for row in rows)
     write_bytes(directory / "metrics.jsonl", journal.encode())
+    write_json(directory / "result.json", values)

@@ -14,6 +14,7 @@ def main(arguments: Sequence[str]) -> None:
         "export",
         "Write a plain state_dict in which the weights that a ticket prunes are zero.",
         "tombola export runs/RUN/ticket.safetensors --weights runs/RUN/weights.safetensors --out plain.safetensors",
+        "TICKET",
     )
     parser.add_argument("ticket", type=str, help="ticket file, or run directory")
     parser.add_argument("--weights", type=str, default="", help="state_dict, .safetensors or .pt (that of the run)")

@@ -1,18 +1,27 @@
 """`tombola info`: what is in a ticket."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tombola.cli.options import make_parser, parse, run_and_ticket
 from tombola.cli.show import show_json, show_table, show_text
+
+_FIGURES = {
+    "test_accuracy": "test accuracy (%)",
+    "dense_test_accuracy": "dense network's test accuracy (%)",
+    "seconds": "seconds",
+}
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
     parser = make_parser(
         "info",
-        "Show a ticket: how many weights each layer keeps, and where the ticket comes from.",
-        "tombola info runs/17945779b4e6223b/ticket.safetensors",
+        "Show a ticket: how many weights each layer keeps, and where the ticket comes from. Of a run directory, show "
+        "also how well the trained ticket does.",
+        "tombola info runs/RUN",
+        "TICKET",
     )
     parser.add_argument("ticket", type=str, help="ticket file, or run directory")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
@@ -20,7 +29,9 @@ def main(arguments: Sequence[str]) -> None:
 
     from tombola.ticket import Ticket
 
-    ticket = Ticket.load(run_and_ticket(options.ticket)[1])
+    directory, path = run_and_ticket(options.ticket)
+    ticket = Ticket.load(path)
+    result = _result(directory) if Path(options.ticket).is_dir() else {}
     provenance = ticket.provenance.to_dict() if ticket.provenance else {}
     dead, kept, density = ticket.dead_units, ticket.kept_by_layer, ticket.density_by_layer
     layers: list[dict[str, Any]] = [
@@ -41,6 +52,7 @@ def main(arguments: Sequence[str]) -> None:
                 "density": ticket.density,
                 "layers": layers,
                 "provenance": provenance,
+                **({"result": result} if result else {}),
             }
         )
         return
@@ -56,9 +68,20 @@ def main(arguments: Sequence[str]) -> None:
     ]
     rows.append(("all layers", "", f"{ticket.kept:,} of {ticket.prunable:,}", f"{100 * ticket.density:.4g} %", ""))
     show_table(options.ticket, ("layer", "shape", "kept", "density", "dead units"), rows)
+    for key, words in _FIGURES.items():
+        if key in result:
+            show_text(f"{words}: {result[key]:.2f}")
     for key in ("finder", "objective", "at", "epoch", "seed", "version", "cost", "teacher", "warnings", "weights"):
         if provenance.get(key) not in (None, "", [], {}):
             show_text(f"{key}: {_plain(provenance[key])}")
+
+
+def _result(directory: Path) -> dict[str, Any]:
+    """Return a run's result, or nothing where it is not finished."""
+    from tombola.store import read_json
+
+    path = directory / "result.json"
+    return read_json(path) if path.is_file() else {}
 
 
 def _plain(value: Any) -> str:

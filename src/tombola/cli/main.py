@@ -11,8 +11,10 @@ from tombola.version import __version__
 COMMANDS = {
     "run": "pretrain, draw a ticket, train it and evaluate it",
     "preview": "list what would be pruned of a model",
-    "info": "show what is in a ticket",
-    "evaluate": "measure a run's trained ticket on its data again",
+    "draw": "pretrain and draw a ticket",
+    "train": "train a ticket and evaluate it",
+    "evaluate": "measure a ticket's weights on data",
+    "info": "show what is in a ticket or a run",
     "export": "write plain weights with zeros where a ticket prunes",
     "demo": "draw a 98 % sparse ticket from a digits classifier, beside a random one",
 }

@@ -2,22 +2,20 @@
 
 from collections.abc import Sequence
 
-from tombola.cli.options import add_run_options, find_preset, make_parser, parse, run_config, without_sparsity
+from tombola.cli.options import make_parser
+from tombola.cli.runs import configure
 from tombola.cli.show import show_json, show_text
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-    arguments = without_sparsity(arguments)
     parser = make_parser(
         "preview",
         "List the parameters of a run's model: which would be pruned, and why the rest would not.",
         "tombola preview --preset digits --model resnet20 --exclude '[fc.*]'",
     )
-    add_run_options(parser, find_preset(arguments))
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    options = parse(parser, arguments)
-    config = run_config(options)
+    options, config = configure(parser, arguments)
 
     from tombola.cell import Cell, resolve
     from tombola.ranking import count_kept

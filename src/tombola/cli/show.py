@@ -30,6 +30,13 @@ def show_text(text: str) -> None:
     Console(soft_wrap=True).print(text, highlight=False, markup=False)
 
 
+def show_ticket_words(values: Mapping[str, Any]) -> None:
+    """Print the warnings of a ticket, and where it lies."""
+    for warning in values.get("warnings", ()):
+        show_text(f"warning: {warning}")
+    show_text(f"ticket: {values['ticket']}")
+
+
 def cells_table(title: str, results: Iterable[Mapping[str, Any]]) -> None:
     """Print the dense network and the tickets of several runs of one network beside each other."""
     rows: list[tuple[str, ...]] = []

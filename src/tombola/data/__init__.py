@@ -1,9 +1,12 @@
 """Sources, batches, augmentation."""
 
-from tombola.data.arrays import Arrays
+from tombola.data.arrays import ArrayFeed, Arrays
 from tombola.data.augmentation import AUGMENTATIONS, FlipCrop
-from tombola.data.feeds import ArrayFeed, Feed, Item, ListFeed, Recall, StreamFeed, feed_of, forever
-from tombola.data.sources import DATASETS, Splits, load
+from tombola.data.feeds import Feed, Item, ListFeed, Recall, StreamFeed, forever
+from tombola.data.given import feed_of
+from tombola.data.samples import Samples
+from tombola.data.sources import DATASETS, load
+from tombola.data.splits import Normalisation, Split, Splits
 
 __all__ = [
     "AUGMENTATIONS",
@@ -14,7 +17,10 @@ __all__ = [
     "FlipCrop",
     "Item",
     "ListFeed",
+    "Normalisation",
     "Recall",
+    "Samples",
+    "Split",
     "Splits",
     "StreamFeed",
     "feed_of",

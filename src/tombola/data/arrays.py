@@ -5,6 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tombola.data.augmentation import Augmentation
+from tombola.data.feeds import RowFeed
+from tombola.identity import digest, digest_tensors
+from tombola.seeds import generator
+
 
 @dataclass(frozen=True)
 class Arrays:
@@ -22,6 +27,23 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.targets)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return tuple(self.inputs.shape[1:])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything in here."""
+        content = digest_tensors({"inputs": self.inputs, "targets": self.targets})
+        return digest([content, self.mean, self.std, self.scale])
+
+    def feed(
+        self, batch_size: int, seed: int, purpose: str, shuffle: bool = True, augmentation: Augmentation | None = None
+    ) -> "ArrayFeed":
+        """Return batches of these samples."""
+        return ArrayFeed(self, batch_size, seed, purpose, shuffle, augmentation)
+
     def normalise(self, raw: Tensor) -> Tensor:
         """Return float32 inputs, standardised per channel."""
         mean = torch.tensor(self.mean).view(1, -1, 1, 1) * self.scale
@@ -38,3 +60,23 @@ def channel_statistics(inputs: Tensor, scale: float) -> tuple[tuple[float, ...],
     values = inputs.double() / scale
     mean, std = values.mean(dim=(0, 2, 3)), values.std(dim=(0, 2, 3))
     return tuple(mean.tolist()), tuple(std.tolist())
+
+
+@dataclass(frozen=True)
+class ArrayFeed(RowFeed):
+    """Batches cut from arrays in memory."""
+
+    samples: Arrays
+    augmentation: Augmentation | None = None
+
+    def batch(self, rows: Tensor, number: int, position: int) -> tuple[Tensor, Tensor]:
+        """Return inputs, augmented and normalised, and targets of some rows."""
+        raw = self.samples.inputs[rows]
+        if self.augmentation is not None:
+            raw = self.augmentation(raw, generator(self.seed, self.purpose, "augment", number, position))
+        return self.samples.normalise(raw), self.samples.targets[rows]
+
+    @property
+    def repeatable(self) -> bool:
+        """Unless augmented."""
+        return self.augmentation is None

@@ -1,15 +1,13 @@
 """Feeds: batches, epoch after epoch. What a feed gives depends on the epoch and the position alone, where it can."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from tombola.data.arrays import Arrays
-from tombola.data.augmentation import Augmentation
 from tombola.errors import UsageError
 from tombola.seeds import generator
 
@@ -54,42 +52,43 @@ def forever(feed: Feed, position: int = 0) -> Iterator[Item]:
 
 
 @dataclass(frozen=True)
-class ArrayFeed:
-    """Batches cut from arrays in memory, reshuffled for each epoch by the seed unless in order."""
+class RowFeed:
+    """Batches cut from samples that are addressed by number, reshuffled for each epoch by the seed unless in order."""
 
-    arrays: Arrays
+    samples: Sized
     batch_size: int
     seed: int = 0
     purpose: str = "order"
     shuffle: bool = True
-    augmentation: Augmentation | None = None
 
     @property
     def length(self) -> int:
         """Batches in an epoch, the short last one included."""
-        return -(-len(self.arrays) // self.batch_size)
+        return -(-len(self.samples) // self.batch_size)
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[Item]:
         """Give the batches of one epoch from position `skip` on."""
-        rows = torch.arange(len(self.arrays))
+        rows = torch.arange(len(self.samples))
         if self.shuffle:
             rows = torch.randperm(len(rows), generator=generator(self.seed, self.purpose, number))
         for position in range(skip, self.length):
             chosen = rows[position * self.batch_size : (position + 1) * self.batch_size]
-            yield Item(self._batch(chosen, number, position), chosen)
+            yield Item(self.batch(chosen, number, position), chosen)
 
-    def _batch(self, rows: Tensor, number: int, position: int) -> tuple[Tensor, Tensor]:
-        raw = self.arrays.inputs[rows]
-        if self.augmentation is not None:
-            raw = self.augmentation(raw, generator(self.seed, self.purpose, "augment", number, position))
-        return self.arrays.normalise(raw), self.arrays.targets[rows]
+    def batch(self, rows: Tensor, number: int, position: int) -> Any:
+        """Return the samples of some rows, as the given epoch shows them at the given position."""
+        raise NotImplementedError
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a row is the same sample whenever it is asked for."""
+        raise NotImplementedError
 
     def remember(self, compute: Compute) -> Recall | None:
-        """Compute once per sample, in order; impossible when inputs are augmented."""
-        if self.augmentation is not None:
+        """Compute once per sample, in order; impossible when samples change."""
+        if not self.repeatable:
             return None
-        ordered = ArrayFeed(self.arrays, self.batch_size, shuffle=False)
-        results = [compute(item.batch) for item in ordered.epoch(0)]
+        results = [compute(item.batch) for item in replace(self, shuffle=False).epoch(0)]
         if not all(isinstance(result, Tensor) for result in results):
             return None
         table = torch.cat(results)
@@ -154,21 +153,3 @@ class StreamFeed:
 
     def remember(self, compute: Compute) -> None:
         """Impossible: batches cannot be recognised."""
-
-
-def feed_of(data: Any, seed: int, most: int | None = None) -> Feed:
-    """Return the feed for what a user gives: batches in a list or tuple, or anything that can be iterated.
-
-    What can be iterated only once (a generator) is read into a list, at most `most` batches of it.
-    """
-    if isinstance(data, ArrayFeed | ListFeed | StreamFeed):
-        return data
-    if not isinstance(data, Iterable) or isinstance(data, Tensor | str | bytes | Mapping):
-        raise UsageError(f"data must be an iterable of (input, target) batches, got {type(data).__name__}")
-    if iter(data) is data:
-        data = list(itertools.islice(data, most))
-    if isinstance(data, list | tuple):
-        if not data:
-            raise UsageError("data is empty: it must give at least one batch")
-        return ListFeed(data)
-    return StreamFeed(data, seed)

@@ -1,92 +1,20 @@
-"""Where images come from, and how they are split into training, held-out and test data."""
+"""Where images come from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from tombola.data.arrays import Arrays, channel_statistics
+from tombola.data.custom import load_own
 from tombola.data.folder import load_part
 from tombola.data.idx import find_idx, read_idx
+from tombola.data.splits import Normalisation, Raw, Splits, split, stratified
 from tombola.errors import UsageError
-from tombola.identity import digest, digest_tensors
 
 # Where Debian's dataset-fashion-mnist puts its files.
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-# The split is the same for every run: what is compared over seeds is the method, not the split.
-_SPLIT_SEED = 0
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Training data, a held-out part for anything that is chosen, and test data for the end."""
-
-    train: Arrays
-    held_out: Arrays
-    test: Arrays
-    classes: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
-        return tuple(self.train.inputs.shape[1:])
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of everything in the splits."""
-        parts = {"train": self.train, "held_out": self.held_out, "test": self.test}
-        return digest(
-            {
-                name: [
-                    digest_tensors({"inputs": part.inputs, "targets": part.targets}),
-                    part.mean,
-                    part.std,
-                    part.scale,
-                ]
-                for name, part in parts.items()
-            }
-        )
-
-
-def _stratified(targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Split rows in two, the second with `share` of every class; both in increasing order."""
-    first, second = train_test_split(
-        torch.arange(len(targets)).numpy(),
-        test_size=share,
-        stratify=targets.numpy(),
-        random_state=_SPLIT_SEED,
-    )
-    return torch.from_numpy(first).sort().values, torch.from_numpy(second).sort().values
-
-
-@dataclass(frozen=True)
-class Raw:
-    """A dataset as its source gives it: inputs (N, C, H, W) uint8 and targets (N,), for training and for testing."""
-
-    train: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
-    scale: float = 255.0
-
-
-def _split(raw: Raw, held_out: float) -> Splits:
-    inputs, targets = raw.train
-    fewest = int(targets.bincount().min())
-    if fewest < 2:
-        label = int(targets.bincount().argmin())
-        raise UsageError(f"--data: class {label} has {fewest} training images; each needs two, one to be held out")
-    if min(held_out, 1 - held_out) * len(targets) < len(targets.unique()):
-        raise UsageError(
-            f"--held-out {held_out} of {len(targets)} training images leaves a side without one of each class"
-        )
-    rows, held = _stratified(targets, held_out)
-    mean, std = channel_statistics(inputs[rows], raw.scale)
-    whole = Arrays(inputs, targets, mean, std, raw.scale)
-    test = Arrays(*raw.test, mean, std, raw.scale)
-    return Splits(whole.take(rows), whole.take(held), test, int(targets.max()) + 1)
 
 
 @dataclass(frozen=True)
@@ -112,7 +40,7 @@ def digits(place: Place) -> Raw:
     source = bundled()
     inputs = torch.from_numpy(source.images).to(torch.uint8).unsqueeze(1)
     targets = torch.from_numpy(source.target).long()
-    train, test = _stratified(targets, 0.2)
+    train, test = stratified(targets, 0.2)
     return Raw((inputs[train], targets[train]), (inputs[test], targets[test]), scale=16.0)
 
 
@@ -198,8 +126,25 @@ DATASETS: dict[str, Callable[[Place], Raw]] = {
 }
 
 
-def load(name: str, data_dir: Path | None = None, held_out: float = 0.1, download: bool = False) -> Splits:
-    """Return a dataset by name, its training data split by classes into training and a `held_out` share."""
+def load(
+    name: str,
+    data_dir: Path | None = None,
+    held_out: float = 0.1,
+    download: bool = False,
+    normalisation: Normalisation | None = None,
+) -> Splits:
+    """Return a dataset by name, its training data split by classes into training and a `held_out` share.
+
+    name: one in DATASETS, or "package.module:function" (see `load_own`). held_out: in [0, 1). normalisation: of
+    images; by default by mean and standard deviation of the training data.
+    """
+    normalisation = normalisation or Normalisation()
+    if ":" in name:
+        if normalisation != Normalisation():
+            raise UsageError(
+                "--mean and --std are for the datasets with a name; one's own datasets normalise themselves"
+            )
+        return load_own(name, data_dir, held_out)
     if name not in DATASETS:
-        raise UsageError(f"--data {name!r} is unknown; allowed are {', '.join(DATASETS)}")
-    return _split(DATASETS[name](Place(data_dir, download)), held_out)
+        raise UsageError(f"--data {name!r} is unknown; allowed are {', '.join(DATASETS)}, or MODULE:FUNCTION")
+    return split(DATASETS[name](Place(data_dir, download)), held_out, normalisation)

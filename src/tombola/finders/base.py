@@ -29,7 +29,9 @@ def describe(finder: Finder) -> dict[str, Any]:
     fields: dict[str, Any] = {"name": finder.name}
     for key, value in vars(finder).items():
         is_part = is_dataclass(value) and not isinstance(value, type)
-        fields[key] = {"name": getattr(value, "name", ""), **asdict(value)} if is_part else value
+        if is_part:
+            value = {"name": getattr(value, "name", ""), **asdict(value)}
+        fields[key] = list(value) if isinstance(value, tuple) else value
     return fields
 
 

@@ -29,7 +29,7 @@ class CTS:
     objective: what the masked network should minimise, by name. steps: length of the search. controller: what holds
     the density. learning_rate: of Adam on the logits, divided by ten for the last fifth. temperature: τ of the
     binary Concrete distribution. features: for feature-mse, globs of the names of the modules whose outputs are
-    compared, separated by commas; every nn.ReLU without it.
+    compared; every nn.ReLU without any.
     """
 
     name: ClassVar[str] = "cts"
@@ -38,12 +38,17 @@ class CTS:
     controller: Controller = GradBalance()
     learning_rate: float = 0.1
     temperature: float = concrete.TEMPERATURE
-    features: str = ""
+    features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         objective_named(self.objective)
         if not isinstance(self.steps, int) or self.steps < 1:
             raise UsageError(f"steps must be a whole number of at least 1, got {self.steps!r}")
+        for name in ("learning_rate", "temperature"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UsageError(f"{name} of the search must be a number above 0, got {getattr(self, name)!r}")
+        if isinstance(self.features, str):
+            raise UsageError(f"features must be a tuple of patterns such as ('body.*',), got {self.features!r}")
         if isinstance(self.controller, type) or not hasattr(self.controller, "steer"):
             raise UsageError(f"controller must be an object such as tombola.GradBalance(), got {self.controller!r}")
 
@@ -77,7 +82,7 @@ class CTS:
             learning_rate=self.learning_rate,
             drop_at=PUBLISHED_DROPS.get(self.steps, self.steps * 4 // 5),
             temperature=self.temperature,
-            features=tuple(filter(None, self.features.split(","))),
+            features=tuple(self.features),
         )
 
     def _run(self, search: Search, problem: Problem, stage: Stage) -> None:
@@ -95,16 +100,19 @@ class CTS:
     def _finish(self, search: Search, problem: Problem, rows: list[dict[str, Any]]) -> Ticket:
         """Cut: keep the k largest logits, and look at what that made of the soft masks."""
         mask, cost, logits = search.top(), search.meter.read(), search.logits.detach()
+        seen = list(islice(problem.feed.epoch(0), diagnostics.BATCHES))
+        unseen = list(islice(problem.held_out.epoch(0), diagnostics.BATCHES)) if problem.held_out else []
         outcome = diagnostics.Outcome(
             name=self.objective,
             first=diagnostics.window_mean(rows, "objective", last=False),
             soft=diagnostics.window_mean(rows, "objective", last=True),
-            hard=search.hard_value(mask, list(islice(problem.feed.epoch(0), diagnostics.BATCHES))),
+            hard=search.hard_value(mask, seen),
+            held_out=search.hard_value(mask, unseen, unseen=True) if unseen else None,
             expected_density=concrete.expected_density(logits),
             hard_density=concrete.hard_density(logits),
         )
         warnings = diagnostics.empty_layers(problem.layout.views(mask))
-        warnings += diagnostics.search_signs(outcome, search.plan.density)
+        warnings += diagnostics.search_signs(outcome, search.plan.density, rows)
         warnings += diagnostics.cut_paths(search.network, mask, problem.feed, problem.runtime)
         return make_ticket(
             self,

@@ -1,7 +1,7 @@
 """The loop of Concrete Ticket Search, all of its state in one place, resumable at any step."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -86,7 +86,7 @@ class Search:
         """Take one step on a batch; return a row of metrics when one is due."""
         plan = self.plan
         mask = concrete.sample(self.logits, concrete.draw_noise(self.logits, self._noise), plan.temperature)
-        value = self._objective(mask, item)
+        value = self._objective(mask, item, self.teacher)
         (task_gradient,) = torch.autograd.grad(value, self.logits)
         self._value_sum += float(value.detach())
         self._values += 1
@@ -112,15 +112,16 @@ class Search:
         return keep_top(self.logits.detach(), self.kept)
 
     @torch.no_grad()
-    def hard_value(self, mask: Tensor, items: list[Item]) -> float:
-        """Return the objective of a hard mask, mean over some batches."""
-        values = [float(self._objective(mask.to(self.logits.dtype), item)) for item in items]
+    def hard_value(self, mask: Tensor, items: list[Item], unseen: bool = False) -> float:
+        """Return the objective of a hard mask, mean over some batches; `unseen` ones are not the search's own."""
+        teacher = replace(self.teacher, recall=None) if unseen and self.teacher else self.teacher
+        values = [float(self._objective(mask.to(self.logits.dtype), item, teacher)) for item in items]
         return sum(values) / len(values)
 
-    def _objective(self, mask: Tensor, item: Item) -> Tensor:
+    def _objective(self, mask: Tensor, item: Item, teacher: Teacher | None) -> Tensor:
         batch = self._problem.runtime.move(item.batch)
         size = batch_size(batch)
-        objective, teacher = self.plan.objective, self.teacher
+        objective = self.plan.objective
         before = teacher.forward if teacher else 0
         view = View(self.network, self._problem.task, mask, item, batch, teacher, self.plan.features)
         value = objective(view)

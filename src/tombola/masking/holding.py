@@ -1,6 +1,7 @@
 """Hold a mask in a model: zero the pruned weights once, or after every step of an optimiser."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tombola.errors import UsageError
+from tombola.errors import TicketWarning, UsageError
 from tombola.masking.names import by_canonical_name
 
 
@@ -42,24 +43,35 @@ def zero_(parameters: Mapping[str, nn.Parameter], pruned: Mapping[str, Tensor]) 
 
 
 class Attachment:
-    """Keeps a model's pruned weights at zero through every step of an optimiser.
+    """Keeps a model's pruned weights at zero through every step of its optimisers.
 
     Momentum and decoupled weight decay move weights whose gradient is zero, so the mask is applied after each step.
     Nothing in the model changes: no hook, no extra buffer, no renamed parameter. Use as a context manager, or call
     `detach()` when done.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, masks: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer], masks: Mapping[str, Tensor]) -> None:
         self._parameters = check_masks(model, masks)
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
         missing = [name for name, p in self._parameters.items() if id(p) not in held and p.requires_grad]
         if len(missing) == len(self._parameters):
             raise UsageError("optimizer holds none of the ticket's parameters; make it from this model's parameters()")
+        if missing:
+            warnings.warn(
+                f"optimizer does not hold {', '.join(missing[:3])}: nothing keeps their pruned weights at zero should "
+                "another one train them; attach the ticket to all optimizers at once",
+                TicketWarning,
+                stacklevel=3,
+            )
         self._pruned = pruned_of(self._parameters, masks)
         zero_(self._parameters, self._pruned)
         self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
+            hook
+            for optimizer in optimizers
+            for hook in (
+                optimizer.register_step_pre_hook(self._before_step),
+                optimizer.register_step_post_hook(self._after_step),
+            )
         ]
 
     def _before_step(

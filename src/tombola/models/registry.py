@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 
 from torch import nn
 
@@ -11,6 +10,7 @@ from tombola.errors import UsageError
 from tombola.models.lenet import lenet_300_100
 from tombola.models.resnet import resnet
 from tombola.models.vgg import vgg16
+from tombola.own import imported
 
 Builder = Callable[[tuple[int, ...], int], nn.Module]
 
@@ -50,28 +50,11 @@ def build(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
     return model
 
 
-def imported(option: str, name: str) -> Callable[..., object]:
-    """Return the function that "package.module:function" names; raises UsageError naming the option."""
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"--{option} {name!r} cannot be imported: {error}") from error
-    if not callable(found):
-        raise UsageError(f"--{option} {name!r} is not a function")
-    return found
-
-
-def source(name: str) -> str:
-    """Return the source text of the module of a model of one's own, or nothing: its results depend on it."""
-    return inspect.getsource(import_module(name.partition(":")[0])) if ":" in name else ""
-
-
 def _own(name: str) -> Builder:
     function = imported("model", name)
     takes = len(inspect.signature(function).parameters)
 
     def call(shape: tuple[int, ...], classes: int) -> nn.Module:
-        return function(shape, classes) if takes else function()  # type: ignore[return-value]
+        return function(shape, classes) if takes else function()
 
     return call

@@ -53,6 +53,20 @@ def resnet(depth: int, shape: tuple[int, ...], classes: int, width: int = 16) ->
     return kaiming_normal_(nn.Sequential(layers))
 
 
+def publish_batch_norm_(model: nn.Module) -> nn.Module:
+    """Make BatchNorm as in the published runs, in place: scales drawn from U(0, 1), no running statistics.
+
+    Without them a network normalises by the statistics of each batch in evaluation too.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if module.weight is not None:
+                nn.init.uniform_(module.weight)
+            module.track_running_stats = False
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+    return model
+
+
 def kaiming_normal_(model: nn.Module) -> nn.Module:
     """Initialise convolutions and linear layers Kaiming-normal, in place; biases stay as PyTorch made them."""
     for module in model.modules():

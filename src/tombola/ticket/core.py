@@ -134,9 +134,13 @@ class Ticket(Mapping[str, Tensor]):
         zero_(parameters, pruned_of(parameters, self))
         return model
 
-    def attach(self, model: nn.Module, optimizer: Optimizer) -> Attachment:
-        """Keep the model's pruned weights at zero, now and after every step of `optimizer`, until detached."""
-        return Attachment(model, optimizer, self)
+    def attach(self, model: nn.Module, *optimizers: Optimizer) -> Attachment:
+        """Keep the model's pruned weights at zero, now and after every step of the optimizers, until detached.
+
+        Raises UsageError when the optimizers hold none of the ticket's parameters; issues a TicketWarning when they
+        lack some that ask for gradients.
+        """
+        return Attachment(model, optimizers, self)
 
     def save(self, path: str | Path) -> None:
         """Write the ticket to a safetensors file, atomically."""

@@ -2,102 +2,20 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
 
 from tombola.cost import Cost, Meter
-from tombola.data import Feed
 from tombola.errors import SearchError, UsageError
 from tombola.evaluation import evaluate
-from tombola.identity import digest_tensors
 from tombola.network import load_weights
-from tombola.progress import Progress
-from tombola.runtime import Runtime
 from tombola.seeds import seeded
 from tombola.store import Stage
-from tombola.task import Task, batch_size
+from tombola.task import batch_size
 from tombola.ticket import Ticket
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How networks are trained: SGD, the learning rate divided by ten at each milestone.
-
-    epochs: of the whole training. milestones: epochs after which the learning rate drops.
-    """
-
-    epochs: int = 10
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    milestones: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, holds, allowed in (
-            ("epochs", isinstance(self.epochs, int) and self.epochs >= 1, "a whole number of at least 1"),
-            ("learning_rate", self.learning_rate > 0, "above 0"),
-            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
-            ("weight_decay", self.weight_decay >= 0, "not negative"),
-        ):
-            if not holds:
-                raise UsageError(f"recipe: {name} must be {allowed}, got {getattr(self, name)!r}")
-
-    def learning_rate_in(self, epoch: int) -> float:
-        """Return the learning rate of one epoch, counted from 0."""
-        return self.learning_rate * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
-
-
-@dataclass(frozen=True)
-class State:
-    """A network's values at some point of training.
-
-    tensors: its state_dict. epoch: how many epochs of training are behind it. cost: what it took from θ₀ on.
-    """
-
-    tensors: Mapping[str, Any]
-    epoch: int = 0
-    cost: Cost = Cost()
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the tensors."""
-        return digest_tensors(self.tensors)
-
-    @classmethod
-    def of(cls, model: nn.Module, epoch: int = 0, cost: Cost | None = None) -> "State":
-        """Copy a model's values."""
-        values = {
-            name: value.detach().clone().cpu() if isinstance(value, torch.Tensor) else value
-            for name, value in model.state_dict().items()
-        }
-        return cls(values, epoch, cost or Cost())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values and tensors for the store."""
-        return {"tensors": dict(self.tensors), "epoch": self.epoch, "cost": self.cost.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "State":
-        """Read what `to_dict` wrote."""
-        return cls(values["tensors"], values["epoch"], Cost(**values["cost"]))
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """Everything that trainings of one network on one set of data share."""
-
-    model: nn.Module
-    task: Task
-    feed: Feed
-    held_out: Feed | None
-    recipe: Recipe
-    runtime: Runtime
-    seed: int
-    progress: Progress
+from tombola.training.lesson import Lesson
+from tombola.training.state import State
 
 
 def fit(lesson: Lesson, start: State, until: int, stage: Stage, title: str, ticket: Ticket | None = None) -> State:
@@ -186,7 +104,9 @@ class _Loop:
                 output = lesson.task.forward(self.model, batch)
             loss = lesson.task.loss(output, batch)
             self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            (loss * batch_size(batch) if lesson.recipe.summed else loss).backward()
+            if lesson.recipe.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), lesson.recipe.clip_norm)
             self._optimizer.step()
             self._count(batch_size(batch), loss)
             if stage.due():

@@ -1,0 +1,33 @@
+"""`tombola draw`: the first half of a run, as far as the ticket."""
+
+import sys
+from collections.abc import Sequence
+
+from tombola.cli.options import add_output_options, make_parser, out_directory
+from tombola.cli.runs import configure
+from tombola.cli.show import show_json, show_table, show_ticket_words
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    parser = make_parser(
+        "draw",
+        "Pretrain a network to the rewind point and draw a ticket, and stop there. `tombola train` trains the ticket; "
+        "`tombola run` with the same options goes on from here.",
+        "tombola draw --model my_module:build --data my_module:datasets --sparsity 99%",
+    )
+    add_output_options(parser)
+    options, config = configure(parser, arguments)
+    out = out_directory(options)
+
+    from tombola.pipeline import draw
+    from tombola.progress import progress_on
+
+    result = draw(config, out, progress_on(sys.stderr))
+    values = result.values
+    if options.json:
+        show_json({**values, "repeated": result.repeated})
+        return
+    row = (values["finder"], f"{values['kept']:,} of {values['prunable']:,}", f"{values['seconds']:.1f}")
+    show_table(f"{config.model} on {config.data}, seed {config.seed}", ("ticket", "weights kept", "seconds"), [row])
+    show_ticket_words(values)

@@ -1,0 +1,188 @@
+"""The options that make a run's configuration, and where their defaults come from: a preset, or an earlier run."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from tombola.cli.options import parse, run_and_ticket
+from tombola.config import (
+    STANDARD,
+    RunConfig,
+    from_dict,
+    from_values,
+    load_preset,
+    parse_density,
+    parse_sparsity,
+    preset_names,
+    recipe_names,
+)
+from tombola.errors import UsageError
+
+_METAVARS: dict[Any, str] = {
+    int: "N",
+    int | None: "N",
+    float: "X",
+    float | None: "X",
+    bool: "true|false",
+    str: "TEXT",
+    str | None: "TEXT",
+    tuple[int, ...]: "[N,...]",
+    tuple[float, ...]: "[X,...]",
+    tuple[str, ...]: "[TEXT,...]",
+}
+
+
+def configure(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, RunConfig]:
+    """Add the options of a run to a command's own, parse, and return both what was parsed and the configuration.
+
+    With --print_config, prints the configuration, if it is sound, and ends the program.
+    """
+    arguments = without_sparsity(arguments)
+    preset, recipe = _start(arguments)
+    _add_options(parser, load_preset(preset, recipe))
+    parser.set_defaults({"preset": preset, "recipe": recipe})
+    namespace = parse(parser, [argument for argument in arguments if argument != "--print_config"])
+    config = _config(namespace)
+    if "--print_config" in arguments:
+        from tombola.cell import resolve
+
+        resolve(config)
+        known = {"preset", "recipe", *(f.name for f in fields(RunConfig))}
+        print(yaml.safe_dump({k: _plain(v) for k, v in vars(namespace).items() if k in known}, sort_keys=False), end="")
+        raise SystemExit(0)
+    return namespace, config
+
+
+def configure_for_ticket(
+    make: Callable[[], ArgumentParser], arguments: Sequence[str], groups: Sequence[str]
+) -> tuple[Namespace, RunConfig, Path, Path]:
+    """Do the same for a command about a TICKET, whose run, if it lies in one, gives the defaults.
+
+    make: returns the command's parser. groups: the options that the command has. Returns also the run directory and
+    the ticket file. Raises UsageError for a ticket in no run directory where nothing names its model and data.
+    """
+    arguments = without_sparsity(arguments)
+    preset, recipe = _start(arguments)
+    scout = make()
+    _add_options(scout, load_preset(preset, recipe), groups)
+    directory, ticket = run_and_ticket(parse(scout, arguments).ticket)
+    given = {argument.partition("=")[0] for argument in arguments}
+    values = load_preset(preset, recipe)
+    if "--preset" not in given:
+        if (directory / "config.yaml").is_file():
+            values = read_config(directory).to_dict()
+        elif not {"--model", "--data"} <= given:
+            raise UsageError(f"{ticket} lies in no run directory: say --preset, or --model and --data")
+    parser = make()
+    _add_options(parser, values, groups)
+    namespace = parse(parser, arguments)
+    return namespace, replace(_config(namespace, {**values, "weights": None}), weights=None), directory, ticket
+
+
+def read_config(directory: Path) -> RunConfig:
+    """Return the configuration of a run directory; raises UsageError where there is none that can be read."""
+    path = directory / "config.yaml"
+    try:
+        return from_dict(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _add_options(parser: ArgumentParser, values: Mapping[str, Any], groups: Sequence[str] = ()) -> None:
+    """Add an option for every field of RunConfig in some groups (all without any), with `values` as defaults."""
+    if not groups:
+        parser.add_argument("--config", action=ActionConfigFile, help="YAML file with values for any of these options")
+        # jsonargparse's own checks nothing and lists flags that nobody needs; `configure` sees to it.
+        parser.add_argument("--print_config", action="store_true", help="print the configuration and exit")
+    parser.add_argument("--preset", type=str, default="digits", help=f"where to start: {', '.join(preset_names())}")
+    parser.add_argument(
+        "--recipe", type=str, default=STANDARD, help=f"how the preset trains: {', '.join(recipe_names())}"
+    )
+    headings: dict[str, Any] = {}
+    for f in fields(RunConfig):
+        title = f.metadata["group"]
+        if groups and (title not in groups or f.name == "weights"):
+            continue  # commands about a ticket have a --weights of their own
+        if title not in headings:
+            headings[title] = parser.add_argument_group(title)
+        default = values.get(f.name, f.default)
+        if isinstance(default, list):
+            default = tuple(default)
+        kind: Any = float | str if f.name == "density" else f.type
+        unset = default is None or default == ()
+        shown = f.metadata["unset"] if unset else ",".join(map(str, default)) if isinstance(default, tuple) else default
+        headings[title].add_argument(
+            f"--{f.name.replace('_', '-')}",
+            type=kind,
+            default=default,
+            metavar=_METAVARS[f.type],
+            help=f"{f.metadata['help']} (default: {str(shown).lower() if shown in (True, False) else shown})",
+        )
+
+
+def without_sparsity(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with --sparsity written as the --density that it means.
+
+    Raises UsageError where both are given.
+    """
+    found: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, value = argument.partition("=")
+        if name != "--sparsity":
+            found.append(argument)
+            continue
+        if any(other.partition("=")[0] == "--density" for other in arguments):
+            raise UsageError("--density and --sparsity exclude each other: give one of them")
+        value = value if equals else next(waiting, "")
+        found += ["--density", repr(parse_sparsity(value))]
+    return found
+
+
+def _start(arguments: Sequence[str]) -> tuple[str, str]:
+    """Return the preset and the recipe that the arguments, or a configuration file among them, name."""
+    scout = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    scout.add_argument("--preset")
+    scout.add_argument("--recipe")
+    scout.add_argument("--config", action="append", default=[])
+    try:
+        known, _ = scout.parse_known_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from None
+    named = {"preset": "digits", "recipe": STANDARD}
+    for path in known.config:
+        content = _read_yaml(Path(path))
+        for key in named:
+            asked = getattr(known, key)
+            if asked and key in content and content[key] != asked:
+                raise UsageError(f"--{key} {asked} and --config {path} ({key} {content[key]}) exclude each other")
+            named[key] = content.get(key, named[key])
+    return known.preset or named["preset"], known.recipe or named["recipe"]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UsageError(f"--config: there is no file {path}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"--config {path} must hold keys and values")
+    return content
+
+
+def _config(namespace: Namespace, base: Mapping[str, Any] | None = None) -> RunConfig:
+    """Return the configuration that was parsed; fields that are no options of the command come from `base`."""
+    parsed = {f.name: getattr(namespace, f.name) for f in fields(RunConfig) if hasattr(namespace, f.name)}
+    values = RunConfig().to_dict() | dict(base or {}) | parsed
+    return from_values({**values, "density": parse_density(values["density"])})
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,49 @@
+"""`tombola train`: train a ticket, and evaluate it."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from tombola.cli.options import add_output_options, make_parser, out_directory
+from tombola.cli.runs import configure_for_ticket
+from tombola.cli.show import show_json, show_table, show_ticket_words
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command."""
+
+    def make() -> ArgumentParser:
+        parser = make_parser(
+            "train",
+            "Train a ticket from the weights that it belongs to, its pruned weights held at zero, and evaluate it. In "
+            "a run directory the ticket knows its model, data and recipe; options given here take their place.",
+            "tombola train runs/RUN/ticket.safetensors --seed 1",
+            "TICKET",
+        )
+        parser.add_argument("ticket", type=str, help="ticket file, or run directory")
+        parser.add_argument(
+            "--weights", type=str, default="", help="state_dict to train from, .safetensors or .pt (default: the run's)"
+        )
+        add_output_options(parser)
+        return parser
+
+    options, config, directory, ticket = configure_for_ticket(make, arguments, ("data", "model", "training", "machine"))
+    out = out_directory(options)
+    beside = directory / "start.safetensors"
+    start = Path(options.weights) if options.weights else beside if beside.is_file() else None
+
+    from tombola.pipeline import train
+    from tombola.progress import progress_on
+
+    result = train(config, ticket, start, out, progress_on(sys.stderr))
+    values = result.values
+    if options.json:
+        show_json({**values, "repeated": result.repeated})
+        return
+    kept = f"{values['kept']:,} of {values['prunable']:,}"
+    row = (values.get("finder", "ticket"), f"{values['test_accuracy']:.2f} %", kept, f"{values['seconds']:.1f}")
+    columns = ("ticket", "test accuracy", "weights kept", "seconds of training")
+    show_table(f"{config.model} on {config.data}, seed {config.seed}", columns, [row])
+    show_ticket_words(values)

@@ -1,0 +1,38 @@
+"""What a user gives as data in Python, made a feed."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from tombola.data.feeds import Feed, ListFeed, RowFeed, StreamFeed
+from tombola.data.samples import SampleFeed, Samples
+from tombola.errors import UsageError
+
+
+def feed_of(data: Any, seed: int, batch_size: int, most: int | None = None) -> Feed:
+    """Return the feed for what a user gives: batches in a list or tuple, a map-style dataset, or any iterable.
+
+    A torch Dataset is cut into shuffled batches of `batch_size`. What can be iterated only once (a generator) is read
+    into a list, at most `most` batches of it.
+    """
+    if isinstance(data, RowFeed | ListFeed | StreamFeed):
+        return data
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        samples = Samples(data)
+        if not len(samples):
+            raise UsageError("data is empty: the dataset has no samples")
+        return SampleFeed(samples, batch_size, seed)
+    if not isinstance(data, Iterable) or isinstance(data, Tensor | str | bytes | Mapping):
+        raise UsageError(
+            f"data must be an iterable of (input, target) batches or a map-style dataset, got {type(data).__name__}"
+        )
+    if iter(data) is data:
+        data = list(itertools.islice(data, most))
+    if isinstance(data, list | tuple):
+        if not data:
+            raise UsageError("data is empty: it must give at least one batch")
+        return ListFeed(data)
+    return StreamFeed(data, seed)

@@ -1,0 +1,93 @@
+"""Map-style datasets of the user's own: samples by number, batched one by one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset, TensorDataset, default_collate
+
+from tombola.data.augmentation import Augmentation
+from tombola.data.feeds import RowFeed
+from tombola.errors import UsageError
+from tombola.identity import digest, digest_tensors
+from tombola.seeds import seeded
+
+# Samples of a dataset that its fingerprint looks at, evenly spaced: reading a large one whole would take hours.
+FINGERPRINTED = 1000
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A map-style dataset.
+
+    dataset: has a length and gives, by number, samples that torch's default_collate can batch. code: source text that
+    the samples depend on.
+    """
+
+    dataset: Any
+    code: str = ""
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the first sample's input."""
+        return tuple(torch.as_tensor(self.dataset[0][0]).shape)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the code, the number of samples, and a thousand of them."""
+        rows = range(0, len(self), -(-len(self) // FINGERPRINTED) or 1)
+        with seeded(0, "fingerprint"):
+            tensors = {
+                f"{row}.{part}": torch.as_tensor(value) for row in rows for part, value in enumerate(self.dataset[row])
+            }
+        return digest([self.code, len(self), digest_tensors(tensors)])
+
+    def feed(
+        self, batch_size: int, seed: int, purpose: str, shuffle: bool = True, augmentation: Augmentation | None = None
+    ) -> "SampleFeed":
+        """Return batches of these samples; raises UsageError for an augmentation, which is the dataset's own matter."""
+        if augmentation is not None:
+            raise UsageError("--augmentation is for the datasets with a name; one's own datasets augment themselves")
+        return SampleFeed(self, batch_size, seed, purpose, shuffle)
+
+
+@dataclass(frozen=True)
+class SampleFeed(RowFeed):
+    """Batches cut from a map-style dataset; what its transforms draw from torch's generator follows the seed."""
+
+    samples: Samples
+
+    def batch(self, rows: Tensor, number: int, position: int) -> Any:
+        """Return the collated samples of some rows."""
+        with seeded(self.seed, self.purpose, "samples", number, position):
+            found = [self.samples.dataset[row] for row in rows.tolist()]
+        try:
+            return default_collate(found)
+        except (TypeError, RuntimeError) as error:
+            raise UsageError(f"data: samples cannot be batched ({str(error).splitlines()[0]})") from error
+
+    @property
+    def repeatable(self) -> bool:
+        """Known of tensors only; any other dataset may have random transforms."""
+        dataset = self.samples.dataset
+        while isinstance(dataset, Subset):
+            dataset = dataset.dataset
+        return isinstance(dataset, TensorDataset)
+
+
+def labels_of(dataset: Any, what: str) -> Tensor:
+    """Return the labels of a classification dataset; raises UsageError naming the sample whose label cannot be one.
+
+    what: the dataset's name in errors. A `targets` attribute, as torchvision's datasets have it, saves reading samples.
+    """
+    given = dataset.tensors[1] if isinstance(dataset, TensorDataset) else getattr(dataset, "targets", None)
+    labels = list(given) if given is not None else [dataset[row][1] for row in range(len(dataset))]
+    for row, label in enumerate(labels):
+        value = torch.as_tensor(label)
+        if value.dim() or value.is_floating_point() or value.is_complex() or int(value) < 0:
+            raise UsageError(f"{what}: sample {row} has the label {label!r}; labels must be whole numbers from 0 on")
+    return torch.tensor([int(label) for label in labels])

@@ -1,0 +1,124 @@
+"""How a dataset is split into training, held-out and test data."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from tombola.data.arrays import Arrays, channel_statistics
+from tombola.data.augmentation import Augmentation
+from tombola.data.feeds import Feed
+from tombola.errors import UsageError
+from tombola.identity import digest
+
+# The split is the same for every run: what is compared over seeds is the method, not the split.
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per-channel mean and standard deviation of inputs between 0 and 1; those of the training data where empty."""
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def settle(self, inputs: Tensor, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and standard deviation for inputs (N, C, H, W); raises UsageError for a wrong number of them."""
+        found = channel_statistics(inputs, scale)
+        for name, given in (("mean", self.mean), ("std", self.std)):
+            if given and len(given) != inputs.shape[1]:
+                raise UsageError(f"--{name} must have one number for each of {inputs.shape[1]} channels, got {given}")
+        if any(value <= 0 for value in self.std):
+            raise UsageError(f"--std must be above 0, got {self.std}")
+        return self.mean or found[0], self.std or found[1]
+
+
+class Split(Protocol):
+    """Samples of one part of a dataset."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what is in here."""
+
+    def feed(
+        self, batch_size: int, seed: int, purpose: str, shuffle: bool = True, augmentation: Augmentation | None = None
+    ) -> Feed:
+        """Return batches of the samples."""
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training data, a held-out part (if any) for anything that is chosen, and test data for the end."""
+
+    train: Split
+    held_out: Split | None
+    test: Split
+    classes: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return self.train.shape
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the splits' own."""
+        parts = {"train": self.train, "held_out": self.held_out, "test": self.test}
+        return digest({name: part.fingerprint if part is not None else "" for name, part in parts.items()})
+
+
+def stratified(targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Split rows in two, the second with `share` of every class; both in increasing order."""
+    fewest = int(targets.bincount().min())
+    if fewest < 2:
+        label = int(targets.bincount().argmin())
+        raise UsageError(f"--data: class {label} has {fewest} training images; each needs two, one to be held out")
+    if min(share, 1 - share) * len(targets) < len(targets.unique()):
+        raise UsageError(
+            f"--held-out {share} of {len(targets)} training images leaves a side without one of each class"
+        )
+    first, second = train_test_split(
+        torch.arange(len(targets)).numpy(),
+        test_size=share,
+        stratify=targets.numpy(),
+        random_state=SPLIT_SEED,
+    )
+    return torch.from_numpy(first).sort().values, torch.from_numpy(second).sort().values
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A dataset as its source gives it: inputs (N, C, H, W) uint8 and targets (N,), for training and for testing."""
+
+    train: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    scale: float = 255.0
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Raise UsageError naming a label of the test data that the training data does not have."""
+    if len(labels) and int(labels.max()) >= classes:
+        raise UsageError(
+            f"--data: the test data has the label {int(labels.max())}, the training data 0 to {classes - 1}"
+        )
+
+
+def split(raw: Raw, held_out: float, normalisation: Normalisation) -> Splits:
+    """Cut a share of every class off the training data, in [0, 1); 0 holds nothing out."""
+    inputs, targets = raw.train
+    classes = int(targets.max()) + 1
+    check_labels(raw.test[1], classes)
+    rows, held = stratified(targets, held_out) if held_out else (torch.arange(len(targets)), None)
+    mean, std = normalisation.settle(inputs[rows], raw.scale)
+    whole = Arrays(inputs, targets, mean, std, raw.scale)
+    test = Arrays(*raw.test, mean, std, raw.scale)
+    return Splits(whole.take(rows), None if held is None else whole.take(held), test, classes)

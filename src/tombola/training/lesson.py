@@ -1,0 +1,33 @@
+"""Lesson: everything that trainings of one network on one set of data share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from tombola.data import Feed
+from tombola.progress import Progress
+from tombola.runtime import Runtime
+from tombola.store import Stage
+from tombola.task import Task
+from tombola.ticket import Ticket
+from tombola.training.recipe import Recipe
+from tombola.training.state import State
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Everything that trainings of one network on one set of data share."""
+
+    model: nn.Module
+    task: Task
+    feed: Feed
+    held_out: Feed | None
+    recipe: Recipe
+    runtime: Runtime
+    seed: int
+    progress: Progress
+
+
+# Trains from a state to the end of an epoch, dense or under a ticket; the text names the work for progress and journal.
+Fit = Callable[[Lesson, State, int, Stage, str, Ticket | None], State]

@@ -1,0 +1,47 @@
+"""State: a network's values at some point of training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from tombola.cost import Cost
+from tombola.identity import digest_tensors
+
+
+@dataclass(frozen=True)
+class State:
+    """A network's values at some point of training.
+
+    tensors: its state_dict. epoch: how many epochs of training are behind it. cost: what it took from θ₀ on.
+    """
+
+    tensors: Mapping[str, Any]
+    epoch: int = 0
+    cost: Cost = Cost()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the tensors."""
+        return digest_tensors(self.tensors)
+
+    @classmethod
+    def of(cls, model: nn.Module, epoch: int = 0, cost: Cost | None = None) -> "State":
+        """Copy a model's values."""
+        values = {
+            name: value.detach().clone().cpu() if isinstance(value, torch.Tensor) else value
+            for name, value in model.state_dict().items()
+        }
+        return cls(values, epoch, cost or Cost())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors for the store."""
+        return {"tensors": dict(self.tensors), "epoch": self.epoch, "cost": self.cost.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "State":
+        """Read what `to_dict` wrote."""
+        return cls(values["tensors"], values["epoch"], Cost(**values["cost"]))
