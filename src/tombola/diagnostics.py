@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -14,6 +15,19 @@ from tombola.runtime import Runtime
 
 # Batches on which a hard ticket is looked at.
 BATCHES = 8
+# Bounds between healthy searches and failed ones, 45 on digits and 45 on Fashion-MNIST (docs/method.md). Healthy: the
+# expected density moved by at most 0.2 of the wanted one in the second half, and the push of the controller by 0.15 of
+# the task's gradient (standard deviation); failed: 1.4 and 0.37 at least. At a quarter of a healthy search the entropy
+# was at least 0.058 of the first, and 0.4 % of the top weights were new at every record. Held-out KL was at most three
+# times that of the search's data, on 1,293 samples.
+_DENSITY_RANGE = 0.5
+_PUSH_SPREAD = 0.3
+_DENSITY_ENDS = (0.5, 1.5)
+_ENTROPY_LEFT = 0.03
+_TURNOVER_LEFT = 0.001
+_OVERFIT = 4.0
+# Fewer rows than this tell nothing of a course.
+_FEWEST_ROWS = 12
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,59 @@ def search_signs(outcome: Outcome, density: float, rows: Sequence[Mapping[str, A
             f"the objective {outcome.name} did not improve during the search "
             f"({outcome.first:.4g} at the start, {outcome.soft:.4g} at the end)"
         )
-    return signs
+    if len(rows) >= _FEWEST_ROWS:
+        signs += _balance_signs(rows, density) + _exploration_signs(rows)
+    return signs + _overfitting_signs(outcome)
+
+
+def _balance_signs(rows: Sequence[Mapping[str, Any]], density: float) -> list[str]:
+    """Warn of a balance that swings in the second half of a search, or that ends far from the wanted density."""
+    late = rows[len(rows) // 2 :]
+    reached = [row["expected_density"] / density for row in late]
+    pushes = [row["multiplier"] * row["density_norm"] / row["task_norm"] for row in late if row["task_norm"] > 0]
+    if max(reached) - min(reached) > _DENSITY_RANGE:
+        return [
+            f"the balance is unstable: the expected density swung between {min(reached):.2f} and {max(reached):.2f} "
+            "times the wanted one in the second half of the search; try the controller proportional"
+        ]
+    if len(pushes) > 1 and stdev(pushes) > _PUSH_SPREAD:
+        return [
+            f"the balance is unstable: λ pushed between {min(pushes):.2f} and {max(pushes):.2f} times the task's "
+            "gradient in the second half of the search; try the controller proportional"
+        ]
+    if not _DENSITY_ENDS[0] < reached[-1] < _DENSITY_ENDS[1]:
+        return [
+            f"the balance did not hold: the expected density ended at {reached[-1]:.2f} times the wanted one; try the "
+            "controller proportional"
+        ]
+    return []
+
+
+def _exploration_signs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Warn of a search whose gates were decided, and whose choice stood still, after a quarter of it."""
+    early = rows[len(rows) // 4 : len(rows) // 2]
+    entropy_left = early[0]["entropy"] / rows[0]["entropy"] if rows[0]["entropy"] > 0 else 0.0
+    turnover = mean(row["turnover"] for row in early)
+    if entropy_left < _ENTROPY_LEFT and turnover < _TURNOVER_LEFT:
+        return [
+            f"the search stopped exploring early: after a quarter of it {entropy_left:.2%} of the gates' entropy was "
+            f"left, and {turnover:.2%} of the chosen weights changed between records; try a lower learning rate of the "
+            "search"
+        ]
+    return []
+
+
+def _overfitting_signs(outcome: Outcome) -> list[str]:
+    """Warn of a ticket that agrees with the dense network on the search's data only."""
+    if outcome.name not in {"reverse-kl", "forward-kl"} or outcome.held_out is None:
+        return []
+    if outcome.held_out > _OVERFIT * outcome.hard:
+        return [
+            f"the ticket is fitted to the dense network's outputs on the search's data: {outcome.name} is "
+            f"{outcome.held_out:.4g} on held-out data and {outcome.hard:.4g} on these; search on more data or in fewer "
+            "steps"
+        ]
+    return []
 
 
 def window_mean(rows: Sequence[Mapping[str, Any]], key: str, last: bool) -> float:

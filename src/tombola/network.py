@@ -41,6 +41,20 @@ def lacks_statistics(model: nn.Module) -> bool:
     )
 
 
+@contextmanager
+def explained_batches() -> Iterator[None]:
+    """Turn torch's refusal to normalise a batch of one into a UsageError that says what to do."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UsageError(
+            "data gives a batch of one sample, which BatchNorm cannot normalise by; leave such a batch out "
+            "(drop_last) or choose another batch size"
+        ) from error
+
+
 class _Forward(nn.Module):
     """Lets functional_call reach a model through a task's forward function."""
 
@@ -85,8 +99,8 @@ class FrozenNetwork:
 
     def dense(self, batch: Batch) -> Output:
         """Run the network as it is, without gradients."""
-        with torch.no_grad(), self.runtime.autocast():
-            return self._forward(batch)
+        with torch.no_grad():
+            return self._call({}, batch)
 
     def under(self, weights: Tensor, batch: Batch, others: Mapping[str, Tensor] | None = None) -> Output:
         """Run the network with the flat vector `weights` in place of its own; differentiable in it.
@@ -96,8 +110,13 @@ class FrozenNetwork:
         replaced = {
             self._own_names[name]: view.to(self._dtypes[name]) for name, view in self.layout.views(weights).items()
         }
-        with self.runtime.autocast():
-            return functional_call(self._forward, {**replaced, **(others or {})}, (batch,))
+        return self._call({**replaced, **(others or {})}, batch)
+
+    def _call(self, replaced: Mapping[str, Tensor], batch: Batch) -> Output:
+        # Buffers that change in forward change in copies: each run depends on its weights and its batch alone.
+        buffers = {f"model.{name}": buffer.clone() for name, buffer in self.model.named_buffers()}
+        with self.runtime.autocast(), explained_batches():
+            return functional_call(self._forward, {**buffers, **replaced}, (batch,))
 
     def other_parameters(self) -> dict[str, Tensor]:
         """Return fresh leaves for the parameters that are not in the layout, for `under`."""
@@ -151,6 +170,6 @@ def estimate_statistics(model: nn.Module, batches: Any, task: Task, runtime: Run
         module.momentum = None  # a cumulative average
         module.train()
     for batch in batches:
-        with runtime.autocast():
+        with runtime.autocast(), explained_batches():
             task.forward(estimated, runtime.move(batch))
     return estimated.eval()

@@ -78,6 +78,7 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise UsageError(f"model must be a torch.nn.Module that is not scripted, got {type(model).__name__}")
     _refuse_parametrised(model)
+    _refuse_quantised(model)
     owners = _owners(model)
     include, exclude = _patterns(include), _patterns(exclude)
     names = {name for name, _, _ in named_parameters(model, duplicates=True)}
@@ -163,6 +164,14 @@ def _refuse_unusable(name: str, parameter: nn.Parameter) -> None:
         raise UsageError(f"{name} is quantised ({parameter.dtype}); only floating-point weights can be masked")
     if type(parameter.data).__name__ in {"DTensor", "ShardedTensor"}:
         raise UsageError(f"{name} is sharded over processes; gather the model first")
+
+
+def _refuse_quantised(model: nn.Module) -> None:
+    """Refuse modules that hold packed weights, which are no parameters and would go unnoticed."""
+    for path, module in model.named_modules():
+        home = type(module).__module__
+        if home.startswith("torch.ao.nn.") and "quantized" in home:
+            raise UsageError(f"module {path!r} is quantised; draw from the model before it is quantised")
 
 
 def _refuse_parametrised(model: nn.Module) -> None:

@@ -20,8 +20,18 @@ def forward_inputs(model: nn.Module, batch: Batch) -> Output:
 
 
 def cross_entropy(output: Output, batch: Batch) -> Tensor:
-    """Cross-entropy, mean over the batch. output: (N, C, ...); batch: (inputs, targets)."""
-    return F.cross_entropy(at_least_float32(output), batch[1])
+    """Cross-entropy, mean over the batch. output: (N, C, ...); batch: (inputs, targets).
+
+    Raises UsageError naming a target that is none of the C classes.
+    """
+    try:
+        return F.cross_entropy(at_least_float32(output), batch[1])
+    except IndexError as error:
+        labels, classes = batch[1], output.shape[1]
+        wrong = labels[(labels < 0) | (labels >= classes)]
+        if not wrong.numel():
+            raise
+        raise UsageError(f"data has the label {int(wrong[0])}; the model's outputs are 0 to {classes - 1}") from error
 
 
 def softmax_divergence(output: Output, reference: Output, batch: Batch) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from tombola.cost import Cost, Meter
 from tombola.errors import SearchError, UsageError
 from tombola.evaluation import evaluate
-from tombola.network import load_weights
+from tombola.network import explained_batches, load_weights
 from tombola.seeds import seeded
 from tombola.store import Stage
 from tombola.task import batch_size
@@ -100,7 +100,7 @@ class _Loop:
             group["lr"] = lesson.recipe.learning_rate_in(self.epoch)
         for item in lesson.feed.epoch(self.epoch, self._position):
             batch = lesson.runtime.move(item.batch)
-            with lesson.runtime.autocast():
+            with lesson.runtime.autocast(), explained_batches():
                 output = lesson.task.forward(self.model, batch)
             loss = lesson.task.loss(output, batch)
             self._optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,260 @@
+"""Models and batches that break other libraries: each is drawn from, or refused in one sentence."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import tombola
+from tombola import TicketWarning, UsageError
+from tombola.masking import survey
+from tombola.models import build
+from tombola.network import FrozenNetwork
+from tombola.runtime import Runtime
+from tombola.task import Task
+
+from .conftest import TinyConv, batches, images, mlp
+
+pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
+
+
+def draw(model, data, **options):
+    return tombola.draw(model, data, **{"density": 0.3, "steps": 5, "progress": False, **options})
+
+
+def keeps_exactly(ticket, model, density=0.3):
+    total = tombola.preview(model).prunable
+    assert ticket.prunable == total
+    assert ticket.kept == int(density * total + 0.5)
+
+
+class Convolutions(nn.Module):
+    """Grouped, depthwise, dilated and transposed convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.grouped = nn.Conv2d(2, 8, 3, padding=1, groups=2)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8)
+        self.up = nn.ConvTranspose2d(8, 4, 2, stride=2, groups=4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.depthwise(torch.relu(self.grouped(x))))
+        return self.head(torch.relu(self.up(x)).mean(dim=(2, 3)))
+
+
+def wide_images(count=2, size=12):
+    return [(torch.randn(size, 2, 6, 6), torch.randint(3, (size,))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("objective", ["loss", "grad-norm"])
+def test_grouped_depthwise_and_transposed_convolutions(objective):
+    torch.manual_seed(0)
+    model = Convolutions()
+    keeps_exactly(draw(model, wide_images(), objective=objective), model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precisions(dtype):
+    model = mlp().to(dtype)
+    data = [(x.to(dtype), y) for x, y in batches()]
+    before = copy.deepcopy(model.state_dict())
+    for objective in ("loss", "reverse-kl"):
+        ticket = draw(model, data, objective=objective)
+        keeps_exactly(ticket, model)
+    assert all(value.dtype == dtype for value in model.state_dict().values())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ticket.attach(model, optimizer):
+        nn.functional.cross_entropy(model(data[0][0]).float(), data[0][1]).backward()
+        optimizer.step()
+    assert (model[0].weight[~ticket["0.weight"]] == 0).all()
+
+
+class Counting(nn.Module):
+    """Changes its buffers in forward, in place and by assignment; its output depends on them."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = mlp()
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.scale.mul_(1.5)
+        self.calls = self.calls + 1
+        return self.body(x) * self.scale + self.calls
+
+
+def test_buffers_that_change_in_forward_leave_no_trace():
+    model, data = Counting(), batches()
+    ticket = draw(model, data, objective="reverse-kl")
+    assert model.scale == 1
+    assert model.calls == 0
+    assert draw(model, data, objective="reverse-kl") == ticket
+    network = FrozenNetwork(model, survey(model).layout, Task(), Runtime.choose(model, "cpu"))
+    first = network.under(network.weights, data[0])
+    assert torch.equal(network.under(network.weights, data[0]), first)
+    assert torch.equal(network.dense(data[0]), first)
+
+
+def test_dropout_is_off_in_a_search_and_on_in_training():
+    torch.manual_seed(0)
+    model, data = TinyConv().train(), images()
+    network = FrozenNetwork(model, survey(model).layout, Task(), Runtime.choose(model, "cpu"))
+    assert torch.equal(network.under(network.weights, data[0]), network.under(network.weights, data[0]))
+    ticket = draw(model, data)
+    model.drop.p = 0.9
+    assert draw(model, data) == ticket
+
+
+def test_a_model_in_eval_mode_gives_the_ticket_of_its_training_mode():
+    torch.manual_seed(0)
+    model, data = TinyConv(), images()
+    assert draw(model.eval(), data) == draw(model.train(), data)
+    assert model.training
+
+
+def test_a_batch_of_one_cannot_be_normalised():
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
+    data = [*batches(1), *batches(1, size=1)]
+    message = r"a batch of one sample, which BatchNorm cannot normalise by; leave such a batch out \(drop_last\)"
+    for objective in ("loss", "reverse-kl"):
+        with pytest.raises(UsageError, match=message):
+            draw(model, data, objective=objective)
+    with pytest.raises(UsageError, match=message):
+        tombola.sparsify(model, data, batches(1), density=0.5, progress=False)
+    draw(model, batches())
+
+
+def test_a_compiled_model_before_and_after():
+    model, data = mlp(), batches()
+    compiled = torch.compile(model, backend="eager")
+    compiled(data[0][0])
+    ticket = draw(compiled, data)
+    assert ticket == draw(model, data)
+    assert list(ticket) == ["0.weight", "2.weight"]
+    optimizer = torch.optim.SGD(compiled.parameters(), lr=0.5, momentum=0.9)
+    with ticket.attach(compiled, optimizer):
+        for x, y in data * 2:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(compiled(x), y).backward()
+            optimizer.step()
+    assert (model[0].weight[~ticket["0.weight"]] == 0).all()
+    assert (model[0].weight[ticket["0.weight"]] != 0).all()
+    after = torch.compile(model, backend="eager")
+    assert torch.equal(after(data[0][0]), model(data[0][0]))
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+def test_sharded_weights_are_refused_by_name(mesh):
+    from torch.distributed.tensor import distribute_tensor
+
+    model = mlp()
+    model[2].weight = nn.Parameter(distribute_tensor(model[2].weight.data, mesh))
+    with pytest.raises(UsageError, match=r"2\.weight is sharded over processes; gather the model first"):
+        draw(model, batches())
+
+
+def test_quantised_weights_are_refused_by_name():
+    model = mlp()
+    quantised = torch.quantize_per_tensor(model[0].weight.data, 0.1, 0, torch.qint8)
+    model[0].weight = nn.Parameter(quantised, requires_grad=False)
+    with pytest.raises(UsageError, match=r"0\.weight is quantised \(torch\.qint8\)"):
+        draw(model, batches())
+    model = mlp()
+    model[2].weight = nn.Parameter(torch.ones(3, 8, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(UsageError, match=r"2\.weight is quantised \(torch\.int8\)"):
+        draw(model, batches())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_modules_with_packed_weights_are_refused_by_name():
+    model = torch.ao.quantization.quantize_dynamic(mlp(), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(UsageError, match="module '0' is quantised; draw from the model before"):
+        draw(model, batches())
+
+
+def test_a_label_that_is_no_class_is_named():
+    x, y = batches(1)[0]
+    y[3] = 7
+    with pytest.raises(UsageError, match="data has the label 7; the model's outputs are 0 to 2"):
+        draw(mlp(), [(x, y)], objective="loss")
+
+
+def test_an_optimizer_that_lacks_some_of_the_tickets_parameters():
+    model = mlp()
+    ticket = draw(model, batches())
+    first, second = (torch.optim.SGD(layer.parameters(), lr=0.5) for layer in (model[0], model[2]))
+    with pytest.warns(TicketWarning, match=r"optimizer does not hold 2\.weight"):
+        ticket.attach(model, first).detach()
+    with ticket.attach(model, first, second):
+        for optimizer in (first, second):
+            nn.functional.cross_entropy(model(batches()[0][0]), batches()[0][1]).backward()
+            optimizer.step()
+            for name, mask in ticket.items():
+                assert (model.get_parameter(name)[~mask] == 0).all()
+
+
+def test_map_style_datasets():
+    model = mlp()
+    x, y = (torch.cat(parts) for parts in zip(*batches(4), strict=True))
+    dataset = TensorDataset(x, y)
+    ticket = draw(model, dataset, batch_size=16, objective="reverse-kl", seed=3)
+    assert "kept once per sample" in ticket.provenance.teacher
+    torch.manual_seed(99)
+    assert draw(model, dataset, batch_size=16, objective="reverse-kl", seed=3) == ticket
+
+    class Noisy(torch.utils.data.Dataset):
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, row):
+            return x[row] + torch.randn(6), int(y[row])
+
+    ticket = draw(model, Noisy(), batch_size=16, objective="reverse-kl")
+    assert "recomputed" in ticket.provenance.teacher
+    torch.manual_seed(1)
+    assert draw(model, Noisy(), batch_size=16, objective="reverse-kl") == ticket
+    with pytest.raises(UsageError, match="batch_size must be a whole number of at least 1, got 0"):
+        draw(model, dataset, batch_size=0)
+    sparse, found = tombola.sparsify(
+        model, dataset, dataset, density=0.5, recipe=tombola.Recipe(epochs=2), batch_size=16,
+        finder=tombola.Random(), progress=False,
+    )  # fmt: skip
+    assert (sparse[0].weight[~found["0.weight"]] == 0).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+class TestCuda:
+    def test_a_draw_on_cuda_is_repeatable_and_keeps_exactly_k(self):
+        model = build("resnet20", (3, 32, 32), 10).cuda()
+        data = [(torch.randn(32, 3, 32, 32), torch.randint(10, (32,))) for _ in range(2)]
+        ticket = draw(model, data, density=0.05, steps=10, precision="32-true")
+        keeps_exactly(ticket, model, 0.05)
+        assert next(model.parameters()).is_cuda
+        assert draw(model, data, density=0.05, steps=10, precision="32-true").overlap(ticket) > 0.9
+
+    def test_a_ticket_drawn_on_the_cpu_holds_on_cuda(self):
+        model, data = mlp(), batches()
+        ticket = draw(model, data)
+        model.cuda()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+        with ticket.attach(model, optimizer):
+            nn.functional.cross_entropy(model(data[0][0].cuda()), data[0][1].cuda()).backward()
+            optimizer.step()
+        assert (model[0].weight.cpu()[~ticket["0.weight"]] == 0).all()
+
+    def test_sparsify_on_cuda(self):
+        data = batches(8, size=64)
+        sparse, ticket = tombola.sparsify(mlp().cuda(), data, data, density=0.4, progress=False)
+        assert next(sparse.parameters()).is_cuda
+        assert ticket.kept == int(0.4 * ticket.prunable + 0.5)
