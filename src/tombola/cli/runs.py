@@ -72,7 +72,8 @@ def configure_for_ticket(
     _add_options(scout, load_preset(preset, recipe), groups)
     directory, ticket = run_and_ticket(parse(scout, arguments).ticket)
     given = {argument.partition("=")[0] for argument in arguments}
-    values = load_preset(preset, recipe)
+    # Nothing is drawn: whatever a preset says of that must not stand in the way.
+    values = {**load_preset(preset, recipe), "draw_at": "init", "rewind_to": 0}
     if "--preset" not in given:
         if (directory / "config.yaml").is_file():
             values = read_config(directory).to_dict()
@@ -81,7 +82,10 @@ def configure_for_ticket(
     parser = make()
     _add_options(parser, values, groups)
     namespace = parse(parser, arguments)
-    return namespace, replace(_config(namespace, {**values, "weights": None}), weights=None), directory, ticket
+    config = replace(_config(namespace, values), weights=None)
+    if config.rewind_to >= config.epochs:
+        raise UsageError(f"--epochs must lie above {config.rewind_to}, the run's rewind point, got {config.epochs}")
+    return namespace, config, directory, ticket
 
 
 def read_config(directory: Path) -> RunConfig:

@@ -1,0 +1,347 @@
+"""What users bring: a training function, datasets, a recipe; in Python and on the command line."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+import tombola
+from tombola import Job, Random, Recipe, Ticket, UsageError
+from tombola.cli.main import main
+from tombola.config import from_dict, load_preset
+from tombola.data import Normalisation, load
+from tombola.data.custom import load_own
+from tombola.models import build, publish_batch_norm_
+from tombola.progress import Silent
+from tombola.runtime import Runtime
+from tombola.store import MemoryStore
+from tombola.task import Task
+from tombola.training import Lesson, State, fit
+
+from .conftest import batches, mlp
+
+MODULE = """
+import torch
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+def build(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, classes))
+
+def numbers(count, seed):
+    x = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(x, x[:, :3].argmax(dim=1))
+
+def datasets():
+    return numbers(200, 0), numbers(60, 1)
+
+def three(data_dir):
+    assert data_dir is None
+    return numbers(200, 0), numbers(40, 2), numbers(60, 1)
+
+def train(model, job):
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    job.hold(model, optimizer)
+    for epoch in job.epochs:
+        for x, y in job.batches(epoch):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+class Labelled(Dataset):
+    def __init__(self, label):
+        self.label = label
+    def __len__(self):
+        return 5
+    def __getitem__(self, row):
+        return torch.zeros(6), self.label
+
+def one():
+    return numbers(5, 0)
+
+def halves():
+    return Labelled(0), Labelled(0.5)
+
+def strange():
+    return Labelled(0), Labelled(3)
+
+def pictures():
+    return [("image", 0)], [("image", 0)]
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "brought.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("brought", None)
+
+
+OWN = ["--model", "brought:build", "--data", "brought:datasets", "--epochs", "4", "--rewind-to", "1", "--steps", "60",
+       "--density", "0.3", "--threads", "2", "--batch-size", "20"]  # fmt: skip
+
+
+def tombola_json(capsys, *arguments):
+    status = main([str(argument) for argument in arguments] + ["--json"])
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    return json.loads(captured.out)
+
+
+def test_the_stages_one_by_one_end_where_a_run_ends(capsys, module, tmp_path):
+    whole = tombola_json(capsys, "run", *OWN, "--out", tmp_path / "whole")
+    drawn = tombola_json(capsys, "draw", *OWN, "--out", tmp_path / "parts")
+    assert Ticket.load(drawn["ticket"]) == Ticket.load(whole["ticket"])
+    assert not drawn["repeated"]
+    assert tombola_json(capsys, "draw", *OWN, "--out", tmp_path / "parts")["repeated"]
+    trained = tombola_json(capsys, "train", drawn["ticket"], "--out", tmp_path / "trained")
+    expected, found = (load_file(f"{values['run_dir']}/weights.safetensors") for values in (whole, trained))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert trained["test_accuracy"] == whole["test_accuracy"]
+    assert tombola_json(capsys, "train", drawn["ticket"], "--out", tmp_path / "trained")["repeated"]
+    other = tombola_json(capsys, "train", drawn["run_dir"], "--seed", "1", "--out", tmp_path / "trained")
+    assert other["run_dir"] != trained["run_dir"]
+    # And `run` goes on from what `draw` left behind.
+    finished = tombola_json(capsys, "run", *OWN, "--out", tmp_path / "parts")
+    assert finished["run_dir"] == drawn["run_dir"]
+    assert finished["test_accuracy"] == whole["test_accuracy"]
+    assert main(["info", finished["run_dir"]]) == 0
+    assert f"test accuracy (%): {whole['test_accuracy']:.2f}" in capsys.readouterr().out
+
+
+def test_a_ticket_file_alone_with_ones_own_model_data_and_weights(capsys, module, tmp_path):
+    whole = tombola_json(capsys, "run", *OWN, "--out", tmp_path / "whole")
+    (tmp_path / "alone").mkdir()
+    ticket = tmp_path / "alone" / "ticket.safetensors"
+    Ticket.load(whole["ticket"]).save(ticket)
+    own = ["--model", "brought:build", "--data", "brought:datasets"]
+    weights = f"{whole['run_dir']}/weights.safetensors"
+    found = tombola_json(capsys, "evaluate", ticket, *own, "--weights", weights)
+    assert found["accuracy"] == whole["test_accuracy"]
+    start = f"{whole['run_dir']}/start.safetensors"
+    trained = tombola_json(
+        capsys, "train", ticket, *own, "--weights", start, "--epochs", "4", "--batch-size", "20",
+        "--milestones", "[]", "--out", tmp_path / "o", "--threads", "2", "--learning-rate", "0.1",
+    )  # fmt: skip
+    assert trained["kept"] == whole["kept"]
+    assert trained["test_accuracy"] > 60
+    for arguments, message in (
+        (["train", whole["run_dir"], "--epochs", "1"], "--epochs must lie above 1, the run's rewind point, got 1"),
+        (["train", ticket], "lies in no run directory: say --preset, or --model and --data"),
+        (["train", ticket, *own], "--weights: give the weights that the ticket is trained from"),
+        (["train", ticket, *own, "--weights", start, "--epochs", "1"], "--epochs must lie above 1"),
+    ):
+        assert main([str(argument) for argument in arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_training_function_by_name(capsys, module, tmp_path):
+    own = tombola_json(capsys, "run", *OWN, "--fit", "brought:train", "--out", tmp_path / "o")
+    ours = tombola_json(capsys, "run", *OWN, "--out", tmp_path / "o")
+    assert own["run_dir"] != ours["run_dir"]
+    assert own["test_accuracy"] > 60
+    weights = load_file(f"{own['run_dir']}/weights.safetensors")
+    assert all((weights[name][~mask] == 0).all() for name, mask in Ticket.load(own["ticket"]).items())
+    assert tombola_json(capsys, "run", *OWN, "--fit", "brought:train", "--out", tmp_path / "o")["repeated"]
+    assert own["seconds_by_stage"]["pretraining"] > 0
+
+
+def test_datasets_of_ones_own(module):
+    splits = load_own("brought:datasets", None, 0.1)
+    assert (len(splits.train), len(splits.held_out), len(splits.test)) == (180, 20, 60)
+    assert (splits.classes, splits.shape) == (3, (6,))
+    assert splits.fingerprint == load("brought:datasets").fingerprint
+    assert len(load_own("brought:three", None, 0.1).held_out) == 40
+    assert load_own("brought:datasets", None, 0).held_out is None
+    rows = {tuple(x.tolist()) for part in (splits.train, splits.held_out) for x, _ in part.dataset}
+    assert len(rows) == 200
+    feed = splits.train.feed(50, 0, "training")
+    assert [len(item.batch[1]) for item in feed.epoch(0)] == [50, 50, 50, 30]
+    assert torch.equal(next(feed.epoch(3, 2)).batch[0], list(feed.epoch(3))[2].batch[0])
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("one", r"must return \(train, test\) or \(train, held_out, test\)"),
+        ("halves", r"test: sample 0 has the label 0\.5; labels must be whole numbers from 0 on"),
+        ("strange", "the test data has the label 3, the training data 0 to 0"),
+        ("pictures", r"train: a sample must be a pair \(input tensor, label\), got tuple"),
+        ("nothing", "cannot be imported"),
+    ],
+)
+def test_datasets_that_cannot_be_used(module, function, message):
+    with pytest.raises(UsageError, match=message):
+        load_own(f"brought:{function}", None, 0.1)
+
+
+def test_what_is_only_for_datasets_with_a_name(module, capsys):
+    with pytest.raises(UsageError, match="--mean and --std are for the datasets with a name"):
+        load("brought:datasets", normalisation=Normalisation((0.5,), (0.5,)))
+    assert main(["run", *OWN, "--augmentation", "flip-crop", "--out", str(module / "o")]) == 2
+    assert "--augmentation is for the datasets with a name" in capsys.readouterr().err
+
+
+def careful(model, job):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
+    job.hold(model, optimizer)
+    for epoch in job.epochs:
+        for x, y in job.batches(epoch):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+
+def sparsify(function, **options):
+    data = batches(8, size=64)
+    return tombola.sparsify(
+        mlp(hidden=32), data, batches(2, size=64, seed=1), density=0.4, fit=function,
+        **{"recipe": Recipe(epochs=6), "finder": Random(), "progress": False, **options},
+    )  # fmt: skip
+
+
+def test_a_training_function_in_python():
+    jobs: list[Job] = []
+
+    def watched(model, job):
+        jobs.append(job)
+        careful(model, job)
+
+    found = sparsify(watched, rewind_to=2)
+    assert [(list(job.epochs), job.ticket is None) for job in jobs] == [([0, 1], True), ([2, 3, 4, 5], False)]
+    assert found.held_out_metric > 0.6
+    assert all((found.model.get_parameter(name)[~mask] == 0).all() for name, mask in found.ticket.items())
+    again = sparsify(careful, rewind_to=2)
+    assert again.ticket == found.ticket
+    assert all(torch.equal(v, again.model.state_dict()[k]) for k, v in found.model.state_dict().items())
+    assert found.ticket.provenance.cost.backward == 2 * 8 * 64
+
+
+def test_training_functions_that_break_the_rules():
+    def careless(model, job):
+        copy.copy(job)
+        with torch.no_grad():
+            model[0].weight.fill_(1.0)
+
+    with pytest.raises(UsageError, match=r"left \d+ pruned weights of 0\.weight that are not zero; call job\.hold"):
+        sparsify(careless)
+
+    def renaming(model, job):
+        model.add_module("extra", nn.Linear(2, 2))
+
+    with pytest.raises(UsageError, match="changed the names"):
+        sparsify(renaming)
+    with pytest.raises(UsageError, match=r"fit must be a function of \(model, job\), got 'train'"):
+        sparsify("train")
+
+
+def lesson(model, data, **values):
+    runtime = Runtime.choose(model, "cpu")
+    feed = tombola.data.ListFeed(data)
+    return Lesson(model, Task(), feed, None, Recipe(**values), runtime, 7, Silent())
+
+
+def test_the_published_step_is_a_clipped_gradient_of_the_summed_loss():
+    model, data = mlp(), batches(1, size=16)
+    found = fit(
+        lesson(model, data, epochs=1, learning_rate=0.5, momentum=0, weight_decay=0, summed=True, clip_norm=2.0),
+        State.of(model), 1, MemoryStore().stage("s", {}), "training",
+    )  # fmt: skip
+    loss = nn.functional.cross_entropy(model(data[0][0]), data[0][1], reduction="sum")
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    norm = torch.cat([g.flatten() for g in gradients]).norm()
+    assert norm > 2
+    for (name, before), gradient in zip(model.named_parameters(), gradients, strict=True):
+        torch.testing.assert_close(found.tensors[name], (before - 0.5 * gradient * 2 / norm).detach())
+
+
+def test_pruned_weights_gradients_count_in_the_clipped_norm():
+    model, data = mlp(), batches(1, size=16)
+    masks = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters() if p.dim() > 1}
+    masks["2.weight"][0] = True
+    start = Ticket(masks).apply_(copy.deepcopy(model))
+    found = fit(
+        lesson(model, data, epochs=1, learning_rate=1.0, momentum=0, weight_decay=0, summed=True, clip_norm=2.0),
+        State.of(model), 1, MemoryStore().stage("s", {}), "training", Ticket(masks),
+    )  # fmt: skip
+    loss = nn.functional.cross_entropy(start(data[0][0]), data[0][1], reduction="sum")
+    gradients = dict(
+        zip(dict(start.named_parameters()), torch.autograd.grad(loss, list(start.parameters())), strict=True)
+    )
+    norm = torch.cat([g.flatten() for g in gradients.values()]).norm()
+    moved = start[2].bias.detach() - gradients["2.bias"] * 2 / norm
+    torch.testing.assert_close(found.tensors["2.bias"], moved)
+
+
+def test_published_batch_norm_has_uniform_scales_and_no_running_statistics():
+    torch.manual_seed(0)
+    model = publish_batch_norm_(build("resnet20", (3, 32, 32), 10))
+    scales = torch.cat([m.weight.detach() for m in model.modules() if isinstance(m, nn.BatchNorm2d)])
+    assert scales.min() >= 0
+    assert scales.max() <= 1
+    assert abs(float(scales.mean()) - 0.5) < 0.03
+    assert not list(model.buffers())
+    assert all((m.bias == 0).all() for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("preset", ["cifar10-resnet20", "cifar10-vgg16"])
+def test_the_published_recipe_is_the_papers(preset):
+    config = from_dict(load_preset(preset, "published"))
+    expected = {
+        "held_out": 0, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010), "batch_norm": "published",
+        "search_precision": "32-true", "controller": "gradbalance", "steps": 1960, "search_batch_size": 512,
+        "augmentation": "flip-crop", "epochs": 160, "milestones": (80, 120), "batch_size": 512, "learning_rate": 0.1,
+        "momentum": 0.9, "weight_decay": 1e-3, "summed": True, "clip_norm": 2.0,
+        "rewind_to": 15 if preset.endswith("vgg16") else 9,
+        "exclude": ("classifier.weight",) if preset.endswith("vgg16") else (),
+    }  # fmt: skip
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert config.density == pytest.approx(0.8**22, rel=1e-15)
+    standard = from_dict(load_preset(preset))
+    assert (standard.summed, standard.clip_norm, standard.batch_norm, standard.held_out) == (
+        False,
+        None,
+        "standard",
+        0.1,
+    )
+
+
+def test_recipes_are_for_the_presets_that_have_them():
+    with pytest.raises(UsageError, match="--recipe 'published' is not one of the preset digits; allowed are standard"):
+        load_preset("digits", "published")
+
+
+def write_images(root):
+    generator = torch.Generator().manual_seed(0)
+    for part, count in (("train", 24), ("test", 12)):
+        for label in range(2):
+            folder = root / part / f"class{label}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                shade = torch.randint(0, 128, (8, 8, 3), generator=generator) + 100 * label
+                Image.fromarray(shade.to(torch.uint8).numpy()).save(folder / f"{number}.png")
+
+
+def test_a_published_run_holds_nothing_out_and_evaluates_on_mixed_batches(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOMBOLA_CACHE", str(tmp_path / "cache"))
+    write_images(tmp_path / "images")
+    found = tombola_json(
+        capsys, "run", "--preset", "cifar10-resnet20", "--recipe", "published", "--data", "folder", "--data-dir",
+        tmp_path / "images", "--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--steps", "2", "--density",
+        "0.1", "--batch-size", "16", "--search-batch-size", "16", "--threads", "2", "--out", tmp_path / "o",
+    )  # fmt: skip
+    assert (found["kept"], found["prunable"]) == (29086, 290864)  # two classes: 512 weights fewer in the linear layer
+    assert "statistics of each batch" in found["teacher"]
+    rows = [json.loads(line) for line in (Path(found["run_dir"]) / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["held_out_loss"] is None for row in rows if "epoch" in row)
+    again = tombola_json(capsys, "evaluate", found["run_dir"])
+    assert again["accuracy"] == found["test_accuracy"]
+    assert main(["evaluate", found["run_dir"], "--split", "held-out"]) == 2
+    assert "--split held-out: this run's training held nothing out" in capsys.readouterr().err
