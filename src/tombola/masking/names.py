@@ -20,17 +20,24 @@ def wrapper_depth(names: list[str]) -> int:
     return depth
 
 
+def without_fabric(model: nn.Module) -> nn.Module:
+    """Return the module that Lightning Fabric's setup() wraps, which it registers twice, or the model itself."""
+    # Named, not imported: nobody who does not use Fabric should wait for it.
+    return model.module if type(model).__name__ == "_FabricModule" else model  # type: ignore[return-value]
+
+
 def named_parameters(model: nn.Module, *, duplicates: bool = False) -> Iterator[tuple[str, str, nn.Parameter]]:
     """Yield (canonical name, the model's own name, parameter), shared ones once unless `duplicates`."""
-    pairs = list(model.named_parameters(remove_duplicate=not duplicates))
+    pairs = list(without_fabric(model).named_parameters(remove_duplicate=not duplicates))
     depth = wrapper_depth([name for name, _ in pairs])
     for name, parameter in pairs:
         yield canonical(name, depth), name, parameter
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the plain module inside torch.compile, DataParallel and DistributedDataParallel."""
+    """Return the plain module inside torch.compile, DataParallel, DistributedDataParallel and Lightning Fabric."""
     while True:
+        model = without_fabric(model)
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = model.module

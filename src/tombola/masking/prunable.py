@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from tombola.errors import UsageError
 from tombola.flat import Layout
-from tombola.masking.names import named_parameters
+from tombola.masking.names import named_parameters, without_fabric
 
 Patterns = str | Sequence[str]
 
@@ -77,6 +77,7 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
     """
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise UsageError(f"model must be a torch.nn.Module that is not scripted, got {type(model).__name__}")
+    model = without_fabric(model)
     _refuse_parametrised(model)
     _refuse_quantised(model)
     owners = _owners(model)

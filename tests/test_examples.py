@@ -1,0 +1,96 @@
+"""The examples run, and the models of other libraries are drawn from as they are."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+import tombola
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_is_run_here():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"lightning_style", "text_classifier", "timm_model"}
+
+
+def test_a_text_classifier():
+    module = example("text_classifier")
+    ticket, reached = module.main(epochs=4, steps=100)
+    assert ticket.kept == round(0.2 * ticket.prunable)
+    assert reached > 0.7  # a guess gets three quarters of these texts wrong or right by the same answer
+    assert all("embeddings" not in name and name.endswith("weight") for name in ticket)
+    assert ticket.provenance.objective["hard"] < ticket.provenance.objective["first"]
+
+
+@pytest.mark.parametrize("objective", ["loss", "reverse-kl", "grad-norm", "grad-match"])
+def test_objectives_on_a_text_classifier(objective):
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    torch.manual_seed(0)
+    config = DistilBertConfig(vocab_size=12, dim=8, n_layers=1, n_heads=2, hidden_dim=8, max_position_embeddings=16)
+    model, batches = DistilBertForSequenceClassification(config), example("text_classifier").texts(64, 0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ticket = tombola.draw(
+        model, batches, density=0.3, steps=4, objective=objective, task=tombola.Task.hugging_face(), progress=False
+    )
+    assert ticket.kept == round(0.3 * ticket.prunable)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_conv1d_layers_of_gpt2_are_prunable_and_its_tied_embedding_is_not():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=10, n_positions=8, n_embd=8, n_layer=1, n_head=2))
+    names = [entry.name for entry in tombola.preview(model).entries if entry.prunable]
+    assert names == [
+        f"transformer.h.0.{part}.weight" for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    ]
+    words = torch.randint(10, (4, 8), generator=torch.Generator().manual_seed(0))
+    data = [{"input_ids": words, "labels": words}]
+    ticket = tombola.draw(model, data, density=0.3, steps=3, task=tombola.Task.hugging_face(), progress=False)
+    assert ticket.kept == round(0.3 * ticket.prunable)
+
+
+def test_a_timm_model():
+    sparse, ticket = example("timm_model").main(epochs=2, steps=5)
+    assert ticket.kept == round(0.2 * ticket.prunable)
+    assert "fc.weight" not in ticket
+    assert all((sparse.get_parameter(name)[~mask] == 0).all() for name, mask in ticket.items())
+
+
+def test_a_lightning_style_loop():
+    module = example("lightning_style")
+    ticket, reached = module.main(epochs=5, steps=200)
+    assert list(ticket) == ["body.0.weight", "body.2.weight"], "the names of the plain module"
+    assert reached > 0.85
+    ticket.check(module.Classifier())
+
+
+def test_tickets_hold_through_fabrics_optimizers():
+    import lightning_fabric
+
+    from .conftest import batches, mlp
+
+    plain = mlp()
+    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
+    model, optimizer = fabric.setup(plain, torch.optim.SGD(plain.parameters(), lr=0.5, momentum=0.9))
+    data = batches()
+    ticket = tombola.draw(model, data, density=0.3, steps=5, progress=False)
+    assert ticket == tombola.draw(plain, data, density=0.3, steps=5, progress=False)
+    with ticket.attach(model, optimizer):
+        for x, y in data:
+            optimizer.zero_grad()
+            fabric.backward(torch.nn.functional.cross_entropy(model(x), y))
+            optimizer.step()
+            assert all((plain.get_parameter(name)[~mask] == 0).all() for name, mask in ticket.items())
