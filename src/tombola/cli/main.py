@@ -31,6 +31,17 @@ def _help() -> str:
     )
 
 
+def _with_dashes(message: str) -> str:
+    """Return a message of code that Python's users call too, with the option it begins with written as one."""
+    from dataclasses import fields
+
+    from tombola.config import RunConfig
+
+    first, _, rest = message.partition(" ")
+    name = first.rstrip(":")
+    return f"--{first.replace('_', '-')} {rest}" if name in {f.name for f in fields(RunConfig)} else message
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 for a failure, 2 for bad input, 130 if interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -51,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import_module(f"tombola.cli.{command}").main(arguments[1:])
     except TombolaError as error:
-        print(f"tombola {command}: {error}", file=sys.stderr)
+        print(f"tombola {command}: {_with_dashes(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print(f"tombola {command}: interrupted; the same command goes on where this one stopped", file=sys.stderr)
