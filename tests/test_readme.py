@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-MY_MODEL = """
+MINE = """
 from torch import nn
 
 def build(shape, classes):
@@ -22,6 +22,23 @@ def build(shape, classes):
     model = nn.Sequential(*body)
     model.add_module("head", head)
     return model
+
+def datasets():
+    from torch.utils.data import TensorDataset
+    import torch
+    x = torch.randn(300, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    data = TensorDataset(x, x.flatten(1)[:, :3].argmax(dim=1))
+    return data, data
+
+def train(model, job):
+    import torch
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    job.hold(model, optimizer)
+    for epoch in job.epochs:
+        for x, y in job.batches(epoch):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
 """
 
 
@@ -36,11 +53,10 @@ def test_the_python_example(tmp_path):
 
 
 def test_the_command_line_tour(tmp_path):
-    (code,) = blocks("bash")
-    lines = code.strip().splitlines()
-    assert len(lines) >= 6
+    code = "".join(blocks("bash"))
+    assert len(code.strip().splitlines()) >= 10
     # The installed command and this interpreter are the same program; the tests need no activated environment.
-    (tmp_path / "my_model.py").write_text(MY_MODEL)
+    (tmp_path / "mine.py").write_text(MINE)
     program = f'tombola() {{ {shlex.quote(sys.executable)} -m tombola "$@"; }}\nset -e\n'
     found = subprocess.run(
         ["bash", "-c", program + code],
@@ -52,6 +68,7 @@ def test_the_command_line_tour(tmp_path):
     assert found.returncode == 0, found.stderr
     assert "cts ticket" in found.stdout
     assert '"finder": "cts"' in found.stdout
+    assert "seconds of training" in found.stdout
     assert "steps: 1000" in (tmp_path / "config.yaml").read_text()
 
 

@@ -165,11 +165,10 @@ def draw(axes: Any, planted: list[dict[str, Any]], small: list[dict[str, Any]]) 
             points = [(100 * row["density"], 100 * row[controller.name]) for row in rows]
             axes[0].plot(*zip(*points, strict=True), "o", label=f"{kind}, {controller.name}", alpha=0.6)
     axes[0].set(xlabel="density (%)", ylabel="planted weights found (%)", ylim=(0, 102))
-    axes[0].legend()
-    for key in ("median", "value", "best"):
-        axes[1].plot([r["kept"] for r in small], [r[key] for r in small], "o", label=key, alpha=0.6)
-    axes[1].set(xlabel="weights kept of 16", ylabel="KL(sparse ‖ dense)", yscale="symlog")
-    axes[1].set_yscale("symlog", linthresh=1e-3)
+    axes[0].legend(loc="lower right")
+    for key, label in (("median", "median of all masks"), ("value", "CTS"), ("best", "best of all masks")):
+        axes[1].plot([r["kept"] for r in small], [r[key] for r in small], "o", label=label, alpha=0.6)
+    axes[1].set(xlabel="weights kept of 16", ylabel="KL(sparse ‖ dense)", yscale="log")
     axes[1].legend()
 
 
