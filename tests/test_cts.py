@@ -72,7 +72,8 @@ def test_same_seed_same_ticket_to_the_bit_and_another_seed_another():
     assert draw(CTS(steps=40), problem(model, data, seed=4)) != first
 
 
-def test_one_step_of_the_search_by_hand():
+@pytest.mark.parametrize("epsilon", [1e-8, 0.5])
+def test_one_step_of_the_search_by_hand(epsilon):
     # Two weights into one output of a squared error: R = (z0 w0 + z1 w1 - 1)^2 with x = 1.
     model = nn.Linear(2, 1, bias=False)
     with torch.no_grad():
@@ -81,7 +82,7 @@ def test_one_step_of_the_search_by_hand():
     data = [(torch.ones(1, 2), torch.ones(1, 1))]
     of = problem(model, data, task=task)
     network = FrozenNetwork(model, of.layout, task, CPU)
-    plan = Plan(OBJECTIVES["loss"], GradBalance(), 0.5, 2, 0.1, 1, 2 / 3, ())
+    plan = Plan(OBJECTIVES["loss"], GradBalance(), 0.5, 2, 0.1, 1, 2 / 3, epsilon, ())
     search = Search(of, plan, network, None)
     from tombola.seeds import generator
 
@@ -90,11 +91,12 @@ def test_one_step_of_the_search_by_hand():
     residual = 2 * z[0] - z[1] - 1
     gradient = 2 * residual * torch.tensor([2.0, -1.0]) * z * (1 - z)
     row = search.advance(next(iter(of.feed.epoch(0))))
-    # Below the aim of 0.55, lambda stays 0, and Adam's first step is its learning rate against the gradient's sign.
+    # Below the aim of 0.55, lambda stays 0, and Adam's first step is its learning rate against the gradient's sign, but
+    # for epsilon.
     assert row["objective"] == pytest.approx(residual.item() ** 2, rel=1e-5)
     assert row["task_norm"] == pytest.approx(gradient.norm().item(), rel=1e-5)
     assert row["multiplier"] == 0
-    assert search.logits.tolist() == pytest.approx((-0.1 * gradient.sign()).tolist(), abs=1e-6)
+    assert search.logits.tolist() == pytest.approx((-0.1 * gradient / (gradient.abs() + epsilon)).tolist(), abs=1e-6)
 
 
 def test_the_learning_rate_drops_for_the_last_fifth():
@@ -195,7 +197,7 @@ def test_provenance_names_everything_and_counts_the_cost():
     assert provenance.finder == {
         "name": "cts", "objective": "reverse-kl", "steps": 7,
         "controller": {"name": "gradbalance", "momentum": 0.99, "overshoot": 1.1},
-        "learning_rate": 0.1, "temperature": 2 / 3, "features": [],
+        "learning_rate": 0.1, "temperature": 2 / 3, "epsilon": 1e-8, "features": [],
     }  # fmt: skip
     assert provenance.weights == State.of(model).digest
     assert provenance.seed == 3

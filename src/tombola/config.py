@@ -23,6 +23,7 @@ FINDER_OPTIONS = {
     "steps": "steps",
     "search_learning_rate": "learning_rate",
     "temperature": "temperature",
+    "search_epsilon": "epsilon",
     "features": "features",
 }
 # The recipe that every preset has: the preset's own values.
@@ -84,6 +85,7 @@ class RunConfig:
     steps: int | None = option(None, "length of the search", "search", unset="1960")
     search_learning_rate: float | None = option(None, "learning rate of Adam on the logits", "search", unset="0.1")
     temperature: float | None = option(None, "temperature of the binary Concrete distribution", "search", unset="2/3")
+    search_epsilon: float | None = option(None, "epsilon of Adam on the logits", "search", unset="1e-8")
     features: tuple[str, ...] = option(
         (), "globs of names of the modules that feature-mse compares", "search", unset="every nn.ReLU"
     )
@@ -124,7 +126,7 @@ class RunConfig:
         rising = all(early < late for early, late in pairwise((0, *self.milestones)))
         _demand(rising, "milestones", "must be epochs from 1 on, in rising order", list(self.milestones))
         _demand(self.seed >= 0, "seed", "must not be negative", self.seed)
-        for name in ("learning_rate", "search_learning_rate", "temperature", "clip_norm"):
+        for name in ("learning_rate", "search_learning_rate", "temperature", "search_epsilon", "clip_norm"):
             value = getattr(self, name)
             _demand(value is None or 0 < value < inf, name.replace("_", "-"), "must be a number above 0", value)
         _demand(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)", self.momentum)

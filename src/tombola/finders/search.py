@@ -34,6 +34,7 @@ class Plan:
     learning_rate: float
     drop_at: int
     temperature: float
+    epsilon: float
     features: tuple[str, ...]
 
 
@@ -45,7 +46,7 @@ class Search:
         total = problem.layout.total
         self.kept = count_kept(plan.density, total)
         self.logits = concrete.initial_logits(plan.density, total, network.weights).requires_grad_()
-        self._optimizer = torch.optim.Adam([self.logits], lr=plan.learning_rate)
+        self._optimizer = torch.optim.Adam([self.logits], lr=plan.learning_rate, eps=plan.epsilon)
         self._noise = generator(problem.seed, "concrete")
         self.step = 0
         self.meter = Meter()
