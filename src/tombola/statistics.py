@@ -1,0 +1,109 @@
+"""What may be said of figures measured over seeds: means, paired differences, verdicts in words.
+
+Every table and verdict uses these. Figures are percentages, so differences are points.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+# A ticket is "not worse" when the interval of its difference lies above this many points.
+MARGIN = 0.5
+# Fewer seeds than this are indicative, whatever the interval says.
+ENOUGH_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and sample standard deviation of n values, and the t interval of the mean.
+
+    std, low, high: None of one value.
+    """
+
+    n: int
+    mean: float
+    std: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def indicative(self) -> bool:
+        """Whether there are too few seeds to prove anything."""
+        return self.n < ENOUGH_SEEDS
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" if self.std is None else f"{self.mean:.2f} ± {self.std:.2f}"
+
+
+def summarise(values: Sequence[float], comparisons: int = 1) -> Summary:
+    """Return the summary of values, one a seed.
+
+    comparisons: in how many places the same question is asked; intervals are widened for all of them together to hold
+    (Bonferroni).
+    """
+    if not values:
+        raise ValueError("there is nothing to summarise")
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Summary(1, mean, None, None, None)
+    std = float(np.std(values, ddof=1))
+    level = 1 - (1 - CONFIDENCE) / comparisons
+    reach = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * std / math.sqrt(len(values))
+    return Summary(len(values), mean, std, mean - reach, mean + reach)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a method gains on another, paired by seed.
+
+    summary: of the differences, in points. p: of the paired t test, None of one pair. verdict: in words.
+    """
+
+    summary: Summary
+    p: float | None
+    verdict: str
+
+
+def compare_paired(ours: Sequence[float], theirs: Sequence[float], comparisons: int = 1) -> Difference:
+    """Return the paired difference of two lists of figures, of the same seeds in the same order.
+
+    comparisons: see `summarise`.
+    """
+    if len(ours) != len(theirs):
+        raise ValueError(f"pairs need equally many figures, got {len(ours)} and {len(theirs)}")
+    gains = [a - b for a, b in zip(ours, theirs, strict=True)]
+    summary = summarise(gains, comparisons)
+    return Difference(summary, _p_value(gains), verdict(summary))
+
+
+def _p_value(gains: Sequence[float]) -> float | None:
+    if len(gains) < 2:
+        return None
+    if max(gains) == min(gains):  # scipy gives NaN where nothing varies
+        return 1.0 if gains[0] == 0 else 0.0
+    return float(stats.ttest_1samp(gains, 0.0).pvalue)
+
+
+def verdict(summary: Summary) -> str:
+    """Return "better", "worse", "not worse" or "undecided", by the interval of a difference."""
+    if summary.low is None or summary.high is None:
+        return "undecided"
+    if summary.low > 0:
+        return "better"
+    if summary.high < 0:
+        return "worse"
+    return "not worse" if summary.low > -MARGIN else "undecided"
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p values adjusted for their number (Holm 1979), in the order given."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
