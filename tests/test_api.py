@@ -126,7 +126,9 @@ def test_other_batches_need_a_task():
 
 
 def test_another_finder():
-    assert draw(mlp(), batches(), steps=None, finder=Random()).provenance.finder == {"name": "random"}
+    assert draw(mlp(), batches(), steps=None, finder=Random()).provenance.finder == {
+        "name": "random", "allocation": "global",
+    }  # fmt: skip
     with pytest.raises(UsageError, match="finder excludes steps"):
         draw(mlp(), batches(), finder=CTS())
 

@@ -184,7 +184,7 @@ def test_a_directory_of_another_configuration_is_refused(finished, tmp_path):
         ({"rewind_to": 4}, r"--rewind-to must lie between 1 and 3"),
         ({"rewind_to": 0}, r"--rewind-to must lie between 1 and 3"),
         ({"draw_at": "end"}, "--draw-at must be one of init, rewind, trained, got end"),
-        ({"finder": "magic"}, "--finder 'magic' is unknown; allowed are cts, random"),
+        ({"finder": "magic"}, "--finder 'magic' is unknown; allowed are cts, "),
         ({"finder": "random"}, "--steps is not an option of the finder random"),
         ({"model": "vgg"}, "--model 'vgg' is unknown; allowed are lenet-300-100"),
         ({"data": "cats"}, "--data 'cats' is unknown; allowed are digits, mnist, fashion-mnist"),

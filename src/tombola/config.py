@@ -25,6 +25,13 @@ FINDER_OPTIONS = {
     "temperature": "temperature",
     "search_epsilon": "epsilon",
     "features": "features",
+    "allocation": "allocation",
+    "rounds": "rounds",
+    "batches": "batches",
+    "perturbation": "perturbation",
+    "rate": "rate",
+    "prospr_steps": "training_steps",
+    "prospr_rate": "training_rate",
 }
 # The recipe that every preset has: the preset's own values.
 STANDARD = "standard"
@@ -65,7 +72,12 @@ class RunConfig:
     )
     include: tuple[str, ...] = option((), "globs of names of parameters to prune", "model", unset="all that can be")
     exclude: tuple[str, ...] = option((), "globs of names of parameters to leave dense", "model", unset="none")
-    finder: str = option("cts", "how to find the ticket: cts, random", "ticket")
+    finder: str = option(
+        "cts",
+        "how to find the ticket: cts, ltr, imp, snip, grasp, grasp-magnitude, synflow, force, prospr, saliency, "
+        "magnitude, random",
+        "ticket",
+    )
     density: float = option(
         0.02,
         "fraction of prunable weights to keep: 0.02, 2% or 0.8**22; or --sparsity with what to prune: 98%",
@@ -84,13 +96,33 @@ class RunConfig:
     )
     steps: int | None = option(None, "length of the search", "search", unset="1960")
     search_learning_rate: float | None = option(None, "learning rate of Adam on the logits", "search", unset="0.1")
-    temperature: float | None = option(None, "temperature of the binary Concrete distribution", "search", unset="2/3")
+    temperature: float | None = option(
+        None, "temperature of the binary Concrete distribution; of grasp's outputs", "search", unset="2/3; 200"
+    )
     search_epsilon: float | None = option(None, "epsilon of Adam on the logits", "search", unset="1e-8")
     features: tuple[str, ...] = option(
         (), "globs of names of the modules that feature-mse compares", "search", unset="every nn.ReLU"
     )
     search_batch_size: int = option(512, "samples a step of the search", "search")
     search_precision: str | None = option(None, "auto, 32-true, bf16-mixed", "search", unset="that of training")
+    allocation: str | None = option(
+        None,
+        "of random and magnitude: global, uniform (layers alike), erk (small layers denser)",
+        "rivals",
+        unset="global",
+    )
+    rounds: int | None = option(
+        None, "rounds of a saliency, the density falling exponentially", "rivals", unset="1; synflow 100, force 60"
+    )
+    batches: int | None = option(None, "batches that a saliency is computed on", "rivals", unset="1")
+    perturbation: float | None = option(
+        None, "how far the saliency of an objective steps away from the dense network", "rivals", unset="0.01"
+    )
+    rate: float | None = option(
+        None, "share of the remaining weights that a round of ltr or imp prunes", "rivals", unset="0.2"
+    )
+    prospr_steps: int | None = option(None, "steps of training that prospr looks ahead", "rivals", unset="3")
+    prospr_rate: float | None = option(None, "learning rate of these steps", "rivals", unset="0.1")
     epochs: int = option(20, "epochs of a whole training", "training")
     batch_size: int = option(128, "samples a step of training", "training")
     learning_rate: float = option(0.1, "learning rate of SGD", "training")

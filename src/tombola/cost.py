@@ -15,6 +15,9 @@ class Cost:
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.seconds + other.seconds, self.forward + other.forward, self.backward + other.backward)
 
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(self.seconds - other.seconds, self.forward - other.forward, self.backward - other.backward)
+
     def to_dict(self) -> dict[str, float]:
         """Return the three figures by name."""
         return asdict(self)

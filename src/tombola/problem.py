@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tombola.cost import Cost
 from tombola.data import Feed
 from tombola.errors import UsageError
 from tombola.flat import Layout
 from tombola.identity import COMPONENT_VERSIONS, digest
-from tombola.masking import architecture
+from tombola.masking import architecture, by_canonical_name
 from tombola.network import load_weights
 from tombola.progress import Progress, Silent
 from tombola.runtime import Runtime
@@ -122,6 +122,15 @@ class Problem:
     def architecture(self) -> str:
         """Hash of the parameters' names and shapes."""
         return digest(architecture(self.model))
+
+    @property
+    def epochs(self) -> int:
+        """Length of a whole training."""
+        return self._trainer().lesson.recipe.epochs
+
+    def values_of(self, state: State) -> dict[str, Tensor]:
+        """Return a state's values of all parameters by canonical name."""
+        return by_canonical_name(load_weights(self.model, state.tensors))
 
     def network(self) -> nn.Module:
         """Return a private copy of the model at `weights`."""

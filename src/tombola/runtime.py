@@ -7,7 +7,7 @@ emulated and 12 times slower (0.9 to 11.4 s a step of 256), while channels_last 
 """
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -103,6 +103,10 @@ class Runtime:
 
     def _lay_out(self, tensor: Tensor) -> Tensor:
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+    def in_full_precision(self) -> "Runtime":
+        """Return the same place without mixed precision."""
+        return replace(self, precision="32-true")
 
     def to_dict(self) -> dict[str, str]:
         """Return what enters a result's identity."""

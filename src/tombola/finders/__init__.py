@@ -1,9 +1,46 @@
 """Every way of finding a ticket, one file a family, all with the same interface."""
 
+from typing import Any
+
 from tombola.finders.base import Finder, describe
 from tombola.finders.cts import CTS
+from tombola.finders.magnitude import Magnitude
 from tombola.finders.random import Random
+from tombola.finders.rewinding import IMP, LTR
+from tombola.finders.saliency import FORCE, SNIP, GraSP, GraSPMagnitude, ObjectiveSaliency, ProsPr, SynFlow
 
-FINDERS: dict[str, type[CTS] | type[Random]] = {kind.name: kind for kind in (CTS, Random)}
+FINDERS: dict[str, Any] = {
+    kind.name: kind
+    for kind in (
+        CTS,
+        Random,
+        Magnitude,
+        SNIP,
+        GraSP,
+        GraSPMagnitude,
+        SynFlow,
+        FORCE,
+        ProsPr,
+        ObjectiveSaliency,
+        LTR,
+        IMP,
+    )
+}
 
-__all__ = ["CTS", "FINDERS", "Finder", "Random", "describe"]
+__all__ = [
+    "CTS",
+    "FINDERS",
+    "FORCE",
+    "IMP",
+    "LTR",
+    "SNIP",
+    "Finder",
+    "GraSP",
+    "GraSPMagnitude",
+    "Magnitude",
+    "ObjectiveSaliency",
+    "ProsPr",
+    "Random",
+    "SynFlow",
+    "describe",
+]

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import torch
 
+from tombola.allocation import check_allocation, keep
 from tombola.cost import Meter
 from tombola.finders.base import draw_each, make_ticket
 from tombola.problem import Problem
-from tombola.ranking import count_kept, keep_top
 from tombola.seeds import generator
 from tombola.store import Stage
 from tombola.ticket import Ticket
@@ -17,9 +17,16 @@ from tombola.ticket import Ticket
 
 @dataclass(frozen=True)
 class Random:
-    """Ranks the weights of all layers together by uniform random scores."""
+    """Ranks weights by uniform random scores.
+
+    allocation: global ranks all layers together; uniform and erk give every layer its own count.
+    """
 
     name: ClassVar[str] = "random"
+    allocation: str = "global"
+
+    def __post_init__(self) -> None:
+        check_allocation(self.allocation)
 
     def draw(self, problem: Problem, densities: Sequence[float]) -> Iterator[Ticket]:
         """Yield one ticket for each density; all come from the same scores, so they are nested."""
@@ -27,7 +34,7 @@ class Random:
         def draw_one(density: float, stage: Stage) -> Ticket:
             meter = Meter()
             scores = torch.rand(problem.layout.total, dtype=torch.float64, generator=generator(problem.seed, "random"))
-            mask = keep_top(scores, count_kept(density, problem.layout.total))
+            mask = keep(scores, problem.layout, density, self.allocation)
             return make_ticket(self, problem, density, mask, scores, meter.read())
 
         return draw_each(self, problem, densities, draw_one)

@@ -1,0 +1,314 @@
+"""Saliency: weights ranked by what a gradient says of removing them, in one round or in many.
+
+The rounds are one loop; a saliency adds a few lines of mathematics to it. All scores are larger for better weights.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tombola.cost import Meter
+from tombola.data import Item, forever
+from tombola.errors import SearchError, UsageError
+from tombola.finders.base import draw_each, full_ticket, make_ticket
+from tombola.network import FrozenNetwork, statistics_modules
+from tombola.objectives import View, objective_named
+from tombola.problem import Problem
+from tombola.ranking import count_kept, keep_top
+from tombola.seeds import generator
+from tombola.store import Stage
+from tombola.task import batch_size
+from tombola.teacher import Teacher, make_teacher
+from tombola.ticket import Ticket
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a saliency may look at: a network on batch statistics, batches, and the meter that counts their samples."""
+
+    problem: Problem
+    network: FrozenNetwork
+    items: list[Item]
+    meter: Meter
+    teacher: Teacher | None = None
+
+    def views(self, mask: Tensor) -> Iterator[View]:
+        """Give each batch seen under a flat mask (d,)."""
+        for item in self.items:
+            batch = self.problem.runtime.move(item.batch)
+            yield View(self.network, self.problem.task, mask, item, batch, self.teacher)
+
+    def count(self, forward: int, backward: int) -> None:
+        """Count passes of all batches."""
+        samples = sum(batch_size(item.batch) for item in self.items)
+        self.meter.count(forward=forward * samples, backward=backward * samples)
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """What saliencies share. rounds: of pruning, the density falling exponentially. batches: the scores' data."""
+
+    name: ClassVar[str]
+    # Whether a weight that one round has pruned may come back in the next.
+    revives: ClassVar[bool] = False
+    rounds: int = 1
+    batches: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "batches"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UsageError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+        """Return one score for each weight (d,), at the network pruned by a flat mask of zeros and ones."""
+        raise NotImplementedError
+
+    def sight(self, problem: Problem, meter: Meter) -> Sight:
+        """Return the network and the batches that scores are computed on."""
+        network = FrozenNetwork(problem.network(), problem.layout, problem.task, problem.runtime)
+        network.use_batch_statistics()
+        return Sight(problem, network, list(islice(forever(problem.feed), self.batches)), meter)
+
+    def draw(self, problem: Problem, densities: Sequence[float]) -> Iterator[Ticket]:
+        """Yield one ticket for each density."""
+        return draw_each(self, problem, densities, lambda density, stage: self._draw_one(problem, density, stage))
+
+    def _draw_one(self, problem: Problem, density: float, stage: Stage) -> Ticket:
+        if density == 1:
+            return full_ticket(self, problem)
+        meter = Meter()
+        sight = self.sight(problem, meter)
+        kept = torch.ones(problem.layout.total, dtype=torch.bool, device=sight.network.weights.device)
+        with problem.progress.track(self.name, self.rounds) as tracker:
+            for number in range(1, self.rounds + 1):
+                scores = self._checked(self.scores(sight, kept.to(sight.network.weights.dtype)), problem)
+                if not self.revives:
+                    scores = scores.masked_fill(~kept, -torch.inf)
+                wanted = count_kept(density ** (number / self.rounds), problem.layout.total)
+                kept = keep_top(scores, wanted)
+                tracker.update(number)
+        return make_ticket(self, problem, density, kept, scores, meter.read())
+
+    def _checked(self, scores: Tensor, problem: Problem) -> Tensor:
+        scores = scores.detach()
+        broken = (~torch.isfinite(scores)).nonzero()
+        if len(broken):
+            index = int(broken[0])
+            raise SearchError(f"the score of {self.name} is {float(scores[index])} in {problem.layout.name_at(index)}")
+        return scores
+
+
+def _loss_gradient(sight: Sight, mask: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the masked weights, a leaf, and the gradient of the loss with respect to them, summed over batches."""
+    weights = (mask * sight.network.weights).detach().requires_grad_()
+    total = torch.zeros_like(weights)
+    with torch.enable_grad():
+        for view in sight.views(mask):
+            loss = sight.problem.task.loss(sight.network.under(weights, view.batch), view.batch)
+            total = total + torch.autograd.grad(loss, weights, create_graph=create_graph)[0]
+    return weights, total / len(sight.items)
+
+
+@dataclass(frozen=True)
+class SNIP(Saliency):
+    """|θ ⊙ ∂L/∂θ|: how much the loss changes when a weight goes (Lee, Ajanthan and Torr 2019, equation 6).
+
+    With several rounds it is iterative SNIP (de Jorge et al. 2021).
+    """
+
+    name: ClassVar[str] = "snip"
+
+    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+        """Return |θ ⊙ ∂L/∂θ| at the pruned network."""
+        weights, gradient = _loss_gradient(sight, mask)
+        sight.count(1, 1)
+        return (weights * gradient).abs()
+
+
+@dataclass(frozen=True)
+class FORCE(Saliency):
+    """SNIP in rounds whose pruned weights may come back (de Jorge et al. 2021, FORCE, with its exponential schedule).
+
+    The gradient is with respect to the weights as they stand in the pruned network; scores take the stored weights.
+    """
+
+    name: ClassVar[str] = "force"
+    revives: ClassVar[bool] = True
+    rounds: int = 60
+
+    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+        """Return |θ ⊙ ∂L/∂θ̄|, θ̄ the pruned weights."""
+        _, gradient = _loss_gradient(sight, mask)
+        sight.count(1, 1)
+        return (sight.network.weights * gradient).abs()
+
+
+@dataclass(frozen=True)
+class GraSP(Saliency):
+    """θ ⊙ Hg: keeps the weights whose removal lowers the gradient's norm most (Wang, Zhang and Grosse 2020).
+
+    The paper's score is -θ ⊙ Hg with the lowest kept; H and g belong to the loss of outputs divided by the
+    temperature. The sign counts, as in the paper.
+    """
+
+    name: ClassVar[str] = "grasp"
+    temperature: float = 200.0
+
+    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+        """Return θ ⊙ Hg at the pruned network."""
+        weights = (mask * sight.network.weights).detach().requires_grad_()
+        gradients: list[Tensor] = []
+        for view in sight.views(mask):
+            gradients.append(self._gradient(sight, weights, view, create_graph=False))
+        mean = torch.stack(gradients).mean(dim=0).detach()
+        product = torch.zeros_like(weights)
+        for view in sight.views(mask):
+            inner = (self._gradient(sight, weights, view, create_graph=True) * mean).sum()
+            product = product + torch.autograd.grad(inner, weights)[0]
+        sight.count(2, 3)
+        return weights * product / len(sight.items)
+
+    def _gradient(self, sight: Sight, weights: Tensor, view: View, create_graph: bool) -> Tensor:
+        output = sight.network.under(weights, view.batch)
+        if not isinstance(output, Tensor):
+            raise UsageError(f"finder {self.name} divides outputs by a temperature and needs them to be tensors")
+        loss = sight.problem.task.loss(output / self.temperature, view.batch)
+        return torch.autograd.grad(loss, weights, create_graph=create_graph)[0]
+
+
+@dataclass(frozen=True)
+class GraSPMagnitude(GraSP):
+    """|θ ⊙ Hg|: GraSP by magnitude, the variant that ranks by how much the gradient's norm changes at all."""
+
+    name: ClassVar[str] = "grasp-magnitude"
+
+    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+        """Return |θ ⊙ Hg| at the pruned network."""
+        return super().scores(sight, mask).abs()
+
+
+@dataclass(frozen=True)
+class ProsPr(Saliency):
+    """|∂L(θ_M)/∂m|: what a weight's removal does to the loss after M steps of training (Alizadeh et al. 2022).
+
+    steps: M, of plain gradient descent, each on the next batch. learning_rate: of these steps.
+    """
+
+    name: ClassVar[str] = "prospr"
+    training_steps: int = 3
+    training_rate: float = 0.1
+
+    def sight(self, problem: Problem, meter: Meter) -> Sight:
+        """Return one batch for each step, and one for the loss after them."""
+        found = super().sight(problem, meter)
+        items = list(islice(forever(problem.feed), self.training_steps + 1))
+        return Sight(problem, found.network, items, meter)
+
+    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+        """Return |∂L(θ_M)/∂m|."""
+        gate = mask.detach().clone().requires_grad_()
+        weights = gate * sight.network.weights
+        *training, last = sight.views(mask)
+        for view in training:
+            loss = sight.problem.task.loss(sight.network.under(weights, view.batch), view.batch)
+            (gradient,) = torch.autograd.grad(loss, weights, create_graph=True)
+            weights = weights - self.training_rate * gate * gradient
+        loss = sight.problem.task.loss(sight.network.under(weights, last.batch), last.batch)
+        (found,) = torch.autograd.grad(loss, gate)
+        sight.count(1, 2)
+        return found.abs()
+
+
+@dataclass(frozen=True)
+class ObjectiveSaliency(Saliency):
+    """|∂R/∂m| of an objective R of Concrete Ticket Search: its greedy optimum (arXiv 2512.07142).
+
+    At the dense network many of the objectives are at their minimum and have no gradient, so the mask is perturbed:
+    m = 1 - perturbation * u, with u uniform in [0, 1).
+    """
+
+    name: ClassVar[str] = "saliency"
+    objective: str = "reverse-kl"
+    perturbation: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        objective_named(self.objective)
+        if not 0 < self.perturbation < 1:
+            raise UsageError(f"perturbation must lie between 0 and 1, got {self.perturbation!r}")
+
+    def sight(self, problem: Problem, meter: Meter) -> Sight:
+        """Return what other saliencies see, and the dense network where the objective asks for it."""
+        found, objective = super().sight(problem, meter), objective_named(self.objective)
+        teacher = None
+        if objective.asks_outputs or objective.asks_network:
+            # Without a table: a few batches are asked for, not all the data.
+            teacher = make_teacher(
+                problem.network(), problem.layout, problem.task, problem.feed, problem.runtime, keep_outputs=False
+            )
+        return Sight(problem, found.network, found.items, meter, teacher)
+
+    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+        """Return |∂R/∂m| at a mask a little below the given one."""
+        noise = torch.rand(mask.shape, generator=generator(sight.problem.seed, "saliency"), dtype=mask.dtype)
+        gate = (mask * (1 - self.perturbation * noise.to(mask.device))).requires_grad_()
+        objective, total = objective_named(self.objective), torch.zeros_like(mask)
+        for view in sight.views(gate):
+            total = total + torch.autograd.grad(objective(view), gate)[0]
+        sight.count(objective.forward, objective.backward)
+        return (total / len(sight.items)).abs()
+
+
+@dataclass(frozen=True)
+class SynFlow(Saliency):
+    """|θ ⊙ ∂R/∂θ| with R the sum of outputs for an input of ones under absolute weights (Tanaka et al. 2020).
+
+    Needs no data. Normalisation has absolute scales and shifts and the running statistics of a network that never saw
+    data (mean 0, variance 1), so that synaptic flow is conserved layer by layer. In float64, where products over many
+    layers neither overflow nor vanish. Only a copy of the network takes absolute values.
+    """
+
+    name: ClassVar[str] = "synflow"
+    rounds: int = 100
+
+    def sight(self, problem: Problem, meter: Meter) -> Sight:
+        """Return the network with absolute values, and one input of ones in place of data."""
+        model = problem.network().double()
+        _make_absolute_(model)
+        network = FrozenNetwork(model, problem.layout, problem.task, problem.runtime.in_full_precision())
+        first = next(iter(problem.feed.epoch(0)))
+        return Sight(problem, network, [Item(_one_of_ones(first.batch))], meter)
+
+    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+        """Return |θ ⊙ ∂R/∂θ| at the pruned network."""
+        weights = (mask * sight.network.weights).detach().requires_grad_()
+        (view,) = sight.views(mask)
+        output = sight.network.under(weights, view.batch)
+        if not isinstance(output, Tensor):
+            raise UsageError(f"finder {self.name} sums outputs and needs them to be tensors")
+        (gradient,) = torch.autograd.grad(output.sum(), weights)
+        sight.count(1, 1)
+        return (weights * gradient).abs()
+
+
+@torch.no_grad()
+def _make_absolute_(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.abs_()
+    for module in statistics_modules(model):
+        module.reset_running_stats()
+
+
+def _one_of_ones(batch: Any) -> Any:
+    """Return a batch of one sample whose input is all ones."""
+    if not isinstance(batch, Sequence) or len(batch) != 2 or not isinstance(batch[0], Tensor):
+        raise UsageError("finder synflow needs batches of (inputs, targets), inputs being one tensor")
+    inputs, targets = batch
+    if not inputs.is_floating_point():
+        raise UsageError(f"finder synflow needs inputs of real numbers, got {inputs.dtype}")
+    return torch.ones_like(inputs[:1], dtype=torch.float64), targets[:1]

@@ -1,0 +1,308 @@
+"""The rivals, each against scores computed by hand on a network of three weights, and in real networks."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from tombola import SearchError, UsageError
+from tombola.cost import Cost, Meter
+from tombola.data import ListFeed
+from tombola.finders import (
+    FINDERS,
+    FORCE,
+    IMP,
+    LTR,
+    SNIP,
+    GraSP,
+    GraSPMagnitude,
+    Magnitude,
+    ObjectiveSaliency,
+    ProsPr,
+    Random,
+    SynFlow,
+)
+from tombola.masking import survey
+from tombola.problem import Problem, Trainer
+from tombola.progress import Silent
+from tombola.ranking import count_kept
+from tombola.runtime import Runtime
+from tombola.store import DiskStore, MemoryStore
+from tombola.task import Task
+from tombola.training import Lesson, Recipe, State
+
+from .conftest import TinyConv, batches, images, mlp
+
+CPU = Runtime(torch.device("cpu"))
+
+
+def problem(model, data, task=None, store=None, at="init", epochs=3, weights=None, rewind=0):
+    store, task = store or MemoryStore(), task or Task()
+    lesson = Lesson(model, task, ListFeed(data), None, Recipe(epochs=epochs, learning_rate=0.2), CPU, 3, Silent())
+    trainer = Trainer(lesson, State.of(model), store, {})
+    return Problem(
+        model=model, layout=survey(model).layout, task=task, feed=ListFeed(data),
+        weights=weights or trainer.dense_at(rewind), seed=3, runtime=CPU, at=at, store=store, trainer=trainer,
+    )  # fmt: skip
+
+
+def draw(finder, of, density=0.3):
+    return next(iter(finder.draw(of, [density])))
+
+
+def scores(finder, of, mask=None):
+    sight = finder.sight(of, Meter())
+    ones = torch.ones(of.layout.total, dtype=sight.network.weights.dtype)
+    return finder.scores(sight, ones if mask is None else mask).tolist()
+
+
+# Three weights a, b, c in a product-and-sum: f = c (a x1 + b x2), squared error to y. With a, b, c = 2, -1, 0.5,
+# x = (1, 2), y = 1: h = 0, f = 0, error e = f - y = -1, and the loss e^2 has the gradients 2 e c x1 = -1, 2 e c x2 = -2
+# with respect to a and b, and 2 e h = 0 with respect to c.
+class Three(nn.Module):
+    def __init__(self, a=2.0, b=-1.0, c=0.5):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 1, bias=False), nn.Linear(1, 1, bias=False)
+        with torch.no_grad():
+            self.first.weight.copy_(torch.tensor([[a, b]]))
+            self.second.weight.fill_(c)
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def three(**weights):
+    return problem(Three(**weights), [(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0]]))], Task.regression())
+
+
+def test_snip_by_hand():
+    assert scores(SNIP(), three()) == pytest.approx([2.0, 2.0, 0.0])
+    # With b = 1: h = 4, f = 2, e = 1; gradients 1, 2, 8; times the weights 2, 1, 0.5.
+    assert scores(SNIP(), three(b=1.0)) == pytest.approx([2.0, 2.0, 4.0])
+
+
+def test_snip_at_a_pruned_network_by_hand():
+    # Without b: h = 2, f = 1, e = 0: nothing has a gradient.
+    assert scores(SNIP(), three(), torch.tensor([1.0, 0.0, 1.0])) == pytest.approx([0.0, 0.0, 0.0])
+
+
+def test_force_scores_pruned_weights_too():
+    # Without c: f = 0, e = -1; the gradients of a and b carry c = 0, that of c is 2 e h = -2 h = -2 (2 + 2) for b = 1.
+    assert scores(FORCE(), three(b=1.0), torch.tensor([1.0, 1.0, 0.0])) == pytest.approx([0.0, 0.0, 4.0])
+    assert scores(SNIP(), three(b=1.0), torch.tensor([1.0, 1.0, 0.0])) == pytest.approx([0.0, 0.0, 0.0])
+
+
+def test_grasp_by_hand():
+    # Loss (f/t - y)^2 with t = 1 at b = 1: g = (1, 2, 8). H = 2 (df df^T + e d2f), df = (c x1, c x2, h) = (.5, 1, 4),
+    # and d2f has x1 = 1 between a and c and x2 = 2 between b and c, e = 1. df.g = 0.5 + 2 + 32 = 34.5, so
+    # Hg = 2 (34.5 df + (1 * 8, 2 * 8, 1 * 1 + 2 * 2)) = (50.5, 101, 286); times the weights 2, 1, 0.5.
+    assert scores(GraSP(temperature=1.0), three(b=1.0)) == pytest.approx([101.0, 101.0, 143.0])
+    # At b = -1: e = -1, h = 0, g = (-1, -2, 0), df = (.5, 1, 0), df.g = -2.5; the mixed terms give c alone e (x1 g_a +
+    # x2 g_b) = 5. Hg = 2 (-1.25, -2.5, 5) = (-2.5, -5, 10); times 2, -1, 0.5.
+    assert scores(GraSP(temperature=1.0), three()) == pytest.approx([-5.0, 5.0, 5.0])
+    assert scores(GraSPMagnitude(temperature=1.0), three()) == pytest.approx([5.0, 5.0, 5.0])
+
+
+def test_grasp_divides_outputs_by_its_temperature():
+    # With t = 2 at b = 1: f/t = 1, e = 0, g = 0: nothing to preserve.
+    assert scores(GraSP(temperature=2.0), three(b=1.0)) == pytest.approx([0.0, 0.0, 0.0])
+
+
+def test_synflow_by_hand():
+    # |a|, |b|, |c| = 2, 1, 0.5 and ones in: R = 0.5 (2 + 1) = 1.5, of which a carries 1, b 0.5 and c all of it.
+    assert scores(SynFlow(), three()) == pytest.approx([1.0, 0.5, 1.5])
+
+
+def test_synflow_conserves_flow_layer_by_layer_and_unit_by_unit():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(5, 7, bias=False), nn.ReLU(), nn.Linear(7, 6, bias=False), nn.Linear(6, 3, bias=False)
+    )
+    of = problem(model, batches(1, inputs=5))
+    found = of.layout.views(torch.tensor(scores(SynFlow(), of)))
+    sums = [float(value.sum()) for value in found.values()]
+    assert sums == pytest.approx([sums[0]] * 3)
+    assert found["0.weight"].sum(dim=1).tolist() == pytest.approx(found["2.weight"].sum(dim=0).tolist())
+
+
+def test_synflow_leaves_the_network_alone_and_ignores_its_running_statistics():
+    torch.manual_seed(0)
+    model = TinyConv()
+    of = problem(model, images())
+    expected = scores(SynFlow(), of)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.norm.running_mean.fill_(3.0)
+    model.norm.running_var.fill_(9.0)
+    moved = problem(model, images())
+    assert scores(SynFlow(), moved) == pytest.approx(expected)
+    model.load_state_dict(before)
+    draw(SynFlow(), of)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert (model.conv.weight < 0).any()
+
+
+def test_synflow_survives_products_that_float32_cannot_hold():
+    layers = [nn.Linear(4, 4, bias=False) for _ in range(40)]
+    for layer in layers:
+        nn.init.constant_(layer.weight, 1e3)
+    of = problem(nn.Sequential(*layers), batches(1, inputs=4))
+    assert draw(SynFlow(rounds=2), of, 0.5).kept == 320
+
+
+def test_prospr_by_hand():
+    # One weight w = 1, x = 1, y = 0, loss w^2; one step of rate r on m w: w1 = m w (1 - 2 r m)..., the gate holding the
+    # step: dL/d(mw) = 2 m w, w1 = m w - r m (2 m w), and dL(w1)/dm at m = 1 is 2 w1 (w - 4 r w) = 2 (1 - 2r)(1 - 4r).
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    of = problem(model, [(torch.ones(1, 1), torch.zeros(1, 1))], Task.regression())
+    rate = 0.1
+    expected = abs(2 * (1 - 2 * rate) * (1 - 4 * rate))
+    assert scores(ProsPr(training_steps=1, training_rate=rate), of) == pytest.approx([expected])
+
+
+def test_the_saliency_of_the_loss_is_snip_and_that_of_a_divergence_does_not_vanish():
+    found = scores(ObjectiveSaliency(objective="loss", perturbation=1e-6), three(b=1.0))
+    assert found == pytest.approx([2.0, 2.0, 4.0], rel=1e-3)
+    of = problem(mlp(), batches())
+    assert sum(scores(ObjectiveSaliency(objective="reverse-kl"), of)) > 0
+
+
+@pytest.mark.parametrize("objective", ["delta-loss", "grad-norm", "forward-kl", "feature-mse", "grad-match"])
+def test_every_objective_has_a_saliency(objective):
+    ticket = draw(ObjectiveSaliency(objective=objective), problem(mlp(), batches()))
+    assert ticket.kept == count_kept(0.3, 72)
+    assert torch.cat([s.flatten() for s in ticket.scores.values()]).unique().numel() > 20
+
+
+def test_magnitude_by_hand():
+    ticket = draw(Magnitude(), three(), 2 / 3)
+    assert ticket["first.weight"].tolist() == [[True, True]]
+    assert draw(Magnitude(allocation="uniform"), three(), 2 / 3)["second.weight"].all()
+
+
+def test_iterative_rounds_never_bring_a_weight_back():
+    seen = []
+
+    class Watching(SNIP):
+        def scores(self, sight, mask):
+            seen.append(mask.bool())
+            return super().scores(sight, mask)
+
+    ticket = draw(Watching(rounds=5), problem(mlp(), batches()), 0.1)
+    masks = [*seen, torch.cat([ticket[name].flatten() for name in ("0.weight", "2.weight")])]
+    assert [int(mask.sum()) for mask in masks] == [72, *(count_kept(0.1 ** (n / 5), 72) for n in range(1, 6))]
+    assert all((late & ~early).sum() == 0 for early, late in pairwise(masks))
+
+
+TRAINED = ("ltr", "imp")
+
+
+@pytest.mark.parametrize("name", sorted(FINDERS))
+@pytest.mark.parametrize("density", [0.05, 0.5, 1.0])
+@pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
+def test_every_finder_keeps_exactly_k_and_repeats_itself(name, density):
+    fields = {"steps": 5} if name == "cts" else {"rounds": 3} if name in {"synflow", "force"} else {}
+    finder = FINDERS[name](**fields)
+    torch.manual_seed(0)
+    model = TinyConv()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    ticket = draw(finder, problem(model, images()), density)
+    assert ticket.kept == count_kept(density, 228)
+    assert ticket.provenance.finder["name"] == name
+    assert draw(finder, problem(model, images()), density) == ticket
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    with pytest.raises(SearchError, match=r"the score of snip is nan in first\.weight"):
+        draw(SNIP(), three(a=math.nan))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SNIP(rounds=0), "rounds must be a whole number of at least 1, got 0"),
+        (lambda: LTR(rate=1.0), "rate must lie between 0 and 1"),
+        (lambda: ObjectiveSaliency(perturbation=0.0), "perturbation must lie between 0 and 1"),
+        (lambda: Random(allocation="fair"), "allocation 'fair' is unknown; allowed are global, uniform, erk"),
+    ],
+)
+def test_fields_that_make_no_sense(make, message):
+    with pytest.raises(UsageError, match=message):
+        make()
+
+
+def data():
+    return batches(4, size=32)
+
+
+def test_ltr_trains_prunes_and_rewinds(tmp_path):
+    of = problem(mlp(), data(), at="rewind", rewind=1)
+    one, two, off = LTR(rate=0.5).draw(of, [0.5, 0.25, 0.2])
+    assert [ticket.kept for ticket in (one, two, off)] == [36, 18, 14]
+    for small, large in ((two, one), (off, two)):
+        assert all((small[name] & ~large[name]).sum() == 0 for name in small), "masks are nested"
+    # The first mask is the largest half of the dense network after training.
+    sizes = of.layout.flatten(of.values_of(of.dense_at(3))).abs()
+    flat = torch.cat([one[name].flatten() for name in of.layout.names])
+    assert sizes[flat].min() >= sizes[~flat].max()
+    # The second is that of the first ticket, trained from θ_k: its pruned weights did not come back.
+    trained = of.values_of(of.fit(one))
+    assert all((trained[name][~mask] == 0).all() for name, mask in one.items())
+    sizes = of.layout.flatten(trained).abs()
+    flat = torch.cat([two[name].flatten() for name in of.layout.names])
+    assert sizes[flat].min() >= sizes[~flat].max()
+    # It belongs to θ_k, not to the trained weights.
+    assert one.provenance.weights == of.dense_at(1).digest
+
+
+def test_the_cost_of_a_descent_is_counted_in_full():
+    of = problem(mlp(), data(), at="rewind", rewind=1)
+    samples = 128
+    (ticket,) = LTR(rate=0.5).draw(of, [0.25])
+    assert ticket.provenance.cost.backward == samples * (3 + 2), "the dense training and one round from epoch 1"
+    (again,) = LTR(rate=0.5).draw(of, [0.25])
+    assert again.provenance.cost == ticket.provenance.cost, "what is remembered costs what it cost"
+
+
+def test_a_stopped_descent_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    store = DiskStore(tmp_path)
+    of = problem(mlp(), data(), at="rewind", rewind=1, store=store)
+    (expected,) = LTR(rate=0.5).draw(problem(mlp(), data(), at="rewind", rewind=1), [0.1])
+    count, original = 0, Problem.fit
+
+    def dying(self, ticket, start=None):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        return original(self, ticket, start)
+
+    monkeypatch.setattr(Problem, "fit", dying)
+    with pytest.raises(KeyboardInterrupt):
+        list(LTR(rate=0.5).draw(of, [0.1]))
+    monkeypatch.undo()
+    trained = []
+    from tombola import training
+
+    real = training.fit
+    monkeypatch.setattr("tombola.problem.fit", lambda *a: trained.append(a[4]) or real(*a))
+    (ticket,) = LTR(rate=0.5).draw(of, [0.1])
+    assert ticket == expected
+    assert trained == ["ticket training"], "two rounds of three were there"
+
+
+def test_imp_rewinds_to_the_initial_weights():
+    of = problem(mlp(), data())
+    (ticket,) = IMP().draw(of, [0.5])
+    assert (ticket.provenance.at, ticket.provenance.epoch) == ("init", 0)
+    with pytest.raises(UsageError, match="finder imp rewinds to the initial weights"):
+        list(IMP().draw(problem(mlp(), data(), at="rewind", rewind=1), [0.5]))
+    with pytest.raises(UsageError, match="finder ltr trains and rewinds"):
+        list(LTR().draw(problem(mlp(), data(), at="trained", rewind=3), [0.5]))
+
+
+def test_costs_subtract():
+    assert Cost(3.0, 5, 2) - Cost(1.0, 2, 2) == Cost(2.0, 3, 0)
