@@ -96,7 +96,7 @@ BAD = [
     (["run", "--steps"], "--steps"),
     (["info", "none.safetensors"], "there is no ticket file none.safetensors"),
     (["evaluate", "none"], "none lies in no run directory: say --preset, or --model and --data"),
-    (["fly"], "there is no command 'fly'; allowed are run, preview, draw, train, evaluate, info, export, demo"),
+    (["fly"], "there is no command 'fly'; allowed are run, compare, preview, draw, train, evaluate, info, export, demo"),
 ]
 
 

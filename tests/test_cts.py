@@ -230,7 +230,7 @@ def test_warnings_in_plain_words():
 
 
 def test_finders_are_listed_by_name():
-    assert list(FINDERS)[0] == "cts"
+    assert next(iter(FINDERS)) == "cts"
     assert all(kind.name == name for name, kind in FINDERS.items())
     with pytest.raises(UsageError, match="steps must be a whole number of at least 1"):
         CTS(steps=0)

@@ -35,7 +35,7 @@ def contents(directory):
     }
     found["ticket"] = Ticket.load(directory / "ticket.safetensors")
     result = json.loads((directory / "result.json").read_text())
-    for key in ("seconds", "dense_seconds", "seconds_by_stage", "draw_cost"):
+    for key in ("seconds", "dense_seconds", "seconds_by_stage", "draw_cost", "cost"):
         del result[key]
     return found | {"result": result}
 

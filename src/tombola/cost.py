@@ -18,6 +18,11 @@ class Cost:
     def __sub__(self, other: "Cost") -> "Cost":
         return Cost(self.seconds - other.seconds, self.forward - other.forward, self.backward - other.backward)
 
+    @property
+    def passes(self) -> int:
+        """Forward passes that the samples cost, a backward one counted as two."""
+        return self.forward + 2 * self.backward
+
     def to_dict(self) -> dict[str, float]:
         """Return the three figures by name."""
         return asdict(self)

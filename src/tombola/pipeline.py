@@ -11,6 +11,7 @@ import torch
 
 from tombola.cell import Cell, make_finder, resolve
 from tombola.config import RunConfig
+from tombola.cost import Cost
 from tombola.errors import UsageError
 from tombola.evaluation import Evaluation
 from tombola.finders import describe
@@ -191,16 +192,20 @@ def _train(drawn: _Drawn, directory: Path) -> None:
 def _values(drawn: _Drawn, trained: State, dense: State) -> dict[str, Any]:
     spent = drawn.problem.spent
     values = _ticket_values(drawn.ticket)
-    draw_seconds, training = values["seconds"], trained.cost.seconds - drawn.start.cost.seconds
+    training = trained.cost - drawn.start.cost
+    # From θ₀ on, whether or not a stage was shared with another run.
+    total = Cost(**values["draw_cost"]) + training
     return values | {
         "seed": drawn.cell.config.seed,
-        # From θ₀ on, whether or not a stage was shared with another run.
-        "seconds": draw_seconds + training,
+        "seconds": total.seconds,
+        "cost": total.to_dict(),
+        # A training function of the user's own may count no samples.
+        "dense_equivalents": total.passes / dense.cost.passes if dense.cost.passes else None,
         "dense_seconds": dense.cost.seconds,
         "seconds_by_stage": {
             "pretraining": spent.seconds,
-            "draw": draw_seconds - spent.seconds,
-            "ticket training": training,
+            "draw": values["draw_cost"]["seconds"] - spent.seconds,
+            "ticket training": training.seconds,
         },
     }
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, TextIO
@@ -61,9 +61,37 @@ class _BarTracker:
         self._bars = bars
         self._task = bars.add_task(title, total=total, completed=done, note="")
 
+    def remove(self) -> None:
+        """Take the bar away."""
+        self._bars.remove_task(self._task)
+
     def update(self, done: int, note: str = "") -> None:
         fields = {"note": note} if note else {}
         self._bars.update(self._task, completed=done, **fields)  # type: ignore[arg-type]
+
+
+def bars_for(console: Console) -> RichProgress:
+    """Return bars narrow enough that count and ETA survive 80 columns; only the note gives way."""
+    columns = (
+        TextColumn("{task.description}", table_column=Column(width=16, no_wrap=True)),
+        BarColumn(bar_width=12),
+        TextColumn("{task.completed}/{task.total}", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(width=7, no_wrap=True)),
+        TextColumn("left", table_column=Column(width=4)),
+        TextColumn(
+            "{task.fields[note]}",
+            style="dim",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        ),
+    )
+    return RichProgress(*columns, console=console, expand=True)
+
+
+def tracker_on(bars: RichProgress, title: str, total: int, done: int) -> tuple[Tracker, Callable[[], None]]:
+    """Add a bar to others; return its tracker and what takes it away."""
+    tracker = _BarTracker(bars, title, total, done)
+    return tracker, tracker.remove
 
 
 class Bars:
@@ -75,21 +103,7 @@ class Bars:
     @contextmanager
     def track(self, title: str, total: int, done: int = 0) -> Iterator[Tracker]:
         """Show one bar until the work ends."""
-        # Narrow enough that count and ETA survive 80 columns; only the note gives way.
-        columns = (
-            TextColumn("{task.description}", table_column=Column(width=16, no_wrap=True)),
-            BarColumn(bar_width=12),
-            TextColumn("{task.completed}/{task.total}", table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(table_column=Column(width=7, no_wrap=True)),
-            TextColumn("left", table_column=Column(width=4)),
-            TextColumn(
-                "{task.fields[note]}",
-                style="dim",
-                markup=False,
-                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
-            ),
-        )
-        with RichProgress(*columns, console=self._console, expand=True) as bars:
+        with bars_for(self._console) as bars:
             yield _BarTracker(bars, title, total, done)
 
     def say(self, text: str) -> None:

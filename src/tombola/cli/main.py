@@ -10,6 +10,7 @@ from tombola.version import __version__
 
 COMMANDS = {
     "run": "pretrain, draw a ticket, train it and evaluate it",
+    "compare": "compare finders at several densities, over seeds",
     "preview": "list what would be pruned of a model",
     "draw": "pretrain and draw a ticket",
     "train": "train a ticket and evaluate it",

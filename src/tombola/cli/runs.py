@@ -58,6 +58,34 @@ def configure(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespa
     return namespace, config
 
 
+def configure_many(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, RunConfig, list[float]]:
+    """Do the same for a command that takes a list of densities; the configuration has the first of them."""
+    rest, densities = _take_densities(arguments)
+    first = ["--density", repr(densities[0])] if densities else []
+    namespace, config = configure(parser, [*rest, *first])
+    return namespace, config, densities or [config.density]
+
+
+def _take_densities(arguments: Sequence[str]) -> tuple[list[str], list[float]]:
+    """Take --density or --sparsity, a list such as 0.05,0.02, out of the arguments."""
+    rest: list[str] = []
+    found: dict[str, str] = {}
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, value = argument.partition("=")
+        if name in {"--density", "--sparsity"}:
+            found[name] = value if equals else next(waiting, "")
+        else:
+            rest.append(argument)
+    if len(found) > 1:
+        raise UsageError("--density and --sparsity exclude each other: give one of them")
+    read = {"--density": parse_density, "--sparsity": parse_sparsity}
+    densities = [read[name](part) for name, text in found.items() for part in text.strip("[]").split(",")]
+    if len(set(densities)) < len(densities):
+        raise UsageError(f"{next(iter(found))} must be a list without repetitions, got {next(iter(found.values()))}")
+    return rest, densities
+
+
 def configure_for_ticket(
     make: Callable[[], ArgumentParser], arguments: Sequence[str], groups: Sequence[str]
 ) -> tuple[Namespace, RunConfig, Path, Path]:

@@ -21,7 +21,11 @@ def show_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[objec
         table.add_column(column, justify="right" if number else "left", no_wrap=not number)
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    # Off a terminal a table is as wide as it needs to be: cut cells help nobody in a file.
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """Print a table; off a terminal as wide as it needs to be, since cut cells help nobody in a file."""
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 

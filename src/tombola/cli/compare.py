@@ -1,0 +1,131 @@
+"""`tombola compare`: several finders at several densities over several seeds, in one table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from tombola.cli.board import board
+from tombola.cli.options import add_output_options, make_parser, out_directory
+from tombola.cli.runs import configure_many
+from tombola.cli.show import print_table, show_json, show_text
+from tombola.errors import UsageError
+
+if TYPE_CHECKING:
+    from tombola.studies import Outcome, Row
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    parser = make_parser(
+        "compare",
+        "Draw and train tickets by several finders, at several densities, over several seeds, and compare them. What "
+        "they share is done once; started again, it goes on where it stopped. --density and --sparsity take lists.",
+        "tombola compare --preset digits --density 0.05,0.02 --finders cts,snip,random --seeds 3",
+    )
+    parser.add_argument(
+        "--finders",
+        type=str,
+        default="cts,snip,random",
+        help="finders to compare, each with options of its own behind colons: cts,cts:objective=loss,ltr",
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from --seed on")
+    parser.add_argument("--plot", type=str, default="", help="picture of accuracy over density and cost, .svg or .png")
+    add_output_options(parser)
+    options, config, densities = configure_many(parser, arguments)
+    out = out_directory(options)
+
+    from tombola.studies import plan, run_all, tabulate
+    from tombola.studies.figure import check_picture, draw_study
+
+    if options.plot:
+        check_picture(Path(options.plot))
+    finders = [name.strip() for name in options.finders.strip("[]").split(",") if name.strip()]
+    members = plan(config, finders, densities, options.seeds)
+    title = f"{config.model} on {config.data}"
+    with board() as shown:
+        outcomes = run_all(members, out, shown, lambda found: shown.show(_table(title, tabulate(found), finders[0])))
+    rows = tabulate(outcomes)
+    if not rows:
+        raise UsageError(f"--finders: every cell failed; the first said: {outcomes[0].failure}")
+    dense = _dense(outcomes)
+    if options.plot:
+        draw_study(rows, dense, Path(options.plot))
+    if options.json:
+        show_json(
+            {
+                "rows": [row.to_dict() for row in rows],
+                "dense_test_accuracy_mean": dense,
+                "failures": _failures(outcomes),
+            }
+        )
+        return
+    print_table(_table(title, rows, finders[0]))
+    _explain(rows, dense, outcomes)
+
+
+def _table(title: str, rows: "Sequence[Row]", first: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    columns = (
+        "finder",
+        "density",
+        "kept",
+        "test accuracy",
+        "n",
+        "minutes",
+        "dense trainings",
+        "against LTR",
+        f"{first} is",
+    )
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        found = next(
+            (difference for other, (difference, _) in _differences_of(rows, row, first) if other == row.finder), None
+        )
+        table.add_row(
+            row.finder,
+            f"{100 * row.density:.4g} %",
+            f"{row.kept:,}",
+            f"{row.accuracy} %",
+            f"{row.accuracy.n}",
+            f"{row.seconds / 60:.2f}",
+            "" if row.dense_equivalents is None else f"{row.dense_equivalents:.2f}",
+            "" if row.speed_up is None else f"{row.speed_up:.1f} x faster",
+            "" if found is None else f"{found.verdict} ({found.summary.mean:+.2f})",
+        )
+    return table
+
+
+def _differences_of(rows: "Sequence[Row]", row: "Row", first: str) -> list:
+    of_first = next((other for other in rows if (other.finder, other.density) == (first, row.density)), None)
+    return list(of_first.differences.items()) if of_first is not None else []
+
+
+def _dense(outcomes: "Sequence[Outcome]") -> float:
+    """Return the dense network's mean accuracy, one figure a seed."""
+    by_seed = {o.member.config.seed: o.values["dense_test_accuracy"] for o in outcomes if o.values is not None}
+    return sum(by_seed.values()) / len(by_seed)
+
+
+def _failures(outcomes: "Sequence[Outcome]") -> list[dict[str, object]]:
+    return [
+        {"finder": o.member.label, "density": o.member.config.density, "seed": o.member.config.seed, "why": o.failure}
+        for o in outcomes
+        if o.failure
+    ]
+
+
+def _explain(rows: "Sequence[Row]", dense: float, outcomes: "Sequence[Outcome]") -> None:
+    show_text(
+        f"dense network: {dense:.2f} %. minutes, and dense trainings' worth of work, count from the initial weights on."
+    )
+    show_text(
+        "The last column says what the first finder is beside this one, by the 95 % interval of its gain, paired by "
+        "seed and holding over all densities together: better, worse, not worse (by half a point), or undecided."
+    )
+    if any(row.accuracy.indicative for row in rows):
+        show_text("Fewer than 5 seeds: indicative.")
+    for failure in _failures(outcomes):
+        show_text(f"failed: {failure['finder']} at {failure['density']:.4g}, seed {failure['seed']}: {failure['why']}")

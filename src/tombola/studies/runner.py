@@ -1,0 +1,55 @@
+"""Runs the cells of a study; the only place that loops over seeds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tombola.errors import TombolaError
+from tombola.pipeline import run
+from tombola.progress import Progress
+from tombola.store import write_json
+from tombola.studies.plan import Member
+
+# What may go wrong in one cell without saying anything about the others.
+_FAILURES = (TombolaError, RuntimeError, OSError)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell: its result, or why there is none."""
+
+    member: Member
+    values: Mapping[str, Any] | None
+    failure: str = ""
+
+
+def run_all(
+    members: Sequence[Member], out: Path, progress: Progress, seen: Callable[[list[Outcome]], None] = lambda _: None
+) -> list[Outcome]:
+    """Run the cells one after another and return what became of each; what was run before is not run again.
+
+    Cells share whatever they have in common through the store below `out`. A cell that fails is kept with its reason in
+    `out`/failures.json, and tried again next time. seen: is called after every cell with all outcomes so far.
+    """
+    outcomes: list[Outcome] = []
+    for number, member in enumerate(members, start=1):
+        config = member.config
+        progress.say(
+            f"cell {number} of {len(members)}: {member.label}, density {config.density:.4g}, seed {config.seed}"
+        )
+        try:
+            outcomes.append(Outcome(member, run(config, out, progress).values))
+        except _FAILURES as error:
+            failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            progress.say(f"failed: {failure}")
+            outcomes.append(Outcome(member, None, failure))
+        seen(outcomes)
+    failures = [
+        {"finder": o.member.label, "density": o.member.config.density, "seed": o.member.config.seed, "why": o.failure}
+        for o in outcomes
+        if o.failure
+    ]
+    if failures or (out / "failures.json").exists():
+        write_json(out / "failures.json", failures)
+    return outcomes

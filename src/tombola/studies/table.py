@@ -1,0 +1,132 @@
+"""One row for each finder and density: accuracy, cost, and what may be said of the differences."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean
+from typing import Any
+
+from tombola.statistics import Difference, Summary, compare_paired, holm, summarise
+from tombola.studies.runner import Outcome
+
+
+@dataclass(frozen=True)
+class Row:
+    """A finder at a density, over seeds.
+
+    accuracy: on test data, in percent. seconds, forward, backward: from θ₀ on, means. dense_equivalents: samples
+    forward plus twice those backward, over the same of one dense training, where samples were counted. speed_up: LTR's
+    seconds over these at the same density, where the mean accuracy is at least LTR's. differences: this finder's
+    accuracy minus another's, by label, paired by seed. failed: seeds without a result.
+    """
+
+    finder: str
+    density: float
+    kept: int
+    seeds: tuple[int, ...]
+    accuracies: tuple[float, ...]
+    accuracy: Summary
+    seconds: float
+    forward: float
+    backward: float
+    dense_equivalents: float | None
+    speed_up: float | None = None
+    differences: dict[str, tuple[Difference, float | None]] = field(default_factory=dict)
+    failed: tuple[int, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "finder": self.finder,
+            "density": self.density,
+            "kept": self.kept,
+            "n": self.accuracy.n,
+            "seeds": list(self.seeds),
+            "test_accuracies": list(self.accuracies),
+            "test_accuracy_mean": self.accuracy.mean,
+            "test_accuracy_std": self.accuracy.std,
+            "test_accuracy_interval": None if self.accuracy.low is None else [self.accuracy.low, self.accuracy.high],
+            "indicative": self.accuracy.indicative,
+            "cost": {
+                "seconds": self.seconds,
+                "forward": self.forward,
+                "backward": self.backward,
+                "dense_equivalents": self.dense_equivalents,
+            },
+            "speed_up_over_ltr": self.speed_up,
+            "differences": {
+                other: {**asdict(found.summary), "p": found.p, "p_holm": p, "verdict": found.verdict}
+                for other, (found, p) in self.differences.items()
+            },
+            "failed_seeds": list(self.failed),
+        }
+
+
+def tabulate(outcomes: Sequence[Outcome]) -> list[Row]:
+    """Return the rows of a study, the densities falling, finders in the order in which they were asked for.
+
+    Intervals of differences hold over all densities together (Bonferroni); p values are adjusted for them (Holm).
+    """
+    labels = list(dict.fromkeys(outcome.member.label for outcome in outcomes))
+    densities = sorted({outcome.member.config.density for outcome in outcomes}, reverse=True)
+    cells = {(label, density): _row(outcomes, label, density) for density in densities for label in labels}
+    rows = {key: row for key, row in cells.items() if row is not None}
+    for label in labels:
+        for other in labels:
+            if label != other:
+                _compare(rows, label, other, densities)
+    return [
+        _with_speed_up(rows, rows[label, density])
+        for density in densities
+        for label in labels
+        if (label, density) in rows
+    ]
+
+
+def _row(outcomes: Sequence[Outcome], label: str, density: float) -> Row | None:
+    """Return one row without its differences, or None while there is no result."""
+    own = [o for o in outcomes if (o.member.label, o.member.config.density) == (label, density)]
+    done = [(o.member.config.seed, o.values) for o in own if o.values is not None]
+    if not done:
+        return None
+    values = [found for _, found in done]
+    accuracies = tuple(found["test_accuracy"] for found in values)
+    equivalents = [found["dense_equivalents"] for found in values]
+    return Row(
+        finder=label,
+        density=density,
+        kept=values[0]["kept"],
+        seeds=tuple(seed for seed, _ in done),
+        accuracies=accuracies,
+        accuracy=summarise(accuracies),
+        seconds=fmean(found["cost"]["seconds"] for found in values),
+        forward=fmean(found["cost"]["forward"] for found in values),
+        backward=fmean(found["cost"]["backward"] for found in values),
+        dense_equivalents=None if None in equivalents else fmean(equivalents),
+        failed=tuple(o.member.config.seed for o in own if o.failure),
+    )
+
+
+def _compare(rows: dict[tuple[str, float], Row], label: str, other: str, densities: Sequence[float]) -> None:
+    """Add to the rows of a finder its differences from another, at all densities where both have seeds in common."""
+    found: dict[float, Difference] = {}
+    places = [density for density in densities if (label, density) in rows and (other, density) in rows]
+    for density in places:
+        mine, theirs = (
+            dict(zip(row.seeds, row.accuracies, strict=True)) for row in (rows[label, density], rows[other, density])
+        )
+        common = [seed for seed in mine if seed in theirs]
+        if common:
+            found[density] = compare_paired(
+                [mine[seed] for seed in common], [theirs[seed] for seed in common], comparisons=len(places)
+            )
+    tested = [density for density, difference in found.items() if difference.p is not None]
+    adjusted = dict(zip(tested, holm([found[density].p or 0.0 for density in tested]), strict=True))
+    for density, difference in found.items():
+        rows[label, density].differences[other] = (difference, adjusted.get(density))
+
+
+def _with_speed_up(rows: dict[tuple[str, float], Row], row: Row) -> Row:
+    ltr = rows.get(("ltr", row.density))
+    if ltr is None or ltr is row or row.accuracy.mean < ltr.accuracy.mean or row.seconds == 0:
+        return row
+    return replace(row, speed_up=ltr.seconds / row.seconds)
