@@ -79,7 +79,15 @@ BAD = [
     (["run", "--exclude", "[head.*]"], "--exclude: no parameter of the model matches 'head.*'"),
     (["run", "--density", "1e-9"], "--density"),
     (["draw", "--epochs", "0"], "--epochs must be at least 1, got 0"),
-    (["train", "none.safetensors"], "none.safetensors lies in no run directory: say --preset, or --model and --data"),
+    (["train", "none.safetensors"], "there is no ticket file none.safetensors"),
+    (["info", "."], ". is not a run directory with a ticket: there is no ticket.safetensors"),
+    (["run", "--epochs", "1", "--milestones", "[]"], "--epochs must be at least 2 (draw-at rewind), got 1"),
+    (
+        ["run", "--search-precision", "fp4"],
+        "--search-precision 'fp4' is unknown; allowed are auto, 32-true, bf16-mixed",
+    ),
+    (["run", "--model", "mine.py:build"], "--model 'mine.py:build' must name the module without .py: mine:build"),
+    (["run", "--objective", "feature-mse", "--features", "nope"], "--features: no module's name matches nope"),
     (["train", "--preset", "digits", "none.safetensors"], "there is no ticket file none.safetensors"),
     (["run", "--speed", "3"], "--speed is not an option"),
     (["run", "--step", "3"], "--step is not an option; did you mean --steps?"),
@@ -95,8 +103,11 @@ BAD = [
     (["run", "--config", "none.yaml"], "--config: there is no file none.yaml"),
     (["run", "--steps"], "--steps"),
     (["info", "none.safetensors"], "there is no ticket file none.safetensors"),
-    (["evaluate", "none"], "none lies in no run directory: say --preset, or --model and --data"),
-    (["fly"], "there is no command 'fly'; allowed are run, compare, preview, draw, train, evaluate, info, export, demo"),
+    (["evaluate", "none"], "there is no ticket file none"),
+    (
+        ["fly"],
+        "there is no command 'fly'; allowed are run, compare, preview, draw, train, evaluate, info, export, demo",
+    ),
 ]
 
 

@@ -41,3 +41,30 @@ def test_densities_and_entropy_by_hand():
     half, quarter = math.log(2), -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert concrete.mean_entropy(logits) == pytest.approx((half + quarter) / 2, rel=1e-6)
     assert concrete.mean_entropy(torch.tensor([200.0, -200.0])) == pytest.approx(0, abs=1e-6)
+
+
+def test_straight_through_is_hard_forward_and_smooth_backward():
+    logits = torch.tensor([0.0, 0.0, 2.0], requires_grad=True)
+    mask = concrete.straight_through(logits, torch.tensor([0.4, 0.6, 0.5]))
+    assert mask.tolist() == [1.0, 0.0, 1.0]
+    (gradient,) = torch.autograd.grad(mask.sum(), logits)
+    gates = torch.sigmoid(logits.detach())
+    assert gradient.tolist() == pytest.approx((gates * (1 - gates)).tolist())
+
+
+def test_the_deterministic_relaxation_has_no_noise():
+    logits = torch.tensor([0.0, 1.0])
+    found = concrete.deterministic(logits, torch.rand(2))
+    assert found.tolist() == pytest.approx([0.5, 1 / (1 + math.exp(-1))])
+
+
+@pytest.mark.parametrize("relaxation", concrete.RELAXATIONS)
+def test_every_relaxation_finds_a_ticket(relaxation):
+    from tombola import CTS, draw
+
+    from .conftest import batches, mlp, train
+
+    model = train(mlp(hidden=32), batches(4, size=64), epochs=10)
+    ticket = draw(model, batches(4, size=64), density=0.3, finder=CTS(steps=300, relaxation=relaxation), progress=False)
+    outcome = ticket.provenance.objective
+    assert outcome["soft"] < outcome["first"]

@@ -82,7 +82,7 @@ def test_one_step_of_the_search_by_hand(epsilon):
     data = [(torch.ones(1, 2), torch.ones(1, 1))]
     of = problem(model, data, task=task)
     network = FrozenNetwork(model, of.layout, task, CPU)
-    plan = Plan(OBJECTIVES["loss"], GradBalance(), 0.5, 2, 0.1, 1, 2 / 3, epsilon, ())
+    plan = Plan(OBJECTIVES["loss"], GradBalance(), 0.5, 2, 0.1, 1, 2 / 3, epsilon, "concrete", ())
     search = Search(of, plan, network, None)
     from tombola.seeds import generator
 
@@ -198,6 +198,7 @@ def test_provenance_names_everything_and_counts_the_cost():
         "name": "cts", "objective": "reverse-kl", "steps": 7,
         "controller": {"name": "gradbalance", "momentum": 0.99, "overshoot": 1.1},
         "learning_rate": 0.1, "temperature": 2 / 3, "epsilon": 1e-8, "features": [],
+        "relaxation": "concrete",
     }  # fmt: skip
     assert provenance.weights == State.of(model).digest
     assert provenance.seed == 3

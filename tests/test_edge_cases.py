@@ -120,7 +120,7 @@ def test_a_model_in_eval_mode_gives_the_ticket_of_its_training_mode():
 def test_a_batch_of_one_cannot_be_normalised():
     model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
     data = [*batches(1), *batches(1, size=1)]
-    message = r"a batch of one sample, which BatchNorm cannot normalise by; leave such a batch out \(drop_last\)"
+    message = "batch_size: a batch of one sample cannot be normalised by BatchNorm; choose another batch size"
     for objective in ("loss", "reverse-kl"):
         with pytest.raises(UsageError, match=message):
             draw(model, data, objective=objective)

@@ -346,3 +346,153 @@ def test_a_published_run_holds_nothing_out_and_evaluates_on_mixed_batches(capsys
     assert again["accuracy"] == found["test_accuracy"]
     assert main(["evaluate", found["run_dir"], "--split", "held-out"]) == 2
     assert "--split held-out: this run's training held nothing out" in capsys.readouterr().err
+
+
+BROKEN = """
+import torch
+from torch import nn
+from brought import build, datasets, numbers, train
+
+def raises(shape, classes):
+    raise ValueError("no such\\nmodel")
+
+def narrow(shape, classes):
+    return nn.Linear(10, classes)
+
+def few(shape, classes):
+    return nn.Linear(6, classes - 1)
+
+def data_raises():
+    raise OSError("no disk")
+
+class Late(torch.utils.data.Dataset):
+    targets = [0, 1, 2, 0]
+    def __len__(self):
+        return 4
+    def __getitem__(self, row):
+        raise RuntimeError("torn tape")
+
+def data_late():
+    return Late(), Late()
+
+def data_shapes():
+    return numbers(20, 0), torch.utils.data.TensorDataset(torch.zeros(4, 5), torch.zeros(4).long())
+
+def fit_raises(model, job):
+    raise ValueError("no optimiser")
+
+def fit_one(model):
+    pass
+
+def fit_nan(model, job):
+    job.hold(model)
+    with torch.no_grad():
+        model[1].weight.fill_(float("nan"))
+
+def fit_late(model, job):
+    with torch.no_grad():
+        model[1].weight.mul_(2)
+    job.hold(model)
+
+def fit_returns(model, job):
+    return nn.Linear(2, 2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "function", "message"),
+    [
+        ("model", "raises", "--model 'broken:raises' failed: ValueError: no such model (broken.py, line 7)"),
+        ("model", "narrow", "--model broken:narrow cannot be run on inputs of [6]"),
+        ("model", "few", "--model broken:few must give 3 outputs a sample, one a class, got [2]"),
+        ("data", "data_raises", "--data 'broken:data_raises' failed: OSError: no disk"),
+        ("data", "data_late", "--data 'broken:data_late' failed in the first sample of train: RuntimeError: torn tape"),
+        ("data", "data_shapes", "--data broken:data_shapes: inputs of train are [6], of test [5]"),
+        ("fit", "fit_raises", "--fit 'broken:fit_raises' failed: ValueError: no optimiser"),
+        ("fit", "fit_one", "--fit 'broken:fit_one' failed: TypeError"),
+        ("fit", "fit_late", "--fit: the training function must call job.hold before its first step, not after"),
+        ("fit", "fit_returns", "--fit: the training function must train its model in place; it returned another one"),
+    ],
+)
+def test_own_code_that_fails_is_named_in_one_sentence(module, capsys, tmp_path, option, function, message):
+    (module / "broken.py").write_text(BROKEN)
+    sys.modules.pop("broken", None)
+    status = main(["run", *OWN, f"--{option}", f"broken:{function}", "--out", str(tmp_path / "o")])
+    err = capsys.readouterr().err
+    assert status == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == (1 if option != "fit" else len(err.strip().splitlines()))
+    if option != "fit":
+        assert not (tmp_path / "o").exists()
+
+
+def test_a_training_function_that_ends_in_nan(module, capsys, tmp_path):
+    (module / "broken.py").write_text(BROKEN)
+    sys.modules.pop("broken", None)
+    assert main(["run", *OWN, "--fit", "broken:fit_nan", "--out", str(tmp_path / "o")]) == 1
+    assert "1.weight is no longer finite" in capsys.readouterr().err
+
+
+def test_code_that_cannot_be_imported(module, capsys, tmp_path):
+    (module / "torn.py").write_text("def build(:\n")
+    assert main(["run", "--model", "torn:build", "--out", str(tmp_path / "o")]) == 2
+    assert "--model 'torn:build' cannot be imported: SyntaxError" in capsys.readouterr().err
+
+
+def test_functions_of_one_module_do_not_share_results(module, capsys, tmp_path):
+    (module / "broken.py").write_text(BROKEN)
+    sys.modules.pop("broken", None)
+    tombola_json(capsys, "draw", *OWN, "--fit", "broken:train", "--out", tmp_path / "o")
+    assert main(["draw", *OWN, "--fit", "broken:fit_raises", "--out", str(tmp_path / "o")]) == 2
+    assert "no optimiser" in capsys.readouterr().err
+
+
+def test_export_never_writes_over_what_it_reads(module, capsys, tmp_path):
+    drawn = tombola_json(capsys, "draw", *OWN, "--out", tmp_path / "o")
+    assert main(["export", drawn["run_dir"]]) == 2
+    assert "is not trained yet; train it, or give a state_dict" in capsys.readouterr().err
+    start = f"{drawn['run_dir']}/start.safetensors"
+    assert main(["export", drawn["run_dir"], "--weights", start, "--out", drawn["ticket"]]) == 2
+    assert "whose files are the run's own" in capsys.readouterr().err
+    bare = tmp_path / "bare.safetensors"
+    Ticket.load(drawn["ticket"]).save(bare)
+    assert main(["export", str(bare), "--weights", start, "--out", str(bare)]) == 2
+    assert "is a file that is being read" in capsys.readouterr().err
+    assert main(["export", str(bare)]) == 2
+    assert "--weights: the ticket lies in no run directory" in capsys.readouterr().err
+    assert Ticket.load(bare) == Ticket.load(drawn["ticket"])
+
+
+def test_lists_and_configuration_files_in_any_order(capsys, tmp_path):
+    import yaml
+
+    def printed(*arguments):
+        with pytest.raises(SystemExit):
+            main(["run", *arguments, "--print_config"])
+        return yaml.safe_load(capsys.readouterr().out)
+
+    for text in ("*.bias,fc1.*", "[*.bias,fc1.*]", "['*.bias', \"fc1.*\"]"):
+        assert printed("--exclude", text)["exclude"] == ["*.bias", "fc1.*"]
+    assert printed("--exclude", "[ab]*")["exclude"] == ["[ab]*"]
+    assert printed("--milestones", "4,8", "--epochs", "9")["milestones"] == [4, 8]
+    assert printed("--milestones=[]")["milestones"] == []
+    (tmp_path / "c.yaml").write_text("seed: 5\nsteps: 7\n")
+    found = printed("--seed", "3", "--config", str(tmp_path / "c.yaml"))
+    assert (found["seed"], found["steps"]) == (3, 7)
+
+
+def test_python_arguments_of_the_wrong_kind_get_a_sentence():
+    data = batches()
+    for options, message in (
+        ({"include": 3}, "include must be a glob pattern of parameter names or a list of them, got 3"),
+        ({"exclude": 5}, "exclude must be a glob pattern"),
+        ({"task": Task}, r"task must be a tombola\.Task, got"),
+        ({"held_out": 3}, "held_out must be an iterable"),
+        ({"held_out": []}, "held_out is empty"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            tombola.draw(mlp(), data, density=0.5, progress=False, **options)
+    with pytest.raises(UsageError, match=r"recipe must be a tombola\.Recipe, got \{\}"):
+        tombola.sparsify(mlp(), data, data, density=0.5, recipe={}, progress=False)
+    with pytest.raises(UsageError, match="data gives a batch without samples"):
+        tombola.draw(mlp(), [(torch.zeros(0, 6), torch.zeros(0).long())], density=0.5, progress=False)

@@ -69,6 +69,7 @@ def draw(
     """
     checked = survey(model, include, exclude)
     count_kept(density, checked.prunable)
+    _check_kind("task", task, Task)
     task = task or Task()
     runtime = Runtime.choose(model, next(model.parameters()).device, precision)
     _check_seed(seed)
@@ -96,7 +97,7 @@ def draw(
         seed=seed,
         runtime=runtime,
         progress=display,
-        held_out=None if held_out is None else feed_of(held_out, seed, batch_size),
+        held_out=None if held_out is None else feed_of(held_out, seed, batch_size, name="held_out"),
     )
     with torch.inference_mode(False), torch.enable_grad():
         return _announced(finder.draw(problem, [density]))
@@ -105,6 +106,11 @@ def draw(
 def _check_batch_size(batch_size: int) -> None:
     if not isinstance(batch_size, int) or batch_size < 1:
         raise UsageError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+
+
+def _check_kind(name: str, value: object, kind: type) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise UsageError(f"{name} must be a tombola.{kind.__name__}, got {value!r}")
 
 
 def _check_seed(seed: int) -> None:
@@ -174,6 +180,8 @@ def sparsify(
 
     Returns the trained model and its ticket: `sparse, ticket = sparsify(...)`.
     """
+    _check_kind("task", task, Task)
+    _check_kind("recipe", recipe, Recipe)
     recipe, task = recipe or Recipe(), task or Task()
     if not 0 <= rewind_to < recipe.epochs:
         raise UsageError(
@@ -186,7 +194,8 @@ def sparsify(
     _check_batch_size(batch_size)
     if fit is not None and not callable(fit):
         raise UsageError(f"fit must be a function of (model, job), got {fit!r}")
-    feed, held_out_feed = feed_of(train, seed, batch_size), feed_of(held_out, seed, batch_size)
+    feed = feed_of(train, seed, batch_size, name="train")
+    held_out_feed = feed_of(held_out, seed, batch_size, name="held_out")
     display = progress_on() if progress else Silent()
     plain = unwrap(model)
     lesson = Lesson(plain, task, feed, held_out_feed, recipe, runtime, seed, display)

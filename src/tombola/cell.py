@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from tombola.config import FINDER_OPTIONS, RunConfig
@@ -15,12 +16,12 @@ from tombola.finders import FINDERS, Finder
 from tombola.identity import COMPONENT_VERSIONS, digest
 from tombola.masking import Survey, survey
 from tombola.models import build, builder, load_into, publish_batch_norm_, read_weights
-from tombola.network import load_weights, uses_batch_statistics
+from tombola.network import FrozenNetwork, load_weights, uses_batch_statistics
 from tombola.own import imported, source
 from tombola.problem import Problem, Trainer
 from tombola.progress import Progress
 from tombola.ranking import count_kept
-from tombola.runtime import Runtime, resolve_device
+from tombola.runtime import PRECISIONS, Runtime, resolve_device
 from tombola.seeds import seeded
 from tombola.store import DiskStore
 from tombola.task import Task
@@ -77,6 +78,28 @@ def make_finder(config: RunConfig) -> Finder:
     return kind(**values)
 
 
+@torch.no_grad()
+def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, runtime: Runtime) -> None:
+    """Run two samples through the network, so that what does not fit is known before anything is written."""
+    network = FrozenNetwork(model, found.layout, Task(), runtime)
+    batch = runtime.move(next(iter(splits.train.feed(2, 0, "probe", shuffle=False).epoch(0))).batch)
+    try:
+        output = network.dense(batch)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, UsageError):
+            raise
+        text = " ".join(str(error).split())
+        raise UsageError(f"--model {config.model} cannot be run on inputs of {list(splits.shape)}: {text}") from error
+    if not isinstance(output, torch.Tensor) or output.dim() != 2 or output.shape[1] < splits.classes:
+        shape = list(output.shape[1:]) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise UsageError(
+            f"--model {config.model} must give {splits.classes} outputs a sample, one a class, got {shape}"
+        )
+    if config.objective == "feature-mse":
+        with network.capture(config.features):
+            pass  # raises where no module is meant
+
+
 @dataclass(frozen=True)
 class Cell:
     """A resolved configuration with its data, its model at θ₀, and its runtimes for training and for the search."""
@@ -104,11 +127,16 @@ class Cell:
             if config.batch_norm == "published":
                 publish_batch_norm_(model)
         runtime = Runtime.choose(model, config.device, config.precision, config.layout)
+        if config.search_precision not in (None, *PRECISIONS):
+            raise UsageError(
+                f"--search-precision {config.search_precision!r} is unknown; allowed are {', '.join(PRECISIONS)}"
+            )
         search = Runtime.choose(model, runtime.device, config.search_precision or runtime.precision, runtime.layout)
         if config.weights:
             load_into(model, read_weights(Path(config.weights)), Path(config.weights))
         found = survey(model, config.include or "*", config.exclude)
         count_kept(config.density, found.prunable)
+        _probe(config, splits, model, found, runtime)
         settled = replace(config, precision=runtime.precision, search_precision=search.precision, layout=runtime.layout)
         return cls(settled, splits, model, found, runtime, search, Task())
 

@@ -1,6 +1,7 @@
-"""Binary Concrete masks over one flat vector of logits (Maddison et al. 2017; Louizos et al. 2018)."""
+"""Relaxed masks over one flat vector of logits: binary Concrete (Maddison et al. 2017; Louizos et al. 2018)."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,27 @@ def sample(logits: Tensor, noise: Tensor, temperature: float = TEMPERATURE) -> T
     """
     noise = noise.clamp(_SMALLEST, _LARGEST)
     return torch.sigmoid(torch.logit(noise) / temperature + logits)
+
+
+def straight_through(logits: Tensor, noise: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """Return z = 1 where u < sigmoid(a), else 0, with the gradient of sigmoid(a) (Bengio et al. 2013); an ablation.
+
+    There is no temperature; the argument is there for the common signature.
+    """
+    gates = torch.sigmoid(logits)
+    return (noise < gates).to(gates.dtype) + gates - gates.detach()
+
+
+def deterministic(logits: Tensor, noise: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """Return z = sigmoid(a), without noise or temperature; an ablation."""
+    return torch.sigmoid(logits)
+
+
+RELAXATIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "concrete": sample,
+    "straight-through": straight_through,
+    "deterministic": deterministic,
+}
 
 
 def draw_noise(logits: Tensor, generator: torch.Generator) -> Tensor:

@@ -24,6 +24,7 @@ FINDER_OPTIONS = {
     "search_learning_rate": "learning_rate",
     "temperature": "temperature",
     "search_epsilon": "epsilon",
+    "relaxation": "relaxation",
     "features": "features",
     "allocation": "allocation",
     "rounds": "rounds",
@@ -99,6 +100,9 @@ class RunConfig:
     temperature: float | None = option(
         None, "temperature of the binary Concrete distribution; of grasp's outputs", "search", unset="2/3; 200"
     )
+    relaxation: str | None = option(
+        None, "how masks are sampled: concrete; ablations straight-through, deterministic", "search", unset="concrete"
+    )
     search_epsilon: float | None = option(None, "epsilon of Adam on the logits", "search", unset="1e-8")
     features: tuple[str, ...] = option(
         (), "globs of names of the modules that feature-mse compares", "search", unset="every nn.ReLU"
@@ -163,6 +167,8 @@ class RunConfig:
             _demand(value is None or 0 < value < inf, name.replace("_", "-"), "must be a number above 0", value)
         _demand(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)", self.momentum)
         _demand(self.weight_decay >= 0, "weight-decay", "must not be negative", self.weight_decay)
+        needed = 2 if self.draw_at == "rewind" else 1
+        _demand(self.epochs >= needed, "epochs", f"must be at least {needed} (draw-at {self.draw_at})", self.epochs)
         # At 0 "rewind" would be the initial weights, and at the last epoch nothing would be left to train.
         lowest = 1 if self.draw_at == "rewind" else 0
         _demand(

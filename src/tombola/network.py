@@ -50,8 +50,8 @@ def explained_batches() -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise UsageError(
-            "data gives a batch of one sample, which BatchNorm cannot normalise by; leave such a batch out "
-            "(drop_last) or choose another batch size"
+            "batch_size: a batch of one sample cannot be normalised by BatchNorm; choose another batch size (of "
+            "training or of the search), or leave such a batch out"
         ) from error
 
 

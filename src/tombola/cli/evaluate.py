@@ -1,11 +1,10 @@
 """`tombola evaluate`: measure a ticket's weights on data."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from tombola.cli.options import make_parser
+from tombola.cli.options import make_parser, weights_for
 from tombola.cli.runs import configure_for_ticket
 from tombola.cli.show import show_json, show_table
 from tombola.errors import UsageError
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     options, config, directory, ticket = configure_for_ticket(make, arguments, ("data", "model", "machine"))
     if options.split not in {"test", "held-out"}:
         raise UsageError(f"--split must be test or held-out, got {options.split}")
-    weights = Path(options.weights) if options.weights else directory / "weights.safetensors"
+    weights = weights_for(options.weights, directory)
 
     from tombola.pipeline import evaluate_ticket
 

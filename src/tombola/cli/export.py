@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tombola.cli.options import make_parser, parse, run_and_ticket
+from tombola.cli.options import make_parser, parse, run_and_ticket, weights_for
 from tombola.cli.show import show_text
 from tombola.errors import UsageError
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str]) -> None:
         "TICKET",
     )
     parser.add_argument("ticket", type=str, help="ticket file, or run directory")
-    parser.add_argument("--weights", type=str, default="", help="state_dict, .safetensors or .pt (that of the run)")
+    parser.add_argument("--weights", type=str, default="", help="state_dict, .safetensors or .pt (default: the run's)")
     parser.add_argument("--out", type=str, default="plain.safetensors", help="file to write, .safetensors or .pt")
     options = parse(parser, arguments)
 
@@ -26,7 +26,12 @@ def main(arguments: Sequence[str]) -> None:
 
     directory, path = run_and_ticket(options.ticket)
     ticket = Ticket.load(path)
-    weights = Path(options.weights) if options.weights else directory / "weights.safetensors"
+    weights = weights_for(options.weights, directory)
+    out = Path(options.out)
+    if out.resolve().parent == directory.resolve() and (directory / "config.yaml").is_file():
+        raise UsageError(f"--out {out} lies in the run directory, whose files are the run's own: choose another place")
+    if out.resolve() in {path.resolve(), weights.resolve()}:
+        raise UsageError(f"--out {out} is a file that is being read: choose another name")
     tensors = read_weights(weights)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     unfit = [name for name, shape in ticket.shapes.items() if shapes.get(name) != shape]
@@ -34,5 +39,5 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"--weights {weights} does not fit the ticket: {', '.join(unfit[:3])}")
     for name, mask in ticket.items():
         tensors[name] = tensors[name].masked_fill(~mask, 0.0)
-    write_weights(Path(options.out), tensors)
-    show_text(f"{options.out}: {ticket.kept:,} of {ticket.prunable:,} prunable weights are not zeroed")
+    write_weights(out, tensors)
+    show_text(f"{options.out}: plain weights, {ticket.prunable - ticket.kept:,} of {ticket.prunable:,} set to zero")

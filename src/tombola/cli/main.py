@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import_module(f"tombola.cli.{command}").main(arguments[1:])
     except TombolaError as error:
-        print(f"tombola {command}: {_with_dashes(str(error))}", file=sys.stderr)
+        print(f"tombola {command}: {_with_dashes(' '.join(str(error).split()))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print(f"tombola {command}: interrupted; the same command goes on where this one stopped", file=sys.stderr)

@@ -71,11 +71,12 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     try:
         return parser.parse_args(list(arguments))
     except ArgumentError as error:
-        raise UsageError(_sentence(str(error))) from None
+        known = [action.dest for action in parser._actions if action.option_strings]
+        raise UsageError(_sentence(str(error), known)) from None
 
 
-def _sentence(message: str) -> str:
-    """Return jsonargparse's message in one sentence that names the option and what is allowed."""
+def _sentence(message: str, known: Sequence[str]) -> str:
+    """Return jsonargparse's message in one sentence that names the option and what is allowed, `known` being all."""
     kinds: dict[str, Any] = {f.name: f.type for f in fields(RunConfig)}
     wrong_type = re.search(r'Parser key "(\w+)"', message)
     if wrong_type:
@@ -85,13 +86,36 @@ def _sentence(message: str) -> str:
     unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: --([^\s=]+)", message)
     if unknown:
         name = (unknown[1] or unknown[2]).replace("-", "_")
-        near = get_close_matches(name, kinds, n=1)
+        near = get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0] if unknown[1] else '--' + near[0].replace('_', '-')}?" if near else ""
         return f"{unknown[1] or '--' + unknown[2]} is not an option{hint}"
     return " ".join(message.split())
 
 
 def run_and_ticket(given: str) -> tuple[Path, Path]:
-    """Return the run directory and the ticket file that a path means: either of the two."""
+    """Return the run directory and the ticket file that a path means: either of the two.
+
+    Raises UsageError where there is no such file.
+    """
     path = Path(given)
-    return (path, path / "ticket.safetensors") if path.is_dir() else (path.parent, path)
+    ticket = path / "ticket.safetensors" if path.is_dir() else path
+    if path.is_dir() and not ticket.is_file():
+        raise UsageError(f"{given} is not a run directory with a ticket: there is no {ticket}")
+    if not ticket.is_file():
+        raise UsageError(f"there is no ticket file {ticket}")
+    return ticket.parent, ticket
+
+
+def weights_for(given: str, directory: Path) -> Path:
+    """Return the weights file that --weights names, or the trained one of a run directory.
+
+    Raises UsageError where the ticket lies in no run directory, or has not been trained yet.
+    """
+    if given:
+        return Path(given)
+    if not (directory / "config.yaml").is_file():
+        raise UsageError("--weights: the ticket lies in no run directory; give a state_dict, .safetensors or .pt")
+    weights = directory / "weights.safetensors"
+    if not weights.is_file():
+        raise UsageError(f"--weights: the ticket in {directory} is not trained yet; train it, or give a state_dict")
+    return weights

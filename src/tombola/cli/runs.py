@@ -1,10 +1,11 @@
 """The options that make a run's configuration, and where their defaults come from: a preset, or an earlier run."""
 
 import argparse
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
@@ -42,9 +43,10 @@ def configure(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespa
 
     With --print_config, prints the configuration, if it is sound, and ends the program.
     """
-    arguments = without_sparsity(arguments)
+    arguments = _tidied(without_sparsity(arguments))
     preset, recipe = _start(arguments)
     _add_options(parser, load_preset(preset, recipe))
+    parser.description = f"{parser.description} Defaults below are those of the preset {preset}."
     parser.set_defaults({"preset": preset, "recipe": recipe})
     namespace = parse(parser, [argument for argument in arguments if argument != "--print_config"])
     config = _config(namespace)
@@ -94,9 +96,10 @@ def configure_for_ticket(
     make: returns the command's parser. groups: the options that the command has. Returns also the run directory and
     the ticket file. Raises UsageError for a ticket in no run directory where nothing names its model and data.
     """
-    arguments = without_sparsity(arguments)
+    arguments = _tidied(without_sparsity(arguments))
     preset, recipe = _start(arguments)
     scout = make()
+    scout.description = f"{scout.description} Defaults below are the preset's; a run directory's take their place."
     _add_options(scout, load_preset(preset, recipe), groups)
     directory, ticket = run_and_ticket(parse(scout, arguments).ticket)
     given = {argument.partition("=")[0] for argument in arguments}
@@ -155,6 +158,41 @@ def _add_options(parser: ArgumentParser, values: Mapping[str, Any], groups: Sequ
             metavar=_METAVARS[f.type],
             help=f"{f.metadata['help']} (default: {str(shown).lower() if shown in (True, False) else shown})",
         )
+
+
+def _tidied(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with configuration files first, so that options win, and lists in a form that YAML reads.
+
+    A list may be given with brackets or without: [fc.*,head.*], *.weight or 40,80.
+    """
+    lists = {f"--{f.name.replace('_', '-')}": f.type for f in fields(RunConfig) if get_origin(f.type) is tuple}
+    files: list[str] = []
+    rest: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, value = argument.partition("=")
+        if name != "--config" and name not in lists:
+            rest.append(argument)
+            continue
+        if not equals:
+            following = next(waiting, None)
+            if following is None:
+                rest.append(argument)
+                continue
+            value = following
+        if name == "--config":
+            files += [name, value]
+        else:
+            rest.append(f"{name}={_list(value, lists[name] == tuple[str, ...])}")
+    return [*files, *rest]
+
+
+def _list(text: str, quoted: bool) -> str:
+    inner = text.strip()
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1]
+    parts = [part.strip().strip("'\"") for part in inner.split(",")]
+    return f"[{','.join(json.dumps(part) if quoted else part for part in parts if part)}]"
 
 
 def without_sparsity(arguments: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 from tombola.data.samples import Samples, labels_of
 from tombola.data.splits import SPLIT_SEED, Splits, check_labels
 from tombola.errors import UsageError
-from tombola.own import imported, source
+from tombola.own import explained, imported, source
 from tombola.seeds import generator
 
 
@@ -29,8 +29,13 @@ def load_own(name: str, data_dir: Path | None, held_out: float) -> Splits:
         raise UsageError(f"--data {name} must return (train, test) or (train, held_out, test)")
     parts = dict(zip(("train", "held-out", "test") if len(found) == 3 else ("train", "test"), found, strict=True))
     for part, dataset in parts.items():
-        _check(f"--data {name}, {part}", dataset)
+        with explained("data", name, f"failed in the first sample of {part}"):
+            _check(f"--data {name}, {part}", dataset)
     labels = {part: labels_of(dataset, f"--data {name}, {part}") for part, dataset in parts.items()}
+    shapes = {part: Samples(dataset).shape for part, dataset in parts.items()}
+    for part, shape in shapes.items():
+        if shape != shapes["train"]:
+            raise UsageError(f"--data {name}: inputs of train are {list(shapes['train'])}, of {part} {list(shape)}")
     classes = len(getattr(parts["train"], "classes", ())) or int(labels["train"].max()) + 1
     for part in parts:
         check_labels(labels[part], classes)

@@ -12,27 +12,27 @@ from tombola.data.samples import SampleFeed, Samples
 from tombola.errors import UsageError
 
 
-def feed_of(data: Any, seed: int, batch_size: int, most: int | None = None) -> Feed:
+def feed_of(data: Any, seed: int, batch_size: int, most: int | None = None, name: str = "data") -> Feed:
     """Return the feed for what a user gives: batches in a list or tuple, a map-style dataset, or any iterable.
 
     A torch Dataset is cut into shuffled batches of `batch_size`. What can be iterated only once (a generator) is read
-    into a list, at most `most` batches of it.
+    into a list, at most `most` batches of it. name: of the argument, for errors.
     """
     if isinstance(data, RowFeed | ListFeed | StreamFeed):
         return data
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         samples = Samples(data)
         if not len(samples):
-            raise UsageError("data is empty: the dataset has no samples")
+            raise UsageError(f"{name} is empty: the dataset has no samples")
         return SampleFeed(samples, batch_size, seed)
     if not isinstance(data, Iterable) or isinstance(data, Tensor | str | bytes | Mapping):
         raise UsageError(
-            f"data must be an iterable of (input, target) batches or a map-style dataset, got {type(data).__name__}"
+            f"{name} must be an iterable of (input, target) batches or a map-style dataset, got {type(data).__name__}"
         )
     if iter(data) is data:
         data = list(itertools.islice(data, most))
     if isinstance(data, list | tuple):
         if not data:
-            raise UsageError("data is empty: it must give at least one batch")
+            raise UsageError(f"{name} is empty: it must give at least one batch")
         return ListFeed(data)
     return StreamFeed(data, seed)

@@ -89,5 +89,6 @@ def labels_of(dataset: Any, what: str) -> Tensor:
     for row, label in enumerate(labels):
         value = torch.as_tensor(label)
         if value.dim() or value.is_floating_point() or value.is_complex() or int(value) < 0:
-            raise UsageError(f"{what}: sample {row} has the label {label!r}; labels must be whole numbers from 0 on")
+            shown = " ".join(repr(label).split())[:60]
+            raise UsageError(f"{what}: sample {row} has the label {shown}; labels must be whole numbers from 0 on")
     return torch.tensor([int(label) for label in labels])

@@ -28,7 +28,8 @@ class CTS:
 
     objective: what the masked network should minimise, by name. steps: length of the search. controller: what holds
     the density. learning_rate: of Adam on the logits, divided by ten for the last fifth. temperature: τ of the
-    binary Concrete distribution. epsilon: of Adam; published runs multiply most objectives by 100, which to Adam is an
+    binary Concrete distribution. relaxation: how masks are sampled, by name in concrete.RELAXATIONS; all but
+    "concrete" are ablations. epsilon: of Adam; published runs multiply most objectives by 100, which to Adam is an
     epsilon of 1e-10, and matters where millions of weights share a gradient. features: for feature-mse, globs of the
     names of the modules whose outputs are compared; every nn.ReLU without any.
     """
@@ -40,6 +41,7 @@ class CTS:
     learning_rate: float = 0.1
     temperature: float = concrete.TEMPERATURE
     epsilon: float = 1e-8
+    relaxation: str = "concrete"
     features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -49,6 +51,9 @@ class CTS:
         for name in ("learning_rate", "temperature", "epsilon"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UsageError(f"{name} of the search must be a number above 0, got {getattr(self, name)!r}")
+        if self.relaxation not in concrete.RELAXATIONS:
+            allowed = ", ".join(concrete.RELAXATIONS)
+            raise UsageError(f"relaxation {self.relaxation!r} is unknown; allowed are {allowed}")
         if isinstance(self.features, str):
             raise UsageError(f"features must be a tuple of patterns such as ('body.*',), got {self.features!r}")
         if isinstance(self.controller, type) or not hasattr(self.controller, "steer"):
@@ -85,6 +90,7 @@ class CTS:
             drop_at=PUBLISHED_DROPS.get(self.steps, self.steps * 4 // 5),
             temperature=self.temperature,
             epsilon=self.epsilon,
+            relaxation=self.relaxation,
             features=tuple(self.features),
         )
 

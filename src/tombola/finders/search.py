@@ -35,6 +35,7 @@ class Plan:
     drop_at: int
     temperature: float
     epsilon: float
+    relaxation: str
     features: tuple[str, ...]
 
 
@@ -86,7 +87,8 @@ class Search:
     def advance(self, item: Item) -> dict[str, Any] | None:
         """Take one step on a batch; return a row of metrics when one is due."""
         plan = self.plan
-        mask = concrete.sample(self.logits, concrete.draw_noise(self.logits, self._noise), plan.temperature)
+        noise = concrete.draw_noise(self.logits, self._noise)
+        mask = concrete.RELAXATIONS[plan.relaxation](self.logits, noise, plan.temperature)
         value = self._objective(mask, item, self.teacher)
         (task_gradient,) = torch.autograd.grad(value, self.logits)
         self._value_sum += float(value.detach())

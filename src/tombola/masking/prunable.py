@@ -81,7 +81,7 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
     _refuse_parametrised(model)
     _refuse_quantised(model)
     owners = _owners(model)
-    include, exclude = _patterns(include), _patterns(exclude)
+    include, exclude = _patterns("include", include), _patterns("exclude", exclude)
     names = {name for name, _, _ in named_parameters(model, duplicates=True)}
     for option, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
@@ -106,8 +106,11 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
     return found
 
 
-def _patterns(patterns: Patterns) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+def _patterns(option: str, patterns: Patterns) -> tuple[str, ...]:
+    found = (patterns,) if isinstance(patterns, str) else patterns
+    if not isinstance(found, Sequence) or not all(isinstance(pattern, str) for pattern in found):
+        raise UsageError(f"{option} must be a glob pattern of parameter names or a list of them, got {patterns!r}")
+    return tuple(found)
 
 
 def _owners(model: nn.Module) -> dict[int, tuple[list[str], list[str]]]:

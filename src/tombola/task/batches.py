@@ -18,5 +18,7 @@ def batch_size(batch: Batch) -> int:
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else ()
     for part in parts:
         if isinstance(part, Tensor) and part.dim() > 0:
+            if not part.shape[0]:
+                raise UsageError("data gives a batch without samples")
             return part.shape[0]
     raise UsageError(f"a batch must hold a tensor, got {type(batch).__name__}")

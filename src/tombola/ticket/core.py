@@ -117,7 +117,7 @@ class Ticket(Mapping[str, Tensor]):
 
     def overlap(self, other: "Ticket") -> float:
         """Return the intersection over the union of two tickets' kept weights, in [0, 1]."""
-        if self.shapes != other.shapes:
+        if not isinstance(other, Ticket) or self.shapes != other.shapes:
             raise UsageError("overlap needs two tickets of the same parameters and shapes")
         pairs = [(mask.packed, other._masks[name].packed) for name, mask in self._masks.items()]
         both = sum(int(np.bitwise_count(mine & theirs).sum(dtype=np.int64)) for mine, theirs in pairs)

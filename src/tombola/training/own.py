@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from tombola.cost import Meter
-from tombola.errors import UsageError
+from tombola.errors import SearchError, UsageError
 from tombola.evaluation import evaluate
 from tombola.masking import by_canonical_name
 from tombola.network import load_weights
@@ -37,13 +37,20 @@ class Job:
     device: torch.device
     ticket: Ticket | None
     _batches: Callable[[int], Iterator[Batch]] = field(repr=False)
+    _start: State = field(repr=False)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Give one epoch's training batches, on the device, in an order that depends on seed and epoch alone."""
         return self._batches(epoch)
 
     def hold(self, model: nn.Module, *optimizers: Optimizer) -> None:
-        """Keep the ticket's pruned weights at zero through every step of the optimisers; nothing when dense."""
+        """Keep the ticket's pruned weights at zero through every step of the optimisers; nothing when dense.
+
+        Raises UsageError when the model was trained before.
+        """
+        for name, parameter in model.named_parameters():
+            if not torch.equal(parameter.detach().cpu(), self._start.tensors[name]):
+                raise UsageError("fit: the training function must call job.hold before its first step, not after")
         if self.ticket is not None:
             self.ticket.attach(model, *optimizers)
 
@@ -79,7 +86,10 @@ class OwnFit:
                     meter.count(forward=batch_size(batch), backward=batch_size(batch))
                     yield batch
 
-            self.function(model, Job(epochs, lesson.recipe, lesson.seed, lesson.runtime.device, ticket, batches))
+            job = Job(epochs, lesson.recipe, lesson.seed, lesson.runtime.device, ticket, batches, start)
+            returned = self.function(model, job)
+            if isinstance(returned, nn.Module) and returned is not model:
+                raise UsageError("fit: the training function must train its model in place; it returned another one")
             tracker.update(len(epochs))
         self._check(lesson.model, model, ticket)
         cost = start.cost + meter.read()
@@ -95,6 +105,9 @@ class OwnFit:
         if list(before.state_dict()) != list(model.state_dict()):
             raise UsageError("fit: the training function changed the names of the model's parameters or buffers")
         parameters = by_canonical_name(model)
+        for name, parameter in parameters.items():
+            if not torch.isfinite(parameter).all():
+                raise SearchError(f"fit: after the training function, {name} is no longer finite (NaN or infinity)")
         for name, mask in (ticket or {}).items():
             revived = int(parameters[name].detach().cpu()[~mask].count_nonzero())
             if revived:

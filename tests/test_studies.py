@@ -1,0 +1,199 @@
+"""Studies: planned, run, resumed, put into a table; and `tombola compare` on top of them."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from tombola import SearchError, UsageError
+from tombola.cli.main import main
+from tombola.config import from_dict, load_preset
+from tombola.progress import Silent
+from tombola.studies import Member, Outcome, plan, run_all, tabulate
+
+QUICK = replace(from_dict(load_preset("digits")), epochs=2, rewind_to=1, milestones=(), threads=2)
+
+
+def labels(members):
+    return [(m.label, m.config.finder, m.config.density, m.config.seed) for m in members]
+
+
+def test_a_plan_has_every_finder_at_every_density_for_every_seed():
+    members = plan(replace(QUICK, seed=3, steps=9), ["cts", "random"], [0.1, 0.05], seeds=2)
+    assert labels(members) == [
+        (name, name, density, seed) for seed in (3, 4) for density in (0.1, 0.05) for name in ("cts", "random")
+    ]
+    assert [m.config.steps for m in members[:2]] == [9, None], "an option goes to the finders that have it"
+
+
+def test_finders_with_options_of_their_own():
+    found = plan(QUICK, ["cts", "cts:objective=loss:steps=7", "snip:rounds=3", "imp:rate=0.5"], [0.1], seeds=1)
+    assert [m.config.objective for m in found] == [None, "loss", None, None]
+    assert (found[1].config.steps, found[2].config.rounds, found[3].config.rate) == (7, 3, 0.5)
+    assert [m.config.draw_at for m in found] == ["rewind", "rewind", "rewind", "init"]
+
+
+@pytest.mark.parametrize(
+    ("finders", "changes", "message"),
+    [
+        (["cts", "magic"], {}, "--finders: 'magic' is unknown; allowed are cts, "),
+        (["cts", "cts"], {}, "--finders must be a list without repetitions"),
+        ([], {}, "--finders must be a list"),
+        (["random"], {"steps": 3}, "--steps is not an option of any of random"),
+        (["snip:steps=3"], {}, "--finders: 'steps=3' is not an option of snip; allowed are rounds, batches"),
+        (["cts:steps"], {}, "--finders: 'steps' is not an option of cts"),
+        (["cts:steps=many"], {}, "steps cannot be 'many'"),
+        (["snip:rounds=0"], {}, "rounds must be a whole number of at least 1"),
+    ],
+)
+def test_plans_that_cannot_be_run(finders, changes, message):
+    with pytest.raises(UsageError, match=message):
+        plan(replace(QUICK, **changes), finders, [0.1], seeds=1)
+    with pytest.raises(UsageError, match="--seeds must be at least 1"):
+        plan(QUICK, ["cts"], [0.1], seeds=0)
+
+
+def outcome(label, density, seed, accuracy, seconds=60.0, failure=""):
+    values = {
+        "test_accuracy": accuracy, "kept": 10, "dense_equivalents": 2.0,
+        "cost": {"seconds": seconds, "forward": 100, "backward": 50},
+    }  # fmt: skip
+    member = Member(label, replace(QUICK, density=density, seed=seed))
+    return Outcome(member, None if failure else values, failure)
+
+
+def test_a_table_by_hand():
+    accuracies = {"cts": (80.0, 82.0, 84.0), "ltr": (79.0, 81.0, 83.0), "random": (10.0, 20.0, 30.0)}
+    outcomes = [
+        outcome(label, density, seed, value, seconds=600.0 if label == "ltr" else 60.0)
+        for density in (0.05, 0.1)
+        for label, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
+    rows = tabulate(outcomes)
+    assert [(row.finder, row.density) for row in rows] == [(f, d) for d in (0.1, 0.05) for f in accuracies]
+    cts, ltr, random = rows[:3]
+    assert (cts.accuracy.mean, cts.accuracy.std, cts.accuracy.n) == (82.0, 2.0, 3)
+    assert (cts.speed_up, ltr.speed_up, random.speed_up) == (10.0, None, None)
+    gain, p = cts.differences["ltr"]
+    assert (gain.summary.mean, gain.verdict, p) == (1.0, "better", 0.0)
+    assert ltr.differences["cts"][0].verdict == "worse"
+    # Gains over random: 70, 62, 54. Two densities ask: t(0.9875, 2) = 6.205, times 8 / sqrt(3).
+    gain, p = cts.differences["random"]
+    assert gain.summary.low == pytest.approx(62 - 6.2053 * 8 / 3**0.5, rel=1e-4)
+    assert p == pytest.approx(2 * gain.p)
+    found = cts.to_dict()
+    assert found["n"] == 3
+    assert found["indicative"]
+    assert found["cost"] == {"seconds": 60.0, "forward": 100, "backward": 50, "dense_equivalents": 2.0}
+    json.dumps(found)
+
+
+def test_failed_seeds_leave_the_rest_and_pairs_are_of_common_seeds():
+    outcomes = [outcome("a", 0.1, seed, 50.0 + seed) for seed in range(3)]
+    outcomes += [outcome("b", 0.1, 0, 0.0, failure="broke"), *(outcome("b", 0.1, s, 40.0 + s) for s in (1, 2))]
+    outcomes += [outcome("c", 0.1, seed, 0.0, failure="broke") for seed in range(3)]
+    a, b = tabulate(outcomes)
+    assert (b.failed, b.seeds) == ((0,), (1, 2))
+    assert a.differences["b"][0].summary.n == 2
+    assert a.differences["b"][0].summary.mean == 10.0
+
+
+def test_a_study_goes_on_past_a_failing_cell_and_keeps_its_reason(tmp_path, monkeypatch):
+    from tombola.finders.random import Random
+
+    def broken(self, problem, densities):
+        raise SearchError("numbers broke down")
+
+    members = plan(replace(QUICK, steps=None), ["random", "magnitude"], [0.1], seeds=2)
+    monkeypatch.setattr(Random, "draw", broken)
+    seen = []
+    outcomes = run_all(members, tmp_path, Silent(), lambda found: seen.append(len(found)))
+    assert seen == [1, 2, 3, 4]
+    assert [o.failure for o in outcomes] == [
+        "SearchError: numbers broke down",
+        "",
+        "SearchError: numbers broke down",
+        "",
+    ]
+    kept = json.loads((tmp_path / "failures.json").read_text())
+    assert [(f["finder"], f["seed"]) for f in kept] == [("random", 0), ("random", 1)]
+    monkeypatch.undo()
+    again = run_all(members, tmp_path, Silent())
+    assert all(o.values is not None for o in again)
+    assert again[1].values == outcomes[1].values
+    assert json.loads((tmp_path / "failures.json").read_text()) == []
+
+
+def test_a_study_stopped_anywhere_goes_on_with_what_it_had(tmp_path, monkeypatch):
+    from tombola.studies import runner
+
+    members = plan(replace(QUICK, steps=None), ["random", "magnitude"], [0.1, 0.05], seeds=1)
+    original, count = runner.run, 0
+
+    def dying(*arguments):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(runner, "run", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(members, tmp_path, Silent())
+    monkeypatch.setattr(runner, "run", original)
+    outcomes = run_all(members, tmp_path, Silent())
+    repeated = [original(m.config, tmp_path, Silent()).repeated for m in members]
+    assert repeated == [True] * 4
+    assert all(o.values for o in outcomes)
+
+
+COMPARE = ["compare", "--preset", "digits", "--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--threads", "2"]
+
+
+def test_compare_from_the_command_line(tmp_path, capsys):
+    arguments = [
+        *COMPARE, "--density", "0.1,0.05", "--finders", "cts,snip,ltr", "--steps", "20", "--seeds", "2", "--out",
+        str(tmp_path / "o"), "--plot", str(tmp_path / "p.svg"),
+    ]  # fmt: skip
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["finder"], row["density"]) for row in found["rows"]] == [
+        (finder, density) for density in (0.1, 0.05) for finder in ("cts", "snip", "ltr")
+    ]
+    row = found["rows"][0]
+    assert {"finder", "density", "kept", "n", "test_accuracy_mean", "test_accuracy_std", "cost", "differences"} <= set(
+        row
+    )
+    assert row["n"] == 2
+    assert row["kept"] == 5020
+    assert set(row["differences"]) == {"snip", "ltr"}
+    assert row["differences"]["snip"]["verdict"] in {"better", "worse", "not worse", "undecided"}
+    assert found["failures"] == []
+    assert (tmp_path / "p.svg").read_text().startswith("<?xml")
+    ltr = found["rows"][2]["cost"]
+    assert ltr["dense_equivalents"] > 2, "every round is counted, though its training is shared"
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "indicative" in out
+    assert "cts is" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--finders", "cts,magic"], "--finders: 'magic' is unknown"),
+        (["--density", "0.1,2"], "--density must lie in (0, 1], got 2"),
+        (["--density", "0.1,0.1"], "--density must be a list without repetitions, got 0.1,0.1"),
+        (["--density", "0.1", "--sparsity", "90%"], "exclude each other"),
+        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--plot", "x.pdf"], "--plot x.pdf must end in .svg or .png"),
+        (["--finders", "ltr", "--draw-at", "trained"], "finder ltr trains and rewinds"),
+    ],
+)
+def test_comparisons_that_cannot_be_made(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*COMPARE, *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
