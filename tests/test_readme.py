@@ -13,41 +13,12 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-MINE = """
-from torch import nn
-
-def build(shape, classes):
-    head = nn.Linear(32, classes)
-    body = [nn.Conv2d(shape[0], 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
-    model = nn.Sequential(*body)
-    model.add_module("head", head)
-    return model
-
-def datasets():
-    from torch.utils.data import TensorDataset
-    import torch
-    x = torch.randn(300, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    data = TensorDataset(x, x.flatten(1)[:, :3].argmax(dim=1))
-    return data, data
-
-def train(model, job):
-    import torch
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    job.hold(model, optimizer)
-    for epoch in job.epochs:
-        for x, y in job.batches(epoch):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x), y).backward()
-            optimizer.step()
-"""
-
-
 def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 
 
 def test_the_python_example(tmp_path):
-    (code,) = blocks("python")
+    code = blocks("python")[0]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
     assert (tmp_path / "ticket.safetensors").exists()
 
@@ -56,7 +27,7 @@ def test_the_command_line_tour(tmp_path):
     code = "".join(blocks("bash"))
     assert len(code.strip().splitlines()) >= 10
     # The installed command and this interpreter are the same program; the tests need no activated environment.
-    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "mine.py").write_text(blocks("python")[1])
     program = f'tombola() {{ {shlex.quote(sys.executable)} -m tombola "$@"; }}\nset -e\n'
     found = subprocess.run(
         ["bash", "-c", program + code],

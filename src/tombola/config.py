@@ -127,7 +127,7 @@ class RunConfig:
     )
     prospr_steps: int | None = option(None, "steps of training that prospr looks ahead", "rivals", unset="3")
     prospr_rate: float | None = option(None, "learning rate of these steps", "rivals", unset="0.1")
-    epochs: int = option(20, "epochs of a whole training", "training")
+    epochs: int = option(20, "epochs of a whole training; a ticket trains those after its rewind point", "training")
     batch_size: int = option(128, "samples a step of training", "training")
     learning_rate: float = option(0.1, "learning rate of SGD", "training")
     momentum: float = option(0.9, "momentum of SGD", "training")
