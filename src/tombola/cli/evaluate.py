@@ -10,26 +10,26 @@ from tombola.cli.show import show_json, show_table
 from tombola.errors import UsageError
 
 
+def _parser() -> ArgumentParser:
+    parser = make_parser(
+        "evaluate",
+        "Evaluate the trained ticket of a run directory, or other weights under its mask. In a run directory the "
+        "ticket knows its model and data; options given here take their place.",
+        "tombola evaluate runs/RUN --split held-out",
+        "TICKET",
+    )
+    parser.add_argument("ticket", type=str, help="ticket file, or run directory")
+    parser.add_argument(
+        "--weights", type=str, default="", help="state_dict to evaluate, .safetensors or .pt (default: the run's)"
+    )
+    parser.add_argument("--split", type=str, default="test", help="test or held-out")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    return parser
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-
-    def make() -> ArgumentParser:
-        parser = make_parser(
-            "evaluate",
-            "Evaluate the trained ticket of a run directory, or other weights under its mask. In a run directory the "
-            "ticket knows its model and data; options given here take their place.",
-            "tombola evaluate runs/RUN --split held-out",
-            "TICKET",
-        )
-        parser.add_argument("ticket", type=str, help="ticket file, or run directory")
-        parser.add_argument(
-            "--weights", type=str, default="", help="state_dict to evaluate, .safetensors or .pt (default: the run's)"
-        )
-        parser.add_argument("--split", type=str, default="test", help="test or held-out")
-        parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-        return parser
-
-    options, config, directory, ticket = configure_for_ticket(make, arguments, ("data", "model", "machine"))
+    options, config, directory, ticket = configure_for_ticket(_parser, arguments, ("data", "model", "machine"))
     if options.split not in {"test", "held-out"}:
         raise UsageError(f"--split must be test or held-out, got {options.split}")
     weights = weights_for(options.weights, directory)

@@ -11,25 +11,27 @@ from tombola.cli.runs import configure_for_ticket
 from tombola.cli.show import show_json, show_table, show_ticket_words
 
 
+def _parser() -> ArgumentParser:
+    parser = make_parser(
+        "train",
+        "Train a ticket from the weights that it belongs to, its pruned weights held at zero, and evaluate it. In "
+        "a run directory the ticket knows its model, data and recipe; options given here take their place.",
+        "tombola train runs/RUN/ticket.safetensors --seed 1",
+        "TICKET",
+    )
+    parser.add_argument("ticket", type=str, help="ticket file, or run directory")
+    parser.add_argument(
+        "--weights", type=str, default="", help="state_dict to train from, .safetensors or .pt (default: the run's)"
+    )
+    add_output_options(parser)
+    return parser
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-
-    def make() -> ArgumentParser:
-        parser = make_parser(
-            "train",
-            "Train a ticket from the weights that it belongs to, its pruned weights held at zero, and evaluate it. In "
-            "a run directory the ticket knows its model, data and recipe; options given here take their place.",
-            "tombola train runs/RUN/ticket.safetensors --seed 1",
-            "TICKET",
-        )
-        parser.add_argument("ticket", type=str, help="ticket file, or run directory")
-        parser.add_argument(
-            "--weights", type=str, default="", help="state_dict to train from, .safetensors or .pt (default: the run's)"
-        )
-        add_output_options(parser)
-        return parser
-
-    options, config, directory, ticket = configure_for_ticket(make, arguments, ("data", "model", "training", "machine"))
+    options, config, directory, ticket = configure_for_ticket(
+        _parser, arguments, ("data", "model", "training", "machine")
+    )
     out = out_directory(options)
     beside = directory / "start.safetensors"
     start = Path(options.weights) if options.weights else beside if beside.is_file() else None

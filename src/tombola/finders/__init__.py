@@ -4,10 +4,12 @@ from typing import Any
 
 from tombola.finders.base import Finder, describe
 from tombola.finders.cts import CTS
+from tombola.finders.grasp import GraSP, GraSPMagnitude
 from tombola.finders.magnitude import Magnitude
 from tombola.finders.random import Random
 from tombola.finders.rewinding import IMP, LTR
-from tombola.finders.saliency import FORCE, SNIP, GraSP, GraSPMagnitude, ObjectiveSaliency, ProsPr, SynFlow
+from tombola.finders.saliency import FORCE, SNIP, ObjectiveSaliency, ProsPr
+from tombola.finders.synflow import SynFlow
 
 FINDERS: dict[str, Any] = {
     kind.name: kind

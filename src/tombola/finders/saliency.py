@@ -6,16 +6,16 @@ The rounds are one loop; a saliency adds a few lines of mathematics to it. All s
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tombola.cost import Meter
 from tombola.data import Item, forever
 from tombola.errors import SearchError, UsageError
 from tombola.finders.base import draw_each, full_ticket, make_ticket
-from tombola.network import FrozenNetwork, statistics_modules
+from tombola.network import FrozenNetwork
 from tombola.objectives import View, objective_named
 from tombola.problem import Problem
 from tombola.ranking import count_kept, keep_top
@@ -149,50 +149,6 @@ class FORCE(Saliency):
 
 
 @dataclass(frozen=True)
-class GraSP(Saliency):
-    """θ ⊙ Hg: keeps the weights whose removal lowers the gradient's norm most (Wang, Zhang and Grosse 2020).
-
-    The paper's score is -θ ⊙ Hg with the lowest kept; H and g belong to the loss of outputs divided by the
-    temperature. The sign counts, as in the paper.
-    """
-
-    name: ClassVar[str] = "grasp"
-    temperature: float = 200.0
-
-    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
-        """Return θ ⊙ Hg at the pruned network."""
-        weights = (mask * sight.network.weights).detach().requires_grad_()
-        gradients: list[Tensor] = []
-        for view in sight.views(mask):
-            gradients.append(self._gradient(sight, weights, view, create_graph=False))
-        mean = torch.stack(gradients).mean(dim=0).detach()
-        product = torch.zeros_like(weights)
-        for view in sight.views(mask):
-            inner = (self._gradient(sight, weights, view, create_graph=True) * mean).sum()
-            product = product + torch.autograd.grad(inner, weights)[0]
-        sight.count(2, 3)
-        return weights * product / len(sight.items)
-
-    def _gradient(self, sight: Sight, weights: Tensor, view: View, create_graph: bool) -> Tensor:
-        output = sight.network.under(weights, view.batch)
-        if not isinstance(output, Tensor):
-            raise UsageError(f"finder {self.name} divides outputs by a temperature and needs them to be tensors")
-        loss = sight.problem.task.loss(output / self.temperature, view.batch)
-        return torch.autograd.grad(loss, weights, create_graph=create_graph)[0]
-
-
-@dataclass(frozen=True)
-class GraSPMagnitude(GraSP):
-    """|θ ⊙ Hg|: GraSP by magnitude, the variant that ranks by how much the gradient's norm changes at all."""
-
-    name: ClassVar[str] = "grasp-magnitude"
-
-    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
-        """Return |θ ⊙ Hg| at the pruned network."""
-        return super().scores(sight, mask).abs()
-
-
-@dataclass(frozen=True)
 class ProsPr(Saliency):
     """|∂L(θ_M)/∂m|: what a weight's removal does to the loss after M steps of training (Alizadeh et al. 2022).
 
@@ -262,53 +218,3 @@ class ObjectiveSaliency(Saliency):
             total = total + torch.autograd.grad(objective(view), gate)[0]
         sight.count(objective.forward, objective.backward)
         return (total / len(sight.items)).abs()
-
-
-@dataclass(frozen=True)
-class SynFlow(Saliency):
-    """|θ ⊙ ∂R/∂θ| with R the sum of outputs for an input of ones under absolute weights (Tanaka et al. 2020).
-
-    Needs no data. Normalisation has absolute scales and shifts and the running statistics of a network that never saw
-    data (mean 0, variance 1), so that synaptic flow is conserved layer by layer. In float64, where products over many
-    layers neither overflow nor vanish. Only a copy of the network takes absolute values.
-    """
-
-    name: ClassVar[str] = "synflow"
-    rounds: int = 100
-
-    def sight(self, problem: Problem, meter: Meter) -> Sight:
-        """Return the network with absolute values, and one input of ones in place of data."""
-        model = problem.network().double()
-        _make_absolute_(model)
-        network = FrozenNetwork(model, problem.layout, problem.task, problem.runtime.in_full_precision())
-        first = next(iter(problem.feed.epoch(0)))
-        return Sight(problem, network, [Item(_one_of_ones(first.batch))], meter)
-
-    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
-        """Return |θ ⊙ ∂R/∂θ| at the pruned network."""
-        weights = (mask * sight.network.weights).detach().requires_grad_()
-        (view,) = sight.views(mask)
-        output = sight.network.under(weights, view.batch)
-        if not isinstance(output, Tensor):
-            raise UsageError(f"finder {self.name} sums outputs and needs them to be tensors")
-        (gradient,) = torch.autograd.grad(output.sum(), weights)
-        sight.count(1, 1)
-        return (weights * gradient).abs()
-
-
-@torch.no_grad()
-def _make_absolute_(model: nn.Module) -> None:
-    for parameter in model.parameters():
-        parameter.abs_()
-    for module in statistics_modules(model):
-        module.reset_running_stats()
-
-
-def _one_of_ones(batch: Any) -> Any:
-    """Return a batch of one sample whose input is all ones."""
-    if not isinstance(batch, Sequence) or len(batch) != 2 or not isinstance(batch[0], Tensor):
-        raise UsageError("finder synflow needs batches of (inputs, targets), inputs being one tensor")
-    inputs, targets = batch
-    if not inputs.is_floating_point():
-        raise UsageError(f"finder synflow needs inputs of real numbers, got {inputs.dtype}")
-    return torch.ones_like(inputs[:1], dtype=torch.float64), targets[:1]

@@ -1,0 +1,55 @@
+"""GraSP: keep what preserves the gradient's norm."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tombola.errors import UsageError
+from tombola.finders.saliency import Saliency, Sight
+from tombola.objectives import View
+
+
+@dataclass(frozen=True)
+class GraSP(Saliency):
+    """θ ⊙ Hg: keeps the weights whose removal lowers the gradient's norm most (Wang, Zhang and Grosse 2020).
+
+    The paper's score is -θ ⊙ Hg with the lowest kept; H and g belong to the loss of outputs divided by the
+    temperature. The sign counts, as in the paper.
+    """
+
+    name: ClassVar[str] = "grasp"
+    temperature: float = 200.0
+
+    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+        """Return θ ⊙ Hg at the pruned network."""
+        weights = (mask * sight.network.weights).detach().requires_grad_()
+        gradients: list[Tensor] = []
+        for view in sight.views(mask):
+            gradients.append(self._gradient(sight, weights, view, create_graph=False))
+        mean = torch.stack(gradients).mean(dim=0).detach()
+        product = torch.zeros_like(weights)
+        for view in sight.views(mask):
+            inner = (self._gradient(sight, weights, view, create_graph=True) * mean).sum()
+            product = product + torch.autograd.grad(inner, weights)[0]
+        sight.count(2, 3)
+        return weights * product / len(sight.items)
+
+    def _gradient(self, sight: Sight, weights: Tensor, view: View, create_graph: bool) -> Tensor:
+        output = sight.network.under(weights, view.batch)
+        if not isinstance(output, Tensor):
+            raise UsageError(f"finder {self.name} divides outputs by a temperature and needs them to be tensors")
+        loss = sight.problem.task.loss(output / self.temperature, view.batch)
+        return torch.autograd.grad(loss, weights, create_graph=create_graph)[0]
+
+
+@dataclass(frozen=True)
+class GraSPMagnitude(GraSP):
+    """|θ ⊙ Hg|: GraSP by magnitude, the variant that ranks by how much the gradient's norm changes at all."""
+
+    name: ClassVar[str] = "grasp-magnitude"
+
+    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+        """Return |θ ⊙ Hg| at the pruned network."""
+        return super().scores(sight, mask).abs()

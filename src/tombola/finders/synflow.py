@@ -1,0 +1,65 @@
+"""SynFlow: keep what carries the flow of ones through absolute weights; no data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tombola.cost import Meter
+from tombola.data import Item
+from tombola.errors import UsageError
+from tombola.finders.saliency import Saliency, Sight
+from tombola.network import FrozenNetwork, statistics_modules
+from tombola.problem import Problem
+
+
+@dataclass(frozen=True)
+class SynFlow(Saliency):
+    """|θ ⊙ ∂R/∂θ| with R the sum of outputs for an input of ones under absolute weights (Tanaka et al. 2020).
+
+    Needs no data. Normalisation has absolute scales and shifts and the running statistics of a network that never saw
+    data (mean 0, variance 1), so that synaptic flow is conserved layer by layer. In float64, where products over many
+    layers neither overflow nor vanish. Only a copy of the network takes absolute values.
+    """
+
+    name: ClassVar[str] = "synflow"
+    rounds: int = 100
+
+    def sight(self, problem: Problem, meter: Meter) -> Sight:
+        """Return the network with absolute values, and one input of ones in place of data."""
+        model = problem.network().double()
+        _make_absolute_(model)
+        network = FrozenNetwork(model, problem.layout, problem.task, problem.runtime.in_full_precision())
+        first = next(iter(problem.feed.epoch(0)))
+        return Sight(problem, network, [Item(_one_of_ones(first.batch))], meter)
+
+    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+        """Return |θ ⊙ ∂R/∂θ| at the pruned network."""
+        weights = (mask * sight.network.weights).detach().requires_grad_()
+        (view,) = sight.views(mask)
+        output = sight.network.under(weights, view.batch)
+        if not isinstance(output, Tensor):
+            raise UsageError(f"finder {self.name} sums outputs and needs them to be tensors")
+        (gradient,) = torch.autograd.grad(output.sum(), weights)
+        sight.count(1, 1)
+        return (weights * gradient).abs()
+
+
+@torch.no_grad()
+def _make_absolute_(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.abs_()
+    for module in statistics_modules(model):
+        module.reset_running_stats()
+
+
+def _one_of_ones(batch: Any) -> Any:
+    """Return a batch of one sample whose input is all ones."""
+    if not isinstance(batch, Sequence) or len(batch) != 2 or not isinstance(batch[0], Tensor):
+        raise UsageError("finder synflow needs batches of (inputs, targets), inputs being one tensor")
+    inputs, targets = batch
+    if not inputs.is_floating_point():
+        raise UsageError(f"finder synflow needs inputs of real numbers, got {inputs.dtype}")
+    return torch.ones_like(inputs[:1], dtype=torch.float64), targets[:1]
