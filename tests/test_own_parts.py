@@ -13,7 +13,9 @@ from torch import nn
 
 import tombola
 from tombola import Job, Random, Recipe, Ticket, UsageError
+from tombola.cell import Cell
 from tombola.cli.main import main
+from tombola.cli.runs import read_config
 from tombola.config import from_dict, load_preset
 from tombola.data import Normalisation, load
 from tombola.data.custom import load_own
@@ -224,6 +226,29 @@ def test_a_training_function_in_python():
     assert found.ticket.provenance.cost.backward == 2 * 8 * 64
 
 
+def test_a_jobs_batches_depend_on_seed_and_epoch_alone():
+    x, y = (torch.cat(parts) for parts in zip(*batches(4), strict=True))
+    seen: list[list[list[float]]] = []
+
+    def watching(model, job):
+        seen.append([[float(inputs[0, 0]) for inputs, _ in job.batches(epoch)] for epoch in job.epochs])
+
+    def run(seed):
+        seen.clear()
+        dataset = torch.utils.data.TensorDataset(x, y)
+        with pytest.raises(UsageError, match=r"call job\.hold"):  # nothing holds the ticket
+            tombola.sparsify(
+                mlp(), dataset, dataset, density=0.5, fit=watching, recipe=Recipe(epochs=3), finder=Random(),
+                batch_size=16, seed=seed, progress=False,
+            )  # fmt: skip
+        return [list(epochs) for epochs in seen]
+
+    (first,), later = run(0)
+    assert len({tuple(epoch) for epoch in (first, *later)}) == 3, "every epoch has an order of its own"
+    assert run(0) == [[first], later]
+    assert run(1)[0] != [first]
+
+
 def test_training_functions_that_break_the_rules():
     def careless(model, job):
         copy.copy(job)
@@ -344,6 +369,9 @@ def test_a_published_run_holds_nothing_out_and_evaluates_on_mixed_batches(capsys
     assert all(row["held_out_loss"] is None for row in rows if "epoch" in row)
     again = tombola_json(capsys, "evaluate", found["run_dir"])
     assert again["accuracy"] == found["test_accuracy"]
+    cell = Cell.prepare(read_config(Path(found["run_dir"])))
+    sizes = [(len(item.batch[1]), len(item.batch[1].unique())) for item in cell._feed(cell.splits.test).epoch(0)]
+    assert sizes == [(16, 2), (8, 2)], "test images lie sorted by class; batches must mix them"
     assert main(["evaluate", found["run_dir"], "--split", "held-out"]) == 2
     assert "--split held-out: this run's training held nothing out" in capsys.readouterr().err
 

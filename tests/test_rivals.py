@@ -182,17 +182,19 @@ def test_magnitude_by_hand():
     assert draw(Magnitude(allocation="uniform"), three(), 2 / 3)["second.weight"].all()
 
 
-def test_iterative_rounds_never_bring_a_weight_back():
+# At the larger density GraSP keeps weights whose scores are below the 0 of a pruned one.
+@pytest.mark.parametrize(("kind", "density"), [(SNIP, 0.1), (GraSP, 0.85)])
+def test_iterative_rounds_never_bring_a_weight_back(kind, density):
     seen = []
 
-    class Watching(SNIP):
+    class Watching(kind):
         def scores(self, sight, mask):
             seen.append(mask.bool())
             return super().scores(sight, mask)
 
-    ticket = draw(Watching(rounds=5), problem(mlp(), batches()), 0.1)
+    ticket = draw(Watching(rounds=5), problem(mlp(), batches()), density)
     masks = [*seen, torch.cat([ticket[name].flatten() for name in ("0.weight", "2.weight")])]
-    assert [int(mask.sum()) for mask in masks] == [72, *(count_kept(0.1 ** (n / 5), 72) for n in range(1, 6))]
+    assert [int(mask.sum()) for mask in masks] == [72, *(count_kept(density ** (n / 5), 72) for n in range(1, 6))]
     assert all((late & ~early).sum() == 0 for early, late in pairwise(masks))
 
 
@@ -256,6 +258,16 @@ def test_ltr_trains_prunes_and_rewinds(tmp_path):
     assert sizes[flat].min() >= sizes[~flat].max()
     # It belongs to θ_k, not to the trained weights.
     assert one.provenance.weights == of.dense_at(1).digest
+
+
+def test_pruned_weights_rank_below_trained_ones_that_are_zero():
+    from tombola.finders.rewinding import _Round
+
+    model = three()
+    with torch.no_grad():
+        values = {"first.weight": torch.tensor([[0.0, 0.0]]), "second.weight": torch.tensor([[0.0]])}
+    done = _Round(torch.tensor([False, True, True]), State(values), Cost())
+    assert LTR()._scores(model, done).tolist() == [-math.inf, 0.0, 0.0]
 
 
 def test_the_cost_of_a_descent_is_counted_in_full():
