@@ -33,7 +33,7 @@ from tombola.store import DiskStore, MemoryStore
 from tombola.task import Task
 from tombola.training import Lesson, Recipe, State
 
-from .conftest import TinyConv, batches, images, mlp
+from .conftest import TinyConv, batches, images, mlp, train
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -174,6 +174,18 @@ def test_every_objective_has_a_saliency(objective):
     ticket = draw(ObjectiveSaliency(objective=objective), problem(mlp(), batches()))
     assert ticket.kept == count_kept(0.3, 72)
     assert torch.cat([s.flatten() for s in ticket.scores.values()]).unique().numel() > 20
+
+
+def test_the_search_reaches_a_better_value_of_its_objective_than_the_saliency_made_for_it():
+    from tombola import CTS
+
+    model = train(mlp(hidden=48), data(), epochs=20)
+    for objective in ("loss", "reverse-kl"):
+        of = problem(model, data())
+        greedy = draw(ObjectiveSaliency(objective=objective), of, 0.1).provenance.objective
+        searched = draw(CTS(objective=objective, steps=600), of, 0.1).provenance.objective
+        assert greedy["name"] == searched["name"] == objective
+        assert searched["hard"] < greedy["hard"]
 
 
 def test_magnitude_by_hand():

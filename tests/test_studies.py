@@ -82,6 +82,7 @@ def test_a_table_by_hand():
     gain, p = cts.differences["random"]
     assert gain.summary.low == pytest.approx(62 - 6.2053 * 8 / 3**0.5, rel=1e-4)
     assert p == pytest.approx(2 * gain.p)
+    assert cts.to_dict()["objective"] is None
     found = cts.to_dict()
     assert found["n"] == 3
     assert found["indicative"]
@@ -162,6 +163,8 @@ def test_compare_from_the_command_line(tmp_path, capsys):
         (finder, density) for density in (0.1, 0.05) for finder in ("cts", "snip", "ltr")
     ]
     row = found["rows"][0]
+    assert row["objective"]["name"] == "reverse-kl"
+    assert found["rows"][1]["objective"] is None
     assert {"finder", "density", "kept", "n", "test_accuracy_mean", "test_accuracy_std", "cost", "differences"} <= set(
         row
     )

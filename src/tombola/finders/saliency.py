@@ -4,15 +4,16 @@ The rounds are one loop; a saliency adds a few lines of mathematics to it. All s
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from tombola.cost import Meter
 from tombola.data import Item, forever
+from tombola.diagnostics import BATCHES
 from tombola.errors import SearchError, UsageError
 from tombola.finders.base import draw_each, full_ticket, make_ticket
 from tombola.network import FrozenNetwork
@@ -68,6 +69,10 @@ class Saliency:
         """Return one score for each weight (d,), at the network pruned by a flat mask of zeros and ones."""
         raise NotImplementedError
 
+    def facts(self, sight: Sight, mask: Tensor) -> dict[str, Any]:
+        """Return further fields of the provenance of a ticket with a flat mask."""
+        return {}
+
     def sight(self, problem: Problem, meter: Meter) -> Sight:
         """Return the network and the batches that scores are computed on."""
         network = FrozenNetwork(problem.network(), problem.layout, problem.task, problem.runtime)
@@ -92,7 +97,8 @@ class Saliency:
                 wanted = count_kept(density ** (number / self.rounds), problem.layout.total)
                 kept = keep_top(scores, wanted)
                 tracker.update(number)
-        return make_ticket(self, problem, density, kept, scores, meter.read())
+        cost = meter.read()
+        return make_ticket(self, problem, density, kept, scores, cost, **self.facts(sight, kept))
 
     def _checked(self, scores: Tensor, problem: Problem) -> Tensor:
         scores = scores.detach()
@@ -218,3 +224,10 @@ class ObjectiveSaliency(Saliency):
             total = total + torch.autograd.grad(objective(view), gate)[0]
         sight.count(objective.forward, objective.backward)
         return (total / len(sight.items)).abs()
+
+    def facts(self, sight: Sight, mask: Tensor) -> dict[str, Any]:
+        """Return the objective's value for the ticket, on the batches on which CTS looks at its own."""
+        objective, problem = objective_named(self.objective), sight.problem
+        seen = replace(sight, items=list(islice(problem.feed.epoch(0), BATCHES)))
+        values = [float(objective(view).detach()) for view in seen.views(mask.to(sight.network.weights.dtype))]
+        return {"objective": {"name": self.objective, "hard": sum(values) / len(values)}}

@@ -1,6 +1,6 @@
 """One row for each finder and density: accuracy, cost, and what may be said of the differences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -15,8 +15,9 @@ class Row:
 
     accuracy: on test data, in percent. seconds, forward, backward: from θ₀ on, means. dense_equivalents: samples
     forward plus twice those backward, over the same of one dense training, where samples were counted. speed_up: LTR's
-    seconds over these at the same density, where the mean accuracy is at least LTR's. differences: this finder's
-    accuracy minus another's, by label, paired by seed. failed: seeds without a result.
+    seconds over these at the same density, where the mean accuracy is at least LTR's. objective: its name and its mean
+    value for the hard tickets before training, on the same batches for all finders, of finders that minimise one.
+    differences: this finder's accuracy minus another's, by label, paired by seed. failed: seeds without a result.
     """
 
     finder: str
@@ -30,6 +31,7 @@ class Row:
     backward: float
     dense_equivalents: float | None
     speed_up: float | None = None
+    objective: tuple[str, float] | None = None
     differences: dict[str, tuple[Difference, float | None]] = field(default_factory=dict)
     failed: tuple[int, ...] = ()
 
@@ -53,6 +55,7 @@ class Row:
                 "dense_equivalents": self.dense_equivalents,
             },
             "speed_up_over_ltr": self.speed_up,
+            "objective": self.objective and {"name": self.objective[0], "hard": self.objective[1]},
             "differences": {
                 other: {**asdict(found.summary), "p": found.p, "p_holm": p, "verdict": found.verdict}
                 for other, (found, p) in self.differences.items()
@@ -102,8 +105,14 @@ def _row(outcomes: Sequence[Outcome], label: str, density: float) -> Row | None:
         forward=fmean(found["cost"]["forward"] for found in values),
         backward=fmean(found["cost"]["backward"] for found in values),
         dense_equivalents=None if None in equivalents else fmean(equivalents),
+        objective=_objective(values),
         failed=tuple(o.member.config.seed for o in own if o.failure),
     )
+
+
+def _objective(values: Sequence[Mapping[str, Any]]) -> tuple[str, float] | None:
+    found = [each["objective"] for each in values if each.get("objective")]
+    return (found[0]["name"], fmean(each["hard"] for each in found)) if found else None
 
 
 def _compare(rows: dict[tuple[str, float], Row], label: str, other: str, densities: Sequence[float]) -> None:
