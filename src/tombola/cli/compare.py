@@ -73,7 +73,7 @@ def _table(title: str, rows: "Sequence[Row]", first: str) -> Table:
         "kept",
         "test accuracy",
         "n",
-        "minutes",
+        "seconds",
         "dense trainings",
         "against LTR",
         f"{first} is",
@@ -90,7 +90,7 @@ def _table(title: str, rows: "Sequence[Row]", first: str) -> Table:
             f"{row.kept:,}",
             f"{row.accuracy} %",
             f"{row.accuracy.n}",
-            f"{row.seconds / 60:.2f}",
+            f"{row.seconds:,.1f}",
             "" if row.dense_equivalents is None else f"{row.dense_equivalents:.2f}",
             "" if row.speed_up is None else f"{row.speed_up:.1f} x faster",
             "" if found is None else f"{found.verdict} ({found.summary.mean:+.2f})",
@@ -119,7 +119,7 @@ def _failures(outcomes: "Sequence[Outcome]") -> list[dict[str, object]]:
 
 def _explain(rows: "Sequence[Row]", dense: float, outcomes: "Sequence[Outcome]") -> None:
     show_text(
-        f"dense network: {dense:.2f} %. minutes, and dense trainings' worth of work, count from the initial weights on."
+        f"dense network: {dense:.2f} %. seconds, and dense trainings' worth of work, count from the initial weights on."
     )
     show_text(
         "The last column says what the first finder is beside this one, by the 95 % interval of its gain, paired by "
