@@ -75,7 +75,7 @@ def _table(title: str, rows: "Sequence[Row]", first: str) -> Table:
         "n",
         "seconds",
         "dense trainings",
-        "against LTR",
+        "LTR takes",
         f"{first} is",
     )
     for number, column in enumerate(columns):
@@ -92,7 +92,7 @@ def _table(title: str, rows: "Sequence[Row]", first: str) -> Table:
             f"{row.accuracy.n}",
             f"{row.seconds:,.1f}",
             "" if row.dense_equivalents is None else f"{row.dense_equivalents:.2f}",
-            "" if row.speed_up is None else f"{row.speed_up:.1f} x faster",
+            "" if row.speed_up is None else f"{row.speed_up:.1f} x as long",
             "" if found is None else f"{found.verdict} ({found.summary.mean:+.2f})",
         )
     return table
