@@ -58,10 +58,7 @@ def run(config: RunConfig, out: Path, progress: Progress, checkpoint_seconds: fl
 
     Raises UsageError for a configuration that cannot be run, before anything is written.
     """
-    config = resolve(config)
-    with _threads(config.threads):
-        cell = Cell.prepare(config)
-        directory = _claim(out, cell.identity())
+    with _claimed(config, out) as (cell, directory):
         repeated = is_whole(directory, FILES)
         if not repeated:
             # Also when files of a finished run are gone: the store has what they were made from.
@@ -72,10 +69,7 @@ def run(config: RunConfig, out: Path, progress: Progress, checkpoint_seconds: fl
 
 def draw(config: RunConfig, out: Path, progress: Progress) -> Result:
     """Do the first part of a run: pretrain and draw. The run directory is the one that `run` goes on with."""
-    config = resolve(config)
-    with _threads(config.threads):
-        cell = Cell.prepare(config)
-        directory = _claim(out, cell.identity())
+    with _claimed(config, out) as (cell, directory):
         repeated = is_whole(directory, DRAWN)
         if not repeated:
             _draw(cell, DiskStore(out / "store"), directory, progress)
@@ -120,6 +114,15 @@ def evaluate_ticket(config: RunConfig, ticket_file: Path, weights: Path, split: 
         load_into(model, tensors, weights)
         Ticket.load(ticket_file, model).apply_(model)
         return cell.evaluate(State.of(model), split)
+
+
+@contextmanager
+def _claimed(config: RunConfig, out: Path) -> Iterator[tuple[Cell, Path]]:
+    """Give the cell of a configuration and the run directory that is its own, on the configured threads."""
+    config = resolve(config)
+    with _threads(config.threads):
+        cell = Cell.prepare(config)
+        yield cell, _claim(out, cell.identity())
 
 
 def _claim(out: Path, identity: Mapping[str, Any]) -> Path:

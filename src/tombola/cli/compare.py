@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     options, config, densities = configure_many(parser, arguments)
     out = out_directory(options)
 
-    from tombola.studies import plan, run_all, tabulate
+    from tombola.studies import failures, plan, run_all, tabulate
     from tombola.studies.figure import check_picture, draw_study
 
     if options.plot:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
             {
                 "rows": [row.to_dict() for row in rows],
                 "dense_test_accuracy_mean": dense,
-                "failures": _failures(outcomes),
+                "failures": failures(outcomes),
             }
         )
         return
@@ -80,10 +80,9 @@ def _table(title: str, rows: "Sequence[Row]", first: str) -> Table:
     )
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    ahead = {row.density: row for row in rows if row.finder == first}
     for row in rows:
-        found = next(
-            (difference for other, (difference, _) in _differences_of(rows, row, first) if other == row.finder), None
-        )
+        gain = ahead[row.density].differences.get(row.finder) if row.density in ahead else None
         table.add_row(
             row.finder,
             f"{100 * row.density:.4g} %",
@@ -93,28 +92,15 @@ def _table(title: str, rows: "Sequence[Row]", first: str) -> Table:
             f"{row.seconds:,.1f}",
             "" if row.dense_equivalents is None else f"{row.dense_equivalents:.2f}",
             "" if row.speed_up is None else f"{row.speed_up:.1f} x as long",
-            "" if found is None else f"{found.verdict} ({found.summary.mean:+.2f})",
+            "" if gain is None else f"{gain[0].verdict} ({gain[0].summary.mean:+.2f})",
         )
     return table
-
-
-def _differences_of(rows: "Sequence[Row]", row: "Row", first: str) -> list:
-    of_first = next((other for other in rows if (other.finder, other.density) == (first, row.density)), None)
-    return list(of_first.differences.items()) if of_first is not None else []
 
 
 def _dense(outcomes: "Sequence[Outcome]") -> float:
     """Return the dense network's mean accuracy, one figure a seed."""
     by_seed = {o.member.config.seed: o.values["dense_test_accuracy"] for o in outcomes if o.values is not None}
     return sum(by_seed.values()) / len(by_seed)
-
-
-def _failures(outcomes: "Sequence[Outcome]") -> list[dict[str, object]]:
-    return [
-        {"finder": o.member.label, "density": o.member.config.density, "seed": o.member.config.seed, "why": o.failure}
-        for o in outcomes
-        if o.failure
-    ]
 
 
 def _explain(rows: "Sequence[Row]", dense: float, outcomes: "Sequence[Outcome]") -> None:
@@ -125,7 +111,9 @@ def _explain(rows: "Sequence[Row]", dense: float, outcomes: "Sequence[Outcome]")
         "The last column says what the first finder is beside this one, by the 95 % interval of its gain, paired by "
         "seed and holding over all densities together: better, worse, not worse (by half a point), or undecided."
     )
+    from tombola.studies import failures
+
     if any(row.accuracy.indicative for row in rows):
         show_text("Fewer than 5 seeds: indicative.")
-    for failure in _failures(outcomes):
+    for failure in failures(outcomes):
         show_text(f"failed: {failure['finder']} at {failure['density']:.4g}, seed {failure['seed']}: {failure['why']}")

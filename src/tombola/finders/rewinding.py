@@ -48,23 +48,24 @@ class LTR:
             raise UsageError(f"finder {self.name} trains and rewinds: draw it at rewind or at init (--draw-at)")
         for density in densities:
             count_kept(density, problem.layout.total)
-        drawn: dict[float, Ticket] = {}
-        for density in sorted(set(densities) - {1}, reverse=True):
-            drawn[density] = self._draw_one(problem, density)
+        drawn = dict(self._descend(problem, sorted(set(densities) - {1}, reverse=True)))
         for density in densities:
             yield full_ticket(self, problem) if density == 1 else drawn[density]
 
-    def _draw_one(self, problem: Problem, density: float) -> Ticket:
-        """Go down to the last round above a density, each round from the store if it is there, and prune once more."""
-        done = self._first_round(problem)
-        target, number = count_kept(density, problem.layout.total), 1
-        while (kept := self._kept(problem, number)) > target:
-            done = self._next_round(problem, done, kept, number)
-            number += 1
-        scores = self._scores(problem, done)
-        mask = keep_top(scores, target)
-        # What make_ticket adds, the way to the weights, is part of the descent's cost already.
-        return make_ticket(self, problem, density, mask, scores, done.cost - problem.spent)
+    def _descend(self, problem: Problem, falling: Sequence[float]) -> Iterator[tuple[float, Ticket]]:
+        """Go down to the last round above each density, rounds from the store where they are, and prune once more."""
+        if not falling:
+            return
+        done, number = self._first_round(problem), 1
+        for density in falling:
+            target = count_kept(density, problem.layout.total)
+            while (kept := self._kept(problem, number)) > target:
+                done = self._next_round(problem, done, kept, number)
+                number += 1
+            scores = self._scores(problem, done)
+            mask = keep_top(scores, target)
+            # What make_ticket adds, the way to the weights, is part of the descent's cost already.
+            yield density, make_ticket(self, problem, density, mask, scores, done.cost - problem.spent)
 
     def _kept(self, problem: Problem, number: int) -> int:
         """Return how many weights are left after some rounds; none is no round."""

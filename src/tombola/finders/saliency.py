@@ -109,14 +109,14 @@ class Saliency:
         return scores
 
 
-def _loss_gradient(sight: Sight, mask: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the masked weights, a leaf, and the gradient of the loss with respect to them, summed over batches."""
+def _loss_gradient(sight: Sight, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the masked weights, a leaf, and the gradient of the loss with respect to them, mean over batches."""
     weights = (mask * sight.network.weights).detach().requires_grad_()
     total = torch.zeros_like(weights)
     with torch.enable_grad():
         for view in sight.views(mask):
             loss = sight.problem.task.loss(sight.network.under(weights, view.batch), view.batch)
-            total = total + torch.autograd.grad(loss, weights, create_graph=create_graph)[0]
+            total = total + torch.autograd.grad(loss, weights)[0]
     return weights, total / len(sight.items)
 
 

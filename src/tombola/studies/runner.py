@@ -45,11 +45,16 @@ def run_all(
             progress.say(f"failed: {failure}")
             outcomes.append(Outcome(member, None, failure))
         seen(outcomes)
-    failures = [
+    failed = failures(outcomes)
+    if failed or (out / "failures.json").exists():
+        write_json(out / "failures.json", failed)
+    return outcomes
+
+
+def failures(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Return the cells without a result, and why, as plain values."""
+    return [
         {"finder": o.member.label, "density": o.member.config.density, "seed": o.member.config.seed, "why": o.failure}
         for o in outcomes
         if o.failure
     ]
-    if failures or (out / "failures.json").exists():
-        write_json(out / "failures.json", failures)
-    return outcomes
