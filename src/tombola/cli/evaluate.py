@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from tombola.cli.options import make_parser, weights_for
+from tombola.cli.options import add_ticket_options, make_parser, weights_for
 from tombola.cli.runs import configure_for_ticket
 from tombola.cli.show import show_json, show_table
 from tombola.errors import UsageError
@@ -18,10 +18,7 @@ def _parser() -> ArgumentParser:
         "tombola evaluate runs/RUN --split held-out",
         "TICKET",
     )
-    parser.add_argument("ticket", type=str, help="ticket file, or run directory")
-    parser.add_argument(
-        "--weights", type=str, default="", help="state_dict to evaluate, .safetensors or .pt (default: the run's)"
-    )
+    add_ticket_options(parser, "to evaluate")
     parser.add_argument("--split", type=str, default="test", help="test or held-out")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     return parser

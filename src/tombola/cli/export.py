@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tombola.cli.options import make_parser, parse, run_and_ticket, weights_for
+from tombola.cli.options import add_ticket_options, make_parser, parse, run_and_ticket, weights_for
 from tombola.cli.show import show_text
 from tombola.errors import UsageError
 
@@ -16,8 +16,7 @@ def main(arguments: Sequence[str]) -> None:
         "tombola export runs/RUN/ticket.safetensors --weights runs/RUN/weights.safetensors --out plain.safetensors",
         "TICKET",
     )
-    parser.add_argument("ticket", type=str, help="ticket file, or run directory")
-    parser.add_argument("--weights", type=str, default="", help="state_dict, .safetensors or .pt (default: the run's)")
+    add_ticket_options(parser, "to prune")
     parser.add_argument("--out", type=str, default="plain.safetensors", help="file to write, .safetensors or .pt")
     options = parse(parser, arguments)
 

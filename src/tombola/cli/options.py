@@ -53,6 +53,14 @@ def make_parser(command: str, description: str, example: str, positional: str = 
     )
 
 
+def add_ticket_options(parser: ArgumentParser, purpose: str) -> None:
+    """Add the options of commands about a ticket; purpose: what its weights are for, such as "to train from"."""
+    parser.add_argument("ticket", type=str, help="ticket file, or run directory")
+    parser.add_argument(
+        "--weights", type=str, default="", help=f"state_dict {purpose}, .safetensors or .pt (default: the run's)"
+    )
+
+
 def add_output_options(parser: ArgumentParser) -> None:
     """Add the options of commands that make a run directory."""
     parser.add_argument("--out", type=str, default="runs", help="directory below which the run directory lies")

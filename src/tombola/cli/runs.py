@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_origin
@@ -70,22 +70,29 @@ def configure_many(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Na
 
 def _take_densities(arguments: Sequence[str]) -> tuple[list[str], list[float]]:
     """Take --density or --sparsity, a list such as 0.05,0.02, out of the arguments."""
-    rest: list[str] = []
-    found: dict[str, str] = {}
-    waiting = iter(arguments)
-    for argument in waiting:
-        name, equals, value = argument.partition("=")
-        if name in {"--density", "--sparsity"}:
-            found[name] = value if equals else next(waiting, "")
-        else:
-            rest.append(argument)
+    read = {"--density": parse_density, "--sparsity": parse_sparsity}
+    rest, taken = _take(arguments, read)
+    found = dict(taken)
     if len(found) > 1:
         raise UsageError("--density and --sparsity exclude each other: give one of them")
-    read = {"--density": parse_density, "--sparsity": parse_sparsity}
-    densities = [read[name](part) for name, text in found.items() for part in text.strip("[]").split(",")]
+    densities = [read[name](part) for name, text in found.items() for part in (text or "").strip("[]").split(",")]
     if len(set(densities)) < len(densities):
         raise UsageError(f"{next(iter(found))} must be a list without repetitions, got {next(iter(found.values()))}")
     return rest, densities
+
+
+def _take(arguments: Sequence[str], names: Container[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
+    """Take options out of the arguments; return the rest, and the options with their values, None where missing."""
+    rest: list[str] = []
+    taken: list[tuple[str, str | None]] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, value = argument.partition("=")
+        if name in names:
+            taken.append((name, value if equals else next(waiting, None)))
+        else:
+            rest.append(argument)
+    return rest, taken
 
 
 def configure_for_ticket(
@@ -166,25 +173,13 @@ def _tidied(arguments: Sequence[str]) -> list[str]:
     A list may be given with brackets or without: [fc.*,head.*], *.weight or 40,80.
     """
     lists = {f"--{f.name.replace('_', '-')}": f.type for f in fields(RunConfig) if get_origin(f.type) is tuple}
-    files: list[str] = []
-    rest: list[str] = []
-    waiting = iter(arguments)
-    for argument in waiting:
-        name, equals, value = argument.partition("=")
-        if name != "--config" and name not in lists:
-            rest.append(argument)
-            continue
-        if not equals:
-            following = next(waiting, None)
-            if following is None:
-                rest.append(argument)
-                continue
-            value = following
-        if name == "--config":
-            files += [name, value]
-        else:
-            rest.append(f"{name}={_list(value, lists[name] == tuple[str, ...])}")
-    return [*files, *rest]
+    rest, taken = _take(arguments, {"--config", *lists})
+    files = [part for name, value in taken if name == "--config" for part in (name, value) if part is not None]
+    for name, value in taken:
+        if name in lists:
+            rest.append(name if value is None else f"{name}={_list(value, lists[name] == tuple[str, ...])}")
+    # A --config without its file must stay the last word, for the parser to complain.
+    return [*rest, *files] if ("--config", None) in taken else [*files, *rest]
 
 
 def _list(text: str, quoted: bool) -> str:
@@ -200,18 +195,11 @@ def without_sparsity(arguments: Sequence[str]) -> list[str]:
 
     Raises UsageError where both are given.
     """
-    found: list[str] = []
-    waiting = iter(arguments)
-    for argument in waiting:
-        name, equals, value = argument.partition("=")
-        if name != "--sparsity":
-            found.append(argument)
-            continue
-        if any(other.partition("=")[0] == "--density" for other in arguments):
-            raise UsageError("--density and --sparsity exclude each other: give one of them")
-        value = value if equals else next(waiting, "")
-        found += ["--density", repr(parse_sparsity(value))]
-    return found
+    rest, taken = _take(arguments, {"--sparsity"})
+    if taken and any(other.partition("=")[0] == "--density" for other in rest):
+        raise UsageError("--density and --sparsity exclude each other: give one of them")
+    densities = [part for _, value in taken for part in ("--density", repr(parse_sparsity(value or "")))]
+    return [*densities, *rest]
 
 
 def _start(arguments: Sequence[str]) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from tombola.cli.options import add_output_options, make_parser, out_directory
+from tombola.cli.options import add_output_options, add_ticket_options, make_parser, out_directory
 from tombola.cli.runs import configure_for_ticket
 from tombola.cli.show import show_json, show_table, show_ticket_words
 
@@ -19,10 +19,7 @@ def _parser() -> ArgumentParser:
         "tombola train runs/RUN/ticket.safetensors --seed 1",
         "TICKET",
     )
-    parser.add_argument("ticket", type=str, help="ticket file, or run directory")
-    parser.add_argument(
-        "--weights", type=str, default="", help="state_dict to train from, .safetensors or .pt (default: the run's)"
-    )
+    add_ticket_options(parser, "to train from")
     add_output_options(parser)
     return parser
 
