@@ -74,7 +74,9 @@ def make_finder(config: RunConfig) -> Finder:
     if "controller" in owned:
         kind_of_controller = CONTROLLERS[config.controller or ""]
         published = kind_of_controller is Lagrangian
-        values["controller"] = Lagrangian.published(values["objective"]) if published else kind_of_controller()
+        values["controller"] = (
+            Lagrangian.published(values.get("objective", "loss")) if published else kind_of_controller()
+        )
     return kind(**values)
 
 

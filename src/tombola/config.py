@@ -33,6 +33,10 @@ FINDER_OPTIONS = {
     "rate": "rate",
     "prospr_steps": "training_steps",
     "prospr_rate": "training_rate",
+    "schedule": "schedule",
+    "share": "share",
+    "gate_start": "gate_start",
+    "penalty": "penalty",
 }
 # The recipe that every preset has: the preset's own values.
 STANDARD = "standard"
@@ -75,8 +79,8 @@ class RunConfig:
     exclude: tuple[str, ...] = option((), "globs of names of parameters to leave dense", "model", unset="none")
     finder: str = option(
         "cts",
-        "how to find the ticket: cts, ltr, imp, snip, grasp, grasp-magnitude, synflow, force, prospr, saliency, "
-        "magnitude, random",
+        "how to find the ticket: cts, joint, ltr, imp, gradual, continuous-sparsification, edge-popup, snip, grasp, "
+        "grasp-magnitude, synflow, force, prospr, saliency, magnitude, random",
         "ticket",
     )
     density: float = option(
@@ -93,12 +97,20 @@ class RunConfig:
         unset="loss at init, else reverse-kl",
     )
     controller: str | None = option(
-        None, "what holds the density: gradbalance, proportional, lagrangian", "search", unset="gradbalance"
+        None,
+        "what holds the density: gradbalance, proportional, lagrangian",
+        "search",
+        unset="gradbalance; joint proportional",
     )
     steps: int | None = option(None, "length of the search", "search", unset="1960")
-    search_learning_rate: float | None = option(None, "learning rate of Adam on the logits", "search", unset="0.1")
+    search_learning_rate: float | None = option(
+        None, "learning rate of the logits, gates or scores", "search", unset="0.1"
+    )
     temperature: float | None = option(
-        None, "temperature of the binary Concrete distribution; of grasp's outputs", "search", unset="2/3; 200"
+        None,
+        "temperature of the binary Concrete distribution; of grasp's outputs; last β of continuous-sparsification",
+        "search",
+        unset="2/3; 200; 200",
     )
     relaxation: str | None = option(
         None, "how masks are sampled: concrete; ablations straight-through, deterministic", "search", unset="concrete"
@@ -111,12 +123,15 @@ class RunConfig:
     search_precision: str | None = option(None, "auto, 32-true, bf16-mixed", "search", unset="that of training")
     allocation: str | None = option(
         None,
-        "of random and magnitude: global, uniform (layers alike), erk (small layers denser)",
+        "of random, magnitude and edge-popup: global, uniform (layers alike), erk (small layers denser)",
         "rivals",
-        unset="global",
+        unset="global; edge-popup uniform",
     )
     rounds: int | None = option(
-        None, "rounds of a saliency, the density falling exponentially", "rivals", unset="1; synflow 100, force 60"
+        None,
+        "rounds of a saliency, the density falling exponentially; of gradual; most of continuous-sparsification",
+        "rivals",
+        unset="1; synflow 100, force 60; 50; 2",
     )
     batches: int | None = option(None, "batches that a saliency is computed on", "rivals", unset="1")
     perturbation: float | None = option(
@@ -127,6 +142,14 @@ class RunConfig:
     )
     prospr_steps: int | None = option(None, "steps of training that prospr looks ahead", "rivals", unset="3")
     prospr_rate: float | None = option(None, "learning rate of these steps", "rivals", unset="0.1")
+    schedule: str | None = option(None, "of gradual: cubic or geometric", "rivals", unset="cubic")
+    share: float | None = option(
+        None, "share of a training in which gradual and joint fall to the density", "rivals", unset="0.6"
+    )
+    gate_start: float | None = option(
+        None, "where the gates of continuous-sparsification start, smaller for sparser rounds", "rivals", unset="0"
+    )
+    penalty: float | None = option(None, "its price of an open gate", "rivals", unset="1e-8")
     epochs: int = option(20, "epochs of a whole training; a ticket trains those after its rewind point", "training")
     batch_size: int = option(128, "samples a step of training", "training")
     learning_rate: float = option(0.1, "learning rate of SGD", "training")

@@ -11,6 +11,7 @@ from torch import Tensor
 # Raised by hand when a component's numbers change, so that an old result never passes for a new one.
 COMPONENT_VERSIONS = {
     "cts": 2,
+    "joint": 1,
     "random": 2,
     "magnitude": 1,
     "snip": 1,
@@ -20,8 +21,11 @@ COMPONENT_VERSIONS = {
     "force": 1,
     "prospr": 1,
     "saliency": 1,
+    "gradual": 1,
     "ltr": 1,
     "imp": 1,
+    "continuous-sparsification": 1,
+    "edge-popup": 1,
     "objectives": 1,
     "controllers": 1,
     "ranking": 1,

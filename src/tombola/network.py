@@ -158,6 +158,34 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Any]) -> nn.Module:
     return private
 
 
+class GatedNetwork:
+    """A model in training that runs with its weights times a mask; gradients reach both.
+
+    model: is trained in place by its owner. layout: its weights that have a gate.
+    """
+
+    def __init__(self, model: nn.Module, layout: Layout, task: Task) -> None:
+        self._layout = layout
+        self._model, self._forward = model, _Forward(model, task)
+        named = {name: (own, parameter) for name, own, parameter in named_parameters(model)}
+        self._chosen = {name: named[name] for name in layout.names}
+
+    def under(self, mask: Tensor, batch: Batch) -> Output:
+        """Run the model under a flat mask (d,); its buffers change as they do in any training."""
+        return functional_call(self._forward, self._masked("model.", mask), (batch,))
+
+    def masked(self, mask: Tensor) -> nn.Module:
+        """Return a copy of the model with the mask multiplied into its weights."""
+        values = {name: value.detach() for name, value in self._masked("", mask).items()}
+        return load_weights(self._model, {**self._model.state_dict(), **values})
+
+    def _masked(self, prefix: str, mask: Tensor) -> dict[str, Tensor]:
+        views = self._layout.views(mask)
+        return {
+            prefix + own: views[name].to(parameter.dtype) * parameter for name, (own, parameter) in self._chosen.items()
+        }
+
+
 @torch.no_grad()
 def estimate_statistics(model: nn.Module, batches: Any, task: Task, runtime: Runtime) -> nn.Module:
     """Return a copy of a model whose running statistics are the averages over the given batches.

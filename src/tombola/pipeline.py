@@ -14,7 +14,7 @@ from tombola.config import RunConfig
 from tombola.cost import Cost
 from tombola.errors import UsageError
 from tombola.evaluation import Evaluation
-from tombola.finders import describe
+from tombola.finders import Along, describe
 from tombola.identity import digest
 from tombola.models import load_into, read_weights
 from tombola.problem import Problem, Trainer
@@ -168,7 +168,7 @@ def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> 
     finder = make_finder(config)
     ticket = next(iter(finder.draw(problem, [config.density])))
     write_drawn(directory, ticket, start)
-    rows = problem.draw_stage(describe(finder), config.density).rows()
+    rows = problem.draw_stage(describe(finder), config.density, isinstance(finder, Along)).rows()
     return _Drawn(cell, ticket, drawn_at, start, problem, trainer, rows)
 
 

@@ -18,7 +18,7 @@ from tombola.runtime import Runtime
 from tombola.store import MemoryStore, Stage, Store
 from tombola.task import Task
 from tombola.ticket import Ticket
-from tombola.training import Fit, Lesson, State, fit
+from tombola.training import Companion, Fit, Lesson, State, fit
 
 
 class Trainer:
@@ -35,7 +35,7 @@ class Trainer:
         self.start = start
         self._store = store
         self._own = own
-        self._identity = {
+        self.identity: dict[str, Any] = {
             **identity,
             "architecture": architecture(lesson.model),
             "recipe": {**lesson.recipe.__dict__, "milestones": list(lesson.recipe.milestones)},
@@ -46,7 +46,7 @@ class Trainer:
 
     def dense_stage(self) -> Stage:
         """Return the stage of the dense training from θ₀."""
-        return self._store.stage("dense", {**self._identity, "start": self.start.digest})
+        return self._store.stage("dense", {**self.identity, "start": self.start.digest})
 
     def dense_at(self, epoch: int) -> State:
         """Return the dense network after `epoch` epochs: one run, continued as far as anybody asks."""
@@ -73,7 +73,7 @@ class Trainer:
     def ticket_stage(self, ticket: Ticket, start: State) -> Stage:
         """Return the stage of a ticket's training."""
         what = {"start": start.digest, "epoch": start.epoch, "ticket": ticket.digest}
-        return self._store.stage("train", {**self._identity, **what})
+        return self._store.stage("train", {**self.identity, **what})
 
     def fit(self, ticket: Ticket, start: State) -> State:
         """Return the network after training under a ticket, from `start` to the recipe's last epoch."""
@@ -86,6 +86,17 @@ class Trainer:
                 stage.put("trained", kept)
                 stage.clear_checkpoint()
         return State.from_dict(kept)
+
+    def accompany(self, companion: Companion, start: State, stage: Stage, title: str) -> State:
+        """Return the network after a training with a companion, from `start` to the recipe's last epoch.
+
+        stage: keeps checkpoints and metrics. Raises UsageError where a training function of the user's own trains.
+        """
+        if self._own is not None:
+            raise UsageError(
+                f"finder {title} trains weights and masks together, which --fit cannot do; leave --fit out"
+            )
+        return fit(self.lesson, start, self.lesson.recipe.epochs, stage, title, companion=companion)
 
 
 @dataclass(frozen=True)
@@ -136,12 +147,16 @@ class Problem:
         """Return a private copy of the model at `weights`."""
         return load_weights(self.model, self.weights.tensors)
 
-    def draw_stage(self, finder: Mapping[str, Any], density: float) -> Stage:
-        """Return the stage for drawing one ticket with a finder, given by name and fields."""
+    def draw_stage(self, finder: Mapping[str, Any], density: float | None, trains: bool = False) -> Stage:
+        """Return the stage for drawing one ticket with a finder, given by name and fields.
+
+        density: None for what tickets of all densities share. trains: whether the finder trains the weights.
+        """
         return self.store.stage(
             "draw",
             {
                 **self.identity,
+                **({"training": digest(self._trainer().identity)} if trains else {}),
                 "finder": dict(finder),
                 "density": density,
                 "weights": self.weights.digest,
@@ -164,6 +179,10 @@ class Problem:
     def fit(self, ticket: Ticket, start: State | None = None) -> State:
         """Return the network trained under a ticket, from `start` or from the problem's weights."""
         return self._trainer().fit(ticket, start or self.weights)
+
+    def accompany(self, companion: Companion, stage: Stage, title: str) -> State:
+        """Return the network trained with a companion from the problem's weights to the recipe's last epoch."""
+        return self._trainer().accompany(companion, self.weights, stage, title)
 
     def _trainer(self) -> Trainer:
         if self.trainer is None:

@@ -2,9 +2,14 @@
 
 from typing import Any
 
+from tombola.finders.along import Along
 from tombola.finders.base import Finder, describe
+from tombola.finders.continuous import ContinuousSparsification
 from tombola.finders.cts import CTS
+from tombola.finders.edge_popup import EdgePopup
+from tombola.finders.gradual import Gradual
 from tombola.finders.grasp import GraSP, GraSPMagnitude
+from tombola.finders.joint import Joint
 from tombola.finders.magnitude import Magnitude
 from tombola.finders.random import Random
 from tombola.finders.rewinding import IMP, LTR
@@ -15,6 +20,7 @@ FINDERS: dict[str, Any] = {
     kind.name: kind
     for kind in (
         CTS,
+        Joint,
         Random,
         Magnitude,
         SNIP,
@@ -24,8 +30,11 @@ FINDERS: dict[str, Any] = {
         FORCE,
         ProsPr,
         ObjectiveSaliency,
+        Gradual,
         LTR,
         IMP,
+        ContinuousSparsification,
+        EdgePopup,
     )
 }
 
@@ -36,9 +45,14 @@ __all__ = [
     "IMP",
     "LTR",
     "SNIP",
+    "Along",
+    "ContinuousSparsification",
+    "EdgePopup",
     "Finder",
     "GraSP",
     "GraSPMagnitude",
+    "Gradual",
+    "Joint",
     "Magnitude",
     "ObjectiveSaliency",
     "ProsPr",

@@ -40,12 +40,16 @@ def draw_each(
     problem: Problem,
     densities: Sequence[float],
     draw: Callable[[float, Stage], Ticket],
+    trains: bool = False,
 ) -> Iterator[Ticket]:
-    """Yield a ticket for each density, drawn afresh unless the store has it already."""
+    """Yield a ticket for each density, drawn afresh unless the store has it already.
+
+    trains: whether tickets depend on how the weights are trained from here on.
+    """
     for density in densities:
         count_kept(density, problem.layout.total)
     for density in densities:
-        stage = problem.draw_stage(describe(finder), density)
+        stage = problem.draw_stage(describe(finder), density, trains)
         with stage.locked():
             kept = stage.get("ticket")
             if kept is None:

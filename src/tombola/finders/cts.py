@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 from tombola import concrete, diagnostics
 from tombola.controllers import Controller, GradBalance
-from tombola.data import forever
 from tombola.errors import UsageError
 from tombola.finders.base import draw_each, full_ticket, make_ticket
-from tombola.finders.search import Plan, Search
+from tombola.finders.search import Plan, Search, run_steps
 from tombola.network import FrozenNetwork
 from tombola.objectives import objective_named
 from tombola.problem import Problem
@@ -77,7 +76,7 @@ class CTS:
             problem.progress.say(f"teacher: {teacher.how}")
         search = Search(problem, self._plan(density), network, teacher)
         search.restore(stage.resume())
-        self._run(search, problem, stage)
+        run_steps(search, self.steps, problem, stage, self.objective)
         return self._finish(search, problem, stage.rows())
 
     def _plan(self, density: float) -> Plan:
@@ -93,18 +92,6 @@ class CTS:
             relaxation=self.relaxation,
             features=tuple(self.features),
         )
-
-    def _run(self, search: Search, problem: Problem, stage: Stage) -> None:
-        with problem.progress.track("search", self.steps, search.step) as tracker:
-            items = islice(forever(problem.feed, search.step), self.steps - search.step)
-            for item in items:
-                row = search.advance(item)
-                if row is not None:
-                    stage.record(row)
-                note = f"{self.objective} {row['objective']:.4g}" if row else ""
-                tracker.update(search.step, note)
-                if stage.due():
-                    stage.checkpoint(search.state())
 
     def _finish(self, search: Search, problem: Problem, rows: list[dict[str, Any]]) -> Ticket:
         """Cut: keep the k largest logits, and look at what that made of the soft masks."""

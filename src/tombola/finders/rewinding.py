@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tombola.cost import Cost
 from tombola.errors import UsageError
+from tombola.finders.along import demand_rewind
 from tombola.finders.base import full_ticket, make_ticket
 from tombola.problem import Problem
 from tombola.ranking import count_kept, keep_top
@@ -44,8 +45,7 @@ class LTR:
 
     def draw(self, problem: Problem, densities: Sequence[float]) -> Iterator[Ticket]:
         """Yield one ticket for each density, all from a single descent."""
-        if problem.at == "trained":
-            raise UsageError(f"finder {self.name} trains and rewinds: draw it at rewind or at init (--draw-at)")
+        demand_rewind(self.name, problem)
         for density in densities:
             count_kept(density, problem.layout.total)
         drawn = dict(self._descend(problem, sorted(set(densities) - {1}, reverse=True)))

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -10,13 +11,14 @@ from torch import Tensor
 from tombola import concrete
 from tombola.controllers import Controller, Steering
 from tombola.cost import Cost, Meter
-from tombola.data import Item
+from tombola.data import Item, forever
 from tombola.errors import SearchError
 from tombola.network import FrozenNetwork
 from tombola.objectives import Objective, View
 from tombola.problem import Problem
 from tombola.ranking import count_kept, keep_top
 from tombola.seeds import generator
+from tombola.store import Stage
 from tombola.task import batch_size
 from tombola.teacher import Teacher
 
@@ -37,6 +39,30 @@ class Plan:
     epsilon: float
     relaxation: str
     features: tuple[str, ...]
+
+
+class Steps(Protocol):
+    """A search that goes on step by step."""
+
+    step: int
+
+    def advance(self, item: Item) -> dict[str, Any] | None:
+        """Take one step on a batch; return a row of metrics when one is due."""
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the rest of the search depends on."""
+
+
+def run_steps(search: Steps, steps: int, problem: Problem, stage: Stage, name: str = "loss") -> None:
+    """Take the steps that are left of a search; name: of its objective."""
+    with problem.progress.track("search", steps, search.step) as tracker:
+        for item in islice(forever(problem.feed, search.step), steps - search.step):
+            row = search.advance(item)
+            if row is not None:
+                stage.record(row)
+            tracker.update(search.step, f"{name} {row['objective']:.4g}" if row else "")
+            if stage.due():
+                stage.checkpoint(search.state())
 
 
 class Search:

@@ -14,12 +14,23 @@ from tombola.seeds import seeded
 from tombola.store import Stage
 from tombola.task import batch_size
 from tombola.ticket import Ticket
+from tombola.training.companion import Companion
 from tombola.training.lesson import Lesson
 from tombola.training.state import State
 
 
-def fit(lesson: Lesson, start: State, until: int, stage: Stage, title: str, ticket: Ticket | None = None) -> State:
+def fit(
+    lesson: Lesson,
+    start: State,
+    until: int,
+    stage: Stage,
+    title: str,
+    ticket: Ticket | None = None,
+    companion: Companion | None = None,
+) -> State:
     """Train from a state to the end of epoch `until`, dense or under a ticket, and return the new state.
+
+    companion: what goes along with the training; a fresh one, whose state is restored where the training is continued.
 
     The stage keeps checkpoints and one row of metrics an epoch; a checkpoint found there is continued, bit for bit.
     Raises SearchError when the loss is no longer finite.
@@ -27,7 +38,7 @@ def fit(lesson: Lesson, start: State, until: int, stage: Stage, title: str, tick
     if until > lesson.recipe.epochs:
         raise UsageError(f"epoch {until} lies beyond the training's {lesson.recipe.epochs} epochs")
     with seeded(lesson.seed, "training"):
-        loop = _Loop(lesson, start, ticket)
+        loop = _Loop(lesson, start, ticket, companion or Companion())
         loop.restore(stage.resume())
         with lesson.progress.track(title, until - start.epoch, loop.epoch - start.epoch) as tracker:
             while loop.epoch < until:
@@ -47,8 +58,8 @@ def _note(row: Mapping[str, Any]) -> str:
 class _Loop:
     """The state of one training, all of it in one place."""
 
-    def __init__(self, lesson: Lesson, start: State, ticket: Ticket | None) -> None:
-        self._lesson = lesson
+    def __init__(self, lesson: Lesson, start: State, ticket: Ticket | None, companion: Companion) -> None:
+        self._lesson, self._companion = lesson, companion
         self.model = lesson.runtime.place(load_weights(lesson.model, start.tensors)).train()
         recipe = lesson.recipe
         self._optimizer = torch.optim.SGD(
@@ -59,7 +70,8 @@ class _Loop:
         )
         if ticket is not None:
             ticket.attach(self.model, self._optimizer)
-        self.epoch = start.epoch
+        companion.begin(self.model, lesson.task)
+        self.epoch = self._first = start.epoch
         self.meter = Meter()
         self._position = 0
         self._loss_sum = torch.zeros((), dtype=torch.float64)
@@ -71,6 +83,7 @@ class _Loop:
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "companion": self._companion.state(),
             "epoch": self.epoch,
             "position": self._position,
             "loss_sum": self._loss_sum,
@@ -86,6 +99,7 @@ class _Loop:
             return
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._companion.restore(state["companion"])
         self.epoch, self._position = state["epoch"], state["position"]
         self._loss_sum, self._samples = state["loss_sum"].clone(), state["samples"]
         torch.set_rng_state(state["generator"])
@@ -101,7 +115,7 @@ class _Loop:
         for item in lesson.feed.epoch(self.epoch, self._position):
             batch = lesson.runtime.move(item.batch)
             with lesson.runtime.autocast(), explained_batches():
-                output = lesson.task.forward(self.model, batch)
+                output = self._companion.forward(batch, self._share())
             loss = lesson.task.loss(output, batch)
             self._optimizer.zero_grad(set_to_none=True)
             (loss * batch_size(batch) if lesson.recipe.summed else loss).backward()
@@ -109,8 +123,15 @@ class _Loop:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), lesson.recipe.clip_norm)
             self._optimizer.step()
             self._count(batch_size(batch), loss)
+            self._companion.after_step(self._share())
             if stage.due():
                 stage.checkpoint(self.state())
+
+    def _share(self) -> float:
+        """Return the share of the training that is done, in whole epochs where their length is not known."""
+        length = self._lesson.feed.length
+        within = min(self._position / length, 1.0) if length else 0.0
+        return (self.epoch - self._first + within) / (self._lesson.recipe.epochs - self._first)
 
     def _count(self, samples: int, loss: torch.Tensor) -> None:
         self._position += 1
@@ -131,7 +152,7 @@ class _Loop:
             )
         held_out = None
         if lesson.held_out is not None:
-            held_out = evaluate(self.model, lesson.task, lesson.held_out, lesson.runtime)
+            held_out = evaluate(self._companion.evaluated(), lesson.task, lesson.held_out, lesson.runtime)
         row = {
             "stage": title,
             "epoch": self.epoch + 1,
@@ -139,6 +160,7 @@ class _Loop:
             "loss": loss,
             "held_out_loss": held_out and held_out.loss,
             "held_out_metric": held_out and held_out.metric,
+            **self._companion.row(),
         }
         self.epoch, self._position, self._samples = self.epoch + 1, 0, 0
         self._loss_sum = torch.zeros((), dtype=torch.float64)
