@@ -25,6 +25,7 @@ from tombola.runtime import PRECISIONS, Runtime, resolve_device
 from tombola.seeds import seeded
 from tombola.store import DiskStore
 from tombola.task import Task
+from tombola.ticket import Ticket
 from tombola.training import Lesson, OwnFit, Recipe, State
 
 EVALUATION_BATCH = 1000
@@ -102,6 +103,14 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
             pass  # raises where no module is meant
 
 
+def _initial_model(config: RunConfig, splits: Splits, seed: int, *purpose: str) -> nn.Module:
+    with seeded(seed, *purpose):
+        model = build(config.model, splits.shape, splits.classes)
+        if config.batch_norm == "published":
+            publish_batch_norm_(model)
+    return model
+
+
 @dataclass(frozen=True)
 class Cell:
     """A resolved configuration with its data, its model at θ₀, and its runtimes for training and for the search."""
@@ -124,10 +133,7 @@ class Cell:
             config.download,
             Normalisation(config.mean, config.std),
         )
-        with seeded(config.seed, "model"):
-            model = build(config.model, splits.shape, splits.classes)
-            if config.batch_norm == "published":
-                publish_batch_norm_(model)
+        model = _initial_model(config, splits, config.seed, "model")
         runtime = Runtime.choose(model, config.device, config.precision, config.layout)
         if config.search_precision not in (None, *PRECISIONS):
             raise UsageError(
@@ -159,6 +165,27 @@ class Cell:
         """Return the model's name and, for one's own, its code: names, shapes and weights say nothing of `forward`."""
         return digest([self.config.model, source(self.config.model), self.config.batch_norm])
 
+    def initial_model(self, seed: int, *purpose: str) -> nn.Module:
+        """Return the model with initial weights that depend on a seed and on what they are for."""
+        return _initial_model(self.config, self.splits, seed, *purpose)
+
+    def start_of(self, ticket: Ticket, given: bool) -> State:
+        """Return the state that a ticket is trained from, at its epoch: the model's present values.
+
+        given: whether the user said that these are the ones. Raises UsageError where they cannot be.
+        """
+        provenance, config = ticket.provenance, self.config
+        at = provenance.at if provenance else "given"
+        epoch = {"init": 0, "given": 0, "trained": config.rewind_to}.get(at, provenance.epoch if provenance else 0) or 0
+        if epoch >= config.epochs:
+            raise UsageError(f"--epochs must lie above {epoch}, from which the ticket is trained, got {config.epochs}")
+        state = State.of(self.model, epoch)
+        if not given and provenance is not None and state.digest != provenance.weights:
+            raise UsageError(
+                "--weights: give the weights that the ticket is trained from; they are not the initial ones"
+            )
+        return state
+
     def trainer(self, store: DiskStore, progress: Progress) -> Trainer:
         """Return what trains this cell's network; cells that agree on it share its results."""
         config = self.config
@@ -187,7 +214,7 @@ class Cell:
         own = OwnFit(imported("fit", config.fit)) if config.fit else None
         return Trainer(lesson, State.of(self.model), store, shared, own)
 
-    def problem(self, weights: State, store: DiskStore, progress: Progress, trainer: Trainer) -> Problem:
+    def problem(self, weights: State, store: DiskStore, progress: Progress, trainer: Trainer | None) -> Problem:
         """Return the problem of drawing a ticket at some weights."""
         config = self.config
         return Problem(

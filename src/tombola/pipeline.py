@@ -7,15 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tombola.cell import Cell, make_finder, resolve
 from tombola.config import RunConfig
 from tombola.cost import Cost
-from tombola.errors import UsageError
 from tombola.evaluation import Evaluation
 from tombola.finders import Along, describe
-from tombola.identity import digest
 from tombola.models import load_into, read_weights
 from tombola.problem import Problem, Trainer
 from tombola.progress import Progress
@@ -23,12 +19,14 @@ from tombola.rundir import (
     DRAWN,
     FILES,
     TRAINED,
+    claim_below,
     describe_run,
     is_whole,
     write_drawn,
     write_trained,
 )
-from tombola.store import CHECKPOINT_SECONDS, DiskStore, claim, read_json
+from tombola.runtime import on_threads
+from tombola.store import CHECKPOINT_SECONDS, DiskStore, read_json
 from tombola.ticket import Ticket
 from tombola.training import State
 
@@ -41,16 +39,6 @@ class Result:
     directory: Path
     values: Mapping[str, Any]
     repeated: bool
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def run(config: RunConfig, out: Path, progress: Progress, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> Result:
@@ -84,11 +72,11 @@ def train(config: RunConfig, ticket_file: Path, weights: Path | None, out: Path,
     which must be those that the ticket was drawn at.
     """
     config = resolve(config)
-    with _threads(config.threads):
+    with on_threads(config.threads):
         cell = Cell.prepare(replace(config, weights=str(weights)) if weights else config)
         ticket = Ticket.load(ticket_file, cell.model)
-        start = _start(cell, ticket, given=weights is not None)
-        directory = _claim(out, {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch})
+        start = cell.start_of(ticket, given=weights is not None)
+        directory = claim_below(out, {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch})
         repeated = is_whole(directory, TRAINED)
         if not repeated:
             describe_run(directory, cell.config)
@@ -108,7 +96,7 @@ def evaluate_ticket(config: RunConfig, ticket_file: Path, weights: Path, split: 
     config: model and data. weights: a file with the model's state_dict. split: "test" or "held_out".
     """
     tensors = read_weights(weights)
-    with _threads(config.threads):
+    with on_threads(config.threads):
         cell = Cell.prepare(resolve(replace(config, weights=None)))
         model = copy.deepcopy(cell.model)
         load_into(model, tensors, weights)
@@ -120,21 +108,9 @@ def evaluate_ticket(config: RunConfig, ticket_file: Path, weights: Path, split: 
 def _claimed(config: RunConfig, out: Path) -> Iterator[tuple[Cell, Path]]:
     """Give the cell of a configuration and the run directory that is its own, on the configured threads."""
     config = resolve(config)
-    with _threads(config.threads):
+    with on_threads(config.threads):
         cell = Cell.prepare(config)
-        yield cell, _claim(out, cell.identity())
-
-
-def _claim(out: Path, identity: Mapping[str, Any]) -> Path:
-    """Return the directory below `out` that belongs to an identity, made."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; it must be a directory")
-    directory = out / digest(identity)[:16]
-    try:
-        claim(directory, identity)
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be written to: {error.strerror}") from error
-    return directory
+        yield cell, claim_below(out, cell.identity())
 
 
 def _places(directory: Path) -> dict[str, Any]:
@@ -232,16 +208,3 @@ def _ticket_values(ticket: Ticket) -> dict[str, Any]:
         "prunable": ticket.prunable,
         "kept_by_layer": ticket.kept_by_layer,
     }
-
-
-def _start(cell: Cell, ticket: Ticket, given: bool) -> State:
-    """Return the state that a ticket is trained from, at its epoch."""
-    provenance, config = ticket.provenance, cell.config
-    at = provenance.at if provenance else "given"
-    epoch = {"init": 0, "given": 0, "trained": config.rewind_to}.get(at, provenance.epoch if provenance else 0) or 0
-    if epoch >= config.epochs:
-        raise UsageError(f"--epochs must lie above {epoch}, from which the ticket is trained, got {config.epochs}")
-    state = State.of(cell.model, epoch)
-    if not given and provenance is not None and state.digest != provenance.weights:
-        raise UsageError("--weights: give the weights that the ticket is trained from; they are not the initial ones")
-    return state

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import yaml
 
 from tombola.config import RunConfig
 from tombola.errors import UsageError
+from tombola.identity import digest
 from tombola.models import write_weights
-from tombola.store import write_bytes, write_json
+from tombola.store import claim, write_bytes, write_json
 from tombola.ticket import Ticket
 from tombola.training import State
 from tombola.version import __version__
@@ -22,6 +23,18 @@ _ALWAYS = ("config.yaml", "environment.json", "start.safetensors", "ticket.safet
 DRAWN = (*_ALWAYS, "scores.safetensors")
 TRAINED = (*_ALWAYS, "metrics.jsonl", "weights.safetensors", "result.json")
 FILES = tuple({*DRAWN, *TRAINED})
+
+
+def claim_below(out: Path, identity: Mapping[str, Any]) -> Path:
+    """Return the directory below `out` that belongs to an identity, made."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; it must be a directory")
+    directory = out / digest(identity)[:16]
+    try:
+        claim(directory, identity)
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written to: {error.strerror}") from error
+    return directory
 
 
 def is_whole(directory: Path, names: Collection[str]) -> bool:

@@ -6,7 +6,8 @@ together are 4.5 times faster than plain fp32 (1.6 to 0.35 s a step of 512 on tw
 emulated and 12 times slower (0.9 to 11.4 s a step of 256), while channels_last still gains a fifth.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -30,6 +31,17 @@ def has_bf16_instructions(device: torch.device) -> bool:
 def is_convolutional(model: nn.Module) -> bool:
     """Whether the model has two-dimensional convolutions."""
     return any(isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in model.modules())
+
+
+@contextmanager
+def on_threads(count: int | None) -> Iterator[None]:
+    """Run on some threads of the CPU inside the block; None: on as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -11,6 +11,7 @@ from tombola.version import __version__
 COMMANDS = {
     "run": "pretrain, draw a ticket, train it and evaluate it",
     "compare": "compare finders at several densities, over seeds",
+    "audit": "check that a ticket says something about its weights",
     "preview": "list what would be pruned of a model",
     "draw": "pretrain and draw a ticket",
     "train": "train a ticket and evaluate it",
@@ -44,7 +45,10 @@ def _with_dashes(message: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 0, 1 for a failure, 2 for bad input, 130 if interrupted."""
+    """Run the command line and return the exit status: 0, 1 for a failure, 2 for bad input, 130 if interrupted.
+
+    A command may have a status of its own, such as an audit's.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in {"-h", "--help"}:
         print(_help(), end="")
@@ -61,14 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     sys.path.append(os.getcwd())  # where one's own models are looked for, behind everything installed
     try:
-        import_module(f"tombola.cli.{command}").main(arguments[1:])
+        status: int | None = import_module(f"tombola.cli.{command}").main(arguments[1:])
     except TombolaError as error:
         print(f"tombola {command}: {_with_dashes(' '.join(str(error).split()))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print(f"tombola {command}: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 if __name__ == "__main__":

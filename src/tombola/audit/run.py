@@ -1,0 +1,178 @@
+"""Runs the checks of an audit: alters the ticket, trains what comes out as the ticket is trained, and compares."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from tombola.audit.alterations import Impossible, changed, inverted, inverted_by_layer, shared, shuffled
+from tombola.audit.connectivity import Connectivity, walk
+from tombola.audit.report import Check, Report
+from tombola.cell import Cell, resolve
+from tombola.config import RunConfig
+from tombola.errors import UsageError
+from tombola.finders import Magnitude, Random
+from tombola.flat import Layout
+from tombola.network import estimate_statistics, load_weights, statistics_modules
+from tombola.problem import Problem
+from tombola.progress import Progress
+from tombola.rundir import claim_below
+from tombola.runtime import on_threads
+from tombola.seeds import generator
+from tombola.store import DiskStore, write_json
+from tombola.ticket import Ticket
+from tombola.training import State
+
+# Batches on which running statistics are estimated between two networks, which have none of their own there.
+STATISTICS_BATCHES = 50
+
+MASK_CHECKS: dict[str, Callable[[Ticket, torch.Generator], Ticket]] = {
+    "shuffled within layers": shuffled,
+    "scores inverted within layers": inverted_by_layer,
+    "scores inverted over the network": inverted,
+}
+REINITIALISED = "re-initialised"
+
+
+def audit(
+    config: RunConfig,
+    ticket_file: Path,
+    scores: Path | None,
+    weights: Path | None,
+    seeds: int,
+    out: Path,
+    progress: Progress,
+) -> tuple[Report, Path]:
+    """Audit a ticket; return what was found, and the directory below `out` where audit.json lies.
+
+    config: model, data and recipe; its seed is the first of `seeds`. scores: safetensors file of what the ticket's
+    weights were ranked by. weights: as in `pipeline.train`. What was trained before is not trained again.
+    """
+    if seeds < 1:
+        raise UsageError(f"--seeds must be at least 1, got {seeds}")
+    config = resolve(config)
+    with on_threads(config.threads):
+        cell = Cell.prepare(replace(config, weights=str(weights)) if weights else config)
+        ticket = Ticket.load(ticket_file, cell.model)
+        if ticket.kept == 0:
+            raise UsageError(f"{ticket_file} keeps no weight: there is nothing to audit")
+        start = cell.start_of(ticket, given=weights is not None)
+        if scores:
+            ticket = Ticket(dict(ticket), ticket.provenance, load_file(scores))
+        identity = {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch, "audit": seeds}
+        directory = claim_below(out, identity)
+        bench = _Bench(cell, ticket, start, DiskStore(out / "store"), progress, range(seeds))
+        report = bench.report()
+    write_json(directory / "audit.json", report.to_dict())
+    return report, directory
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A ticket under audit, and the means to train it and what is made of it."""
+
+    cell: Cell
+    ticket: Ticket
+    start: State
+    store: DiskStore
+    progress: Progress
+    numbers: range
+
+    def report(self) -> Report:
+        """Run every check."""
+        trained = [self._train(number, self.ticket, self.start) for number in self.numbers]
+        own = [self._accuracy(state) for state in trained]
+        checks = [self._mask_check(name, alter, own) for name, alter in MASK_CHECKS.items()]
+        return Report(
+            seeds=tuple(self.cell.config.seed + number for number in self.numbers),
+            accuracies=tuple(own),
+            checks=(*checks, self._fresh_check(own)),
+            empty_layers=tuple(name for name, kept in self.ticket.kept_by_layer.items() if not kept),
+            overlap=self._overlap(),
+            connectivity=self._connectivity(trained),
+        )
+
+    def _mask_check(self, name: str, alter: Callable[[Ticket, torch.Generator], Ticket], own: list[float]) -> Check:
+        """Alter the mask anew for every seed, and train from the ticket's own weights."""
+        found: list[float] = []
+        shares: list[float] = []
+        for number in self.numbers:
+            try:
+                altered = alter(self.ticket, self._generator(number, name))
+            except Impossible as error:
+                return Check(name, why=str(error))
+            shares.append(changed(self.ticket, altered))
+            self.progress.say(
+                f"{name}, {number + 1} of {len(self.numbers)}: {shares[-1]:.1%} of the weights are others"
+            )
+            found.append(self._accuracy(self._train(number, altered, self.start)))
+        return Check.judged(name, min(shares), found, own)
+
+    def _fresh_check(self, own: list[float]) -> Check:
+        """Keep the mask, and train from initial weights drawn anew for every seed."""
+        provenance = self.ticket.provenance
+        if provenance is None or provenance.at != "init":
+            at = f"it was drawn at: {provenance.at}" if provenance else "it does not say where it was drawn"
+            return Check(REINITIALISED, why=f"only tickets of initial weights can be given new ones; {at}")
+        before, found = self._weights(self.start), []
+        shares: list[float] = []
+        for number in self.numbers:
+            seed = self.cell.config.seed + number
+            fresh = State.of(self.cell.initial_model(seed, REINITIALISED))
+            shares.append(float((self._weights(fresh) != before).float().mean()))
+            if not shares[-1]:
+                return Check(REINITIALISED, why="nothing would change: the model's weights do not come from the seed")
+            self.progress.say(f"{REINITIALISED}, {number + 1} of {len(self.numbers)}: {shares[-1]:.1%} of the weights")
+            found.append(self._accuracy(self._train(number, self.ticket, fresh)))
+        return Check.judged(REINITIALISED, min(shares), found, own)
+
+    def _train(self, number: int, ticket: Ticket, start: State) -> State:
+        """Train as the ticket is trained, in the order of data that belongs to one of the seeds."""
+        config = replace(self.cell.config, seed=self.cell.config.seed + number)
+        return replace(self.cell, config=config).trainer(self.store, self.progress).fit(ticket, start)
+
+    def _accuracy(self, state: State) -> float:
+        return 100 * self.cell.evaluate(state, "test").metric
+
+    def _generator(self, number: int, *purpose: str) -> torch.Generator:
+        return generator(self.cell.config.seed + number, "audit", *purpose)
+
+    def _weights(self, state: State) -> torch.Tensor:
+        """Return the weights that the ticket covers, in one vector."""
+        problem = self._problem()
+        return problem.layout.flatten(problem.values_of(state))
+
+    def _problem(self) -> Problem:
+        """Return the problem of drawing another ticket at the same weights, over the ticket's own layers."""
+        problem = self.cell.problem(self.start, self.store, self.progress, None)
+        return replace(problem, layout=Layout.of(self.ticket.items()))
+
+    def _overlap(self) -> dict[str, dict[str, float]]:
+        """Compare with a random and a magnitude ticket of the same density at the same weights."""
+        problem = self._problem()
+        found: dict[str, dict[str, float]] = {}
+        for finder in (Random(), Magnitude()):
+            other = next(iter(finder.draw(problem, [self.ticket.density])))
+            by_layer = other.density_by_layer
+            chance = sum(kept * by_layer[name] for name, kept in self.ticket.kept_by_layer.items()) / self.ticket.kept
+            found[finder.name] = {"shared": shared(self.ticket, other), "by_chance": chance}
+        return found
+
+    def _connectivity(self, trained: list[State]) -> Connectivity | None:
+        """Walk from the first seed's training to the second's; None where there is one training alone."""
+        if len(trained) < 2:
+            return None
+        return walk(trained[0].tensors, trained[1].tensors, self._error)
+
+    def _error(self, tensors: dict[str, Any]) -> float:
+        """Return the test error of values between two networks, whose running statistics are estimated anew."""
+        model = load_weights(self.cell.model, tensors)
+        if statistics_modules(model):
+            feed = self.cell.splits.train.feed(self.cell.config.batch_size, self.cell.config.seed, "statistics")
+            batches = (item.batch for item in islice(feed.epoch(0), STATISTICS_BATCHES))
+            model = estimate_statistics(model, batches, self.cell.task, self.cell.runtime)
+        return 100 - self._accuracy(State.of(model))

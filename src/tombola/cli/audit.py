@@ -1,0 +1,88 @@
+"""`tombola audit`: the sanity checks of a ticket."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser
+
+from tombola.cli.options import add_ticket_options, make_parser
+from tombola.cli.runs import configure_for_ticket
+from tombola.cli.show import show_json, show_table, show_text
+
+if TYPE_CHECKING:
+    from tombola.audit import Check, Report
+
+
+def _parser() -> ArgumentParser:
+    parser = make_parser(
+        "audit",
+        "Alter a ticket in several ways, train what comes out as the ticket is trained, and say whether the ticket is "
+        "better, as one that says something about its weights must be. Exit status 0 where every check says so, 1 "
+        "where one does not, else 3 where the seeds do not decide.",
+        "tombola audit runs/RUN --seeds 5",
+        "RUN_DIR",
+    )
+    add_ticket_options(parser, "to train from")
+    parser.add_argument("--seeds", type=int, default=5, help="trainings of the ticket, and of every altered one")
+    parser.add_argument("--out", type=str, default="", help="where the audit lies (default: beside the run)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command and return the exit status."""
+    options, config, directory, ticket = configure_for_ticket(
+        _parser, arguments, ("data", "model", "training", "machine")
+    )
+    in_run = (directory / "config.yaml").is_file()
+    start, scores = directory / "start.safetensors", directory / "scores.safetensors"
+    weights = Path(options.weights) if options.weights else start if in_run and start.is_file() else None
+    out = Path(options.out) if options.out else directory.parent if in_run else Path("runs")
+
+    from tombola.audit import audit
+    from tombola.progress import progress_on
+
+    found = in_run and scores.is_file()
+    report, where = audit(
+        config, ticket, scores if found else None, weights, options.seeds, out, progress_on(sys.stderr)
+    )
+    if options.json:
+        show_json({"ticket": str(ticket), "audit_dir": str(where), **report.to_dict()})
+    else:
+        _show(report, str(ticket))
+        show_text(f"audit: {where / 'audit.json'}")
+    return report.status
+
+
+def _show(report: "Report", title: str) -> None:
+    rows = [("the ticket itself", "", f"{report.accuracy} %", "", "")]
+    columns = ("check", "weights changed", "test accuracy", "the ticket gains", "the ticket is")
+    show_table(title, columns, rows + [_row(check) for check in report.checks])
+    for check in report.checks:
+        if check.why:
+            show_text(f"{check.name}: not possible: {check.why}")
+    if report.accuracy.indicative:
+        show_text("Fewer than 5 seeds: indicative.")
+    show_text(f"layers without a weight: {', '.join(report.empty_layers) or 'none'}")
+    for name, overlap in report.overlap.items():
+        chance = f"{overlap['by_chance']:.1%} by chance"
+        show_text(f"in common with a {name} ticket: {overlap['shared']:.1%} of the weights kept ({chance})")
+    if report.connectivity:
+        word = "connected" if report.connectivity.connected else "not connected"
+        show_text(
+            f"two trainings in different order of data: linearly {word} (the error rises by "
+            f"{report.connectivity.barrier:.2f} points between them)"
+        )
+
+
+def _row(check: "Check") -> tuple[str, ...]:
+    from tombola.statistics import summarise
+
+    if check.difference is None or check.changed is None:
+        return (check.name, "", "", "", check.verdict)
+    gain = check.difference.summary
+    interval = "" if gain.low is None or gain.high is None else f" ({-gain.high:+.2f} to {-gain.low:+.2f})"
+    accuracy = f"{summarise(check.accuracies)} %"
+    return (check.name, f"{check.changed:.1%}", accuracy, f"{-gain.mean:+.2f}{interval}", check.verdict)
