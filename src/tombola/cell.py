@@ -133,6 +133,8 @@ class Cell:
             config.download,
             Normalisation(config.mean, config.std),
         )
+        if config.train_samples is not None:
+            splits = splits.with_training(config.train_samples)
         model = _initial_model(config, splits, config.seed, "model")
         runtime = Runtime.choose(model, config.device, config.precision, config.layout)
         if config.search_precision not in (None, *PRECISIONS):

@@ -61,12 +61,16 @@ class RunConfig:
     data_dir: str | None = option(None, "folder with the dataset's files", "data", unset="where packages put them")
     download: bool = option(False, "fetch the dataset's files into --data-dir if they are not there", "data")
     held_out: float = option(0.1, "share of the training data that is held out for choices; 0 for none", "data")
+    train_samples: int | None = option(
+        None, "train on only so many of the training samples that are not held out", "data", unset="all"
+    )
     mean: tuple[float, ...] = option((), "mean of each channel of images in [0, 1]", "data", unset="that of the data")
     std: tuple[float, ...] = option((), "standard deviation of each channel", "data", unset="that of the data")
     augmentation: str = option("none", "augmentation of training images: none, flip-crop", "data")
     model: str = option(
         "lenet-300-100",
-        "model: lenet-300-100, resnet20, resnet32, resnet56, vgg16, any of torchvision, or my_module:build",
+        "model: lenet-300-100, resnet20, resnet20-w8 (half as wide), resnet32, resnet56, vgg16, any of torchvision, or "
+        "my_module:build",
         "model",
     )
     weights: str | None = option(

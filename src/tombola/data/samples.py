@@ -54,6 +54,10 @@ class Samples:
             raise UsageError("--augmentation is for the datasets with a name; one's own datasets augment themselves")
         return SampleFeed(self, batch_size, seed, purpose, shuffle)
 
+    def take(self, rows: Tensor) -> "Samples":
+        """Return the samples of some rows."""
+        return Samples(Subset(self.dataset, rows.tolist()), self.code)
+
 
 @dataclass(frozen=True)
 class SampleFeed(RowFeed):

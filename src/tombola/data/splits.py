@@ -1,6 +1,6 @@
 """How a dataset is split into training, held-out and test data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from tombola.data.augmentation import Augmentation
 from tombola.data.feeds import Feed
 from tombola.errors import UsageError
 from tombola.identity import digest
+from tombola.seeds import generator
 
 # The split is the same for every run: what is compared over seeds is the method, not the split.
 SPLIT_SEED = 0
@@ -52,6 +53,9 @@ class Split(Protocol):
     ) -> Feed:
         """Return batches of the samples."""
 
+    def take(self, rows: Tensor) -> "Split":
+        """Return the samples of some rows."""
+
     def __len__(self) -> int: ...
 
 
@@ -74,6 +78,17 @@ class Splits:
         """SHA-256 of the splits' own."""
         parts = {"train": self.train, "held_out": self.held_out, "test": self.test}
         return digest({name: part.fingerprint if part is not None else "" for name, part in parts.items()})
+
+    def with_training(self, samples: int) -> "Splits":
+        """Return the same with only so many of the training samples, a random choice that is the same for every run.
+
+        Raises UsageError unless there are as many.
+        """
+        total = len(self.train)
+        if not 1 <= samples <= total:
+            raise UsageError(f"--train-samples must lie between 1 and {total:,}, got {samples}")
+        rows = torch.randperm(total, generator=generator(SPLIT_SEED, "train-samples"))[:samples]
+        return replace(self, train=self.train.take(rows.sort().values))
 
 
 def stratified(targets: Tensor, share: float) -> tuple[Tensor, Tensor]:

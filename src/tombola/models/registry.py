@@ -17,6 +17,7 @@ Builder = Callable[[tuple[int, ...], int], nn.Module]
 MODELS: dict[str, Builder] = {
     "lenet-300-100": lenet_300_100,
     "resnet20": partial(resnet, 20),
+    "resnet20-w8": partial(resnet, 20, width=8),
     "resnet32": partial(resnet, 32),
     "resnet56": partial(resnet, 56),
     "vgg16": vgg16,
