@@ -1,6 +1,6 @@
 """Problem: everything that a finder may use."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,10 +70,10 @@ class Trainer:
         where = MemoryStore().stage("dense", {}) if beyond else stage
         return (self._own or fit)(self.lesson, self.start, epoch, where, "dense training", None)
 
-    def ticket_stage(self, ticket: Ticket, start: State) -> Stage:
-        """Return the stage of a ticket's training."""
-        what = {"start": start.digest, "epoch": start.epoch, "ticket": ticket.digest}
-        return self._store.stage("train", {**self.identity, **what})
+    def ticket_stage(self, ticket: Ticket | None, start: State, kind: str = "train") -> Stage:
+        """Return the stage of a ticket's training, or of something else about it; None is the dense network."""
+        what = {"start": start.digest, "epoch": start.epoch, "ticket": ticket.digest if ticket else "none"}
+        return self._store.stage(kind, {**self.identity, **what})
 
     def fit(self, ticket: Ticket, start: State) -> State:
         """Return the network after training under a ticket, from `start` to the recipe's last epoch."""
@@ -86,6 +86,23 @@ class Trainer:
                 stage.put("trained", kept)
                 stage.clear_checkpoint()
         return State.from_dict(kept)
+
+    def course(self, ticket: Ticket | None, start: State, epochs: Sequence[int]) -> Iterator[State]:
+        """Yield the network after several epochs of one training, rising from that of `start` on; None: dense.
+
+        What is yielded is kept, so that a course that was stopped goes on where it was.
+        """
+        stage = self.ticket_stage(ticket, start, "course")
+        for epoch in epochs:
+            with stage.locked():
+                kept = stage.get(f"epoch-{epoch}")
+                if kept is None:
+                    what = "ticket" if ticket else "dense network"
+                    kept = (self._own or fit)(
+                        self.lesson, start, epoch, stage, f"course of the {what}", ticket
+                    ).to_dict()
+                    stage.put(f"epoch-{epoch}", kept)
+            yield State.from_dict(kept)
 
     def accompany(self, companion: Companion, start: State, stage: Stage, title: str) -> State:
         """Return the network after a training with a companion, from `start` to the recipe's last epoch.
@@ -179,6 +196,10 @@ class Problem:
     def fit(self, ticket: Ticket, start: State | None = None) -> State:
         """Return the network trained under a ticket, from `start` or from the problem's weights."""
         return self._trainer().fit(ticket, start or self.weights)
+
+    def course(self, ticket: Ticket | None, epochs: Sequence[int]) -> Iterator[State]:
+        """Yield the network after several epochs, rising from the weights' own on, of one training from them."""
+        return self._trainer().course(ticket, self.weights, epochs)
 
     def accompany(self, companion: Companion, stage: Stage, title: str) -> State:
         """Return the network trained with a companion from the problem's weights to the recipe's last epoch."""

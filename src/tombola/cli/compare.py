@@ -9,7 +9,7 @@ from rich.table import Table
 from tombola.cli.board import board
 from tombola.cli.options import add_output_options, make_parser, out_directory
 from tombola.cli.runs import configure_many
-from tombola.cli.show import print_table, show_json, show_text
+from tombola.cli.show import print_table, show_json, show_table, show_text
 from tombola.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,11 +32,16 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from --seed on")
     parser.add_argument("--plot", type=str, default="", help="picture of accuracy over density and cost, .svg or .png")
+    parser.add_argument(
+        "--dynamics",
+        action="store_true",
+        help="measure also how each ticket's training follows the dense network's: two more trainings a cell",
+    )
     add_output_options(parser)
     options, config, densities = configure_many(parser, arguments)
     out = out_directory(options)
 
-    from tombola.studies import failures, plan, run_all, tabulate
+    from tombola.studies import failures, plan, read_dynamics, run_all, tabulate
     from tombola.studies.figure import check_picture, draw_study
 
     if options.plot:
@@ -45,7 +50,13 @@ def main(arguments: Sequence[str]) -> None:
     members = plan(config, finders, densities, options.seeds)
     title = f"{config.model} on {config.data}"
     with board() as shown:
-        outcomes = run_all(members, out, shown, lambda found: shown.show(_table(title, tabulate(found), finders[0])))
+        outcomes = run_all(
+            members,
+            out,
+            shown,
+            lambda found: shown.show(_table(title, tabulate(found), finders[0])),
+            [read_dynamics] if options.dynamics else [],
+        )
     rows = tabulate(outcomes)
     if not rows:
         raise UsageError(f"--finders: every cell failed; the first said: {outcomes[0].failure}")
@@ -63,6 +74,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     print_table(_table(title, rows, finders[0]))
     _explain(rows, dense, outcomes)
+    _show_objectives(rows)
+    _show_dynamics(rows)
 
 
 def _table(title: str, rows: "Sequence[Row]", first: str) -> Table:
@@ -117,3 +130,38 @@ def _explain(rows: "Sequence[Row]", dense: float, outcomes: "Sequence[Outcome]")
         show_text("Fewer than 5 seeds: indicative.")
     for failure in failures(outcomes):
         show_text(f"failed: {failure['finder']} at {failure['density']:.4g}, seed {failure['seed']}: {failure['why']}")
+
+
+def _show_objectives(rows: "Sequence[Row]") -> None:
+    """Show what the finders that minimise something arrived at."""
+    found = [row for row in rows if row.objective]
+    cells = [
+        (row.finder, f"{100 * row.density:.4g} %", row.objective[0], f"{row.objective[1]:.5g}")
+        for row in found
+        if row.objective
+    ]
+    if cells:
+        show_table(
+            "objectives of the tickets before training, on the same batches for all",
+            ("finder", "density", "objective", "value"),
+            cells,
+        )
+
+
+def _show_dynamics(rows: "Sequence[Row]") -> None:
+    """Show where training began and where it ended, beside the dense network trained in the same order."""
+    cells = [
+        (
+            row.finder,
+            f"{100 * row.density:.4g} %",
+            *(f"{row.dynamics[at][kind]:.4f}" for kind in (1, 2) for at in (0, -1)),
+        )
+        for row in rows
+        if row.dynamics
+    ]
+    if cells:
+        show_table(
+            "the ticket's training beside the dense network's",
+            ("finder", "density", "KL at its start", "at its end", "cosine of gradients at its start", "at its end"),
+            cells,
+        )

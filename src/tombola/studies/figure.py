@@ -8,6 +8,7 @@ from tombola.errors import UsageError
 from tombola.studies.table import Row
 
 ENDINGS = (".svg", ".png")
+_DYNAMICS = ("KL(sparse || dense) of outputs", "cosine of gradients, kept weights")
 
 
 def check_picture(path: Path) -> None:
@@ -21,14 +22,16 @@ def check_picture(path: Path) -> None:
 def draw_study(rows: Sequence[Row], dense: float, path: Path) -> None:
     """Draw test accuracy over density and over seconds into an SVG or PNG file; dense: accuracy of the dense network.
 
-    Bars span the 95 % interval of the mean; without one (a single seed) there are none.
+    Bars span the 95 % interval of the mean; without one (a single seed) there are none. Where the dynamics of training
+    were measured, two more panels show those at the smallest density.
     """
     check_picture(path)
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="tight")
-    density, cost = figure.subplots(1, 2)
+    followed = [row for row in rows if row.dynamics and row.density == min(other.density for other in rows)]
+    figure = Figure(figsize=(10, 8 if followed else 4), layout="tight")
+    (density, cost), *below = figure.subplots(2 if followed else 1, 2, squeeze=False)
     _panel(density, rows, lambda row: 100 * row.density)
     density.set(xscale="log", xlabel="weights kept (%)", ylabel="test accuracy (%)")
     _panel(cost, rows, lambda row: row.seconds / 60)
@@ -36,6 +39,12 @@ def draw_study(rows: Sequence[Row], dense: float, path: Path) -> None:
     for axes in (density, cost):
         axes.axhline(dense, color="black", linewidth=0.8, linestyle="dotted", label="dense")
     density.legend()
+    for axes, place, label in zip(below[0] if followed else (), (1, 2), _DYNAMICS, strict=bool(followed)):
+        for row in followed:
+            axes.plot(
+                [moment[0] for moment in row.dynamics], [moment[place] for moment in row.dynamics], label=row.finder
+            )
+        axes.set(xlabel="epoch", ylabel=label, title=f"{100 * row.density:.4g} % of the weights")
     with mpl.rc_context({"svg.hashsalt": "tombola"}):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 

@@ -1,10 +1,12 @@
 """Runs the cells of a study; the only place that loops over seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tombola.config import RunConfig
+from tombola.dynamics import follow
 from tombola.errors import TombolaError
 from tombola.pipeline import run
 from tombola.progress import Progress
@@ -24,13 +26,26 @@ class Outcome:
     failure: str = ""
 
 
+Reading = Callable[[RunConfig, Path, Path, Progress], Mapping[str, Any]]
+
+
+def read_dynamics(config: RunConfig, directory: Path, out: Path, progress: Progress) -> Mapping[str, Any]:
+    """Return how a run's ticket follows the dense network in training (`tombola.dynamics`)."""
+    return {"dynamics": [asdict(moment) for moment in follow(config, directory, out, progress)]}
+
+
 def run_all(
-    members: Sequence[Member], out: Path, progress: Progress, seen: Callable[[list[Outcome]], None] = lambda _: None
+    members: Sequence[Member],
+    out: Path,
+    progress: Progress,
+    seen: Callable[[list[Outcome]], None] = lambda _: None,
+    readings: Sequence[Reading] = (),
 ) -> list[Outcome]:
     """Run the cells one after another and return what became of each; what was run before is not run again.
 
     Cells share whatever they have in common through the store below `out`. A cell that fails is kept with its reason in
     `out`/failures.json, and tried again next time. seen: is called after every cell with all outcomes so far.
+    readings: what else is measured of each run, beside its result.
     """
     outcomes: list[Outcome] = []
     for number, member in enumerate(members, start=1):
@@ -39,7 +54,9 @@ def run_all(
             f"cell {number} of {len(members)}: {member.label}, density {config.density:.4g}, seed {config.seed}"
         )
         try:
-            outcomes.append(Outcome(member, run(config, out, progress).values))
+            result = run(config, out, progress)
+            more = [reading(config, result.directory, out, progress) for reading in readings]
+            outcomes.append(Outcome(member, {**result.values, **{k: v for each in more for k, v in each.items()}}))
         except _FAILURES as error:
             failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
             progress.say(f"failed: {failure}")

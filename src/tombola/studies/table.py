@@ -17,7 +17,9 @@ class Row:
     forward plus twice those backward, over the same of one dense training, where samples were counted. speed_up: LTR's
     seconds over these at the same density, where the mean accuracy is at least LTR's. objective: its name and its mean
     value for the hard tickets before training, on the same batches for all finders, of finders that minimise one.
-    differences: this finder's accuracy minus another's, by label, paired by seed. failed: seeds without a result.
+    dynamics: where they were measured, epoch, KL between sparse and dense outputs and cosine between their gradients,
+    means along training. differences: this finder's accuracy minus another's, by label, paired by seed. failed: seeds
+    without a result.
     """
 
     finder: str
@@ -32,6 +34,7 @@ class Row:
     dense_equivalents: float | None
     speed_up: float | None = None
     objective: tuple[str, float] | None = None
+    dynamics: tuple[tuple[int, float, float], ...] = ()
     differences: dict[str, tuple[Difference, float | None]] = field(default_factory=dict)
     failed: tuple[int, ...] = ()
 
@@ -56,6 +59,7 @@ class Row:
             },
             "speed_up_over_ltr": self.speed_up,
             "objective": self.objective and {"name": self.objective[0], "hard": self.objective[1]},
+            "dynamics": [{"epoch": epoch, "kl": kl, "cosine": cosine} for epoch, kl, cosine in self.dynamics],
             "differences": {
                 other: {**asdict(found.summary), "p": found.p, "p_holm": p, "verdict": found.verdict}
                 for other, (found, p) in self.differences.items()
@@ -106,6 +110,7 @@ def _row(outcomes: Sequence[Outcome], label: str, density: float) -> Row | None:
         backward=fmean(found["cost"]["backward"] for found in values),
         dense_equivalents=None if None in equivalents else fmean(equivalents),
         objective=_objective(values),
+        dynamics=_dynamics(values),
         failed=tuple(o.member.config.seed for o in own if o.failure),
     )
 
@@ -113,6 +118,14 @@ def _row(outcomes: Sequence[Outcome], label: str, density: float) -> Row | None:
 def _objective(values: Sequence[Mapping[str, Any]]) -> tuple[str, float] | None:
     found = [each["objective"] for each in values if each.get("objective")]
     return (found[0]["name"], fmean(each["hard"] for each in found)) if found else None
+
+
+def _dynamics(values: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, float, float], ...]:
+    courses = [each["dynamics"] for each in values if "dynamics" in each]
+    return tuple(
+        (moments[0]["epoch"], fmean(each["kl"] for each in moments), fmean(each["cosine"] for each in moments))
+        for moments in zip(*courses, strict=True)
+    )
 
 
 def _compare(rows: dict[tuple[str, float], Row], label: str, other: str, densities: Sequence[float]) -> None:

@@ -1,0 +1,107 @@
+"""How far a ticket's training follows the dense network's (the question in the title of arXiv 2512.07142)."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tombola.cell import Cell, resolve
+from tombola.config import RunConfig
+from tombola.controllers import norm
+from tombola.data import Item
+from tombola.diagnostics import BATCHES
+from tombola.network import FrozenNetwork, load_weights
+from tombola.objectives import View
+from tombola.problem import Problem
+from tombola.progress import Progress
+from tombola.runtime import on_threads
+from tombola.store import DiskStore
+from tombola.task import batch_size
+from tombola.ticket import Ticket
+from tombola.training import State
+
+# Points of a training that are looked at, the start not counted; a short training is looked at after every epoch.
+POINTS = 20
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Sparse and dense network after as many epochs each, on the same batches, normalised by batch statistics.
+
+    kl: of the sparse outputs from the dense ones, KL(sparse || dense), in nats. cosine: between the gradients of the
+    loss in the weights that the ticket keeps.
+    """
+
+    epoch: int
+    kl: float
+    cosine: float
+
+
+def follow(config: RunConfig, directory: Path, out: Path, progress: Progress) -> list[Moment]:
+    """Train a run's ticket and the dense network from the same weights, side by side, and compare them on the way.
+
+    directory: of a run with a ticket. Both trainings take the same batches in the same order. Batches to compare on
+    are training samples as the search sees them. What was measured before is kept in the store below `out`.
+    """
+    config = resolve(config)
+    with on_threads(config.threads):
+        cell = Cell.prepare(config)
+        ticket = Ticket.load(directory / "ticket.safetensors", cell.model)
+        epoch = {"init": 0, "rewind": config.rewind_to, "trained": config.rewind_to}[config.draw_at]
+        start = State(load_file(directory / "start.safetensors"), epoch)
+        store = DiskStore(out / "store")
+        trainer = cell.trainer(store, progress)
+        problem = cell.problem(start, store, progress, trainer)
+        stage = trainer.ticket_stage(ticket, start, "dynamics")
+        with stage.locked():
+            found = stage.get("moments")
+            if found is None:
+                items = list(islice(problem.feed.epoch(0), BATCHES))
+                measured = _measured(problem, ticket, items, _epochs(epoch, config.epochs))
+                found = [asdict(moment) for moment in measured]
+                stage.put("moments", found)
+        return [Moment(**values) for values in found]
+
+
+def _epochs(first: int, last: int) -> list[int]:
+    every = -(-(last - first) // POINTS)
+    return sorted({*range(first, last, every), last})
+
+
+def _measured(problem: Problem, ticket: Ticket, items: list[Item], epochs: list[int]) -> Iterator[Moment]:
+    courses = problem.course(None, epochs), problem.course(ticket, epochs)
+    mask = problem.layout.flatten(ticket)
+    for epoch, dense, sparse in zip(epochs, *courses, strict=True):
+        yield compare(problem, dense, sparse, mask, items, epoch)
+
+
+def compare(problem: Problem, dense: State, sparse: State, mask: Tensor, items: list[Item], epoch: int) -> Moment:
+    """Return how two networks agree on some batches; mask: flat, of the weights whose gradients are compared."""
+    networks = [_frozen(problem, state.tensors) for state in (dense, sparse)]
+    gradients = [torch.zeros_like(network.weights, dtype=torch.float64) for network in networks]
+    divergence = samples = 0.0
+    for item in items:
+        batch = problem.runtime.move(item.batch)
+        size = batch_size(batch)
+        outputs = [network.dense(batch) for network in networks]
+        divergence += float(problem.task.divergence(outputs[1], outputs[0], batch)) * size
+        for total, network in zip(gradients, networks, strict=True):
+            view = View(network, problem.task, mask, item, batch)
+            total += size * view.gradient(network, None).double()
+        samples += size
+    chosen = [gradient[mask.to(gradient.device)] for gradient in gradients]
+    lengths = norm(chosen[0]) * norm(chosen[1])
+    cosine = float(chosen[0] @ chosen[1]) / lengths if lengths else 0.0
+    return Moment(epoch, divergence / samples, cosine)
+
+
+def _frozen(problem: Problem, tensors: Mapping[str, Any]) -> FrozenNetwork:
+    model = load_weights(problem.model, tensors)
+    network = FrozenNetwork(model, problem.layout, problem.task, problem.runtime)
+    network.use_batch_statistics()
+    return network
