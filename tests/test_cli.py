@@ -106,7 +106,7 @@ BAD = [
     (["evaluate", "none"], "there is no ticket file none"),
     (
         ["fly"],
-        "there is no command 'fly'; allowed are run, compare, preview, draw, train, evaluate, info, export, demo",
+        "there is no command 'fly'; allowed are run, compare, audit, preview, draw, train, evaluate, info, export, demo",
     ),
 ]
 
