@@ -9,6 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tombola.data import ArrayFeed, Arrays, FlipCrop, ListFeed, StreamFeed, feed_of, forever, load
 from tombola.data.idx import read_idx
+from tombola.data.samples import Samples
+from tombola.data.splits import Splits
 from tombola.errors import UsageError
 
 
@@ -110,6 +112,30 @@ def test_digits_are_split_by_class_and_always_alike():
     from sklearn.datasets import load_digits
 
     assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, load_digits().data.astype(int).tolist()))
+
+
+def test_training_on_some_of_the_samples_only():
+    whole = load("digits")
+    some, again = whole.with_training(100), whole.with_training(100)
+    assert len(some.train) == 100
+    assert some.fingerprint == again.fingerprint != whole.fingerprint
+    rows = set(map(tuple, whole.train.inputs.flatten(1).tolist()))
+    assert all(tuple(row) in rows for row in some.train.inputs.flatten(1).tolist())
+    assert (some.held_out, some.test, some.train.mean) == (whole.held_out, whole.test, whole.train.mean)
+    assert set(some.train.targets.tolist()) == set(range(10)), "a choice by chance, not the first ones"
+    for samples in (0, 1294):
+        with pytest.raises(UsageError, match=f"--train-samples must lie between 1 and 1,293, got {samples}"):
+            whole.with_training(samples)
+
+
+def test_training_on_some_samples_of_a_dataset_of_ones_own():
+    dataset = TensorDataset(torch.arange(10.0).unsqueeze(1), torch.arange(10) % 2)
+    splits = Splits(Samples(dataset), None, Samples(dataset), 2).with_training(4)
+    assert len(splits.train) == 4
+    assert splits.train.feed(4, 0, "test", shuffle=False).repeatable
+    numbers = next(iter(splits.train.feed(4, 0, "test", shuffle=False).epoch(0))).batch[0].flatten().tolist()
+    assert numbers == sorted(numbers)
+    assert len(set(numbers)) == 4
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:

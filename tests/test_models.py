@@ -14,6 +14,8 @@ CIFAR = (3, 32, 32)
 
 def test_the_published_counts():
     assert survey(build("resnet20", CIFAR, 10)).prunable == 291_376
+    # Half as wide: a quarter of every layer between hidden channels, half of the first and the last.
+    assert survey(build("resnet20-w8", CIFAR, 10)).prunable == (291_376 - 432 - 640) // 4 + 216 + 320
     assert survey(build("vgg16", CIFAR, 10), exclude="classifier.weight").prunable == 14_710_464
     assert survey(build("lenet-300-100", (1, 28, 28), 10)).prunable == 266_200
 

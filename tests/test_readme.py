@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,19 @@ def test_links_lead_somewhere():
     for name in ("README.md", "CONTRIBUTING.md"):
         for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text()):
             assert link.startswith("https://arxiv.org/") or (ROOT / link).exists(), link
+
+
+def test_the_page_of_finders_lists_each_with_its_options():
+    from tombola.config import FINDER_OPTIONS
+    from tombola.finders import FINDERS
+
+    page = (ROOT / "docs" / "finders.md").read_text()
+    rows = {line.split("`")[1]: line.split("|")[-2] for line in page.splitlines() if line.startswith("| `")}
+    assert set(rows) == set(FINDERS)
+    for name, kind in FINDERS.items():
+        own = {f.name for f in fields(kind)}
+        options = {f"--{option.replace('_', '-')}" for option, of_finder in FINDER_OPTIONS.items() if of_finder in own}
+        assert set(re.findall(r"--[a-z-]+", rows[name])) == options
 
 
 def test_the_table_lists_what_there_is():
