@@ -104,10 +104,7 @@ BAD = [
     (["run", "--steps"], "--steps"),
     (["info", "none.safetensors"], "there is no ticket file none.safetensors"),
     (["evaluate", "none"], "there is no ticket file none"),
-    (
-        ["fly"],
-        "there is no command 'fly'; allowed are run, compare, audit, preview, draw, train, evaluate, info, export, demo",
-    ),
+    (["fly"], f"there is no command 'fly'; allowed are {', '.join(COMMANDS)}"),
 ]
 
 

@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader
 from tombola.data import ArrayFeed, Arrays, ListFeed, StreamFeed
 from tombola.masking import survey
 from tombola.runtime import Runtime
+from tombola.store import DiskStore
 from tombola.task import Task
 from tombola.teacher import is_informed, make_teacher
 
@@ -79,3 +80,26 @@ def test_outputs_that_are_no_tensors_tell_nothing():
     task = Task(forward=lambda model, batch: {"logits": model(batch[0])})
     model = mlp()
     assert is_informed(model, survey(model).layout, task, ListFeed(batches()), CPU) is None
+
+
+@pytest.mark.parametrize("kind", ["rows", "list"])
+def test_outputs_are_remembered_for_others_and_cost_what_they_cost(tmp_path, kind):
+    arrays = Arrays(torch.randint(0, 255, (20, 1, 4, 4), dtype=torch.uint8), torch.zeros(20).long(), (0.5,), (0.2,))
+    feed = (
+        ArrayFeed(arrays, 6, seed=1)
+        if kind == "rows"
+        else ListFeed([item.batch for item in ArrayFeed(arrays, 6).epoch(0)])
+    )
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    stage = DiskStore(tmp_path).stage("teacher", {})
+    first = make_teacher(model, survey(model).layout, Task(), feed, CPU, stage=stage)
+    with torch.no_grad():
+        model[1].weight.zero_()  # what is remembered is not computed again
+    again = make_teacher(model, survey(model).layout, Task(), ArrayFeed(arrays, 6, seed=2) if kind == "rows" else feed,
+                         CPU, stage=DiskStore(tmp_path).stage("teacher", {}))  # fmt: skip
+    assert again.how == first.how
+    assert again.forward == first.forward == 20
+    assert again.seconds > stage.get("outputs")["cost"]["seconds"] > 0
+    for item in feed.epoch(3):
+        assert torch.equal(again.output(item, item.batch), first.output(item, item.batch))
+    assert again.forward == 20

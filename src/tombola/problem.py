@@ -189,6 +189,12 @@ class Problem:
             },
         )
 
+    def teacher_stage(self) -> Stage:
+        """Return the stage that remembers the network's outputs on the feed."""
+        what = {"weights": self.weights.digest, "architecture": self.architecture, "runtime": self.runtime.to_dict()}
+        versions = {"teacher": 1, "data": COMPONENT_VERSIONS["data"]}
+        return self.store.stage("teacher", {**self.identity, **what, "versions": versions})
+
     def dense_at(self, epoch: int) -> State:
         """Return the dense network after `epoch` epochs of training from θ₀."""
         return self._trainer().dense_at(epoch)

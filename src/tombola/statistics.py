@@ -83,8 +83,8 @@ def compare_paired(ours: Sequence[float], theirs: Sequence[float], comparisons: 
 def _p_value(gains: Sequence[float]) -> float | None:
     if len(gains) < 2:
         return None
-    if max(gains) == min(gains):  # scipy gives NaN where nothing varies
-        return 1.0 if gains[0] == 0 else 0.0
+    if math.isclose(max(gains), min(gains), abs_tol=1e-9):  # scipy gives NaN, or noise, where nothing varies
+        return 1.0 if math.isclose(gains[0], 0, abs_tol=1e-9) else 0.0
     return float(stats.ttest_1samp(gains, 0.0).pvalue)
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tombola.cost import Cost, Meter
 from tombola.data import Feed, Item, Recall
 from tombola.flat import Layout
 from tombola.network import FrozenNetwork, estimate_statistics, lacks_statistics, uses_batch_statistics
 from tombola.runtime import Runtime
+from tombola.store import Stage
 from tombola.task import Batch, Output, Task, batch_size
 
 # Outputs larger than this many numbers in all (1 GiB of float32) are recomputed rather than kept.
@@ -28,12 +30,14 @@ class Teacher:
     """Gives the dense network's output on a batch.
 
     how: in words, whether outputs are kept or recomputed. forward: samples that went through the network for it.
+    seconds: what it took to make, also where its outputs were remembered from another time.
     """
 
     network: FrozenNetwork
     recall: Recall | None
     how: str
     forward: int = 0
+    seconds: float = 0.0
 
     def output(self, item: Item, batch: Batch) -> Output:
         """Return f's output on the item, whose batch is already in place."""
@@ -44,24 +48,51 @@ class Teacher:
 
 
 def make_teacher(
-    model: nn.Module, layout: Layout, task: Task, feed: Feed, runtime: Runtime, keep_outputs: bool = True
+    model: nn.Module,
+    layout: Layout,
+    task: Task,
+    feed: Feed,
+    runtime: Runtime,
+    keep_outputs: bool = True,
+    stage: Stage | None = None,
 ) -> Teacher:
     """Return the teacher for a model at its present values.
 
     Running statistics that never saw a batch are estimated first, on a copy. keep_outputs: whether outputs will be
-    asked for, so that keeping them is worth a pass over the data.
+    asked for, so that keeping them is worth a pass over the data. stage: remembers them for others who ask the same.
     """
-    counted = _Counter()
+    meter, counted = Meter(), _Counter()
     estimated = lacks_statistics(model)
     if estimated:
         batches = counted.through(item.batch for item in islice(feed.epoch(0), STATISTICS_BATCHES))
         model = estimate_statistics(model, batches, task, runtime)
     network = FrozenNetwork(model, layout, task, runtime)
-    recall, why = _recall(network, feed, runtime, counted) if keep_outputs else (None, "the objective looks inside it")
+    if keep_outputs:
+        recall, why, saved = _remembered(network, feed, runtime, counted, stage)
+    else:
+        recall, why, saved = None, "the objective looks inside it", Cost()
     how = "outputs of the dense network are kept once per sample" if recall else f"outputs are recomputed: {why}"
     if estimated:
         how += "; its running statistics, never set before, were estimated on the data"
-    return Teacher(network, recall, how, counted.samples)
+    return Teacher(network, recall, how, counted.samples + saved.forward, meter.read().seconds + saved.seconds)
+
+
+def _remembered(
+    network: FrozenNetwork, feed: Feed, runtime: Runtime, counted: "_Counter", stage: Stage | None
+) -> tuple[Recall | None, str, Cost]:
+    """Return the look-up of outputs, or why there is none; and what was spent on it at another time."""
+    if stage is None:
+        return *_recall(network, feed, runtime, counted), Cost()
+    with stage.locked():
+        kept = stage.get("outputs")
+        if kept is not None:
+            return Recall(runtime.move(kept["values"])), "", Cost(**kept["cost"])
+        meter, before = Meter(), counted.samples
+        recall, why = _recall(network, feed, runtime, counted)
+        if recall is not None:
+            meter.count(forward=counted.samples - before)
+            stage.put("outputs", {"values": recall.values, "cost": meter.read().to_dict()})
+    return recall, why, Cost()
 
 
 def _recall(network: FrozenNetwork, feed: Feed, runtime: Runtime, counted: "_Counter") -> tuple[Recall | None, str]:

@@ -21,7 +21,17 @@ class Item(NamedTuple):
 
 _END = object()
 Compute = Callable[[Any], Any]
-Recall = Callable[[Item], Any]
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Looks up what was computed once. values: a tensor with one row a sample, or a list with one entry a batch."""
+
+    values: Any
+
+    def __call__(self, item: Item) -> Any:
+        """Return what was computed of an item's samples."""
+        return self.values[item.key.to(self.values.device) if isinstance(self.values, Tensor) else item.key]
 
 
 class Feed(Protocol):
@@ -91,8 +101,7 @@ class RowFeed:
         results = [compute(item.batch) for item in replace(self, shuffle=False).epoch(0)]
         if not all(isinstance(result, Tensor) for result in results):
             return None
-        table = torch.cat(results)
-        return lambda item: table[item.key.to(table.device)]
+        return Recall(torch.cat(results))
 
 
 @dataclass(frozen=True)
@@ -113,8 +122,7 @@ class ListFeed:
 
     def remember(self, compute: Compute) -> Recall:
         """Compute once per batch."""
-        table = [compute(batch) for batch in self.batches]
-        return lambda item: table[item.key]
+        return Recall([compute(batch) for batch in self.batches])
 
 
 @dataclass(frozen=True)

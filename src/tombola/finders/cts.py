@@ -71,7 +71,13 @@ class CTS:
         teacher = None
         if objective.asks_outputs or objective.asks_network:
             teacher = make_teacher(
-                model, problem.layout, problem.task, problem.feed, problem.runtime, keep_outputs=objective.asks_outputs
+                model,
+                problem.layout,
+                problem.task,
+                problem.feed,
+                problem.runtime,
+                objective.asks_outputs,
+                problem.teacher_stage(),
             )
             problem.progress.say(f"teacher: {teacher.how}")
         search = Search(problem, self._plan(density), network, teacher)

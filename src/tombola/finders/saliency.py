@@ -220,9 +220,11 @@ class ObjectiveSaliency(Saliency):
         noise = torch.rand(mask.shape, generator=generator(sight.problem.seed, "saliency"), dtype=mask.dtype)
         gate = (mask * (1 - self.perturbation * noise.to(mask.device))).requires_grad_()
         objective, total = objective_named(self.objective), torch.zeros_like(mask)
+        before = sight.teacher.forward if sight.teacher else 0
         for view in sight.views(gate):
             total = total + torch.autograd.grad(objective(view), gate)[0]
         sight.count(objective.forward, objective.backward)
+        sight.meter.count(forward=sight.teacher.forward - before if sight.teacher else 0)
         return (total / len(sight.items)).abs()
 
     def facts(self, sight: Sight, mask: Tensor) -> dict[str, Any]:

@@ -76,8 +76,7 @@ class Search:
         self._optimizer = torch.optim.Adam([self.logits], lr=plan.learning_rate, eps=plan.epsilon)
         self._noise = generator(problem.seed, "concrete")
         self.step = 0
-        self.meter = Meter()
-        self.meter.count(forward=teacher.forward if teacher else 0)
+        self.meter = Meter(Cost(teacher.seconds, teacher.forward) if teacher else None)
         self._multiplier = 0.0
         self._value_sum = 0.0
         self._values = 0
