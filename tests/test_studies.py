@@ -1,11 +1,15 @@
 """Studies: planned, run, resumed, put into a table; and `tombola compare` on top of them."""
 
+import io
 import json
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from tombola import SearchError, UsageError
+from tombola.cli.board import Board
 from tombola.cli.main import main
 from tombola.config import from_dict, load_preset
 from tombola.progress import Silent
@@ -200,3 +204,22 @@ def test_comparisons_that_cannot_be_made(arguments, message, tmp_path, capsys, m
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
+
+
+def test_the_board_shows_the_table_and_the_bars_on_a_terminal():
+    text = io.StringIO()
+    with Board(Console(file=text, force_terminal=True, width=100)) as shown:
+        shown.say("cell 1 of 2")
+        table = Table(title="a study")
+        table.add_column("finder")
+        table.add_row("cts")
+        shown.show(table)
+        with shown.track("search", 10) as tracker:
+            tracker.update(4, "reverse-kl 0.5")
+            shown._live.refresh()
+        shown._live.refresh()
+    found = text.getvalue()
+    assert found.index("cell 1 of 2") < found.index("a study") < found.index("4/10")
+    assert "reverse-kl 0.5" in found
+    last = found[found.rindex("a study") :]
+    assert "4/10" not in last, "a finished bar is taken away"

@@ -1,0 +1,72 @@
+"""Prints what `tombola compare --json` found as Markdown: one row for each density and finder.
+
+usage: python scripts/results/table.py RESULTS.json [accuracy|objectives|dynamics]
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def spread(row: dict[str, Any]) -> str:
+    """Return mean ± sample standard deviation."""
+    std = row["test_accuracy_std"]
+    return f"{row['test_accuracy_mean']:.2f}" + ("" if std is None else f" ± {std:.2f}")
+
+
+def beside(row: dict[str, Any], first: dict[str, Any]) -> str:
+    """Return what the first finder is beside a row's."""
+    found = first["differences"].get(row["finder"])
+    return f"{found['verdict']} ({found['mean']:+.2f})" if found else ""
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """Print accuracies, cost and differences from the first finder."""
+    leader = rows[0]["finder"]
+    first = {row["density"]: row for row in rows if row["finder"] == leader}
+    with_ltr = any(row["finder"] == "ltr" for row in rows)
+    columns = ["density", "finder", "test accuracy (%)", "seconds", "dense trainings"]
+    columns += ["LTR takes"] if with_ltr else []
+    print("| " + " | ".join([*columns, f"{leader} beside it"]) + " |")
+    print("| --- " * (len(columns) + 1) + "|")
+    for row in rows:
+        cost, speed = row["cost"], row["speed_up_over_ltr"]
+        cells = [f"{100 * row['density']:.4g} %", row["finder"], spread(row)]
+        cells += [f"{cost['seconds']:.1f}", f"{cost['dense_equivalents']:.1f}"]
+        cells += ([f"{speed:.1f} times as long" if speed else ""]) if with_ltr else []
+        print("| " + " | ".join([*cells, beside(row, first[row["density"]])]) + " |")
+
+
+def print_objectives(rows: list[dict[str, Any]]) -> None:
+    """Print the objective of each ticket before training, search and saliency side by side."""
+    found = {(row["finder"].partition(":")[0], row["objective"]["name"], row["density"]): row for row in rows}
+    print("| density | objective | ticket of its saliency | ticket of cts |\n| --- | --- | --- | --- |")
+    for (finder, name, density), row in found.items():
+        other = found.get(("saliency", name, density))
+        if finder == "cts" and other:
+            values = f"{other['objective']['hard']:.4g} | {row['objective']['hard']:.4g}"
+            print(f"| {100 * density:.4g} % | {name} | {values} |")
+
+
+def print_dynamics(rows: list[dict[str, Any]]) -> None:
+    """Print KL and cosine at the start, in the middle and at the end of training."""
+    at = "at the start | in the middle | at the end"
+    print(f"| density | finder | KL {at} | cosine {at} |\n" + "| --- " * 8 + "|")
+    for row in rows:
+        course = row["dynamics"]
+        moments = [course[0], course[len(course) // 2], course[-1]]
+        cells = [f"{moment[kind]:.3f}" for kind in ("kl", "cosine") for moment in moments]
+        print(f"| {100 * row['density']:.4g} % | {row['finder']} | " + " | ".join(cells) + " |")
+
+
+TABLES = {"accuracy": print_rows, "objectives": print_objectives, "dynamics": print_dynamics}
+
+
+def main(path: Path, kind: str = "accuracy") -> None:
+    """Print one table."""
+    TABLES[kind](json.loads(path.read_text())["rows"])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
