@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tombola.errors import UsageError
-from tombola.ranking import count_kept, keep_top
+from tombola.ranking import SAMPLE, count_kept, keep_top
 
 
 def test_k_is_density_times_weights_rounded_half_up():
@@ -61,3 +61,27 @@ def test_exactly_k_and_the_order_of_a_stable_sort(scores, share):
     mask = keep_top(torch.tensor(scores), kept)
     best = sorted(range(len(scores)), key=lambda index: (-scores[index], index))[:kept]
     assert mask.nonzero().flatten().tolist() == sorted(best)
+
+
+@pytest.mark.parametrize("kind", ["normal", "rounded", "mostly pruned", "sorted", "equal", "two blocks"])
+@pytest.mark.parametrize("share", [0.0, 1e-5, 0.001, 0.1, 0.5, 0.999, 1.0])
+def test_many_scores_are_ranked_as_few_are(kind, share):
+    total = 4 * SAMPLE + 1234
+    scores = torch.randn(total, generator=torch.Generator().manual_seed(len(kind)))
+    if kind == "rounded":
+        scores = scores.round()
+    elif kind == "mostly pruned":
+        scores[torch.arange(total) % 3 > 0] = -math.inf
+    elif kind == "sorted":
+        scores = scores.sort().values
+    elif kind == "equal":
+        scores = torch.zeros(total)
+    elif kind == "two blocks":  # an evenly spaced sample sees one value only
+        scores = torch.zeros(total)
+        scores[:: total // SAMPLE] = 1.0
+        scores[1] = 2.0
+    kept = round(share * total)
+    order = torch.sort(scores, descending=True, stable=True).indices
+    expected = torch.zeros(total, dtype=torch.bool)
+    expected[order[:kept]] = True
+    assert torch.equal(keep_top(scores, kept), expected)
