@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tombola import concrete
+from tombola.flat import PIECE
 
 
 def test_sample_is_the_sigmoid_of_tempered_noise_plus_logit():
@@ -56,6 +57,22 @@ def test_the_deterministic_relaxation_has_no_noise():
     logits = torch.tensor([0.0, 1.0])
     found = concrete.deterministic(logits, torch.rand(2))
     assert found.tolist() == pytest.approx([0.5, 1 / (1 + math.exp(-1))])
+
+
+@pytest.mark.parametrize("relaxation", concrete.RELAXATIONS.values(), ids=concrete.RELAXATIONS)
+def test_sampling_in_pieces_is_sampling(relaxation):
+    total = 2 * PIECE + 77
+    logits = torch.randn(total, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    pull = torch.randn(total, generator=torch.Generator().manual_seed(1))
+    one, other = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+    sampler = concrete.Sampler(logits.detach(), relaxation, 0.5, one)
+    for _ in range(2):
+        expected = relaxation.mask(logits, concrete.draw_noise(logits, other), 0.5)
+        found = sampler.draw()
+        assert torch.allclose(found, expected, rtol=1e-6, atol=0)
+        (gradient,) = torch.autograd.grad(expected, logits, pull)
+        assert torch.allclose(sampler.pull(pull), gradient, rtol=1e-5, atol=1e-8)
+    assert not torch.equal(found, pull)
 
 
 @pytest.mark.parametrize("relaxation", concrete.RELAXATIONS)

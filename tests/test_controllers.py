@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tombola.controllers import GradBalance, Lagrangian, ProportionalBalance, norm
+from tombola.flat import PIECE
 
 HALF = torch.zeros(4)  # four gates at 1/2
 
@@ -23,7 +24,7 @@ def test_gradbalance_by_hand_above_the_aim():
 
 def test_gradbalance_by_hand_below_the_aim():
     task = torch.tensor([3.0, 0.0, 0.0, 4.0])
-    found = GradBalance().steer(HALF, task, 0.5, 10.0, 0.1)  # aim 0.55 > 0.5
+    found = GradBalance().steer(HALF, task.clone(), 0.5, 10.0, 0.1)  # aim 0.55 > 0.5
     assert found.multiplier == pytest.approx(9.9)
     first = GradBalance().steer(HALF, task, 0.5, 0.0, 0.1)
     assert first.multiplier == 0
@@ -37,7 +38,7 @@ def test_gradbalance_never_aims_where_no_gate_can_be():
 
 def test_proportional_by_hand_pulls_from_both_sides():
     task, each = torch.tensor([3.0, 0.0, 0.0, 4.0]), 0.25 / (0.49 * 4)
-    above = ProportionalBalance().steer(HALF, task, 0.49, 123.0, 0.1)
+    above = ProportionalBalance().steer(HALF, task.clone(), 0.49, 123.0, 0.1)
     assert above.multiplier == pytest.approx(5 / (2 * each) * math.tanh((0.5 / 0.49 - 1) / 0.05))
     assert above.gradient.tolist() == pytest.approx([g + above.multiplier * each for g in (3, 0, 0, 4)])
     below = ProportionalBalance().steer(HALF, task, 0.51, 123.0, 0.1)
@@ -48,7 +49,7 @@ def test_proportional_by_hand_pulls_from_both_sides():
 @pytest.mark.parametrize("size", [1e-30, 1e-20, 1e30])
 def test_tiny_and_huge_gradients_neither_vanish_nor_overflow(controller, size):
     task = torch.tensor([3.0, 0.0, 0.0, 4.0])
-    plain = controller.steer(HALF, task, 0.3, 0.0, 0.1)
+    plain = controller.steer(HALF, task.clone(), 0.3, 0.0, 0.1)
     scaled = controller.steer(HALF, task * size, 0.3, 0.0, 0.1)
     assert scaled.task_norm == pytest.approx(5 * size)
     assert (scaled.gradient.double() / size).tolist() == pytest.approx(plain.gradient.tolist(), rel=1e-5)
@@ -92,6 +93,30 @@ def test_published_rates_are_the_published_scales_in_plain_units(objective, scal
         error, each = 0.5 / density - 1, 0.25 / (density * 4)
         expected = [(scale * g + published * 100 * each) / scale for g in (3, 0, 0, 4)]
         published += rate * learning_rate * 100 * error
-        found = controller.steer(HALF, task, density, ours, learning_rate)
+        found = controller.steer(HALF, task.clone(), density, ours, learning_rate)
         assert found.gradient.tolist() == pytest.approx(expected, rel=1e-5)
         ours = found.multiplier
+
+
+@pytest.mark.parametrize("controller", [GradBalance(), ProportionalBalance(), Lagrangian()])
+def test_long_vectors_are_steered_as_short_ones_are(controller):
+    # More than one piece, the last of them short.
+    total = 2 * PIECE + 77
+    logits = torch.randn(total, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    task = torch.randn(total, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = controller.steer(logits, task.clone(), 0.3, 2.0, 0.1)
+    gates = torch.sigmoid(logits)
+    slopes = gates * (1 - gates)
+    aim = controller.aim(0.3) if isinstance(controller, GradBalance) else 0.3
+    assert found.error == pytest.approx(float(gates.mean()) / aim - 1)
+    assert found.task_norm == pytest.approx(float(task.norm()))
+    assert found.density_norm == pytest.approx(float((slopes / (aim * total)).norm()))
+    used = 2.0 if isinstance(controller, Lagrangian) else found.multiplier
+    assert torch.allclose(found.gradient, task + used * slopes / (aim * total), rtol=1e-9)
+
+
+def test_a_gradient_that_is_no_number_stays_where_it_was():
+    task = torch.tensor([1.0, math.nan, 2.0, 3.0])
+    found = GradBalance().steer(HALF, task, 0.3, 1.0, 0.1)
+    assert math.isnan(found.task_norm)
+    assert torch.isnan(found.gradient).tolist() == [False, True, False, False]

@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tombola.flat import pieces
 
 TEMPERATURE = 2 / 3
 # Bounds of the uniform noise: the published lower one, and the largest float32 below 1.
@@ -41,11 +44,60 @@ def deterministic(logits: Tensor, noise: Tensor, temperature: float = TEMPERATUR
     return torch.sigmoid(logits)
 
 
-RELAXATIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "concrete": sample,
-    "straight-through": straight_through,
-    "deterministic": deterministic,
+def _slope_of_mask(mask: Tensor, logits: Tensor) -> Tensor:
+    return mask * (1 - mask)
+
+
+def _slope_of_gates(mask: Tensor, logits: Tensor) -> Tensor:
+    gates = torch.sigmoid(logits)
+    return gates * (1 - gates)
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """How masks are made of logits.
+
+    mask: z of logits a, uniform noise u in [0, 1) and temperature, differentiable in a. slope: dz/da of z and a. All
+    element by element.
+    """
+
+    mask: Callable[[Tensor, Tensor, float], Tensor]
+    slope: Callable[[Tensor, Tensor], Tensor]
+
+
+RELAXATIONS = {
+    "concrete": Relaxation(sample, _slope_of_mask),
+    "straight-through": Relaxation(straight_through, _slope_of_gates),
+    "deterministic": Relaxation(deterministic, _slope_of_mask),
 }
+
+
+class Sampler:
+    """Samples masks from logits step after step, in memory of its own: new memory costs more than the arithmetic.
+
+    logits: (d,). generator: of the noise. The mask of one step is overwritten by that of the next.
+    """
+
+    def __init__(self, logits: Tensor, relaxation: Relaxation, temperature: float, generator: torch.Generator) -> None:
+        self._logits, self._relaxation, self._temperature = logits, relaxation, temperature
+        self._generator = generator
+        self._noise = torch.empty(logits.shape, dtype=logits.dtype, device=generator.device)
+        self._mask, self._gradient = torch.empty_like(logits), torch.empty_like(logits)
+
+    @torch.no_grad()
+    def draw(self) -> Tensor:
+        """Return a mask z (d,), a leaf that asks for its gradient."""
+        noise = self._noise.uniform_(generator=self._generator).to(self._logits.device)
+        for mask, logits, part in pieces(self._mask, self._logits, noise):
+            mask.copy_(self._relaxation.mask(logits, part, self._temperature))
+        return self._mask.detach().requires_grad_()
+
+    @torch.no_grad()
+    def pull(self, gradient: Tensor) -> Tensor:
+        """Return ∂R/∂a from ∂R/∂z of the mask drawn last."""
+        for out, part, mask, logits in pieces(self._gradient, gradient, self._mask, self._logits):
+            torch.mul(part, self._relaxation.slope(mask, logits), out=out)
+        return self._gradient
 
 
 def draw_noise(logits: Tensor, generator: torch.Generator) -> Tensor:

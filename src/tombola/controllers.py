@@ -7,6 +7,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from tombola.flat import pieces
+
 
 @dataclass(frozen=True)
 class Steering:
@@ -33,7 +35,7 @@ class Controller(Protocol):
     def steer(
         self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float, learning_rate: float
     ) -> Steering:
-        """Return the combined gradient for logits (d,) and ∂R/∂a (d,).
+        """Return the combined gradient for logits (d,) and ∂R/∂a (d,), which it takes the place of.
 
         multiplier: the λ of the step before. learning_rate: the optimiser's at this step.
         """
@@ -41,21 +43,54 @@ class Controller(Protocol):
 
 def norm(vector: Tensor) -> float:
     """Return the 2-norm, summed in float64: entries of 1e-30 or 1e30 neither vanish nor overflow."""
-    return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+    return math.sqrt(sum(_square(piece) for (piece,) in pieces(vector)))
 
 
-def _density_error(logits: Tensor, aim: float) -> tuple[float, Tensor]:
-    """Return e = mean(sigmoid(a))/aim - 1 and its gradient sigmoid(a)(1 - sigmoid(a))/(aim d)."""
+def _square(piece: Tensor) -> float:
+    return float(torch.linalg.vector_norm(piece, dtype=torch.float64)) ** 2
+
+
+def _slopes(logits: Tensor) -> Tensor:
+    """Return sigmoid(a)(1 - sigmoid(a)), the direction in which the expected density grows."""
     gates = torch.sigmoid(logits)
-    error = float(gates.mean(dtype=torch.float64)) / aim - 1
-    return error, gates * (1 - gates) / (aim * logits.numel())
+    return gates * (1 - gates)
 
 
-def _push(task_gradient: Tensor, density_gradient: Tensor, density_norm: float, multiplier: float) -> Tensor:
-    """Return g_task + λ g_density, with λ applied to the unit vector so that a huge λ cannot overflow."""
-    if density_norm == 0 or multiplier == 0:
-        return task_gradient.clone()
-    return task_gradient + (density_gradient / density_norm) * (multiplier * density_norm)
+@dataclass(frozen=True)
+class _Look:
+    """What a controller sees. density: mean(sigmoid(a)). task_norm, slope_norm: of task gradient and slopes."""
+
+    density: float
+    task_norm: float
+    slope_norm: float
+    total: int
+
+    @classmethod
+    def at(cls, logits: Tensor, task_gradient: Tensor) -> "_Look":
+        """Look at both vectors once."""
+        gates = task = slopes = 0.0
+        for part, gradient in pieces(logits, task_gradient):
+            gates += float(torch.sigmoid(part).sum(dtype=torch.float64))
+            task += _square(gradient)
+            slopes += _square(_slopes(part))
+        return cls(gates / logits.numel(), math.sqrt(task), math.sqrt(slopes), logits.numel())
+
+    def error(self, aim: float) -> float:
+        """Return e = mean(sigmoid(a))/aim - 1."""
+        return self.density / aim - 1
+
+    def density_norm(self, aim: float) -> float:
+        """Return the 2-norm of e's gradient, sigmoid(a)(1 - sigmoid(a))/(aim d)."""
+        return self.slope_norm / (aim * self.total)
+
+
+def _push_(task_gradient: Tensor, logits: Tensor, look: _Look, multiplier: float, density_norm: float) -> Tensor:
+    """Add λ g_density to the task's gradient; λ is applied to the unit vector so that a huge one cannot overflow."""
+    reach = multiplier * density_norm
+    if reach and math.isfinite(reach):
+        for gradient, part in pieces(task_gradient, logits):
+            gradient.add_((_slopes(part) / look.slope_norm) * reach)
+    return task_gradient
 
 
 @dataclass(frozen=True)
@@ -78,12 +113,12 @@ class GradBalance:
         self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float, learning_rate: float
     ) -> Steering:
         """Return the combined gradient of one step."""
-        error, density_gradient = _density_error(logits, self.aim(density))
-        task_norm, density_norm = norm(task_gradient), norm(density_gradient)
-        ratio = task_norm / density_norm if error > 0 and density_norm > 0 else 0.0
+        look, aim = _Look.at(logits, task_gradient), self.aim(density)
+        error, density_norm = look.error(aim), look.density_norm(aim)
+        ratio = look.task_norm / density_norm if error > 0 and density_norm > 0 else 0.0
         multiplier = self.momentum * multiplier + (1 - self.momentum) * ratio
-        gradient = _push(task_gradient, density_gradient, density_norm, multiplier)
-        return Steering(gradient, multiplier, error, task_norm, density_norm)
+        gradient = _push_(task_gradient, logits, look, multiplier, density_norm)
+        return Steering(gradient, multiplier, error, look.task_norm, density_norm)
 
 
 @dataclass(frozen=True)
@@ -101,12 +136,12 @@ class ProportionalBalance:
         self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float, learning_rate: float
     ) -> Steering:
         """Return the combined gradient of one step."""
-        error, density_gradient = _density_error(logits, density)
-        task_norm, density_norm = norm(task_gradient), norm(density_gradient)
-        ratio = task_norm / density_norm if density_norm > 0 else 0.0
+        look = _Look.at(logits, task_gradient)
+        error, density_norm = look.error(density), look.density_norm(density)
+        ratio = look.task_norm / density_norm if density_norm > 0 else 0.0
         multiplier = ratio * math.tanh(error / self.width)
-        gradient = _push(task_gradient, density_gradient, density_norm, multiplier)
-        return Steering(gradient, multiplier, error, task_norm, density_norm)
+        gradient = _push_(task_gradient, logits, look, multiplier, density_norm)
+        return Steering(gradient, multiplier, error, look.task_norm, density_norm)
 
 
 # The paper's rate is 0.01 (0.001 for feature-mse) of the logits' learning rate, for objectives multiplied by 100
@@ -136,10 +171,10 @@ class Lagrangian:
         self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float, learning_rate: float
     ) -> Steering:
         """Return the combined gradient of one step."""
-        error, density_gradient = _density_error(logits, density)
-        task_norm, density_norm = norm(task_gradient), norm(density_gradient)
-        gradient = _push(task_gradient, density_gradient, density_norm, multiplier)
-        return Steering(gradient, multiplier + self.rate * learning_rate * error, error, task_norm, density_norm)
+        look = _Look.at(logits, task_gradient)
+        error, density_norm = look.error(density), look.density_norm(density)
+        gradient = _push_(task_gradient, logits, look, multiplier, density_norm)
+        return Steering(gradient, multiplier + self.rate * learning_rate * error, error, look.task_norm, density_norm)
 
 
 CONTROLLERS: dict[str, type[GradBalance] | type[ProportionalBalance] | type[Lagrangian]] = {

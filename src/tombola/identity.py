@@ -10,8 +10,8 @@ from torch import Tensor
 
 # Raised by hand when a component's numbers change, so that an old result never passes for a new one.
 COMPONENT_VERSIONS = {
-    "cts": 2,
-    "joint": 1,
+    "cts": 3,
+    "joint": 2,
     "random": 2,
     "magnitude": 1,
     "snip": 1,

@@ -78,7 +78,7 @@ class Gates(Companion):
         super().begin(model, task)
         self._network = GatedNetwork(model, self._layout, task)
         self.logits = self.logits.to(next(model.parameters()).device).requires_grad_()
-        self._optimizer = torch.optim.Adam([self.logits], lr=self._finder.learning_rate)
+        self._optimizer = torch.optim.Adam([self.logits], lr=self._finder.learning_rate, fused=True)
 
     def forward(self, batch: Batch, share: float) -> Output:
         """Run the model under a mask sampled anew."""

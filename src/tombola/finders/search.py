@@ -73,8 +73,10 @@ class Search:
         total = problem.layout.total
         self.kept = count_kept(plan.density, total)
         self.logits = concrete.initial_logits(plan.density, total, network.weights).requires_grad_()
-        self._optimizer = torch.optim.Adam([self.logits], lr=plan.learning_rate, eps=plan.epsilon)
+        self._optimizer = torch.optim.Adam([self.logits], lr=plan.learning_rate, eps=plan.epsilon, fused=True)
         self._noise = generator(problem.seed, "concrete")
+        relaxation = concrete.RELAXATIONS[plan.relaxation]
+        self._sampler = concrete.Sampler(self.logits.detach(), relaxation, plan.temperature, self._noise)
         self.step = 0
         self.meter = Meter(Cost(teacher.seconds, teacher.forward) if teacher else None)
         self._multiplier = 0.0
@@ -112,10 +114,9 @@ class Search:
     def advance(self, item: Item) -> dict[str, Any] | None:
         """Take one step on a batch; return a row of metrics when one is due."""
         plan = self.plan
-        noise = concrete.draw_noise(self.logits, self._noise)
-        mask = concrete.RELAXATIONS[plan.relaxation](self.logits, noise, plan.temperature)
+        mask = self._sampler.draw()
         value = self._objective(mask, item, self.teacher)
-        (task_gradient,) = torch.autograd.grad(value, self.logits)
+        task_gradient = self._sampler.pull(*torch.autograd.grad(value, mask))
         self._value_sum += float(value.detach())
         self._values += 1
         with torch.no_grad():
