@@ -60,19 +60,46 @@ def test_the_deterministic_relaxation_has_no_noise():
 
 
 @pytest.mark.parametrize("relaxation", concrete.RELAXATIONS.values(), ids=concrete.RELAXATIONS)
-def test_sampling_in_pieces_is_sampling(relaxation):
-    total = 2 * PIECE + 77
-    logits = torch.randn(total, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    pull = torch.randn(total, generator=torch.Generator().manual_seed(1))
-    one, other = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
-    sampler = concrete.Sampler(logits.detach(), relaxation, 0.5, one)
-    for _ in range(2):
-        expected = relaxation.mask(logits, concrete.draw_noise(logits, other), 0.5)
-        found = sampler.draw()
-        assert torch.allclose(found, expected, rtol=1e-6, atol=0)
-        (gradient,) = torch.autograd.grad(expected, logits, pull)
-        assert torch.allclose(sampler.pull(pull), gradient, rtol=1e-5, atol=1e-8)
-    assert not torch.equal(found, pull)
+def test_the_slope_is_the_gradient_of_the_mask(relaxation):
+    logits, noise, pull = torch.randn(3, 500, generator=torch.Generator().manual_seed(0)).unbind()
+    logits.requires_grad_()
+    mask = relaxation.mask(logits, noise.sigmoid(), 0.5)
+    (gradient,) = torch.autograd.grad(mask, logits, pull)
+    assert torch.allclose(relaxation.slope(mask, logits) * pull, gradient, rtol=1e-5, atol=1e-8)
+
+
+def sampler(logits, seed=7, kind="concrete"):
+    return concrete.Sampler(logits, concrete.RELAXATIONS[kind], 0.5, seed)
+
+
+def test_sampling_in_pieces_depends_on_seed_step_and_place_alone():
+    logits = torch.zeros(2 * PIECE + 77)
+    mask = sampler(logits).draw(3)
+    assert mask.requires_grad
+    assert mask.is_leaf
+    first = mask.detach()
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        assert torch.equal(sampler(logits).draw(3), first)
+    torch.set_num_threads(before)
+    assert not torch.equal(sampler(logits).draw(4), first)
+    assert not torch.equal(sampler(logits, seed=8).draw(3), first)
+    assert not torch.equal(first[:PIECE], first[PIECE : 2 * PIECE]), "pieces have noise of their own"
+    # At logit 0 half of the masks lie above 1/2, and ln(u/(1 - u))/τ has the standard deviation π/√3/τ.
+    assert (first > 0.5).double().mean().item() == pytest.approx(0.5, abs=0.01)
+    assert torch.logit(first.double(), eps=1e-9).std().item() == pytest.approx(math.pi / math.sqrt(3) / 0.5, rel=0.02)
+
+
+def test_gradients_of_masks_are_pulled_back_to_the_logits():
+    logits = torch.randn(2 * PIECE + 77, generator=torch.Generator().manual_seed(0))
+    of = sampler(logits)
+    mask = of.draw(0)
+    (gradient,) = torch.autograd.grad((mask * logits).sum(), mask)
+    kept = gradient.clone()
+    found = of.pull(gradient)
+    assert torch.allclose(found, logits * (mask * (1 - mask)).detach(), rtol=1e-5)
+    assert torch.equal(gradient, kept), "what an objective returned stays as it was"
 
 
 @pytest.mark.parametrize("relaxation", concrete.RELAXATIONS)

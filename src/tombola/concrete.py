@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tombola.flat import pieces
+from tombola.flat import over_pieces
+from tombola.seeds import generator
 
 TEMPERATURE = 2 / 3
 # Bounds of the uniform noise: the published lower one, and the largest float32 below 1.
@@ -75,28 +76,33 @@ RELAXATIONS = {
 class Sampler:
     """Samples masks from logits step after step, in memory of its own: new memory costs more than the arithmetic.
 
-    logits: (d,). generator: of the noise. The mask of one step is overwritten by that of the next.
+    logits: (d,). seed: of the noise, which depends on it, on the step and on the place alone, however many threads
+    share the work. The mask of one step is overwritten by that of the next.
     """
 
-    def __init__(self, logits: Tensor, relaxation: Relaxation, temperature: float, generator: torch.Generator) -> None:
-        self._logits, self._relaxation, self._temperature = logits, relaxation, temperature
-        self._generator = generator
-        self._noise = torch.empty(logits.shape, dtype=logits.dtype, device=generator.device)
+    def __init__(self, logits: Tensor, relaxation: Relaxation, temperature: float, seed: int) -> None:
+        self._logits, self._relaxation, self._temperature, self._seed = logits, relaxation, temperature, seed
         self._mask, self._gradient = torch.empty_like(logits), torch.empty_like(logits)
 
-    @torch.no_grad()
-    def draw(self) -> Tensor:
-        """Return a mask z (d,), a leaf that asks for its gradient."""
-        noise = self._noise.uniform_(generator=self._generator).to(self._logits.device)
-        for mask, logits, part in pieces(self._mask, self._logits, noise):
-            mask.copy_(self._relaxation.mask(logits, part, self._temperature))
+    def draw(self, step: int) -> Tensor:
+        """Return the mask z (d,) of a step, a leaf that asks for its gradient."""
+
+        def fill(mask: Tensor, logits: Tensor) -> None:
+            # Where a piece begins in the memory of masks is its place in the vector.
+            source = generator(self._seed, "concrete", step, int(mask.storage_offset()), device=mask.device)
+            noise = torch.rand(mask.shape, generator=source, dtype=mask.dtype, device=mask.device)
+            mask.copy_(self._relaxation.mask(logits, noise, self._temperature))
+
+        over_pieces(fill, self._mask, self._logits)
         return self._mask.detach().requires_grad_()
 
-    @torch.no_grad()
     def pull(self, gradient: Tensor) -> Tensor:
-        """Return ∂R/∂a from ∂R/∂z of the mask drawn last."""
-        for out, part, mask, logits in pieces(self._gradient, gradient, self._mask, self._logits):
+        """Return ∂R/∂a from ∂R/∂z of the mask drawn last; overwritten by the next."""
+
+        def fill(out: Tensor, part: Tensor, mask: Tensor, logits: Tensor) -> None:
             torch.mul(part, self._relaxation.slope(mask, logits), out=out)
+
+        over_pieces(fill, self._gradient, gradient, self._mask, self._logits)
         return self._gradient
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from tombola.flat import pieces
+from tombola.flat import over_pieces
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,15 @@ class Controller(Protocol):
 
 def norm(vector: Tensor) -> float:
     """Return the 2-norm, summed in float64: entries of 1e-30 or 1e30 neither vanish nor overflow."""
-    return math.sqrt(sum(_square(piece) for (piece,) in pieces(vector)))
+    return math.sqrt(sum(over_pieces(_square, vector)))
 
 
 def _square(piece: Tensor) -> float:
-    return float(torch.linalg.vector_norm(piece, dtype=torch.float64)) ** 2
+    """Return the sum of squares; float32 does where none of them can have vanished or overflowed."""
+    length = float(torch.linalg.vector_norm(piece))
+    if not 1e-10 < length < 1e15:
+        length = float(torch.linalg.vector_norm(piece, dtype=torch.float64))
+    return length**2
 
 
 def _slopes(logits: Tensor) -> Tensor:
@@ -68,12 +72,15 @@ class _Look:
     @classmethod
     def at(cls, logits: Tensor, task_gradient: Tensor) -> "_Look":
         """Look at both vectors once."""
-        gates = task = slopes = 0.0
-        for part, gradient in pieces(logits, task_gradient):
-            gates += float(torch.sigmoid(part).sum(dtype=torch.float64))
-            task += _square(gradient)
-            slopes += _square(_slopes(part))
+        found = over_pieces(cls._sums, logits, task_gradient)
+        gates, task, slopes = (math.fsum(column) for column in zip(*found, strict=True))
         return cls(gates / logits.numel(), math.sqrt(task), math.sqrt(slopes), logits.numel())
+
+    @staticmethod
+    def _sums(logits: Tensor, task_gradient: Tensor) -> tuple[float, float, float]:
+        gates = torch.sigmoid(logits)
+        slopes = gates * (1 - gates)
+        return float(gates.sum()), _square(task_gradient), _square(slopes)
 
     def error(self, aim: float) -> float:
         """Return e = mean(sigmoid(a))/aim - 1."""
@@ -88,8 +95,11 @@ def _push_(task_gradient: Tensor, logits: Tensor, look: _Look, multiplier: float
     """Add λ g_density to the task's gradient; λ is applied to the unit vector so that a huge one cannot overflow."""
     reach = multiplier * density_norm
     if reach and math.isfinite(reach):
-        for gradient, part in pieces(task_gradient, logits):
+
+        def add(gradient: Tensor, part: Tensor) -> None:
             gradient.add_((_slopes(part) / look.slope_norm) * reach)
+
+        over_pieces(add, task_gradient, logits)
     return task_gradient
 
 

@@ -1,24 +1,45 @@
 """One flat vector underneath, named views on top."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from math import prod
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-# Numbers that a processor's cache holds a few vectors of.
-PIECE = 2**16
+T = TypeVar("T")
+
+# Numbers of which a processor's cache holds a few vectors; PyTorch works on so few in one thread.
+PIECE = 2**15
 
 
-def pieces(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the same parts of vectors of one length, as views small enough to stay in a processor's cache.
+def over_pieces(work: Callable[..., T], *vectors: Tensor) -> list[T]:
+    """Apply `work` to the same pieces of vectors of one length, without gradients, and return what it gives, in order.
 
-    A chain of element by element operations then reads memory once; elsewhere than on a CPU there is one part.
+    On a CPU a chain of element by element operations then reads memory once, and as many threads as PyTorch uses take
+    a share of the pieces each. Elsewhere there is one piece.
     """
-    size = PIECE if vectors[0].device.type == "cpu" else vectors[0].numel()
-    return zip(*(vector.split(size) for vector in vectors), strict=True)
+    if vectors[0].device.type != "cpu" or vectors[0].numel() <= PIECE:
+        with torch.no_grad():
+            return [work(*vectors)]
+    parts = list(zip(*(vector.split(PIECE) for vector in vectors), strict=True))
+    threads = torch.get_num_threads()
+    each = -(-len(parts) // threads)
+    shares = [parts[first : first + each] for first in range(0, len(parts), each)]
+    return [found for share in _pool(threads).map(lambda share: _work(work, share), shares) for found in share]
+
+
+@torch.no_grad()
+def _work(work: Callable[..., T], share: list[tuple[Tensor, ...]]) -> list[T]:
+    return [work(*parts) for parts in share]
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="pieces")
 
 
 @dataclass(frozen=True)

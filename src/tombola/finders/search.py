@@ -17,7 +17,6 @@ from tombola.network import FrozenNetwork
 from tombola.objectives import Objective, View
 from tombola.problem import Problem
 from tombola.ranking import count_kept, keep_top
-from tombola.seeds import generator
 from tombola.store import Stage
 from tombola.task import batch_size
 from tombola.teacher import Teacher
@@ -74,9 +73,8 @@ class Search:
         self.kept = count_kept(plan.density, total)
         self.logits = concrete.initial_logits(plan.density, total, network.weights).requires_grad_()
         self._optimizer = torch.optim.Adam([self.logits], lr=plan.learning_rate, eps=plan.epsilon, fused=True)
-        self._noise = generator(problem.seed, "concrete")
         relaxation = concrete.RELAXATIONS[plan.relaxation]
-        self._sampler = concrete.Sampler(self.logits.detach(), relaxation, plan.temperature, self._noise)
+        self._sampler = concrete.Sampler(self.logits.detach(), relaxation, plan.temperature, problem.seed)
         self.step = 0
         self.meter = Meter(Cost(teacher.seconds, teacher.forward) if teacher else None)
         self._multiplier = 0.0
@@ -89,7 +87,6 @@ class Search:
         return {
             "logits": self.logits.detach(),
             "optimizer": self._optimizer.state_dict(),
-            "noise": self._noise.get_state(),
             "step": self.step,
             "multiplier": self._multiplier,
             "value_sum": self._value_sum,
@@ -105,7 +102,6 @@ class Search:
         with torch.no_grad():
             self.logits.copy_(state["logits"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._noise.set_state(state["noise"])
         self.step, self._multiplier = state["step"], state["multiplier"]
         self._value_sum, self._values = state["value_sum"], state["values"]
         self._top = None if state["top"] is None else state["top"].to(self.logits.device)
@@ -114,7 +110,7 @@ class Search:
     def advance(self, item: Item) -> dict[str, Any] | None:
         """Take one step on a batch; return a row of metrics when one is due."""
         plan = self.plan
-        mask = self._sampler.draw()
+        mask = self._sampler.draw(self.step)
         value = self._objective(mask, item, self.teacher)
         task_gradient = self._sampler.pull(*torch.autograd.grad(value, mask))
         self._value_sum += float(value.detach())
