@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-hard lint format clean
+.PHONY: demo test test-hard lint format bench bench-full clean
 
 demo: .venv/installed
 	$(BIN)/tombola demo
@@ -14,14 +14,21 @@ test-hard: .venv/tested
 	$(BIN)/python -m pytest -m hard
 
 lint: .venv/tested
-	$(BIN)/ruff check src tests scripts examples
-	$(BIN)/ruff format --check src tests scripts examples
+	$(BIN)/ruff check src tests scripts examples benchmarks
+	$(BIN)/ruff format --check src tests scripts examples benchmarks
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports --no-cache
 
 format: .venv/tested
-	$(BIN)/ruff check --fix src tests scripts examples
-	$(BIN)/ruff format src tests scripts examples
+	$(BIN)/ruff check --fix src tests scripts examples benchmarks
+	$(BIN)/ruff format src tests scripts examples benchmarks
+
+# Ratios measured side by side; nothing else should run meanwhile.
+bench: .venv/tested
+	$(BIN)/python -m benchmarks.run benchmarks/results/quick.json
+
+bench-full: .venv/tested
+	$(BIN)/python -m benchmarks.run benchmarks/results/full.json --full
 
 clean:
 	rm -rf .venv demo build

@@ -1,0 +1,101 @@
+"""Networks on made-up images, set up as tombola sets them up, and the steps that are timed."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from tombola.controllers import GradBalance
+from tombola.data import ArrayFeed, Arrays, FlipCrop, Item, forever
+from tombola.finders.search import Plan, Search
+from tombola.masking import survey
+from tombola.models import build
+from tombola.network import FrozenNetwork
+from tombola.objectives import Objective, View, objective_named
+from tombola.problem import Problem
+from tombola.progress import Silent
+from tombola.runtime import Runtime
+from tombola.store import MemoryStore
+from tombola.task import Task
+from tombola.teacher import make_teacher
+from tombola.training import Lesson, Recipe, State, fit
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and images. batch: samples a step; batches: of them in the data."""
+
+    model: nn.Module
+    arrays: Arrays
+    batch: int
+
+    @classmethod
+    def make(cls, name: str, shape: tuple[int, int, int], classes: int, batch: int, batches: int) -> "Case":
+        """Return a network by name on random images of a shape (channels, height, width)."""
+        torch.manual_seed(0)
+        count = batch * batches
+        images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8)
+        arrays = Arrays(images, torch.randint(classes, (count,)), (0.5,) * shape[0], (0.25,) * shape[0])
+        return cls(build(name, shape, classes), arrays, batch)
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where tombola would run it here."""
+        return Runtime.choose(self.model, "cpu")
+
+    def train(self, steps: int) -> None:
+        """Take steps of the project's own dense training: augmentation, clipping, SGD."""
+        rows = torch.arange(steps * self.batch) % len(self.arrays)
+        feed = ArrayFeed(self.arrays.take(rows), self.batch, augmentation=FlipCrop())
+        recipe = Recipe(epochs=1, learning_rate=0.01, clip_norm=2.0)
+        lesson = Lesson(self.model, Task(), feed, None, recipe, self.runtime, 0, Silent())
+        fit(lesson, State.of(self.model), 1, MemoryStore().stage("dense", {}), "dense training")
+
+    def search(self, objective: Objective, density: float = 0.01) -> "Steps":
+        """Return a search under way."""
+        layout = survey(self.model).layout
+        feed = ArrayFeed(self.arrays, self.batch)
+        problem = Problem(
+            model=self.model,
+            layout=layout,
+            task=Task(),
+            feed=feed,
+            weights=State.of(self.model),
+            seed=0,
+            runtime=self.runtime,
+        )
+        network = FrozenNetwork(copy.deepcopy(self.model), layout, Task(), self.runtime)
+        network.use_batch_statistics()
+        asks = objective.asks_outputs or objective.asks_network
+        teacher = make_teacher(self.model, layout, Task(), feed, self.runtime, objective.asks_outputs) if asks else None
+        plan = Plan(objective, GradBalance(), density, 1_000_000, 0.1, 1_000_000, 2 / 3, 1e-8, "concrete", ())
+        return Steps(Search(problem, plan, network, teacher), forever(feed))
+
+    def images(self) -> Tensor:
+        """Return one batch, normalised."""
+        return self.arrays.normalise(self.arrays.inputs[: self.batch])
+
+
+@dataclass
+class Steps:
+    """A search and where its batches come from."""
+
+    search: Search
+    items: Iterator[Item]
+
+    def take(self, steps: int) -> None:
+        """Take some steps."""
+        for item in islice(self.items, steps):
+            self.search.advance(item)
+
+
+def _mask_alone(view: View) -> Tensor:
+    return (view.mask * view.network.weights).sum()
+
+
+# An objective that runs no network: what is left of a step is sampling, balance and Adam.
+ARITHMETIC = Objective("arithmetic", _mask_alone, forward=0, backward=0)
+REVERSE_KL, GRAD_NORM, GRAD_MATCH = map(objective_named, ("reverse-kl", "grad-norm", "grad-match"))

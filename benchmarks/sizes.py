@@ -1,0 +1,88 @@
+"""What grows with the number of weights: ranking, ticket files, memory; and how fast the command line starts."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+
+from benchmarks.figures import Figure
+from tombola import Ticket
+from tombola.ranking import keep_top
+
+HUNDRED_MILLION = 10**8
+SIZES = (10**5, 10**6, 10**7, HUNDRED_MILLION)
+
+
+def _time(work: Callable[[], object], repeats: int = 3) -> float:
+    seconds = []
+    for _ in range(repeats):
+        since = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - since)
+    return median(seconds)
+
+
+def ranking() -> list[Figure]:
+    """Scores ranked, and tickets saved and loaded, from 10⁵ to 10⁸ weights."""
+    figures = []
+    for size in SIZES:
+        goals = (3.0, 2.0) if size == HUNDRED_MILLION else (None, None)
+        scores = torch.randn(size, generator=torch.Generator().manual_seed(0))
+        ranked = _time(lambda s=scores: keep_top(s, len(s) // 100))
+        figures.append(Figure(f"ranking {size:,} scores", ranked, "s", goals[0]))
+        for density in (0.01, 0.1):
+            ticket = Ticket({"weight": keep_top(scores, int(density * size))})
+            with TemporaryDirectory() as folder:
+                path = Path(folder) / "ticket.safetensors"
+                stored = _time(lambda t=ticket, p=path: (t.save(p), Ticket.load(p)))
+            figures.append(
+                Figure(f"a ticket of {size:,} bits, density {density:.0%}, saved and loaded", stored, "s", goals[1])
+            )
+    return figures
+
+
+_MEMORY = """
+import resource, sys, torch
+sys.path.insert(0, {root!r})
+from benchmarks.cases import REVERSE_KL, Case
+case = Case.make("resnet20", (3, 32, 32), 10, 512, 2)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+{work}
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def memory() -> list[Figure]:
+    """Peak memory of a search over that of dense training, ResNet-20, batch 512; each in a process of its own."""
+    root = str(Path(__file__).parent.parent)
+
+    def peak(work: str) -> float:
+        code = _MEMORY.format(root=root, work=work)
+        found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        return 1024 * float(found.stdout)
+
+    dense, search = peak("case.train(3)"), peak("case.search(REVERSE_KL).take(3)")
+    allowed = 6 * 4 * 291_376
+    return [
+        Figure(
+            "ResNet-20: (peak memory of a search - 6 floats a weight) / training",
+            (search - allowed) / dense,
+            "times",
+            1.1,
+        ),
+        Figure("ResNet-20: peak memory of training", dense / 2**20, "MiB"),
+        Figure("ResNet-20: peak memory of a search", search / 2**20, "MiB"),
+    ]
+
+
+def startup() -> list[Figure]:
+    """How long the command line takes to show its help."""
+    command = [sys.executable, "-m", "tombola", "--help"]
+    return [
+        Figure("tombola --help", _time(lambda: subprocess.run(command, check=True, capture_output=True), 7), "s", 0.5)
+    ]

@@ -1,0 +1,63 @@
+"""The benchmarks: their reference is the method, and their figures say what they should. No test asserts a timing."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import run
+from benchmarks.cases import REVERSE_KL, Case
+from benchmarks.figures import Figure, interleaved, ratio
+from benchmarks.naive import NaiveSearch
+from tombola.masking import survey
+from tombola.runtime import Runtime
+
+
+def test_the_plain_transcription_and_the_search_take_the_same_steps(monkeypatch):
+    case = Case.make("lenet-300-100", (1, 8, 8), 10, 16, 1)
+    ours = case.search(REVERSE_KL, density=0.3)
+    naive = NaiveSearch(case.model, list(survey(case.model).layout.names), 0.3)
+    monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, 0.7))
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 0.7))
+    (item,) = ours.search._problem.feed.epoch(0)
+    for _ in range(12):
+        ours.search.advance(item)
+        naive.step(item.batch[0])
+    expected = torch.cat([logits.detach().flatten() for logits in naive.logits.values()])
+    assert torch.allclose(ours.search.logits.detach(), expected, atol=2e-3)
+    assert ours.search._multiplier == pytest.approx(naive.multiplier, rel=1e-3)
+
+
+def test_the_steps_of_a_case_run_where_tombola_would_run_them():
+    case = Case.make("resnet20-w8", (1, 8, 8), 10, 4, 2)
+    assert case.runtime == Runtime.choose(case.model, "cpu")
+    case.train(3)
+    steps = case.search(REVERSE_KL)
+    steps.take(3)
+    assert steps.search.step == 3
+
+
+def test_figures_meet_their_goals_or_not():
+    assert Figure("a", 0.9, "times", 0.95).to_dict()["met"]
+    assert not Figure("a", 1.0, "times", 0.95).to_dict()["met"]
+    assert Figure("a", 3.5, "times", 3.0, at_least=True).to_dict()["met"]
+    assert Figure("a", 3.5, "s").to_dict()["met"] is None
+    assert ratio({"a": [2.0, 9.0, 4.0], "b": [1.0, 1.0, 1.0]}, "a", "b") == 4.0
+
+
+def test_work_is_done_in_turns():
+    order = []
+    seconds = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2)
+    assert order == ["a", "b"] * 3
+    assert [len(found) for found in seconds.values()] == [2, 2]
+
+
+def test_a_run_writes_one_file_and_a_missed_goal_does_not_fail(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "QUICK", (lambda: [Figure("slow", 2.0, "s", 1.0)],))
+    monkeypatch.setattr(run, "LONG", (lambda: [Figure("more", 1.0, "s")],))
+    run.main(tmp_path / "new" / "quick.json", full=False)
+    found = json.loads((tmp_path / "new" / "quick.json").read_text())
+    assert [(each["name"], each["met"]) for each in found["figures"]] == [("slow", False)]
+    assert "MISSED" in capsys.readouterr().out
+    run.main(tmp_path / "full.json", full=True)
+    assert len(json.loads((tmp_path / "full.json").read_text())["figures"]) == 2
