@@ -216,5 +216,5 @@ def test_a_draw_works_where_gradients_are_off(mode):
 
 @pytest.mark.parametrize("fields", [{"epochs": 0}, {"momentum": 5}, {"learning_rate": -1}, {"weight_decay": -1}])
 def test_impossible_recipes_are_refused(fields):
-    with pytest.raises(UsageError, match=f"recipe: {next(iter(fields))} must be"):
+    with pytest.raises(UsageError, match=f"{next(iter(fields))} of the recipe must be"):
         Recipe(**fields)

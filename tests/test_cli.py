@@ -104,6 +104,10 @@ BAD = [
     (["run", "--steps"], "--steps"),
     (["info", "none.safetensors"], "there is no ticket file none.safetensors"),
     (["evaluate", "none"], "there is no ticket file none"),
+    (["run", "--lr-schedule", "flat"], "--lr-schedule of the recipe must be one of steps, one-cycle, got 'flat'"),
+    (["run", "--lr-schedule", "one-cycle"], "--milestones of the recipe must be empty ([]) where lr_schedule is not"),
+    (["run", "--label-smoothing", "1"], "--label-smoothing must lie in [0, 1), got 1.0"),
+    (["run", "--nesterov", "true", "--momentum", "0"], "--nesterov of the recipe must be false where momentum is 0"),
     (["fly"], f"there is no command 'fly'; allowed are {', '.join(COMMANDS)}"),
 ]
 

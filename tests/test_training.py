@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from tombola.problem import Trainer
 from tombola.progress import Silent
 from tombola.runtime import Runtime
 from tombola.store import DiskStore, MemoryStore
-from tombola.task import Task
+from tombola.task import Task, smoothed_cross_entropy
 from tombola.ticket import Ticket
 from tombola.training import Lesson, Recipe, State, fit
 
@@ -50,7 +51,38 @@ def test_the_loop_is_plain_sgd():
 
 def test_rates_drop_at_milestones():
     recipe = Recipe(epochs=4, learning_rate=1.0, milestones=(1, 3))
-    assert [recipe.learning_rate_in(epoch) for epoch in range(4)] == pytest.approx([1, 0.1, 0.1, 0.01])
+    assert [recipe.learning_rate_at(epoch) for epoch in (0, 0.99, 1, 2, 3)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+def test_one_cycle_by_hand():
+    recipe = Recipe(epochs=10, learning_rate=2.0, lr_schedule="one-cycle")
+    # A 25th, half way up at 1.5 epochs, the peak after 3, half way down at 6.5, a quarter of the cosine at 8.25.
+    found = [recipe.learning_rate_at(epoch) for epoch in (0, 1.5, 3, 6.5, 8.25, 10)]
+    assert found == pytest.approx([0.08, 1.04, 2.0, 1.0, 1 - math.sqrt(0.5), 0.0])
+
+
+def test_the_rate_moves_from_step_to_step(monkeypatch):
+    rates = []
+    original = torch.optim.SGD.step
+
+    def watching(self, closure=None):
+        rates.append(self.param_groups[0]["lr"])
+        return original(self, closure)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", watching)
+    recipe = {"epochs": 2, "learning_rate": 1.0, "lr_schedule": "one-cycle", "nesterov": True}
+    model = mlp()
+    fit(lesson(model, batches(4), **recipe), State.of(model, epoch=1), 2, MemoryStore().stage("a", {}), "training")
+    expected = [Recipe(**recipe).learning_rate_at(1 + step / 4) for step in range(4)]
+    assert rates == pytest.approx(expected)
+
+
+def test_labels_are_smoothed_by_hand():
+    # Logits ln 3 and 0: probabilities 3/4 and 1/4. A share of 0.2 leaves the label 0.9 and gives the other class 0.1.
+    output, batch = torch.tensor([[math.log(3.0), 0.0]]), (None, torch.tensor([0]))
+    expected = -0.9 * math.log(0.75) - 0.1 * math.log(0.25)
+    assert smoothed_cross_entropy(0.2)(output, batch).item() == pytest.approx(expected)
+    assert smoothed_cross_entropy(0.0)(output, batch).item() == pytest.approx(-math.log(0.75))
 
 
 def test_a_tickets_pruned_weights_end_at_zero_and_momentum_never_revives_them():

@@ -24,7 +24,7 @@ from tombola.ranking import count_kept
 from tombola.runtime import PRECISIONS, Runtime, resolve_device
 from tombola.seeds import seeded
 from tombola.store import DiskStore
-from tombola.task import Task
+from tombola.task import Task, smoothed_cross_entropy
 from tombola.ticket import Ticket
 from tombola.training import Lesson, OwnFit, Recipe, State
 
@@ -64,6 +64,7 @@ def resolve(config: RunConfig) -> RunConfig:
         filled["device"] = resolve_device("auto").type
     resolved = replace(config, **filled).with_threads()
     make_finder(resolved)
+    _recipe(resolved)
     return resolved
 
 
@@ -79,6 +80,10 @@ def make_finder(config: RunConfig) -> Finder:
             Lagrangian.published(values.get("objective", "loss")) if published else kind_of_controller()
         )
     return kind(**values)
+
+
+def _recipe(config: RunConfig) -> Recipe:
+    return Recipe(**{f.name: getattr(config, f.name) for f in fields(Recipe)})
 
 
 @torch.no_grad()
@@ -191,16 +196,15 @@ class Cell:
     def trainer(self, store: DiskStore, progress: Progress) -> Trainer:
         """Return what trains this cell's network; cells that agree on it share its results."""
         config = self.config
-        recipe = Recipe(**{f.name: getattr(config, f.name) for f in fields(Recipe)})
         feed = self.splits.train.feed(
             config.batch_size, config.seed, "training", augmentation=AUGMENTATIONS[config.augmentation]
         )
         lesson = Lesson(
             self.model,
-            self.task,
+            replace(self.task, loss=smoothed_cross_entropy(config.label_smoothing)),
             feed,
             self._feed(self.splits.held_out),
-            recipe,
+            _recipe(config),
             self.runtime,
             config.seed,
             progress,
@@ -210,6 +214,7 @@ class Cell:
             "model": self.model_identity(),
             "batch_size": config.batch_size,
             "augmentation": config.augmentation,
+            "label_smoothing": config.label_smoothing,
             "threads": config.threads,
             "fit": source(config.fit),
         }

@@ -162,6 +162,11 @@ class RunConfig:
     milestones: tuple[int, ...] = option(
         (), "epochs after which the learning rate is divided by ten", "training", unset="none"
     )
+    lr_schedule: str = option(
+        "steps", "learning rate: steps (divided by ten at the milestones), or one-cycle (up, then down)", "training"
+    )
+    nesterov: bool = option(False, "Nesterov's momentum", "training")
+    label_smoothing: float = option(0.0, "share of each label that is spread over all classes in training", "training")
     summed: bool = option(False, "follow the gradient of a batch's summed loss, not of its mean", "training")
     clip_norm: float | None = option(None, "largest 2-norm of a step's gradient", "training", unset="none")
     fit: str | None = option(
@@ -193,6 +198,7 @@ class RunConfig:
             value = getattr(self, name)
             _demand(value is None or 0 < value < inf, name.replace("_", "-"), "must be a number above 0", value)
         _demand(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)", self.momentum)
+        _demand(0 <= self.label_smoothing < 1, "label-smoothing", "must lie in [0, 1)", self.label_smoothing)
         _demand(self.weight_decay >= 0, "weight-decay", "must not be negative", self.weight_decay)
         needed = 2 if self.draw_at == "rewind" else 1
         _demand(self.epochs >= needed, "epochs", f"must be at least {needed} (draw-at {self.draw_at})", self.epochs)

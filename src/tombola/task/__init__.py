@@ -1,7 +1,7 @@
 """How to use a model: Task and its presets."""
 
 from tombola.task.batches import Batch, Output, batch_size
-from tombola.task.classification import softmax_divergence
+from tombola.task.classification import smoothed_cross_entropy, softmax_divergence
 from tombola.task.core import Task
 
-__all__ = ["Batch", "Output", "Task", "batch_size", "softmax_divergence"]
+__all__ = ["Batch", "Output", "Task", "batch_size", "smoothed_cross_entropy", "softmax_divergence"]

@@ -1,6 +1,7 @@
 """Classification of (inputs, targets) batches, the default; with ignored targets it is segmentation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,8 +25,20 @@ def cross_entropy(output: Output, batch: Batch) -> Tensor:
 
     Raises UsageError naming a target that is none of the C classes.
     """
+    return _cross_entropy(output, batch, 0.0)
+
+
+def smoothed_cross_entropy(smoothing: float) -> Callable[[Output, Batch], Tensor]:
+    """Return the cross-entropy from labels of which a share is spread over all classes (Szegedy et al. 2016).
+
+    smoothing: in [0, 1); 0 is the plain cross-entropy.
+    """
+    return partial(_cross_entropy, smoothing=smoothing)
+
+
+def _cross_entropy(output: Output, batch: Batch, smoothing: float) -> Tensor:
     try:
-        return F.cross_entropy(at_least_float32(output), batch[1])
+        return F.cross_entropy(at_least_float32(output), batch[1], label_smoothing=smoothing)
     except IndexError as error:
         labels, classes = batch[1], output.shape[1]
         wrong = labels[(labels < 0) | (labels >= classes)]

@@ -67,6 +67,7 @@ class _Loop:
             lr=recipe.learning_rate,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov,
         )
         if ticket is not None:
             ticket.attach(self.model, self._optimizer)
@@ -110,9 +111,8 @@ class _Loop:
     def run_epoch(self, stage: Stage) -> None:
         """Take the steps that are left in the present epoch."""
         lesson = self._lesson
-        for group in self._optimizer.param_groups:
-            group["lr"] = lesson.recipe.learning_rate_in(self.epoch)
         for item in lesson.feed.epoch(self.epoch, self._position):
+            self._optimizer.param_groups[0]["lr"] = lesson.recipe.learning_rate_at(self.epoch + self._within())
             batch = lesson.runtime.move(item.batch)
             with lesson.runtime.autocast(), explained_batches():
                 output = self._companion.forward(batch, self._share())
@@ -129,9 +129,12 @@ class _Loop:
 
     def _share(self) -> float:
         """Return the share of the training that is done, in whole epochs where their length is not known."""
+        return (self.epoch - self._first + self._within()) / (self._lesson.recipe.epochs - self._first)
+
+    def _within(self) -> float:
+        """Return the share of the present epoch that is done, 0 where its length is not known."""
         length = self._lesson.feed.length
-        within = min(self._position / length, 1.0) if length else 0.0
-        return (self.epoch - self._first + within) / (self._lesson.recipe.epochs - self._first)
+        return min(self._position / length, 1.0) if length else 0.0
 
     def _count(self, samples: int, loss: torch.Tensor) -> None:
         self._position += 1
@@ -156,7 +159,7 @@ class _Loop:
         row = {
             "stage": title,
             "epoch": self.epoch + 1,
-            "learning_rate": lesson.recipe.learning_rate_in(self.epoch),
+            "learning_rate": lesson.recipe.learning_rate_at(self.epoch),
             "loss": loss,
             "held_out_loss": held_out and held_out.loss,
             "held_out_metric": held_out and held_out.metric,
