@@ -26,25 +26,28 @@ from tombola.training import Lesson, Recipe, State, fit
 
 @dataclass(frozen=True)
 class Case:
-    """A network and images. batch: samples a step; batches: of them in the data."""
+    """A network and images. batch: samples a step. device: where tombola is to run it."""
 
     model: nn.Module
     arrays: Arrays
     batch: int
+    device: str = "cpu"
 
     @classmethod
-    def make(cls, name: str, shape: tuple[int, int, int], classes: int, batch: int, batches: int) -> "Case":
-        """Return a network by name on random images of a shape (channels, height, width)."""
+    def make(
+        cls, name: str, shape: tuple[int, int, int], classes: int, batch: int, batches: int, device: str = "cpu"
+    ) -> "Case":
+        """Return a network by name on random images (channels, height, width), so many batches of them."""
         torch.manual_seed(0)
         count = batch * batches
         images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8)
         arrays = Arrays(images, torch.randint(classes, (count,)), (0.5,) * shape[0], (0.25,) * shape[0])
-        return cls(build(name, shape, classes), arrays, batch)
+        return cls(build(name, shape, classes), arrays, batch, device)
 
     @property
     def runtime(self) -> Runtime:
         """Where tombola would run it here."""
-        return Runtime.choose(self.model, "cpu")
+        return Runtime.choose(self.model, self.device)
 
     def train(self, steps: int) -> None:
         """Take steps of the project's own dense training: augmentation, clipping, SGD."""
@@ -75,8 +78,8 @@ class Case:
         return Steps(Search(problem, plan, network, teacher), forever(feed))
 
     def images(self) -> Tensor:
-        """Return one batch, normalised."""
-        return self.arrays.normalise(self.arrays.inputs[: self.batch])
+        """Return one batch, normalised, on the device."""
+        return self.arrays.normalise(self.arrays.inputs[: self.batch]).to(self.runtime.device)
 
 
 @dataclass

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+import torch
+
 Work = Callable[[], None]
 
 
@@ -32,11 +34,19 @@ def interleaved(works: Mapping[str, Work], repeats: int) -> dict[str, list[float
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
+            _settle()
             since = time.perf_counter()
             work()
+            _settle()
             if turn:
                 seconds[name].append(time.perf_counter() - since)
     return seconds
+
+
+def _settle() -> None:
+    """Wait for what a GPU has still to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def ratio(seconds: Mapping[str, list[float]], name: str, other: str) -> float:

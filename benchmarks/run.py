@@ -1,13 +1,11 @@
-"""Runs benchmarks and writes one file.
+"""Runs benchmarks and writes one file; `python -m benchmarks.run --help` says how."""
 
-usage: python -m benchmarks.run OUT.json [--full]
-"""
-
+import argparse
 import json
 import os
 import platform
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,10 +19,10 @@ QUICK: tuple[Callable[[], list[Figure]], ...] = (
 LONG: tuple[Callable[[], list[Figure]], ...] = (steps.double_backward_steps, steps.large_networks)
 
 
-def main(out: Path, full: bool) -> None:
+def main(out: Path, suites: Sequence[Callable[[], list[Figure]]]) -> None:
     """Run benchmarks one after another; a goal that is missed is written down and does not fail."""
     figures = []
-    for suite in (*QUICK, *(LONG if full else ())):
+    for suite in suites:
         for figure in suite():
             found = figure.to_dict()
             figures.append(found)
@@ -35,6 +33,18 @@ def main(out: Path, full: bool) -> None:
     out.write_text(json.dumps({"machine": machine, "figures": figures}, indent=2) + "\n")
 
 
+def _suites(asked: argparse.Namespace) -> Sequence[Callable[[], list[Figure]]]:
+    if asked.steps:
+        return (partial(steps.search_steps, asked.device),)
+    return (*QUICK, *LONG) if asked.full else QUICK
+
+
 if __name__ == "__main__":
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    main(Path(sys.argv[1]), "--full" in sys.argv[2:])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Runs benchmarks, writes one file.")
+    parser.add_argument("out", type=Path, help="file to write, .json")
+    parser.add_argument("--full", action="store_true", help="also those that take long")
+    parser.add_argument("--steps", action="store_true", help="the steps of search and training alone")
+    parser.add_argument("--device", default="cpu", help="where --steps runs: cpu or cuda")
+    options = parser.parse_args()
+    main(options.out, _suites(options))

@@ -1,5 +1,6 @@
 """A step of the search beside a step of training, and beside the plain transcription of the method."""
 
+import copy
 from statistics import median
 
 import torch
@@ -16,11 +17,11 @@ CIFAR = (3, 32, 32)
 BATCH, REPEATS = 512, 7
 
 
-def search_steps() -> list[Figure]:
+def search_steps(device: str = "cpu") -> list[Figure]:
     """ResNet-20, batch 512: reverse KL beside the dense training step and the plain transcription."""
-    case = Case.make("resnet20", CIFAR, 10, BATCH, 2)
+    case = Case.make("resnet20", CIFAR, 10, BATCH, 2, device)
     reverse, arithmetic = case.search(REVERSE_KL), case.search(ARITHMETIC)
-    naive = NaiveSearch(case.model, list(survey(case.model).layout.names), 0.01)
+    naive = NaiveSearch(copy.deepcopy(case.model).to(case.runtime.device), list(survey(case.model).layout.names), 0.01)
     images = case.images()
     seconds = interleaved(
         {

@@ -1,16 +1,24 @@
 """The benchmarks: their reference is the method, and their figures say what they should. No test asserts a timing."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import run
 from benchmarks.cases import REVERSE_KL, Case
 from benchmarks.figures import Figure, interleaved, ratio
 from benchmarks.naive import NaiveSearch
 from tombola.masking import survey
+from tombola.ranking import count_kept
 from tombola.runtime import Runtime
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_the_plain_transcription_and_the_search_take_the_same_steps(monkeypatch):
@@ -52,12 +60,45 @@ def test_work_is_done_in_turns():
     assert [len(found) for found in seconds.values()] == [2, 2]
 
 
-def test_a_run_writes_one_file_and_a_missed_goal_does_not_fail(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run, "QUICK", (lambda: [Figure("slow", 2.0, "s", 1.0)],))
-    monkeypatch.setattr(run, "LONG", (lambda: [Figure("more", 1.0, "s")],))
-    run.main(tmp_path / "new" / "quick.json", full=False)
+def test_a_run_writes_one_file_and_a_missed_goal_does_not_fail(tmp_path, capsys):
+    slow, more = (lambda: [Figure("slow", 2.0, "s", 1.0)]), (lambda: [Figure("more", 1.0, "s")])
+    run.main(tmp_path / "new" / "quick.json", [slow])
     found = json.loads((tmp_path / "new" / "quick.json").read_text())
     assert [(each["name"], each["met"]) for each in found["figures"]] == [("slow", False)]
     assert "MISSED" in capsys.readouterr().out
-    run.main(tmp_path / "full.json", full=True)
+    run.main(tmp_path / "full.json", [slow, more])
     assert len(json.loads((tmp_path / "full.json").read_text())["figures"]) == 2
+
+
+@pytest.mark.hard
+def test_the_check_for_machines_with_cuda_runs_on_a_cpu_and_goes_on(tmp_path):
+    data = tmp_path / "data"
+    chosen = torch.Generator().manual_seed(0)
+    for part, count in (("train", 12), ("test", 4)):
+        for label in "ab":
+            folder = data / part / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8, generator=chosen).numpy()
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    options = "--epochs 2 --rewind-to 1 --milestones [] --steps 2 --search-batch-size 8 --batch-size 8 --rate 0.9"
+    environment = {**os.environ, "PYTHON": sys.executable, "DEVICE": "cpu", "OPTIONS": options}
+    environment["TOMBOLA_CACHE"] = str(tmp_path / "cache")
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "steps.json").write_text("measured before")
+
+    def check(minutes):
+        command = [str(ROOT / "scripts" / "gpu_check.sh"), str(data), str(tmp_path / "out"), str(minutes)]
+        found = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert found.returncode == 0, found.stderr
+        return found.stdout
+
+    assert "the minutes are over before seed 0" in check(0)
+    assert "skipped" in (tmp_path / "out" / "tests.txt").read_text() or torch.cuda.is_available()
+    assert (tmp_path / "out" / "steps.json").read_text() == "measured before"
+    check(10)
+    for seed in range(3):
+        rows = json.loads((tmp_path / "out" / f"headline-{seed}.json").read_text())["rows"]
+        assert [row["finder"] for row in rows] == ["cts", "snip", "ltr"]
+        assert {row["kept"] for row in rows} == {count_kept(0.8**22, 291_376 - 8 * 64)}, "two classes, not ten"

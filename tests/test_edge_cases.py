@@ -10,7 +10,6 @@ from torch.utils.data import TensorDataset
 import tombola
 from tombola import TicketWarning, UsageError
 from tombola.masking import survey
-from tombola.models import build
 from tombola.network import FrozenNetwork
 from tombola.runtime import Runtime
 from tombola.task import Task
@@ -231,30 +230,3 @@ def test_map_style_datasets():
         finder=tombola.Random(), progress=False,
     )  # fmt: skip
     assert (sparse[0].weight[~found["0.weight"]] == 0).all()
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-class TestCuda:
-    def test_a_draw_on_cuda_is_repeatable_and_keeps_exactly_k(self):
-        model = build("resnet20", (3, 32, 32), 10).cuda()
-        data = [(torch.randn(32, 3, 32, 32), torch.randint(10, (32,))) for _ in range(2)]
-        ticket = draw(model, data, density=0.05, steps=10, precision="32-true")
-        keeps_exactly(ticket, model, 0.05)
-        assert next(model.parameters()).is_cuda
-        assert draw(model, data, density=0.05, steps=10, precision="32-true").overlap(ticket) > 0.9
-
-    def test_a_ticket_drawn_on_the_cpu_holds_on_cuda(self):
-        model, data = mlp(), batches()
-        ticket = draw(model, data)
-        model.cuda()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
-        with ticket.attach(model, optimizer):
-            nn.functional.cross_entropy(model(data[0][0].cuda()), data[0][1].cuda()).backward()
-            optimizer.step()
-        assert (model[0].weight.cpu()[~ticket["0.weight"]] == 0).all()
-
-    def test_sparsify_on_cuda(self):
-        data = batches(8, size=64)
-        sparse, ticket = tombola.sparsify(mlp().cuda(), data, data, density=0.4, progress=False)
-        assert next(sparse.parameters()).is_cuda
-        assert ticket.kept == int(0.4 * ticket.prunable + 0.5)

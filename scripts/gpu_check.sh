@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# On a machine with CUDA: the tests that need one, the step benchmark, then cells of the headline (ResNet-20 on CIFAR-10 at
+# 0.8^22: dense, CTS, SNIP, LTR, seeds 0 to 2) until the minutes are over. Started again, it goes on where it stopped.
+# usage: scripts/gpu_check.sh DATA_DIR OUT_DIR MINUTES
+#   DATA_DIR: train and test, each a folder or tar of class folders (`tombola run --data folder`)
+#   PYTHON: the interpreter (python); DEVICE: cuda, or cpu to try the script out; OPTIONS: more options of tombola
+set -euo pipefail
+usage="usage: scripts/gpu_check.sh DATA_DIR OUT_DIR MINUTES"
+data=$(realpath "${1:?$usage}")
+out=${2:?$usage}
+minutes=${3:?$usage}
+python=${PYTHON:-python} device=${DEVICE:-cuda}
+cd "$(dirname "$0")/.."
+mkdir -p "$out"
+out=$(realpath "$out")
+end=$(($(date +%s) + 60 * minutes))
+
+"$python" -m pytest -m cuda -rs | tee "$out/tests.txt"
+[[ -f $out/steps.json ]] || "$python" -m benchmarks.run "$out/steps.json" --steps --device "$device"
+
+for seed in 0 1 2; do
+  left=$((end - $(date +%s)))
+  if ((left <= 0)); then
+    echo "the minutes are over before seed $seed; run the same again to go on"
+    break
+  fi
+  # Interrupted, a comparison keeps its checkpoints; what it has finished is in the store.
+  if timeout --signal=INT "$left" "$python" -m tombola compare --preset cifar10-resnet20 --data folder --data-dir "$data" \
+    --device "$device" --finders cts,snip,ltr --seed "$seed" --seeds 1 --out "$out/runs" --json ${OPTIONS:-} \
+    >"$out/headline-$seed.part"; then
+    mv "$out/headline-$seed.part" "$out/headline-$seed.json"
+  else
+    status=$?
+    rm -f "$out/headline-$seed.part"
+    ((status == 124 || status == 130)) || exit "$status"
+    echo "the minutes are over in seed $seed; run the same again to go on"
+    break
+  fi
+done
