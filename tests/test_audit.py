@@ -165,13 +165,31 @@ def test_an_audit_of_a_run(drawn, capsys, monkeypatch):
     assert "Fewer than 5 seeds: indicative." in text
 
 
+def test_a_random_ticket_is_not_compared_with_itself(tmp_path, capsys):
+    assert (
+        main(["run", *QUICK, "--rewind-to", "1", "--finder", "random", "--density", "0.5", "--out", str(tmp_path)]) == 0
+    )
+    capsys.readouterr()
+    main(["audit", str(run_of(tmp_path)), "--seeds", "1", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["overlap"]["random"]["shared"] == pytest.approx(0.5, abs=0.02)
+    assert found["other_weights"] is False
+
+
+def test_an_audit_at_other_weights_says_so(drawn, capsys):
+    other = str(run_of(drawn / "rewind") / "weights.safetensors")
+    capsys.readouterr()
+    main(["audit", str(run_of(drawn / "init")), "--seeds", "1", "--weights", other])
+    assert "The ticket was drawn at other weights than those that it is trained from" in capsys.readouterr().out
+
+
 def test_an_audit_of_a_rewound_ticket_gives_it_no_new_weights(drawn, capsys):
     run = run_of(drawn / "rewind")
     capsys.readouterr()
     main(["audit", str(run), "--seeds", "1", "--json"])
     found = json.loads(capsys.readouterr().out)
     last = found["checks"][-1]
-    assert (last["verdict"], last["difference"]) == ("not possible", None)
+    assert (last["verdict"], last["ticket_gains"]) == ("not possible", None)
     assert last["why"] == "only tickets of initial weights can be given new ones; it was drawn at: rewind"
     assert found["connectivity"] is None
     assert found["status"] == 3
@@ -215,5 +233,5 @@ def test_audits_that_cannot_be_made(drawn, capsys, arguments, message):
 def test_a_check_in_plain_values():
     values = check("a", -5.0).to_dict()
     assert values["verdict"] == "informative"
-    assert values["difference"]["n"] == 5
-    assert replace(check("a", -5.0), difference=None, why="no").to_dict()["difference"] is None
+    assert values["ticket_gains"]["mean"] == pytest.approx(5.0, abs=0.1)
+    assert replace(check("a", -5.0), difference=None, why="no").to_dict()["ticket_gains"] is None

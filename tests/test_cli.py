@@ -104,6 +104,18 @@ BAD = [
     (["run", "--steps"], "--steps"),
     (["info", "none.safetensors"], "there is no ticket file none.safetensors"),
     (["evaluate", "none"], "there is no ticket file none"),
+    (
+        ["run", "--finder", "joint", "--draw-at", "trained"],
+        "finder joint trains and rewinds: draw it at rewind or at init",
+    ),
+    (
+        ["run", "--finder", "imp"],
+        "finder imp rewinds to the initial weights: draw it at init (--draw-at init), or use ltr",
+    ),
+    (
+        ["run", "--finder", "joint", "--steps", "9"],
+        "--steps is not an option of the finder joint, which has --controller",
+    ),
     (["run", "--lr-schedule", "flat"], "--lr-schedule of the recipe must be one of steps, one-cycle, got 'flat'"),
     (["run", "--lr-schedule", "one-cycle"], "--milestones of the recipe must be empty ([]) where lr_schedule is not"),
     (["run", "--label-smoothing", "1"], "--label-smoothing must lie in [0, 1), got 1.0"),

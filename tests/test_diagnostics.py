@@ -8,7 +8,7 @@ import torch
 import tombola
 from tombola import CTS, GradBalance, Lagrangian, ProportionalBalance, TicketWarning
 from tombola.data import ListFeed
-from tombola.diagnostics import Outcome, search_signs
+from tombola.diagnostics import Outcome, closed_gates, missed_density, search_signs
 from tombola.masking import survey
 from tombola.problem import Problem
 from tombola.runtime import Runtime
@@ -40,7 +40,18 @@ def test_a_healthy_search_gives_no_warning(controller):
 def test_an_unstable_balance():
     found = warnings_of(CTS(steps=600, controller=Lagrangian(rate=30.0)))
     assert "the balance is unstable: the expected density swung between" in found
-    assert "the balance is unstable: λ pushed between" in warnings_of(CTS(steps=600, controller=Lagrangian(rate=0.1)))
+    assert "the balance is unstable: λ pushed between" in warnings_of(CTS(steps=600, controller=Lagrangian(rate=0.2)))
+
+
+def test_gates_that_did_not_get_where_they_should():
+    assert closed_gates(0.011, 0.02) == []
+    assert (
+        "only 0.9000% of the gates were open at the end, under half of the wanted 2.0000%"
+        in closed_gates(0.009, 0.02)[0]
+    )
+    assert missed_density(0.022, 0.02) == []
+    assert "the expected density ended at 17.35 times the wanted one" in missed_density(0.347, 0.02)[0]
+    assert "ended at 0.40 times" in missed_density(0.008, 0.02)[0]
 
 
 def test_a_balance_that_does_not_hold():

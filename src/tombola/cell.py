@@ -12,7 +12,7 @@ from tombola.controllers import CONTROLLERS, Lagrangian
 from tombola.data import AUGMENTATIONS, Feed, Normalisation, Split, Splits, load
 from tombola.errors import UsageError
 from tombola.evaluation import Evaluation, evaluate
-from tombola.finders import FINDERS, Finder
+from tombola.finders import FINDERS, LTR, Along, Finder
 from tombola.identity import COMPONENT_VERSIONS, digest
 from tombola.masking import Survey, survey
 from tombola.models import build, builder, load_into, publish_batch_norm_, read_weights
@@ -54,7 +54,10 @@ def resolve(config: RunConfig) -> RunConfig:
     for name, of_finder in FINDER_OPTIONS.items():
         given = getattr(config, name) not in (None, ())
         if given and of_finder not in owned:
-            raise UsageError(f"--{name.replace('_', '-')} is not an option of the finder {config.finder}")
+            own = ", ".join(f"--{o.replace('_', '-')}" for o, field in FINDER_OPTIONS.items() if field in owned)
+            raise UsageError(
+                f"--{name.replace('_', '-')} is not an option of the finder {config.finder}, which has {own or 'none'}"
+            )
         if not given and of_finder in owned:
             default = owned[of_finder]
             filled[name] = default.name if name == "controller" else default
@@ -63,7 +66,11 @@ def resolve(config: RunConfig) -> RunConfig:
     if config.device == "auto":
         filled["device"] = resolve_device("auto").type
     resolved = replace(config, **filled).with_threads()
-    make_finder(resolved)
+    finder = make_finder(resolved)
+    if isinstance(finder, Along | LTR):
+        finder.check_at(resolved.draw_at)
+    if isinstance(finder, Along) and resolved.fit:
+        raise UsageError(f"--fit: finder {finder.name} trains weights and masks together, by SGD; leave --fit out")
     _recipe(resolved)
     return resolved
 

@@ -205,7 +205,7 @@ class RunConfig:
         # At 0 "rewind" would be the initial weights, and at the last epoch nothing would be left to train.
         lowest = 1 if self.draw_at == "rewind" else 0
         _demand(
-            lowest <= self.rewind_to < self.epochs,
+            self.draw_at == "init" or lowest <= self.rewind_to < self.epochs,
             "rewind-to",
             f"must lie between {lowest} and {self.epochs - 1} (draw-at {self.draw_at}, {self.epochs} epochs)",
             self.rewind_to,

@@ -68,14 +68,30 @@ def cut_paths(network: FrozenNetwork, mask: Tensor, feed: Feed, runtime: Runtime
     return []
 
 
+def closed_gates(hard_density: float, density: float) -> list[str]:
+    """Warn of a search that left under half of the wanted gates open, so that the final cut ranks closed ones."""
+    if hard_density >= density / 2:
+        return []
+    return [
+        f"only {hard_density:.4%} of the gates were open at the end, under half of the wanted {density:.4%}: the final "
+        "cut ranks closed gates; try more steps, or gates that start further open"
+    ]
+
+
+def missed_density(expected_density: float, density: float) -> list[str]:
+    """Warn of an expected density that did not come near the wanted one, where weights trained along with the gates."""
+    reached = expected_density / density
+    if _DENSITY_ENDS[0] < reached < _DENSITY_ENDS[1]:
+        return []
+    return [
+        f"the expected density ended at {reached:.2f} times the wanted one: the final cut decides what the search did "
+        "not; train for more epochs, or raise the learning rate of the search"
+    ]
+
+
 def search_signs(outcome: Outcome, density: float, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Warn of a search for a ticket of some density that went wrong; rows: what it recorded."""
-    signs = []
-    if outcome.hard_density < density / 2:
-        signs.append(
-            f"only {outcome.hard_density:.3%} of the gates were open at the end, under half of the wanted "
-            f"{density:.3%}: the final cut ranks closed gates; try more steps"
-        )
+    signs = closed_gates(outcome.hard_density, density)
     if outcome.soft >= outcome.first:
         signs.append(
             f"the objective {outcome.name} did not improve during the search "

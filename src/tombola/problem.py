@@ -110,9 +110,7 @@ class Trainer:
         stage: keeps checkpoints and metrics. Raises UsageError where a training function of the user's own trains.
         """
         if self._own is not None:
-            raise UsageError(
-                f"finder {title} trains weights and masks together, which --fit cannot do; leave --fit out"
-            )
+            raise UsageError("fit: this finder trains weights and masks together, by SGD; leave fit out")
         return fit(self.lesson, start, self.lesson.recipe.epochs, stage, title, companion=companion)
 
 
@@ -213,5 +211,7 @@ class Problem:
 
     def _trainer(self) -> Trainer:
         if self.trainer is None:
-            raise UsageError("this finder trains the network, and the problem has no trainer")
+            raise UsageError(
+                "this finder trains the network, which draw does not: use tombola.sparsify(..., finder=...)"
+            )
         return self.trainer

@@ -1,7 +1,7 @@
 """What an audit found, and its verdict."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from tombola.audit.connectivity import Connectivity
@@ -44,14 +44,20 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        found = self.difference
+        found = self.difference.summary if self.difference else None
+        gain = found and {
+            "mean": -found.mean,
+            "low": None if found.high is None else -found.high,
+            "high": None if found.low is None else -found.low,
+        }
         return {
             "name": self.name,
             "verdict": self.verdict,
             "why": self.why,
             "changed": self.changed,
             "test_accuracies": list(self.accuracies),
-            "difference": found and {**asdict(found.summary), "p": found.p},
+            "ticket_gains": gain,
+            "p": self.difference and self.difference.p,
         }
 
 
@@ -61,6 +67,7 @@ class Report:
 
     accuracies: of the ticket itself, one a seed. empty_layers: those without any weight. overlap: share of the ticket's
     weights that a random and a magnitude ticket keep too, each beside what chance gives at these layers' densities.
+    other_weights: it was drawn at other weights than those that it is trained from, such as the trained ones.
     """
 
     seeds: tuple[int, ...]
@@ -69,6 +76,7 @@ class Report:
     empty_layers: tuple[str, ...]
     overlap: Mapping[str, Mapping[str, float]]
     connectivity: Connectivity | None
+    other_weights: bool = False
 
     @property
     def accuracy(self) -> Summary:
@@ -95,6 +103,7 @@ class Report:
             "checks": [check.to_dict() for check in self.checks],
             "empty_layers": list(self.empty_layers),
             "overlap": {name: dict(found) for name, found in self.overlap.items()},
+            "other_weights": self.other_weights,
             "connectivity": self.connectivity and self.connectivity.to_dict(),
             "status": self.status,
         }

@@ -22,7 +22,7 @@ from tombola.problem import Problem
 from tombola.progress import Progress
 from tombola.rundir import claim_below
 from tombola.runtime import on_threads
-from tombola.seeds import generator
+from tombola.seeds import derive, generator
 from tombola.store import DiskStore, write_json
 from tombola.ticket import Ticket
 from tombola.training import State
@@ -93,8 +93,14 @@ class _Bench:
             checks=(*checks, self._fresh_check(own)),
             empty_layers=tuple(name for name, kept in self.ticket.kept_by_layer.items() if not kept),
             overlap=self._overlap(),
+            other_weights=self._at_other_weights(),
             connectivity=self._connectivity(trained),
         )
+
+    def _at_other_weights(self) -> bool:
+        """Whether the weights that the ticket is trained from are known not to be those that it was drawn at."""
+        provenance = self.ticket.provenance
+        return provenance is not None and provenance.weights not in {None, self.start.digest}
 
     def _mask_check(self, name: str, alter: Callable[[Ticket, torch.Generator], Ticket], own: list[float]) -> Check:
         """Alter the mask anew for every seed, and train from the ticket's own weights."""
@@ -149,7 +155,9 @@ class _Bench:
     def _problem(self) -> Problem:
         """Return the problem of drawing another ticket at the same weights, over the ticket's own layers."""
         problem = self.cell.problem(self.start, self.store, self.progress, None)
-        return replace(problem, layout=Layout.of(self.ticket.items()))
+        # A seed of its own: a random ticket would otherwise be compared with itself.
+        seed = derive(self.cell.config.seed, "audit", "overlap")
+        return replace(problem, layout=Layout.of(self.ticket.items()), seed=seed)
 
     def _overlap(self) -> dict[str, dict[str, float]]:
         """Compare with a random and a magnitude ticket of the same density at the same weights."""

@@ -26,7 +26,9 @@ def _parser() -> ArgumentParser:
     )
     add_ticket_options(parser, "to train from")
     parser.add_argument("--seeds", type=int, default=5, help="trainings of the ticket, and of every altered one")
-    parser.add_argument("--out", type=str, default="", help="where the audit lies (default: beside the run)")
+    parser.add_argument(
+        "--out", type=str, default="", help="where the audit lies (default: beside the run; runs for a ticket file)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     return parser
 
@@ -58,13 +60,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def _show(report: "Report", title: str) -> None:
     rows = [("the ticket itself", "", f"{report.accuracy} %", "", "")]
-    columns = ("check", "weights changed", "test accuracy", "the ticket gains", "the ticket is")
+    columns = ("check", "least changed", "test accuracy", "the ticket gains", "verdict")
     show_table(title, columns, rows + [_row(check) for check in report.checks])
     for check in report.checks:
         if check.why:
             show_text(f"{check.name}: not possible: {check.why}")
     if report.accuracy.indicative:
         show_text("Fewer than 5 seeds: indicative.")
+    if report.other_weights:
+        show_text("The ticket was drawn at other weights than those that it is trained from here.")
     show_text(f"layers without a weight: {', '.join(report.empty_layers) or 'none'}")
     for name, overlap in report.overlap.items():
         chance = f"{overlap['by_chance']:.1%} by chance"

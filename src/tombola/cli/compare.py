@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from tombola.studies import Outcome, Row
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the command."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the command and return the exit status: 1 where some cell failed."""
     parser = make_parser(
         "compare",
         "Draw and train tickets by several finders, at several densities, over several seeds, and compare them. What "
@@ -61,6 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     if not rows:
         raise UsageError(f"--finders: every cell failed; the first said: {outcomes[0].failure}")
     dense = _dense(outcomes)
+    status = 1 if failures(outcomes) else 0
     if options.plot:
         draw_study(rows, dense, Path(options.plot))
     if options.json:
@@ -71,11 +72,12 @@ def main(arguments: Sequence[str]) -> None:
                 "failures": failures(outcomes),
             }
         )
-        return
+        return status
     print_table(_table(title, rows, finders[0]))
     _explain(rows, dense, outcomes)
     _show_objectives(rows)
     _show_dynamics(rows)
+    return status
 
 
 def _table(title: str, rows: "Sequence[Row]", first: str) -> Table:
@@ -92,7 +94,8 @@ def _table(title: str, rows: "Sequence[Row]", first: str) -> Table:
         f"{first} is",
     )
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+        # Names may be long and fold; figures are never cut.
+        table.add_column(column, justify="right" if number else "left", no_wrap=bool(number), overflow="fold")
     ahead = {row.density: row for row in rows if row.finder == first}
     for row in rows:
         gain = ahead[row.density].differences.get(row.finder) if row.density in ahead else None
@@ -126,8 +129,13 @@ def _explain(rows: "Sequence[Row]", dense: float, outcomes: "Sequence[Outcome]")
     )
     from tombola.studies import failures
 
+    if any(row.speed_up for row in rows):
+        show_text("LTR takes: its seconds over the finder's, where the finder's mean accuracy is at least LTR's.")
     if any(row.accuracy.indicative for row in rows):
         show_text("Fewer than 5 seeds: indicative.")
+    for row in rows:
+        for warning in row.warnings:
+            show_text(f"warning: {row.finder} at {100 * row.density:.4g} %: {warning}")
     for failure in failures(outcomes):
         show_text(f"failed: {failure['finder']} at {failure['density']:.4g}, seed {failure['seed']}: {failure['why']}")
 

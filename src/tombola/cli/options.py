@@ -85,7 +85,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
 
 def _sentence(message: str, known: Sequence[str]) -> str:
     """Return jsonargparse's message in one sentence that names the option and what is allowed, `known` being all."""
-    kinds: dict[str, Any] = {f.name: f.type for f in fields(RunConfig)}
+    kinds: dict[str, Any] = {"seeds": int, **{f.name: f.type for f in fields(RunConfig)}}
     wrong_type = re.search(r'Parser key "(\w+)"', message)
     if wrong_type:
         given = re.search(r"(?:Given|Got) value: (.*)", message)

@@ -61,7 +61,9 @@ def configure(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespa
 
 
 def configure_many(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, RunConfig, list[float]]:
-    """Do the same for a command that takes a list of densities; the configuration has the first of them."""
+    """Do the same for a command that takes lists of finders and densities; the configuration has the first density."""
+    if any(argument.partition("=")[0] == "--finder" for argument in arguments):
+        raise UsageError("--finder is not an option of compare, which takes a list: --finders cts,snip,random")
     rest, densities = _take_densities(arguments)
     first = ["--density", repr(densities[0])] if densities else []
     namespace, config = configure(parser, [*rest, *first])
@@ -121,7 +123,7 @@ def configure_for_ticket(
     _add_options(parser, values, groups)
     namespace = parse(parser, arguments)
     config = replace(_config(namespace, values), weights=None)
-    if config.rewind_to >= config.epochs:
+    if config.draw_at != "init" and config.rewind_to >= config.epochs:
         raise UsageError(f"--epochs must lie above {config.rewind_to}, the run's rewind point, got {config.epochs}")
     return namespace, config, directory, ticket
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 
@@ -26,7 +27,11 @@ def show_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[objec
 
 def print_table(table: Table) -> None:
     """Print a table; off a terminal as wide as it needs to be, since cut cells help nobody in a file."""
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    if sys.stdout.isatty():
+        Console().print(table)
+    else:
+        needed = Measurement.get(Console(width=10_000), Console(width=10_000).options, table).maximum
+        Console(width=max(needed, 80)).print(table)
 
 
 def show_text(text: str) -> None:

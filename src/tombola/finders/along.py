@@ -11,9 +11,9 @@ from tombola.store import Stage
 from tombola.ticket import Ticket
 
 
-def demand_rewind(name: str, problem: Problem) -> None:
-    """Raise UsageError for a problem at the trained weights: there is no training left to find a ticket in."""
-    if problem.at == "trained":
+def demand_rewind(name: str, at: str) -> None:
+    """Raise UsageError at the trained weights: there is no training left to find a ticket in."""
+    if at == "trained":
         raise UsageError(f"finder {name} trains and rewinds: draw it at rewind or at init (--draw-at)")
 
 
@@ -25,12 +25,16 @@ class Along:
 
     def draw(self, problem: Problem, densities: Sequence[float]) -> Iterator[Ticket]:
         """Yield one ticket for each density, each from a training of its own."""
-        demand_rewind(self.name, problem)
+        self.check_at(problem.at)
 
         def draw_one(density: float, stage: Stage) -> Ticket:
             return full_ticket(self, problem) if density == 1 else self.draw_one(problem, density, stage)
 
         return draw_each(self, problem, densities, draw_one, trains=True)
+
+    def check_at(self, at: str) -> None:
+        """Raise UsageError unless tickets can be drawn there."""
+        demand_rewind(self.name, at)
 
     def draw_one(self, problem: Problem, density: float, stage: Stage) -> Ticket:
         """Return the ticket of one density below 1."""

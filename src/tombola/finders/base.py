@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from tombola import diagnostics
 from tombola.cost import Cost
 from tombola.problem import Problem
 from tombola.ranking import count_kept
@@ -74,6 +75,7 @@ def make_ticket(
 
     cost: of the draw alone; facts: further fields of the provenance.
     """
+    warnings = [*diagnostics.empty_layers(problem.layout.views(mask)), *facts.pop("warnings", ())]
     provenance = Provenance(
         finder=describe(finder),
         density=density,
@@ -84,6 +86,7 @@ def make_ticket(
         at=problem.at,
         epoch=None if problem.at == "given" else problem.weights.epoch,
         cost=problem.spent + cost,
+        warnings=tuple(warnings),
         **facts,
     )
     views = problem.layout.views

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from tombola import diagnostics
 from tombola.cost import Cost
 from tombola.errors import UsageError
 from tombola.finders.along import Along
@@ -68,7 +69,8 @@ class ContinuousSparsification(Along):
                 stage.record(row)
             if int((gates > 0).sum()) <= wanted:
                 break
-        return make_ticket(self, problem, density, keep_top(gates, wanted), gates, cost)
+        warnings = diagnostics.closed_gates(float((gates > 0).double().mean()), density)
+        return make_ticket(self, problem, density, keep_top(gates, wanted), gates, cost, warnings=warnings)
 
     def _round(self, problem: Problem, start: Tensor, number: int) -> tuple[Tensor, Cost, list[dict[str, Any]]]:
         """Return s after a round, what the round cost, and what it recorded."""

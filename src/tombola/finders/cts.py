@@ -113,8 +113,7 @@ class CTS:
             expected_density=concrete.expected_density(logits),
             hard_density=concrete.hard_density(logits),
         )
-        warnings = diagnostics.empty_layers(problem.layout.views(mask))
-        warnings += diagnostics.search_signs(outcome, search.plan.density, rows)
+        warnings = diagnostics.search_signs(outcome, search.plan.density, rows)
         warnings += diagnostics.cut_paths(search.network, mask, problem.feed, problem.runtime)
         return make_ticket(
             self,

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from tombola import concrete
+from tombola import concrete, diagnostics
 from tombola.controllers import Controller, ProportionalBalance
 from tombola.errors import SearchError, UsageError
 from tombola.finders.along import Along, check_share
@@ -60,7 +60,8 @@ class Joint(Along):
         trained = problem.accompany(gates, stage, self.name)
         logits = gates.logits.detach()
         mask = keep_top(logits, count_kept(density, problem.layout.total))
-        return make_ticket(self, problem, density, mask, logits, trained.cost - problem.spent)
+        warnings = diagnostics.missed_density(concrete.expected_density(logits), density)
+        return make_ticket(self, problem, density, mask, logits, trained.cost - problem.spent, warnings=warnings)
 
 
 class Gates(Companion):

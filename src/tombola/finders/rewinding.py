@@ -43,9 +43,13 @@ class LTR:
         if not 0 < self.rate < 1:
             raise UsageError(f"rate must lie between 0 and 1, got {self.rate!r}")
 
+    def check_at(self, at: str) -> None:
+        """Raise UsageError unless tickets can be drawn there."""
+        demand_rewind(self.name, at)
+
     def draw(self, problem: Problem, densities: Sequence[float]) -> Iterator[Ticket]:
         """Yield one ticket for each density, all from a single descent."""
-        demand_rewind(self.name, problem)
+        self.check_at(problem.at)
         for density in densities:
             count_kept(density, problem.layout.total)
         drawn = dict(self._descend(problem, sorted(set(densities) - {1}, reverse=True)))
@@ -94,8 +98,7 @@ class IMP(LTR):
 
     name: ClassVar[str] = "imp"
 
-    def draw(self, problem: Problem, densities: Sequence[float]) -> Iterator[Ticket]:
-        """Yield one ticket for each density; raises UsageError unless they are drawn at the initial weights."""
-        if problem.at not in {"init", "given"}:
+    def check_at(self, at: str) -> None:
+        """Raise UsageError unless tickets are drawn at the initial weights."""
+        if at not in {"init", "given"}:
             raise UsageError("finder imp rewinds to the initial weights: draw it at init (--draw-at init), or use ltr")
-        yield from super().draw(problem, densities)

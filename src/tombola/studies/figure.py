@@ -30,15 +30,18 @@ def draw_study(rows: Sequence[Row], dense: float, path: Path) -> None:
     from matplotlib.figure import Figure
 
     followed = [row for row in rows if row.dynamics and row.density == min(other.density for other in rows)]
-    figure = Figure(figsize=(10, 8 if followed else 4), layout="tight")
+    figure = Figure(figsize=(12, 8 if followed else 4), layout="constrained")
     (density, cost), *below = figure.subplots(2 if followed else 1, 2, squeeze=False)
     _panel(density, rows, lambda row: 100 * row.density)
     density.set(xscale="log", xlabel="weights kept (%)", ylabel="test accuracy (%)")
+    ticks = sorted({100 * row.density for row in rows})
+    density.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    density.minorticks_off()
     _panel(cost, rows, lambda row: row.seconds / 60)
     cost.set(xscale="log", xlabel="minutes from the initial weights on", ylabel="test accuracy (%)")
     for axes in (density, cost):
         axes.axhline(dense, color="black", linewidth=0.8, linestyle="dotted", label="dense")
-    density.legend()
+    figure.legend(*density.get_legend_handles_labels(), loc="outside right upper")
     for axes, place, label in zip(below[0] if followed else (), (1, 2), _DYNAMICS, strict=bool(followed)):
         for row in followed:
             axes.plot(
@@ -52,7 +55,14 @@ def draw_study(rows: Sequence[Row], dense: float, path: Path) -> None:
 def _panel(axes: Any, rows: Sequence[Row], x: Callable[[Row], float]) -> None:
     for label in dict.fromkeys(row.finder for row in rows):
         own = [row for row in rows if row.finder == label]
-        reach = [(row.accuracy.high or row.accuracy.mean) - row.accuracy.mean for row in own]
-        axes.errorbar(
-            [x(row) for row in own], [row.accuracy.mean for row in own], yerr=reach, marker="o", capsize=2, label=label
-        )
+        means = [row.accuracy.mean for row in own]
+        # An interval may reach beyond what an accuracy can be.
+        below = [
+            mean - max(0.0, mean if row.accuracy.low is None else row.accuracy.low)
+            for mean, row in zip(means, own, strict=True)
+        ]
+        above = [
+            min(100.0, mean if row.accuracy.high is None else row.accuracy.high) - mean
+            for mean, row in zip(means, own, strict=True)
+        ]
+        axes.errorbar([x(row) for row in own], means, yerr=[below, above], marker="o", capsize=2, label=label)

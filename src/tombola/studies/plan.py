@@ -30,7 +30,8 @@ def plan(config: RunConfig, finders: Sequence[str], densities: Sequence[float], 
     if seeds < 1:
         raise UsageError(f"--seeds must be at least 1, got {seeds}")
     if not finders or len(set(finders)) < len(finders):
-        raise UsageError(f"--finders must be a list without repetitions such as cts,snip,ltr, got {','.join(finders)}")
+        given = ",".join(finders) or "none"
+        raise UsageError(f"--finders must be a list without repetitions such as cts,snip,ltr, got {given}")
     variants = {label: _variant(config, label) for label in finders}
     for option, own in FINDER_OPTIONS.items():
         owners = [label for label, variant in variants.items() if own in _fields(variant.finder)]
@@ -43,7 +44,10 @@ def plan(config: RunConfig, finders: Sequence[str], densities: Sequence[float], 
         for label, variant in variants.items()
     ]
     for member in members:
-        resolve(member.config)
+        try:
+            resolve(member.config)
+        except UsageError as error:
+            raise UsageError(f"{error} (finder {member.label})") from None
     return members
 
 
@@ -61,9 +65,11 @@ def _variant(config: RunConfig, label: str) -> RunConfig:
     for setting in settings:
         key, equals, value = setting.partition("=")
         option = key.replace("-", "_")
-        if not equals or FINDER_OPTIONS.get(option) not in owned:
-            known = ", ".join(known for known, own in FINDER_OPTIONS.items() if own in owned)
+        if FINDER_OPTIONS.get(option) not in owned:
+            known = ", ".join(known.replace("_", "-") for known, own in FINDER_OPTIONS.items() if own in owned)
             raise UsageError(f"--finders: {setting!r} is not an option of {name}; allowed are {known or 'none'}")
+        if not equals or not value:
+            raise UsageError(f"--finders: {key} of {label} needs a value, such as {name}:{key}=...")
         values[option] = yaml.safe_load(value)
     return from_values({**vars(config), **values, "finder": name})
 

@@ -63,8 +63,10 @@ def run_all(
             outcomes.append(Outcome(member, None, failure))
         seen(outcomes)
     failed = failures(outcomes)
-    if failed or (out / "failures.json").exists():
+    if failed:
         write_json(out / "failures.json", failed)
+    else:
+        (out / "failures.json").unlink(missing_ok=True)
     return outcomes
 
 

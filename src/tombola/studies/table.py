@@ -19,7 +19,7 @@ class Row:
     value for the hard tickets before training, on the same batches for all finders, of finders that minimise one.
     dynamics: where they were measured, epoch, KL between sparse and dense outputs and cosine between their gradients,
     means along training. differences: this finder's accuracy minus another's, by label, paired by seed. failed: seeds
-    without a result.
+    without a result. warnings: of the tickets, each once, however many seeds it came up in.
     """
 
     finder: str
@@ -37,6 +37,7 @@ class Row:
     dynamics: tuple[tuple[int, float, float], ...] = ()
     differences: dict[str, tuple[Difference, float | None]] = field(default_factory=dict)
     failed: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -65,6 +66,7 @@ class Row:
                 for other, (found, p) in self.differences.items()
             },
             "failed_seeds": list(self.failed),
+            "warnings": list(self.warnings),
         }
 
 
@@ -112,6 +114,7 @@ def _row(outcomes: Sequence[Outcome], label: str, density: float) -> Row | None:
         objective=_objective(values),
         dynamics=_dynamics(values),
         failed=tuple(o.member.config.seed for o in own if o.failure),
+        warnings=tuple(dict.fromkeys(text for found in values for text in found.get("warnings", ()))),
     )
 
 
