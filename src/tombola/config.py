@@ -62,7 +62,10 @@ class RunConfig:
     download: bool = option(False, "fetch the dataset's files into --data-dir if they are not there", "data")
     held_out: float = option(0.1, "share of the training data that is held out for choices; 0 for none", "data")
     train_samples: int | None = option(
-        None, "train on only so many of the training samples that are not held out", "data", unset="all"
+        None,
+        "train on only so many training samples, a random choice that is the same for every run",
+        "data",
+        unset="all",
     )
     mean: tuple[float, ...] = option((), "mean of each channel of images in [0, 1]", "data", unset="that of the data")
     std: tuple[float, ...] = option((), "standard deviation of each channel", "data", unset="that of the data")
