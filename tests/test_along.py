@@ -112,11 +112,12 @@ def test_continuous_sparsification_by_hand():
 
 
 def test_continuous_sparsification_closes_what_was_closed_and_stops_when_few_are_open(monkeypatch):
-    starts = []
+    starts, rounds = [], []
     original = HardeningGates.__init__
 
     def watching(self, finder, layout, start):
         starts.append(start.clone())
+        rounds.append(self)
         original(self, finder, layout, start)
 
     monkeypatch.setattr(HardeningGates, "__init__", watching)
@@ -126,6 +127,7 @@ def test_continuous_sparsification_closes_what_was_closed_and_stops_when_few_are
     assert len(starts) == 3
     assert (starts[1] <= 0).all()
     assert (starts[1] < -0.1).any()
+    assert torch.equal(starts[1], (50.0 * rounds[0].values.detach()).clamp(max=0.0))
     assert few.kept == count_kept(0.01, of.layout.total)
     # One round leaves fewer gates open than 90 %, and it is the one that the smaller density made.
     draw(finder, of, 0.9)

@@ -122,7 +122,8 @@ def test_training_on_some_of_the_samples_only():
     rows = set(map(tuple, whole.train.inputs.flatten(1).tolist()))
     assert all(tuple(row) in rows for row in some.train.inputs.flatten(1).tolist())
     assert (some.held_out, some.test, some.train.mean) == (whole.held_out, whole.test, whole.train.mean)
-    assert set(some.train.targets.tolist()) == set(range(10)), "a choice by chance, not the first ones"
+    assert set(some.train.targets.tolist()) == set(range(10))
+    assert not torch.equal(some.train.inputs, whole.train.inputs[:100]), "a choice by chance, not the first ones"
     for samples in (0, 1294):
         with pytest.raises(UsageError, match=f"--train-samples must lie between 1 and 1,293, got {samples}"):
             whole.with_training(samples)

@@ -15,7 +15,7 @@ from tombola.progress import Silent
 from tombola.task import Task
 from tombola.training import State
 
-from .conftest import TinyConv, images
+from .conftest import TinyConv, batches, images, mlp
 from .test_pipeline import QUICK
 from .test_rivals import Three, problem, three
 
@@ -41,6 +41,15 @@ def test_a_network_agrees_with_itself():
     same = compare(of, of.weights, of.weights, mask, list(of.feed.epoch(0)), 0)
     assert same.kl == pytest.approx(0.0, abs=1e-6)
     assert same.cosine == pytest.approx(1.0)
+
+
+def test_the_divergence_is_that_of_the_sparse_outputs_from_the_dense_ones():
+    of = problem(mlp(), batches(1))
+    sparse = State.of(mlp(seed=1))
+    (item,) = of.feed.epoch(0)
+    found = compare(of, of.weights, sparse, torch.ones(of.layout.total, dtype=torch.bool), [item], 0)
+    p, q = (model(item.batch[0]).softmax(dim=1) for model in (mlp(seed=1), mlp()))
+    assert found.kl == pytest.approx((p * (p / q).log()).sum(dim=1).mean().item(), rel=1e-5)
 
 
 def test_long_trainings_are_looked_at_twenty_times():
