@@ -1,16 +1,11 @@
-"""The configuration of a run: one typed dataclass, from presets, YAML files and the command line."""
+"""RunConfig: every option of a run, its default, its meaning, and what its values may be."""
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from fractions import Fraction
-from importlib.resources import files
 from itertools import pairwise
 from math import inf
 from typing import Any, get_origin
-
-import yaml
 
 from tombola.errors import UsageError
 
@@ -38,9 +33,6 @@ FINDER_OPTIONS = {
     "gate_start": "gate_start",
     "penalty": "penalty",
 }
-# The recipe that every preset has: the preset's own values.
-STANDARD = "standard"
-_POWER = re.compile(r"^\s*([0-9.]+(?:e-?[0-9]+)?)\s*\*\*\s*([0-9]+)\s*$", re.IGNORECASE)
 
 
 def option(default: Any, help: str, group: str, unset: str = "") -> Any:
@@ -226,68 +218,6 @@ class RunConfig:
 def _demand(holds: bool, option_name: str, allowed: str, value: object) -> None:
     if not holds:
         raise UsageError(f"--{option_name} {allowed}, got {value}")
-
-
-def parse_density(text: str | float) -> float:
-    """Return a density in (0, 1] from a number or a text such as 0.02, 2% or 0.8**22."""
-    value = _number(text, "density")
-    if not 0 < value <= 1:
-        raise UsageError(f"--density must lie in (0, 1], got {text}")
-    return float(value)
-
-
-def parse_sparsity(text: str | float) -> float:
-    """Return the density that belongs to a sparsity in [0, 1), such as 0.98 or 98%."""
-    value = _number(text, "sparsity")
-    if not 0 <= value < 1:
-        raise UsageError(f"--sparsity must lie in [0, 1) or be a percentage below 100%, got {text}")
-    return float(1 - value)
-
-
-def _number(text: str | float, option_name: str) -> Fraction:
-    """Read a decimal, percentage or power exactly, so that 98 % sparse is 0.02 and not 0.020000000000000018."""
-    content = str(text).strip()
-    power = _POWER.match(content)
-    if power and len(power[2]) > 4:
-        raise UsageError(f"--{option_name} takes powers up to 9999, got {text!r}")
-    try:
-        if power:
-            return Fraction(power[1]) ** int(power[2])
-        if content.endswith("%"):
-            return Fraction(content[:-1].strip()) / 100
-        return Fraction(content)
-    except (ValueError, ZeroDivisionError):
-        raise UsageError(f"--{option_name} must be a number such as 0.02, 2% or 0.8**22, got {text!r}") from None
-
-
-def preset_names() -> list[str]:
-    """Return the presets that come with the package."""
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in (files("tombola") / "presets").iterdir()
-        if entry.name.endswith(".yaml")
-    )
-
-
-def load_preset(name: str, recipe: str = STANDARD) -> dict[str, Any]:
-    """Return the values of a preset under one of its recipes; raises UsageError listing what there is."""
-    if name not in preset_names():
-        raise UsageError(f"--preset {name!r} is unknown; allowed are {', '.join(preset_names())}")
-    values = _read_preset(name)
-    recipes = {STANDARD: {}, **values.pop("recipes", {})}
-    if recipe not in recipes:
-        raise UsageError(f"--recipe {recipe!r} is not one of the preset {name}; allowed are {', '.join(recipes)}")
-    return values | recipes[recipe]
-
-
-def recipe_names() -> list[str]:
-    """Return the recipes that some preset has."""
-    names = {recipe for name in preset_names() for recipe in _read_preset(name).get("recipes", {})}
-    return [STANDARD, *sorted(names)]
-
-
-def _read_preset(name: str) -> dict[str, Any]:
-    return yaml.safe_load((files("tombola") / "presets" / f"{name}.yaml").read_text())
 
 
 def from_dict(values: dict[str, Any]) -> RunConfig:

@@ -1,0 +1,41 @@
+"""The presets that come with the package, and their recipes."""
+
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from tombola.errors import UsageError
+
+# The recipe that every preset has: the preset's own values.
+STANDARD = "standard"
+
+
+def preset_names() -> list[str]:
+    """Return the presets that come with the package."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in (files("tombola") / "presets").iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def load_preset(name: str, recipe: str = STANDARD) -> dict[str, Any]:
+    """Return the values of a preset under one of its recipes; raises UsageError listing what there is."""
+    if name not in preset_names():
+        raise UsageError(f"--preset {name!r} is unknown; allowed are {', '.join(preset_names())}")
+    values = _read_preset(name)
+    recipes = {STANDARD: {}, **values.pop("recipes", {})}
+    if recipe not in recipes:
+        raise UsageError(f"--recipe {recipe!r} is not one of the preset {name}; allowed are {', '.join(recipes)}")
+    return values | recipes[recipe]
+
+
+def recipe_names() -> list[str]:
+    """Return the recipes that some preset has."""
+    names = {recipe for name in preset_names() for recipe in _read_preset(name).get("recipes", {})}
+    return [STANDARD, *sorted(names)]
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    return yaml.safe_load((files("tombola") / "presets" / f"{name}.yaml").read_text())
