@@ -240,7 +240,7 @@ def test_finders_are_listed_by_name():
 
 
 def test_finders_that_train_need_a_trainer():
-    with pytest.raises(UsageError, match="use tombola.sparsify"):
+    with pytest.raises(UsageError, match="which draw does not"):
         problem(mlp(), batches()).dense_at(1)
 
 
