@@ -26,7 +26,10 @@ def over_pieces(work: Callable[..., T], *vectors: Tensor) -> list[T]:
         with torch.no_grad():
             return [work(*vectors)]
     parts = list(zip(*(vector.split(PIECE) for vector in vectors), strict=True))
-    threads = torch.get_num_threads()
+    # For few pieces, waiting for threads costs more than they save.
+    threads = torch.get_num_threads() if len(parts) > 4 else 1
+    if threads == 1:
+        return _work(work, parts)
     each = -(-len(parts) // threads)
     shares = [parts[first : first + each] for first in range(0, len(parts), each)]
     return [found for share in _pool(threads).map(lambda share: _work(work, share), shares) for found in share]
