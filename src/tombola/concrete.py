@@ -49,7 +49,8 @@ def _slope_of_mask(mask: Tensor, logits: Tensor) -> Tensor:
     return mask * (1 - mask)
 
 
-def _slope_of_gates(mask: Tensor, logits: Tensor) -> Tensor:
+def slope_of_gates(logits: Tensor) -> Tensor:
+    """Return sigmoid(a)(1 - sigmoid(a)), the direction in which the expected density grows."""
     gates = torch.sigmoid(logits)
     return gates * (1 - gates)
 
@@ -68,7 +69,7 @@ class Relaxation:
 
 RELAXATIONS = {
     "concrete": Relaxation(sample, _slope_of_mask),
-    "straight-through": Relaxation(straight_through, _slope_of_gates),
+    "straight-through": Relaxation(straight_through, lambda mask, logits: slope_of_gates(logits)),
     "deterministic": Relaxation(deterministic, _slope_of_mask),
 }
 

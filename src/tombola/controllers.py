@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from tombola.concrete import slope_of_gates
 from tombola.flat import over_pieces
 
 
@@ -54,12 +55,6 @@ def _square(piece: Tensor) -> float:
     return length**2
 
 
-def _slopes(logits: Tensor) -> Tensor:
-    """Return sigmoid(a)(1 - sigmoid(a)), the direction in which the expected density grows."""
-    gates = torch.sigmoid(logits)
-    return gates * (1 - gates)
-
-
 @dataclass(frozen=True)
 class _Look:
     """What a controller sees. density: mean(sigmoid(a)). task_norm, slope_norm: of task gradient and slopes."""
@@ -97,7 +92,7 @@ def _push_(task_gradient: Tensor, logits: Tensor, look: _Look, multiplier: float
     if reach and math.isfinite(reach):
 
         def add(gradient: Tensor, part: Tensor) -> None:
-            gradient.add_((_slopes(part) / look.slope_norm) * reach)
+            gradient.add_((slope_of_gates(part) / look.slope_norm) * reach)
 
         over_pieces(add, task_gradient, logits)
     return task_gradient

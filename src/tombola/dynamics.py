@@ -1,13 +1,12 @@
 """How far a ticket's training follows the dense network's (the question in the title of arXiv 2512.07142)."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tombola.cell import Cell, resolve
@@ -50,19 +49,20 @@ def follow(config: RunConfig, directory: Path, out: Path, progress: Progress) ->
     """
     config = resolve(config)
     with on_threads(config.threads):
-        cell = Cell.prepare(config)
+        cell = Cell.prepare(replace(config, weights=str(directory / "start.safetensors")))
         ticket = Ticket.load(directory / "ticket.safetensors", cell.model)
-        epoch = {"init": 0, "rewind": config.rewind_to, "trained": config.rewind_to}[config.draw_at]
-        start = State(load_file(directory / "start.safetensors"), epoch)
+        start = cell.start_of(ticket, given=True)
         store = DiskStore(out / "store")
         trainer = cell.trainer(store, progress)
         problem = cell.problem(start, store, progress, trainer)
-        stage = trainer.ticket_stage(ticket, start, "dynamics")
+        # Beside the training, what is measured depends on the search's batches and on where they run.
+        seen = {"problem": dict(problem.identity), "runtime": problem.runtime.to_dict()}
+        stage = trainer.ticket_stage(ticket, start, "dynamics", seen)
         with stage.locked():
             found = stage.get("moments")
             if found is None:
                 items = list(islice(problem.feed.epoch(0), BATCHES))
-                measured = _measured(problem, ticket, items, _epochs(epoch, config.epochs))
+                measured = _measured(problem, ticket, items, _epochs(start.epoch, config.epochs))
                 found = [asdict(moment) for moment in measured]
                 stage.put("moments", found)
         return [Moment(**values) for values in found]

@@ -70,10 +70,15 @@ class Trainer:
         where = MemoryStore().stage("dense", {}) if beyond else stage
         return (self._own or fit)(self.lesson, self.start, epoch, where, "dense training", None)
 
-    def ticket_stage(self, ticket: Ticket | None, start: State, kind: str = "train") -> Stage:
-        """Return the stage of a ticket's training, or of something else about it; None is the dense network."""
+    def ticket_stage(
+        self, ticket: Ticket | None, start: State, kind: str = "train", further: Mapping[str, Any] | None = None
+    ) -> Stage:
+        """Return the stage of a ticket's training, or of something else about it; None is the dense network.
+
+        further: what that depends on beyond the training.
+        """
         what = {"start": start.digest, "epoch": start.epoch, "ticket": ticket.digest if ticket else "none"}
-        return self._store.stage(kind, {**self.identity, **what})
+        return self._store.stage(kind, {**self.identity, **what, **(further or {})})
 
     def fit(self, ticket: Ticket, start: State) -> State:
         """Return the network after training under a ticket, from `start` to the recipe's last epoch."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,15 @@ def audit(
 
 
 @dataclass(frozen=True)
+class _Altered:
+    """What an alteration made: the share that it changed, and what is to be trained from where."""
+
+    share: float
+    ticket: Ticket
+    start: State
+
+
+@dataclass(frozen=True)
 class _Bench:
     """A ticket under audit, and the means to train it and what is made of it."""
 
@@ -86,11 +96,11 @@ class _Bench:
         """Run every check."""
         trained = [self._train(number, self.ticket, self.start) for number in self.numbers]
         own = [self._accuracy(state) for state in trained]
-        checks = [self._mask_check(name, alter, own) for name, alter in MASK_CHECKS.items()]
+        checks = [self._check(name, own, partial(self._other_mask, name, alter)) for name, alter in MASK_CHECKS.items()]
         return Report(
             seeds=tuple(self.cell.config.seed + number for number in self.numbers),
             accuracies=tuple(own),
-            checks=(*checks, self._fresh_check(own)),
+            checks=(*checks, self._check(REINITIALISED, own, self._other_weights)),
             empty_layers=tuple(name for name, kept in self.ticket.kept_by_layer.items() if not kept),
             overlap=self._overlap(),
             other_weights=self._at_other_weights(),
@@ -102,39 +112,38 @@ class _Bench:
         provenance = self.ticket.provenance
         return provenance is not None and provenance.weights not in {None, self.start.digest}
 
-    def _mask_check(self, name: str, alter: Callable[[Ticket, torch.Generator], Ticket], own: list[float]) -> Check:
-        """Alter the mask anew for every seed, and train from the ticket's own weights."""
+    def _check(self, name: str, own: list[float], alter: Callable[[int], "_Altered"]) -> Check:
+        """Alter anew for every seed, train, and judge; an alteration that cannot be made ends the check."""
         found: list[float] = []
         shares: list[float] = []
         for number in self.numbers:
             try:
-                altered = alter(self.ticket, self._generator(number, name))
+                altered = alter(number)
             except Impossible as error:
                 return Check(name, why=str(error))
-            shares.append(changed(self.ticket, altered))
+            shares.append(altered.share)
             self.progress.say(
-                f"{name}, {number + 1} of {len(self.numbers)}: {shares[-1]:.1%} of the weights are others"
+                f"{name}, {number + 1} of {len(self.numbers)}: {altered.share:.1%} of the weights are others"
             )
-            found.append(self._accuracy(self._train(number, altered, self.start)))
+            found.append(self._accuracy(self._train(number, altered.ticket, altered.start)))
         return Check.judged(name, min(shares), found, own)
 
-    def _fresh_check(self, own: list[float]) -> Check:
-        """Keep the mask, and train from initial weights drawn anew for every seed."""
+    def _other_mask(self, name: str, alter: Callable[[Ticket, torch.Generator], Ticket], number: int) -> "_Altered":
+        """Return another mask, to be trained from the ticket's own weights."""
+        altered = alter(self.ticket, self._generator(number, name))
+        return _Altered(changed(self.ticket, altered), altered, self.start)
+
+    def _other_weights(self, number: int) -> "_Altered":
+        """Return the ticket's mask with initial weights drawn anew."""
         provenance = self.ticket.provenance
         if provenance is None or provenance.at != "init":
             at = f"it was drawn at: {provenance.at}" if provenance else "it does not say where it was drawn"
-            return Check(REINITIALISED, why=f"only tickets of initial weights can be given new ones; {at}")
-        before, found = self._weights(self.start), []
-        shares: list[float] = []
-        for number in self.numbers:
-            seed = self.cell.config.seed + number
-            fresh = State.of(self.cell.initial_model(seed, REINITIALISED))
-            shares.append(float((self._weights(fresh) != before).float().mean()))
-            if not shares[-1]:
-                return Check(REINITIALISED, why="nothing would change: the model's weights do not come from the seed")
-            self.progress.say(f"{REINITIALISED}, {number + 1} of {len(self.numbers)}: {shares[-1]:.1%} of the weights")
-            found.append(self._accuracy(self._train(number, self.ticket, fresh)))
-        return Check.judged(REINITIALISED, min(shares), found, own)
+            raise Impossible(f"only tickets of initial weights can be given new ones; {at}")
+        fresh = State.of(self.cell.initial_model(self.cell.config.seed + number, REINITIALISED))
+        share = float((self._weights(fresh) != self._weights(self.start)).float().mean())
+        if not share:
+            raise Impossible("nothing would change: the model's weights do not come from the seed")
+        return _Altered(share, self.ticket, fresh)
 
     def _train(self, number: int, ticket: Ticket, start: State) -> State:
         """Train as the ticket is trained, in the order of data that belongs to one of the seeds."""

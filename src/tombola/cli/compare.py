@@ -61,7 +61,8 @@ def main(arguments: Sequence[str]) -> int:
     if not rows:
         raise UsageError(f"--finders: every cell failed; the first said: {outcomes[0].failure}")
     dense = _dense(outcomes)
-    status = 1 if failures(outcomes) else 0
+    failed = failures(outcomes)
+    status = 1 if failed else 0
     if options.plot:
         draw_study(rows, dense, Path(options.plot))
     if options.json:
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
             {
                 "rows": [row.to_dict() for row in rows],
                 "dense_test_accuracy_mean": dense,
-                "failures": failures(outcomes),
+                "failures": failed,
             }
         )
         return status
