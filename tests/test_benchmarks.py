@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from benchmarks import run
 from benchmarks.cases import REVERSE_KL, Case
@@ -26,7 +27,7 @@ def test_the_plain_transcription_and_the_search_take_the_same_steps(monkeypatch)
     ours = case.search(REVERSE_KL, density=0.3)
     naive = NaiveSearch(case.model, list(survey(case.model).layout.names), 0.3)
     monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, 0.7))
-    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 0.7))
+    monkeypatch.setattr(Tensor, "uniform_", lambda mask, **_: mask.fill_(0.7))
     (item,) = ours.search._problem.feed.epoch(0)
     for _ in range(12):
         ours.search.advance(item)

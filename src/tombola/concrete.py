@@ -27,8 +27,8 @@ def sample(logits: Tensor, noise: Tensor, temperature: float = TEMPERATURE) -> T
 
     logits, noise u in [0, 1): vectors of the same length. Differentiable in the logits.
     """
-    noise = noise.clamp(_SMALLEST, _LARGEST)
-    return torch.sigmoid(torch.logit(noise) / temperature + logits)
+    logistic = noise.clamp(_SMALLEST, _LARGEST).logit_().div_(temperature)
+    return torch.sigmoid(logistic + logits)
 
 
 def straight_through(logits: Tensor, noise: Tensor, temperature: float = TEMPERATURE) -> Tensor:
@@ -91,8 +91,8 @@ class Sampler:
         def fill(mask: Tensor, logits: Tensor) -> None:
             # Where a piece begins in the memory of masks is its place in the vector.
             source = generator(self._seed, "concrete", step, int(mask.storage_offset()), device=mask.device)
-            noise = torch.rand(mask.shape, generator=source, dtype=mask.dtype, device=mask.device)
-            mask.copy_(self._relaxation.mask(logits, noise, self._temperature))
+            mask.uniform_(generator=source)
+            mask.copy_(self._relaxation.mask(logits, mask, self._temperature))
 
         over_pieces(fill, self._mask, self._logits)
         return self._mask.detach().requires_grad_()

@@ -92,7 +92,7 @@ def _push_(task_gradient: Tensor, logits: Tensor, look: _Look, multiplier: float
     if reach and math.isfinite(reach):
 
         def add(gradient: Tensor, part: Tensor) -> None:
-            gradient.add_((slope_of_gates(part) / look.slope_norm) * reach)
+            gradient.add_(slope_of_gates(part).div_(look.slope_norm).mul_(reach))
 
         over_pieces(add, task_gradient, logits)
     return task_gradient

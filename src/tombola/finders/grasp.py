@@ -9,6 +9,7 @@ from torch import Tensor
 from tombola.errors import UsageError
 from tombola.finders.saliency import Saliency, Sight
 from tombola.objectives import View
+from tombola.twice import twice_differentiable
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class GraSP(Saliency):
         return weights * product / len(sight.items)
 
     def _gradient(self, sight: Sight, weights: Tensor, view: View, create_graph: bool) -> Tensor:
-        output = sight.network.under(weights, view.batch)
+        with twice_differentiable():
+            output = sight.network.under(weights, view.batch)
         if not isinstance(output, Tensor):
             raise UsageError(f"finder {self.name} divides outputs by a temperature and needs them to be tensors")
         loss = sight.problem.task.loss(output / self.temperature, view.batch)

@@ -25,6 +25,7 @@ from tombola.store import Stage
 from tombola.task import batch_size
 from tombola.teacher import Teacher, make_teacher
 from tombola.ticket import Ticket
+from tombola.twice import twice_differentiable
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ class ProsPr(Saliency):
         weights = gate * sight.network.weights
         *training, last = sight.views(mask)
         for view in training:
-            loss = sight.problem.task.loss(sight.network.under(weights, view.batch), view.batch)
+            with twice_differentiable():
+                loss = sight.problem.task.loss(sight.network.under(weights, view.batch), view.batch)
             (gradient,) = torch.autograd.grad(loss, weights, create_graph=True)
             weights = weights - self.training_rate * gate * gradient
         loss = sight.problem.task.loss(sight.network.under(weights, last.batch), last.batch)

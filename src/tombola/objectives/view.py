@@ -6,13 +6,13 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tombola.data import Item
 from tombola.errors import SearchError
 from tombola.network import FrozenNetwork
 from tombola.task import Batch, Output, Task
 from tombola.teacher import Teacher
+from tombola.twice import twice_differentiable
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ class View:
         """
         weights = network.weights.detach().clone().requires_grad_()
         others = network.other_parameters() if every_parameter else {}
-        # The fused attention kernels cannot be differentiated twice.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with torch.enable_grad(), twice_differentiable():
             masked = weights if mask is None else mask * weights
             loss = self.task.loss(network.under(masked, self.batch, others), self.batch)
             parts = torch.autograd.grad(

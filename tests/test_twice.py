@@ -1,0 +1,94 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tombola.twice import batch_norm, twice_differentiable
+
+
+def leaves(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    torch.manual_seed(0)
+    inputs = 3 * torch.randn(shape, dtype=dtype) + 2
+    return [
+        tensor.requires_grad_()
+        for tensor in (inputs, torch.randn(shape[1], dtype=dtype), torch.randn(shape[1], dtype=dtype))
+    ]
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 3, 2), (3, 2, 3, 2), (2, 2, 2, 1, 2)])
+def test_gradients_and_theirs_are_those_of_finite_differences(shape):
+    def run(*tensors: Tensor) -> Tensor:
+        return batch_norm(*tensors, 1e-3)
+
+    assert torch.autograd.gradcheck(run, leaves(shape))
+    assert torch.autograd.gradgradcheck(run, leaves(shape))
+
+
+def derivatives(normalise, tensors: list[Tensor]) -> list[Tensor]:
+    output = normalise(*tensors)
+    first = torch.autograd.grad((output.float() ** 3).sum(), tensors, create_graph=True)
+    return [output, *first, *torch.autograd.grad(sum(tensor.float().square().sum() for tensor in first), tensors)]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_values_and_gradients_are_torchs_to_the_bit_and_second_ones_nearly(memory_format):
+    inputs, weight, bias = leaves((6, 4, 5, 5), torch.float32)
+    tensors = [inputs.detach().to(memory_format=memory_format).requires_grad_(), weight, bias]
+    ours = derivatives(lambda x, w, b: batch_norm(x, w, b, 1e-5), tensors)
+    torchs = derivatives(lambda x, w, b: F.batch_norm(x, None, None, w, b, True), tensors)
+    for one, other in zip(ours[:4], torchs[:4], strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(ours[4:], torchs[4:], strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4 * float(other.detach().abs().max()))
+
+
+def test_half_precision_keeps_its_types():
+    inputs, weight, bias = leaves((8, 3, 4, 4), torch.float32)
+    tensors = [inputs.detach().bfloat16().requires_grad_(), weight, bias]
+    found = derivatives(lambda x, w, b: batch_norm(x, w, b, 1e-5), tensors)
+    wide = derivatives(lambda x, w, b: batch_norm(x, w, b, 1e-5), [inputs, weight, bias])
+    assert [tensor.dtype for tensor in found[4:]] == [torch.bfloat16, torch.float32, torch.float32]
+    for one, other in zip(found[4:], wide[4:], strict=True):
+        assert float((one - other).norm() / other.norm()) < 0.05
+
+
+class Calls(nn.Module):
+    """Notes which normalisation ran."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, inputs: Tensor) -> str:
+        return type(self.norm(inputs).grad_fn).__name__
+
+
+def test_it_stands_in_for_batch_statistics_alone():
+    inputs = torch.randn(4, 3, 2, 2, requires_grad=True)
+    norm, running = nn.BatchNorm2d(3), nn.BatchNorm2d(3).eval()
+    norm.running_mean = norm.running_var = None
+    for module, replaced in (
+        (norm, True),
+        (running, False),
+        (nn.BatchNorm2d(3), False),
+        (nn.BatchNorm2d(3, affine=False, track_running_stats=False), False),
+        (nn.GroupNorm(1, 3), False),
+    ):
+        with twice_differentiable():
+            name = Calls(module)(inputs)
+        assert (name == "_ForwardBackward") == replaced, module
+        assert Calls(module)(inputs) != "_ForwardBackward"
+
+
+def test_attention_can_be_differentiated_twice():
+    inputs = torch.randn(2, 5, 8, requires_grad=True)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    with twice_differentiable():
+        output = attention(inputs, inputs, inputs)[0]
+    (gradient,) = torch.autograd.grad(output.square().sum(), inputs, create_graph=True)
+    assert torch.autograd.grad(gradient.square().sum(), inputs)[0].isfinite().all()
+
+
+def test_one_value_a_channel_is_refused_as_by_torch():
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        batch_norm(*leaves((1, 3)), 1e-5)
