@@ -3,7 +3,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tombola.twice import batch_norm, twice_differentiable
+from tombola.twice import batch_norm, convolution, twice_differentiable
+from tombola.twice.convolution import Shape
+
+SHAPES = [Shape((1, 1), (1, 1), (1, 1), 1), Shape((2, 1), (0, 2), (1, 2), 1), Shape((2, 2), (1, 0), (1, 1), 2)]
 
 
 def leaves(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -50,6 +53,80 @@ def test_half_precision_keeps_its_types():
     assert [tensor.dtype for tensor in found[4:]] == [torch.bfloat16, torch.float32, torch.float32]
     for one, other in zip(found[4:], wide[4:], strict=True):
         assert float((one - other).norm() / other.norm()) < 0.05
+
+
+def filters(shape: Shape, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    torch.manual_seed(0)
+    sizes = ((3, 4, 6, 5), (2, 4 // shape.groups, 3, 2), (2,))
+    return [torch.randn(size, dtype=dtype).requires_grad_() for size in sizes]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_convolutions_gradients_and_theirs_are_those_of_finite_differences(shape):
+    def run(*tensors: Tensor) -> Tensor:
+        return convolution(*tensors, shape)
+
+    def plain(inputs: Tensor, weight: Tensor) -> Tensor:
+        return convolution(inputs, weight, None, shape)
+
+    assert torch.autograd.gradcheck(run, filters(shape))
+    assert torch.autograd.gradgradcheck(run, filters(shape))
+    assert torch.autograd.gradgradcheck(plain, filters(shape)[:2])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_first_layers_images_ask_for_no_gradient(shape):
+    images, weight, bias = filters(shape)
+    images = images.detach()
+    assert torch.autograd.gradgradcheck(lambda w, b: convolution(images, w, b, shape), (weight, bias))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_convolution_is_torchs_to_the_bit(memory_format):
+    images, weight, bias = filters(SHAPES[0], torch.float32)
+    tensors = [images.detach().to(memory_format=memory_format).requires_grad_(), weight, bias]
+    ours = derivatives(lambda x, w, b: convolution(x, w, b, SHAPES[0]), tensors)
+    torchs = derivatives(lambda x, w, b: F.conv2d(x, w, b, padding=1), tensors)
+    for one, other in zip(ours[:4], torchs[:4], strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(ours[4:], torchs[4:], strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4 * float(other.detach().abs().max()))
+
+
+class Small(nn.Module):
+    """Every kind of convolution, and BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1, bias=False),
+            nn.BatchNorm2d(4, track_running_stats=False),
+            nn.Tanh(),
+            nn.Conv2d(4, 4, 3, stride=2, groups=2),
+            nn.Conv2d(4, 3, 2, padding="same", padding_mode="circular"),
+            nn.Conv2d(3, 3, 1, padding="valid"),
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layers(inputs).square().sum()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_network_has_the_same_second_gradients(half):
+    torch.manual_seed(0)
+    network, images = Small(), torch.randn(5, 2, 7, 7)
+
+    def second() -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = network(images)
+        gradients = torch.autograd.grad(loss, list(network.parameters()), create_graph=True)
+        return list(torch.autograd.grad(sum(g.square().sum() for g in gradients), list(network.parameters())))
+
+    with twice_differentiable():
+        ours = second()
+    for one, other in zip(ours, second(), strict=True):
+        assert one.dtype == other.dtype
+        assert float((one - other).norm() / other.norm()) < (0.1 if half else 1e-4)
 
 
 class Calls(nn.Module):

@@ -1,57 +1,17 @@
-"""Networks that are differentiated twice: what PyTorch cannot do there, or does slowly."""
+"""BatchNorm by batch statistics whose gradient is differentiated in few passes over the activations."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
-
-
-@contextmanager
-def twice_differentiable() -> Iterator[None]:
-    """Run networks so that their gradients can be differentiated again, and soon.
-
-    The fused attention kernels cannot be differentiated twice. BatchNorm by batch statistics can, but through dozens of
-    passes over its activations, more than the convolutions take; `batch_norm` below stands in for it.
-    """
-    with sdpa_kernel(SDPBackend.MATH), _BatchNorms():
-        yield
-
-
-class _BatchNorms(TorchFunctionMode):
-    """Lets `batch_norm` stand in for torch's where that normalises by batch statistics and updates none."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return (_batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
-
-
-def _batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    if not training or running_mean is not None or weight is None or bias is None:
-        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    return batch_norm(input, weight, bias, eps)
 
 
 def batch_norm(inputs: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
     """Normalise (batch, channels, ...) by its own mean and variance in each channel, then scale and shift.
 
-    The same values and gradients as torch's, whose kernels it runs; the gradient of its gradient in few passes.
-    weight, bias: (channels,).
+    The same values and gradients as torch's, whose kernels it runs; torch differentiates the gradient in dozens of
+    passes, which take longer than the convolutions. weight, bias: (channels,).
     """
     if inputs.numel() == inputs.shape[1]:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {inputs.shape}")
