@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/tombola demo
 
 test: .venv/tested lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-hard: .venv/tested
 	$(BIN)/python -m pytest -m hard

@@ -45,6 +45,14 @@ class Case:
         arrays = Arrays(images, torch.randint(classes, (count,)), (0.5,) * shape[0], (0.25,) * shape[0])
         return cls(build(name, shape, classes), arrays, batch, device)
 
+    @classmethod
+    def of_weights(cls, count: int) -> "Case":
+        """Return a linear layer of so many weights, to be searched with ARITHMETIC, which never runs it."""
+        classes = 10
+        images = torch.zeros(1, 1, 1, count // classes, dtype=torch.uint8)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(count // classes, classes, bias=False))
+        return cls(model, Arrays(images, torch.zeros(1, dtype=torch.int64), (0.5,), (0.25,)), 1)
+
     @property
     def runtime(self) -> Runtime:
         """Where tombola would run it here."""

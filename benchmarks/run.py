@@ -14,7 +14,7 @@ from benchmarks import sizes, steps
 from benchmarks.figures import Figure
 
 QUICK: tuple[Callable[[], list[Figure]], ...] = (
-    sizes.startup, sizes.ranking, sizes.memory, steps.search_steps, steps.training_steps,
+    sizes.startup, sizes.ranking, sizes.arithmetic, sizes.memory, steps.search_steps, steps.training_steps,
 )  # fmt: skip
 LONG: tuple[Callable[[], list[Figure]], ...] = (steps.double_backward_steps, steps.large_networks)
 

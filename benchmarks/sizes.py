@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from benchmarks.cases import ARITHMETIC, Case
 from benchmarks.figures import Figure
 from tombola import Ticket
 from tombola.ranking import keep_top
@@ -43,6 +44,16 @@ def ranking() -> list[Figure]:
             figures.append(
                 Figure(f"a ticket of {size:,} bits, density {density:.0%}, saved and loaded", stored, "s", goals[1])
             )
+    return figures
+
+
+def arithmetic() -> list[Figure]:
+    """Sampling, balance and Adam of one step of a search, from 10⁵ to 10⁸ weights."""
+    figures = []
+    for size in SIZES:
+        steps = Case.of_weights(size).search(ARITHMETIC)
+        steps.take(1)
+        figures.append(Figure(f"mask arithmetic of {size:,} weights", _time(lambda s=steps: s.take(1), 5), "s"))
     return figures
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tombola import SearchError, UsageError
+from tombola import SearchError, UsageError, twice
 from tombola.cost import Cost, Meter
 from tombola.data import ListFeed
 from tombola.finders import (
@@ -32,6 +32,7 @@ from tombola.runtime import Runtime
 from tombola.store import DiskStore, MemoryStore
 from tombola.task import Task
 from tombola.training import Lesson, Recipe, State
+from tombola.twice import batch_norm
 
 from .conftest import TinyConv, batches, images, mlp, train
 
@@ -192,6 +193,21 @@ def test_magnitude_by_hand():
     ticket = draw(Magnitude(), three(), 2 / 3)
     assert ticket["first.weight"].tolist() == [[True, True]]
     assert draw(Magnitude(allocation="uniform"), three(), 2 / 3)["second.weight"].all()
+
+
+@pytest.mark.parametrize(
+    "finder", [GraSP(), ProsPr(), ObjectiveSaliency(objective="grad-norm"), ObjectiveSaliency(objective="grad-match")]
+)
+def test_what_is_differentiated_twice_runs_the_functions_made_for_it(finder, monkeypatch):
+    calls = []
+
+    def counted(*given):
+        calls.append(given)
+        return batch_norm(*given)
+
+    monkeypatch.setattr(twice, "batch_norm", counted)
+    draw(finder, problem(TinyConv(), images()))
+    assert calls
 
 
 # At the larger density GraSP keeps weights whose scores are below the 0 of a pruned one.

@@ -116,9 +116,12 @@ def test_a_network_has_the_same_second_gradients(half):
     torch.manual_seed(0)
     network, images = Small(), torch.randn(5, 2, 7, 7)
 
+    first = network.layers[0]
+
     def second() -> list[Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             loss = network(images)
+            assert first(images).dtype == (torch.bfloat16 if half else torch.float32)
         gradients = torch.autograd.grad(loss, list(network.parameters()), create_graph=True)
         return list(torch.autograd.grad(sum(g.square().sum() for g in gradients), list(network.parameters())))
 
