@@ -12,11 +12,12 @@ import torch
 
 from benchmarks import sizes, steps
 from benchmarks.figures import Figure
+from tombola import process
 
 QUICK: tuple[Callable[[], list[Figure]], ...] = (
     sizes.startup, sizes.ranking, sizes.arithmetic, sizes.memory, steps.search_steps, steps.training_steps,
 )  # fmt: skip
-LONG: tuple[Callable[[], list[Figure]], ...] = (steps.double_backward_steps, steps.large_networks)
+LONG: tuple[Callable[[], list[Figure]], ...] = (steps.double_backward_steps, steps.kept_memory, steps.large_networks)
 
 
 def main(out: Path, suites: Sequence[Callable[[], list[Figure]]]) -> None:
@@ -40,7 +41,7 @@ def _suites(asked: argparse.Namespace) -> Sequence[Callable[[], list[Figure]]]:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    process.tune()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Runs benchmarks, writes one file.")
     parser.add_argument("out", type=Path, help="file to write, .json")
     parser.add_argument("--full", action="store_true", help="also those that take long")

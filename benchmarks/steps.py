@@ -1,6 +1,10 @@
 """A step of the search beside a step of training, and beside the plain transcription of the method."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -88,6 +92,38 @@ def training_steps() -> list[Figure]:
 
     seconds = interleaved({"plain": plain, "ours": lambda: case.train(2)}, 3)
     return [Figure("ResNet-20: plain loop's step / ours", ratio(seconds, "plain", "ours"), "times", 3.0, at_least=True)]
+
+
+_STEPS = """
+import sys, time
+sys.path.insert(0, {root!r})
+from tombola import process
+if {tuned}:
+    process.tune()
+from benchmarks.cases import Case
+case = Case.make("resnet20", (3, 32, 32), 10, 512, 2)
+case.train(2)
+since = time.perf_counter()
+case.train(4)
+print(time.perf_counter() - since)
+"""
+
+
+def kept_memory() -> list[Figure]:
+    """The dense training step in a process of its own, as Python starts it and as the command line sets it up."""
+
+    def steps(tuned: bool) -> float:
+        code = _STEPS.format(root=str(Path(__file__).parent.parent), tuned=tuned)
+        # This process has set its environment up already, which would be inherited.
+        environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+        found = subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
+        )
+        return float(found.stdout)
+
+    pairs = [(steps(False), steps(True)) for _ in range(3)]
+    ratios = [plain / tuned for plain, tuned in pairs]
+    return [Figure("ResNet-20: training step, process as it starts / tuned", median(ratios), "times")]
 
 
 def large_networks() -> list[Figure]:

@@ -1,10 +1,10 @@
 """Small models and data that the tests share."""
 
-import os
-
 import pytest
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, before torch is loaded
+from tombola import process
+
+process.tune()  # as the command line does, before torch is loaded
 
 import torch
 from torch import nn

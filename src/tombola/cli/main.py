@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from tombola import process
 from tombola.errors import TombolaError, UsageError
 from tombola.version import __version__
 
@@ -57,9 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tombola {__version__}")
         return 0
     command = arguments[0]
-    # OpenMP's threads spin for milliseconds while they wait, which makes two runs on one machine ten times slower and
-    # more. A short spin costs a run alone nothing. Read when torch is loaded, which has not happened yet.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    process.tune()
     if command not in COMMANDS:
         print(f"tombola: there is no command {command!r}; allowed are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
