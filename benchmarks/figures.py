@@ -1,14 +1,19 @@
 """What a benchmark gives, and how times are taken so that a busy moment hits all sides alike."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
 Work = Callable[[], None]
+ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,15 @@ class Figure:
         if self.goal is not None:
             met = self.value >= self.goal if self.at_least else self.value <= self.goal
         return {**asdict(self), "met": met}
+
+
+def in_own_process(code: str) -> float:
+    """Return the number that a program prints, started from the checkout as Python starts it, not tuned."""
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment, cwd=ROOT
+    )
+    return float(found.stdout)
 
 
 def interleaved(works: Mapping[str, Work], repeats: int) -> dict[str, list[float]]:

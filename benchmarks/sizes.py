@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.cases import ARITHMETIC, Case
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, in_own_process
 from tombola import Ticket
 from tombola.ranking import keep_top
 
@@ -58,9 +58,8 @@ def arithmetic() -> list[Figure]:
 
 
 _MEMORY = """
-import re, sys
+import re
 from pathlib import Path
-sys.path.insert(0, {root!r})
 from benchmarks.cases import REVERSE_KL, Case
 
 def peak():  # of this program; getrusage's would begin with that of the process that started it
@@ -75,12 +74,9 @@ print(peak() - before)
 
 def memory() -> list[Figure]:
     """Peak memory of a search over that of dense training, ResNet-20, batch 512; each in a process of its own."""
-    root = str(Path(__file__).parent.parent)
 
     def peak(work: str) -> float:
-        code = _MEMORY.format(root=root, work=work)
-        found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-        return 1024 * float(found.stdout)
+        return 1024 * in_own_process(_MEMORY.format(work=work))
 
     dense, search = peak("case.train(3)"), peak("case.search(REVERSE_KL).take(3)")
     allowed = 6 * 4 * 291_376

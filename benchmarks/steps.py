@@ -1,10 +1,6 @@
 """A step of the search beside a step of training, and beside the plain transcription of the method."""
 
 import copy
-import os
-import subprocess
-import sys
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -13,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.cases import ARITHMETIC, GRAD_MATCH, GRAD_NORM, REVERSE_KL, Case
-from benchmarks.figures import Figure, interleaved, ratio
+from benchmarks.figures import Figure, in_own_process, interleaved, ratio
 from benchmarks.naive import NaiveSearch
 from tombola.masking import survey
 
@@ -95,8 +91,7 @@ def training_steps() -> list[Figure]:
 
 
 _STEPS = """
-import sys, time
-sys.path.insert(0, {root!r})
+import time
 from tombola import process
 if {tuned}:
     process.tune()
@@ -111,17 +106,7 @@ print(time.perf_counter() - since)
 
 def kept_memory() -> list[Figure]:
     """The dense training step in a process of its own, as Python starts it and as the command line sets it up."""
-
-    def steps(tuned: bool) -> float:
-        code = _STEPS.format(root=str(Path(__file__).parent.parent), tuned=tuned)
-        # This process has set its environment up already, which would be inherited.
-        environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
-        found = subprocess.run(
-            [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
-        )
-        return float(found.stdout)
-
-    pairs = [(steps(False), steps(True)) for _ in range(3)]
+    pairs = [[in_own_process(_STEPS.format(tuned=tuned)) for tuned in (False, True)] for _ in range(3)]
     ratios = [plain / tuned for plain, tuned in pairs]
     return [Figure("ResNet-20: training step, process as it starts / tuned", median(ratios), "times")]
 
