@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from tombola.data import ArrayFeed, Arrays, FlipCrop, ListFeed, StreamFeed, feed_of, forever, load
+from tombola.data import AUGMENTATIONS, ArrayFeed, Arrays, FlipCrop, ListFeed, StreamFeed, feed_of, forever, load
 from tombola.data.idx import read_idx
+from tombola.data.resizing import resize
 from tombola.data.samples import Samples
 from tombola.data.splits import Splits
 from tombola.errors import UsageError
@@ -55,6 +56,35 @@ def test_flip_crop_by_hand_without_padding_is_a_flip_or_nothing():
     same = [torch.equal(sample, image[0]) for sample in found]
     assert all(torch.equal(sample, flipped) for sample, kept in zip(found, same, strict=True) if not kept)
     assert 10 < sum(same) < 54
+
+
+def test_an_image_is_resized_by_hand():
+    columns = torch.tensor([[0, 40, 100, 200]], dtype=torch.uint8).expand(4, 4)
+    found = resize(columns.expand(1_001, 1, 4, 4), 2)
+    # Antialiased: half as wide, each new pixel weighs the old ones by a triangle two new pixels wide. Old pixels at
+    # 0.5, 1.5, 2.5 lie 0.5, 0.5, 1.5 from the new one at 1, so weigh 3/4, 3/4, 1/4 of its height.
+    left, right = (3 * 0 + 3 * 40 + 1 * 100) / 7, (1 * 40 + 3 * 100 + 3 * 200) / 7
+    assert found.dtype == torch.uint8
+    assert found.shape == (1_001, 1, 2, 2)
+    for each in (found[0, 0], found[-1, 0]):
+        assert each.tolist() == [[round(left), round(right)]] * 2
+
+
+def test_all_parts_of_a_dataset_are_resized():
+    splits = load("digits", image_size=4)
+    assert splits.shape == (1, 4, 4)
+    assert splits.held_out.shape == splits.test.shape == (1, 4, 4)
+    whole = load("digits")
+    assert torch.equal(resize(whole.test.inputs, 4), splits.test.inputs)
+    assert load("digits", image_size=8).fingerprint == whole.fingerprint
+
+
+@pytest.mark.parametrize(("name", "moves"), [("flip", False), ("flip-crop", True)])
+def test_only_a_crop_moves_the_image(name, moves):
+    image = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).expand(16, 1, 8, 8)
+    found = AUGMENTATIONS[name](image, torch.Generator().manual_seed(0))
+    kept = [torch.equal(each, image[0]) or torch.equal(each, image[0].flip(-1)) for each in found]
+    assert all(kept) is not moves
 
 
 def test_flip_crop_draws_every_sample_on_its_own_and_from_its_generator():

@@ -74,6 +74,15 @@ def test_grey_images_have_one_channel(tmp_path):
         load("folder", tmp_path)
 
 
+def test_images_of_any_size_are_brought_to_one(tmp_path):
+    for part in ("train", "test"):
+        write_folder(tmp_path / part, {**contents(), "a/99.png": picture(50, size=(7, 3))})
+    splits = load("folder", tmp_path, held_out=0.2, image_size=2)
+    assert splits.shape == (3, 2, 2)
+    assert splits.test.inputs[5].unique().tolist() == [50]
+    assert load("folder", tmp_path, held_out=0.2, image_size=3).shape == (3, 3, 3)
+
+
 def test_images_are_decoded_once_until_they_change(tmp_path, monkeypatch):
     write_folder(tmp_path / "train", contents())
     first = folder.load_part(tmp_path, "train")
@@ -95,7 +104,11 @@ def test_images_are_decoded_once_until_they_change(tmp_path, monkeypatch):
         ({"a.png": picture(1)}, r"a\.png does not lie in a class folder"),
         ({"x/a/1.png": picture(1), "y/b/1.png": picture(1)}, "in one wrapping folder"),
         ({**contents(), "a/99.png": b"junk"}, r"a/99\.png is not an image"),
-        ({**contents(), "a/99.png": picture(1, size=(2, 2))}, r"a/99\.png is 2x2x3, and a/00\.png is 4x4x3"),
+        (
+            {**contents(), "a/99.png": picture(1, size=(2, 2))},
+            r"a/99\.png is 2x2 with 3 channels, and a/00\.png is 4x4 with 3 channels; .*--image-size makes them so",
+        ),
+        ({**contents(), "a/99.png": picture(1, mode="L")}, r"a/99\.png is 4x4 with 1 channel, .* must be alike$"),
     ],
 )
 def test_errors_name_the_file(tmp_path, files, message):

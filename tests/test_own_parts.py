@@ -187,6 +187,8 @@ def test_datasets_that_cannot_be_used(module, function, message):
 def test_what_is_only_for_datasets_with_a_name(module, capsys):
     with pytest.raises(UsageError, match="--mean and --std are for the datasets with a name"):
         load("brought:datasets", normalisation=Normalisation((0.5,), (0.5,)))
+    with pytest.raises(UsageError, match="--image-size is for the datasets with a name"):
+        load("brought:datasets", image_size=8)
     assert main(["run", *OWN, "--augmentation", "flip-crop", "--out", str(module / "o")]) == 2
     assert "--augmentation is for the datasets with a name" in capsys.readouterr().err
 

@@ -144,6 +144,7 @@ class Cell:
             config.held_out,
             config.download,
             Normalisation(config.mean, config.std),
+            config.image_size,
         )
         if config.train_samples is not None:
             splits = splits.with_training(config.train_samples)

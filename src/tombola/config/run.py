@@ -59,9 +59,10 @@ class RunConfig:
         "data",
         unset="all",
     )
+    image_size: int | None = option(None, "resize images to N x N pixels", "data", unset="as they are")
     mean: tuple[float, ...] = option((), "mean of each channel of images in [0, 1]", "data", unset="that of the data")
     std: tuple[float, ...] = option((), "standard deviation of each channel", "data", unset="that of the data")
-    augmentation: str = option("none", "augmentation of training images: none, flip-crop", "data")
+    augmentation: str = option("none", "augmentation of training images: none, flip, flip-crop", "data")
     model: str = option(
         "lenet-300-100",
         "model: lenet-300-100, resnet20, resnet20-w8 (half as wide), resnet32, resnet56, vgg16, any of torchvision, or "
@@ -181,7 +182,7 @@ class RunConfig:
             self.batch_norm in BATCH_NORMS, "batch-norm", f"must be one of {', '.join(BATCH_NORMS)}", self.batch_norm
         )
         _demand(self.draw_at in DRAW_AT, "draw-at", f"must be one of {', '.join(DRAW_AT)}", self.draw_at)
-        for name in ("epochs", "batch_size", "search_batch_size", "steps", "threads"):
+        for name in ("epochs", "batch_size", "search_batch_size", "steps", "threads", "image_size"):
             value = getattr(self, name)
             _demand(value is None or value >= 1, name.replace("_", "-"), "must be at least 1", value)
         cores = os.cpu_count() or 1

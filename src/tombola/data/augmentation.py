@@ -17,7 +17,7 @@ class Augmentation(Protocol):
 
 @dataclass(frozen=True)
 class FlipCrop:
-    """Random horizontal flip, and a random crop of the image padded by reflection."""
+    """Random horizontal flip, and a random crop of the image padded by reflection; without padding, the flip alone."""
 
     padding: int = 4
 
@@ -37,4 +37,8 @@ class FlipCrop:
         return padded[sample, channel, rows.view(count, 1, height, 1), columns.view(count, 1, 1, width)]
 
 
-AUGMENTATIONS: dict[str, Augmentation | None] = {"none": None, "flip-crop": FlipCrop()}
+AUGMENTATIONS: dict[str, Augmentation | None] = {
+    "none": None,
+    "flip": FlipCrop(padding=0),
+    "flip-crop": FlipCrop(),
+}

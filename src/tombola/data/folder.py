@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from tombola.data.resizing import resize
 from tombola.errors import UsageError
 from tombola.store import write_bytes
 
@@ -21,19 +22,20 @@ _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
 _IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp"}
 
 
-def load_part(data_dir: Path, part: str) -> tuple[Tensor, Tensor, list[str]]:
+def load_part(data_dir: Path, part: str, size: int | None = None) -> tuple[Tensor, Tensor, list[str]]:
     """Return images (N, C, H, W) uint8, labels (N,) and class names of `data_dir/part`.
 
-    A part is a folder or a tar file (plain, gz, xz) of class folders, inside one wrapping folder or not. Decoded images
-    are kept in the cache ($TOMBOLA_CACHE, else ~/.cache/tombola). Raises UsageError that names what is at fault.
+    A part is a folder or a tar file (plain, gz, xz) of class folders, inside one wrapping folder or not. size: images
+    are resized to size x size pixels. Decoded images are kept in the cache ($TOMBOLA_CACHE, else ~/.cache/tombola).
+    Raises UsageError that names what is at fault.
     """
     source = _source(data_dir, part)
-    kept = _cache_file(source)
+    kept = _cache_file(source, size)
     if kept.is_file():
         found = load_file(kept)
         names = bytes(found["names"].tolist()).decode().split("\n")
         return found["images"], found["labels"], names
-    images, labels, names = _decode(source)
+    images, labels, names = _decode(source, size)
     kept.parent.mkdir(parents=True, exist_ok=True)
     text = torch.tensor(list("\n".join(names).encode()), dtype=torch.uint8)
     write_bytes(kept, tensors_to_bytes({"images": images, "labels": labels, "names": text}))
@@ -49,10 +51,10 @@ def _source(data_dir: Path, part: str) -> Path:
     raise UsageError(f"--data-dir: {data_dir} holds none of {names}")
 
 
-def _cache_file(source: Path) -> Path:
+def _cache_file(source: Path, size: int | None) -> Path:
     """Return where the decoded form of a source lies; the name changes with any file in the source."""
     root = Path(os.environ.get("TOMBOLA_CACHE") or Path.home() / ".cache" / "tombola")
-    seen = hashlib.sha256(str(source.resolve()).encode())
+    seen = hashlib.sha256(f"{source.resolve()}|{size}".encode())
     files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
     for path in files:
         status = path.stat()
@@ -60,14 +62,14 @@ def _cache_file(source: Path) -> Path:
     return root / f"folder-{seen.hexdigest()[:24]}.safetensors"
 
 
-def _decode(source: Path) -> tuple[Tensor, Tensor, list[str]]:
-    pixels: dict[str, np.ndarray] = {}
+def _decode(source: Path, size: int | None) -> tuple[Tensor, Tensor, list[str]]:
+    pixels: dict[str, Tensor] = {}
     for name, content in _files(source):
         if PurePosixPath(name).suffix.lower() not in _IMAGE_ENDINGS:
             continue
         try:
             with Image.open(io.BytesIO(content)) as image:
-                pixels[name] = np.asarray(image if image.mode == "L" else image.convert("RGB"))
+                pixels[name] = _tensor(image if image.mode == "L" else image.convert("RGB"), size)
         except (UnidentifiedImageError, OSError) as error:
             raise UsageError(f"{source}: {name} is not an image ({error})") from error
     if not pixels:
@@ -78,16 +80,23 @@ def _decode(source: Path) -> tuple[Tensor, Tensor, list[str]]:
     first = pixels[ordered[0]]
     for name in ordered:
         if pixels[name].shape != first.shape:
-            raise UsageError(
-                f"{source}: {name} is {_size(pixels[name])}, and {ordered[0]} is {_size(first)}; all must be alike"
-            )
-    images = torch.from_numpy(np.stack([pixels[name] for name in ordered]))
-    images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
+            hint = " (--image-size makes them so)" if pixels[name].shape[1] == first.shape[1] else ""
+            sizes = f"{name} is {_size(pixels[name])}, and {ordered[0]} is {_size(first)}"
+            raise UsageError(f"{source}: {sizes}; all must be alike{hint}")
+    images = torch.cat([pixels[name] for name in ordered])
     return images, torch.tensor([names.index(classes[name]) for name in ordered]), names
 
 
-def _size(pixels: np.ndarray) -> str:
-    return "x".join(map(str, pixels.shape))
+def _tensor(image: Image.Image, size: int | None) -> Tensor:
+    """Return an image as (1, C, H, W)."""
+    array = np.asarray(image)
+    pixels = torch.from_numpy(array.reshape(*array.shape[:2], -1).copy()).permute(2, 0, 1).unsqueeze(0).contiguous()
+    return pixels if size is None else resize(pixels, size)
+
+
+def _size(pixels: Tensor) -> str:
+    _, channels, height, width = pixels.shape
+    return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"
 
 
 def _classes(source: Path, names: list[str]) -> dict[str, str]:

@@ -19,10 +19,11 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a source finds its files. download: whether it may fetch them."""
+    """Where a source finds its files. download: whether it may fetch them. image_size: of images that differ in it."""
 
     data_dir: Path | None = None
     download: bool = False
+    image_size: int | None = None
 
     def folder(self, name: str) -> Path:
         """Return the folder; raises UsageError where none was given."""
@@ -106,8 +107,8 @@ def cifar100(place: Place) -> Raw:
 
 def folder(place: Place) -> Raw:
     """Images in class folders: `train` and `test` in --data-dir, each a folder or a tar file."""
-    train, labels, classes = load_part(place.folder("folder"), "train")
-    test, test_labels, test_classes = load_part(place.folder("folder"), "test")
+    train, labels, classes = load_part(place.folder("folder"), "train", place.image_size)
+    test, test_labels, test_classes = load_part(place.folder("folder"), "test", place.image_size)
     if classes != test_classes:
         differing = ", ".join(sorted(set(classes) ^ set(test_classes)))
         raise UsageError(f"--data-dir: train and test differ in the classes {differing}")
@@ -132,11 +133,13 @@ def load(
     held_out: float = 0.1,
     download: bool = False,
     normalisation: Normalisation | None = None,
+    image_size: int | None = None,
 ) -> Splits:
     """Return a dataset by name, its training data split by classes into training and a `held_out` share.
 
     name: one in DATASETS, or "package.module:function" (see `load_own`). held_out: in [0, 1). normalisation: of
-    images; by default by mean and standard deviation of the training data.
+    images; by default by mean and standard deviation of the training data. image_size: images are resized to so many
+    pixels in height and width.
     """
     normalisation = normalisation or Normalisation()
     if ":" in name:
@@ -144,7 +147,10 @@ def load(
             raise UsageError(
                 "--mean and --std are for the datasets with a name; one's own datasets normalise themselves"
             )
+        if image_size is not None:
+            raise UsageError("--image-size is for the datasets with a name; one's own datasets resize themselves")
         return load_own(name, data_dir, held_out)
     if name not in DATASETS:
         raise UsageError(f"--data {name!r} is unknown; allowed are {', '.join(DATASETS)}, or MODULE:FUNCTION")
-    return split(DATASETS[name](Place(data_dir, download)), held_out, normalisation)
+    raw = DATASETS[name](Place(data_dir, download, image_size))
+    return split(raw.resized(image_size), held_out, normalisation)

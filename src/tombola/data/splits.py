@@ -11,6 +11,7 @@ from torch import Tensor
 from tombola.data.arrays import Arrays, channel_statistics
 from tombola.data.augmentation import Augmentation
 from tombola.data.feeds import Feed
+from tombola.data.resizing import resize
 from tombola.errors import UsageError
 from tombola.identity import digest
 from tombola.seeds import generator
@@ -117,6 +118,13 @@ class Raw:
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     scale: float = 255.0
+
+    def resized(self, size: int | None) -> "Raw":
+        """Return the same with images of size x size pixels."""
+        if size is None:
+            return self
+        (train, labels), (test, test_labels) = self.train, self.test
+        return replace(self, train=(resize(train, size), labels), test=(resize(test, size), test_labels))
 
 
 def check_labels(labels: Tensor, classes: int) -> None:
