@@ -67,7 +67,7 @@ BAD = [
     (["run", "--density", "0.1", "--sparsity", "0.9"], "exclude each other"),
     (["run", "--sparsity", "110%"], "--sparsity must lie in [0, 1)"),
     (["run", "--finder", "magic"], "--finder 'magic' is unknown; allowed are cts, "),
-    (["run", "--preset", "imagenet"], "--preset 'imagenet' is unknown; allowed are cifar10-resnet20, cifar10-vgg16"),
+    (["run", "--preset", "imagenet"], "--preset 'imagenet' is unknown; allowed are cifar10-resnet20, cifar10-resnet20-fast, cifar10-vgg16"),
     (["run", "--recipe", "published"], "--recipe 'published' is not one of the preset digits; allowed are standard"),
     (["run", "--clip-norm", "x"], "--clip-norm must be a number, got x"),
     (["run", "--std", "[0.1,0.2]"], "--std must have one number for each of 1 channels, got (0.1, 0.2)"),

@@ -145,7 +145,8 @@ def test_every_setting_that_matters_is_part_of_the_identity():
     changes = [
         {"seed": 1}, {"density": 0.03}, {"steps": 31}, {"objective": "loss"}, {"controller": "proportional"},
         {"learning_rate": 0.2}, {"threads": 1}, {"held_out": 0.2}, {"batch_size": 32}, {"epochs": 5},
-        {"augmentation": "flip-crop"}, {"image_size": 4}, {"finder": "random", "steps": None}, {"search_batch_size": 100},
+        {"augmentation": "flip-crop"}, {"image_size": 4}, {"finder": "random", "steps": None},
+        {"search_batch_size": 100},
     ]  # fmt: skip
     names = [name(replace(QUICK, **change)) for change in changes]
     assert len({base, *names}) == len(changes) + 1
