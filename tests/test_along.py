@@ -221,6 +221,15 @@ def test_the_joint_search_reaches_the_density():
     assert gates.row()["expected_density"] == pytest.approx(0.1, rel=0.1)
 
 
+def test_the_joint_search_reaches_the_density_however_far_its_logits_could_run():
+    of = problem(mlp(hidden=40), batches(20), epochs=60)
+    gates = Gates(Joint(learning_rate=3.0), of, 0.1)
+    of.accompany(gates, of.draw_stage({"name": "joint"}, 0.1, trains=True), "joint")
+    assert gates.row()["expected_density"] == pytest.approx(0.1, rel=0.1)
+    least, most = (float(end) for end in gates.logits.detach().aminmax())
+    assert concrete.logit(0.002) - 1e-6 <= least < 0 < most <= 5.0
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -16,10 +16,14 @@ TEMPERATURE = 2 / 3
 _SMALLEST, _LARGEST = 1e-10, 1 - 2**-24
 
 
+def logit(share: float) -> float:
+    """Return the a at which sigmoid(a) is the share, which lies between 0 and 1."""
+    return math.log(share) - math.log1p(-share)
+
+
 def initial_logits(density: float, total: int, like: Tensor) -> Tensor:
     """Return `total` logits at logit(density), so that the expected density is the wanted one."""
-    start = math.log(density) - math.log1p(-density)
-    return torch.full((total,), start, dtype=like.dtype, device=like.device)
+    return torch.full((total,), logit(density), dtype=like.dtype, device=like.device)
 
 
 def sample(logits: Tensor, noise: Tensor, temperature: float = TEMPERATURE) -> Tensor:

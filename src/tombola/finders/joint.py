@@ -24,6 +24,9 @@ from tombola.training import Companion
 
 # Where the gates start: a logit of 3, which is nearly the density that the falling target starts from.
 START_LOGIT, START_DENSITY = 3.0, 0.95
+# How far they move: closed gates together keep a fiftieth of the wanted density, open ones lie at 0.993 or more. A
+# logit that runs on leaves itself no slope by which the density could bring it back.
+CLOSED_SHARE, OPEN_LOGIT = 0.02, 5.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Joint(Along):
 
     The wanted density falls geometrically from 95 % over `share` of one training, and stays. The objective is the
     task's loss. controller: what makes the expected density follow. learning_rate: of Adam on the logits. temperature:
-    τ of the binary Concrete distribution. Ours, not the paper's.
+    τ of the binary Concrete distribution. The logits stay between two bounds, so that long trainings and high rates
+    reach the density too. Ours, not the paper's.
     """
 
     name: ClassVar[str] = "joint"
@@ -72,6 +76,7 @@ class Gates(Companion):
         self._noise = generator(problem.seed, "concrete")
         self._multiplier = 0.0
         self._error = 0.0
+        self._range = concrete.logit(density * CLOSED_SHARE), max(OPEN_LOGIT, concrete.logit((1 + density) / 2))
         self.logits = torch.full((self._layout.total,), START_LOGIT)
 
     def begin(self, model: nn.Module, task: Task) -> None:
@@ -98,6 +103,7 @@ class Gates(Companion):
         self._multiplier, self._error = steering.multiplier, steering.error
         self.logits.grad = steering.gradient
         self._optimizer.step()
+        self.logits.clamp_(*self._range)
         self._optimizer.zero_grad(set_to_none=True)
 
     def evaluated(self) -> nn.Module:
