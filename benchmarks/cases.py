@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tombola.controllers import GradBalance
 from tombola.data import ArrayFeed, Arrays, FlipCrop, Item, forever
+from tombola.finders.cts import drop
 from tombola.finders.search import Plan, Search
 from tombola.masking import survey
 from tombola.models import build
@@ -83,7 +84,7 @@ class Case:
         network.use_batch_statistics()
         asks = objective.asks_outputs or objective.asks_network
         teacher = make_teacher(self.model, layout, Task(), feed, self.runtime, objective.asks_outputs) if asks else None
-        plan = Plan(objective, GradBalance(), density, 1_000_000, 0.1, 1_000_000, 2 / 3, 1e-8, "concrete", ())
+        plan = Plan(objective, GradBalance(), density, 1_000_000, 0.1, drop, 2 / 3, 1e-8, "concrete", ())
         return Steps(Search(problem, plan, network, teacher), forever(feed))
 
     def images(self) -> Tensor:

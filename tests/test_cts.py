@@ -7,6 +7,7 @@ from torch import nn
 from tombola import CTS, GradBalance, ProportionalBalance, Random, SearchError, Task, UsageError
 from tombola.data import ListFeed
 from tombola.finders import FINDERS, describe
+from tombola.finders.cts import drop
 from tombola.finders.search import Plan, Search
 from tombola.masking import survey
 from tombola.network import FrozenNetwork
@@ -82,7 +83,7 @@ def test_one_step_of_the_search_by_hand(epsilon):
     data = [(torch.ones(1, 2), torch.ones(1, 1))]
     of = problem(model, data, task=task)
     network = FrozenNetwork(model, of.layout, task, CPU)
-    plan = Plan(OBJECTIVES["loss"], GradBalance(), 0.5, 2, 0.1, 1, 2 / 3, epsilon, "concrete", ())
+    plan = Plan(OBJECTIVES["loss"], GradBalance(), 0.5, 2, 0.1, drop, 2 / 3, epsilon, "concrete", ())
     search = Search(of, plan, network, None)
     from tombola.seeds import generator
 
@@ -100,11 +101,13 @@ def test_one_step_of_the_search_by_hand(epsilon):
 
 
 def test_the_learning_rate_drops_for_the_last_fifth():
-    assert [CTS(steps=n)._plan(0.1).drop_at for n in (1960, 15_680, 100)] == [1568, 13_622, 80]
+    for steps, at in ((1960, 1568), (15_680, 13_622), (100, 80)):
+        assert [drop(step, steps) for step in (0, at - 1, at, steps - 1)] == [1.0, 1.0, 0.1, 0.1]
     of = problem(mlp(), batches())
     moves = []
     network = FrozenNetwork(of.model, of.layout, Task(), CPU)
-    search = Search(of, CTS(objective="loss", steps=10)._plan(0.5), network, None)
+    finder = CTS(objective="loss", steps=10, learning_rate=0.1, lr_schedule="drop")
+    search = Search(of, finder._plan(0.5), network, None)
     for item in list(of.feed.epoch(0)) * 4:
         if search.step == 10:
             break
@@ -113,6 +116,15 @@ def test_the_learning_rate_drops_for_the_last_fifth():
         moves.append((search.logits.detach() - before).abs().max().item())
     assert min(moves[:8]) > 0.03
     assert max(moves[8:]) < 0.02
+
+
+def test_by_default_the_learning_rate_rises_and_falls():
+    plan = CTS(steps=8)._plan(0.1)
+    shares = [plan.schedule(step, 8) for step in (0, 2, 4, 6, 8)]
+    assert shares == pytest.approx([0.04, 0.52, 1.0, 0.5, 0.0])
+    assert [CTS(steps=n).learning_rate for n in (1960, 980, 490, 15_680)] == pytest.approx([0.3, 0.6, 1.0, 0.0375])
+    assert CTS(lr_schedule="drop").learning_rate == 0.1
+    assert CTS(learning_rate=0.02).learning_rate == 0.02
 
 
 def test_the_search_finds_the_weights_that_matter():
@@ -196,8 +208,8 @@ def test_provenance_names_everything_and_counts_the_cost():
     provenance = draw(CTS(steps=7), problem(model, batches(3))).provenance
     assert provenance.finder == {
         "name": "cts", "objective": "reverse-kl", "steps": 7,
-        "controller": {"name": "gradbalance", "momentum": 0.99, "overshoot": 1.1},
-        "learning_rate": 0.1, "temperature": 2 / 3, "epsilon": 1e-8, "features": [],
+        "controller": {"name": "proportional", "width": 0.05},
+        "learning_rate": 1.0, "lr_schedule": "one-cycle", "temperature": 2 / 3, "epsilon": 1e-8, "features": [],
         "relaxation": "concrete",
     }  # fmt: skip
     assert provenance.weights == State.of(model).digest

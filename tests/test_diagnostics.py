@@ -38,9 +38,11 @@ def test_a_healthy_search_gives_no_warning(controller):
 
 
 def test_an_unstable_balance():
-    found = warnings_of(CTS(steps=600, controller=Lagrangian(rate=30.0)))
+    found = warnings_of(CTS(steps=600, controller=Lagrangian(rate=30.0), lr_schedule="drop"))
     assert "the balance is unstable: the expected density swung between" in found
-    assert "the balance is unstable: λ pushed between" in warnings_of(CTS(steps=600, controller=Lagrangian(rate=0.2)))
+    assert "the balance is unstable: λ pushed between" in warnings_of(
+        CTS(steps=600, controller=Lagrangian(rate=0.2), lr_schedule="drop")
+    )
 
 
 def test_gates_that_did_not_get_where_they_should():
@@ -61,7 +63,7 @@ def test_a_balance_that_does_not_hold():
 
 
 def test_a_search_that_does_not_explore():
-    finder = CTS(steps=400, learning_rate=30.0)
+    finder = CTS(steps=400, learning_rate=30.0, lr_schedule="drop")
     assert "the search stopped exploring early" in warnings_of(finder)
 
 

@@ -324,7 +324,7 @@ def test_the_published_recipe_is_the_papers(preset):
     expected = {
         "held_out": 0, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010), "batch_norm": "published",
         "search_precision": "32-true", "controller": "gradbalance", "steps": 1960, "search_batch_size": 512,
-        "search_epsilon": 1e-10,
+        "search_epsilon": 1e-10, "search_learning_rate": 0.1, "search_lr_schedule": "drop",
         "augmentation": "flip-crop", "epochs": 160, "milestones": (80, 120), "batch_size": 512, "learning_rate": 0.1,
         "momentum": 0.9, "weight_decay": 1e-3, "summed": True, "clip_norm": 2.0,
         "rewind_to": 15 if preset.endswith("vgg16") else 9,

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from tombola.controllers import Controller, GradBalance
+from tombola.controllers import Controller
 from tombola.data import Feed, feed_of
 from tombola.errors import TicketWarning, UsageError
 from tombola.evaluation import evaluate
-from tombola.finders import CTS, Finder
+from tombola.finders import CTS, Finder, usual_batch_size
 from tombola.masking import Patterns, Survey, survey, unwrap
 from tombola.network import load_weights
 from tombola.problem import Problem, Trainer
@@ -48,21 +48,22 @@ def draw(
     include: Patterns = "*",
     exclude: Patterns = (),
     precision: str = "auto",
-    batch_size: int = 512,
+    batch_size: int | None = None,
     held_out: Iterable[Any] | None = None,
     progress: bool = True,
 ) -> Ticket:
     """Draw a ticket from a model at its present weights, by Concrete Ticket Search.
 
     model: any module; it is not changed in any way. data: an iterable of (inputs, targets) batches, or of whatever
-    `task` understands, or a map-style torch Dataset, which is cut into shuffled batches of `batch_size`; a list of
-    batches or a TensorDataset is best, since the dense network's outputs are then computed once only. density: the
+    `task` understands, or a map-style torch Dataset, which is cut into shuffled batches of `batch_size` (64 for
+    CTS, else 512); a list of batches or a TensorDataset is best, since the dense network's outputs are then computed
+    once only. density: the
     fraction of prunable weights to keep, in (0, 1]. steps: length of the search (1960 by default). objective: the name
     of one in `tombola.objectives`; by default loss where the network has not learned anything yet, else reverse-kl.
-    controller: GradBalance by default. finder: another finder, in place of the four before it. include, exclude: glob
-    patterns of parameter names; an exact name in `include` takes in what the rule leaves out. precision: "auto"
-    (bf16 for convolutional models where the hardware has it), "32-true" or "bf16-mixed". held_out: data like `data`
-    that the search does not see, on which its ticket is looked at. progress: show a bar.
+    controller: ProportionalBalance by default. finder: another finder, in place of the four before it. include,
+    exclude: glob patterns of parameter names; an exact name in `include` takes in what the rule leaves out. precision:
+    "auto" (bf16 for convolutional models where the hardware has it), "32-true" or "bf16-mixed". held_out: data like
+    `data` that the search does not see, on which its ticket is looked at. progress: show a bar.
 
     Returns a Ticket that keeps exactly floor(density * prunable + 1/2) weights. Issues a TicketWarning for each sign
     that something is off. Raises UsageError for input that cannot be used, SearchError when numbers break down.
@@ -77,6 +78,8 @@ def draw(
         raise UsageError(f"finder must be an object such as tombola.Random(), got {finder!r}")
     if finder is not None and (steps, objective, controller) != (None, None, None):
         raise UsageError("finder excludes steps, objective and controller: give them to the finder itself")
+    if batch_size is None:
+        batch_size = usual_batch_size(CTS.name if finder is None else finder.name)
     _check_batch_size(batch_size)
     feed = feed_of(data, seed, batch_size, most=steps if isinstance(steps, int) and steps > 0 else CTS.steps)
     display = progress_on() if progress else Silent()
@@ -86,7 +89,7 @@ def draw(
         finder = CTS(
             objective=objective,
             steps=CTS.steps if steps is None else steps,
-            controller=controller or GradBalance(),
+            controller=controller or CTS.controller,
         )
     problem = Problem(
         model=unwrap(model),

@@ -12,7 +12,8 @@ from tombola.controllers import CONTROLLERS, Lagrangian
 from tombola.data import AUGMENTATIONS, Feed, Normalisation, Split, Splits, load
 from tombola.errors import UsageError
 from tombola.evaluation import Evaluation, evaluate
-from tombola.finders import FINDERS, LTR, Along, Finder
+from tombola.finders import FINDERS, LTR, Along, Finder, usual_batch_size
+from tombola.finders.cts import SEARCH_SCHEDULES
 from tombola.identity import COMPONENT_VERSIONS, digest
 from tombola.masking import Survey, survey
 from tombola.models import build, builder, load_into, publish_batch_norm_, read_weights
@@ -43,6 +44,7 @@ def resolve(config: RunConfig) -> RunConfig:
         (config.finder, "finder", FINDERS),
         (config.augmentation, "augmentation", AUGMENTATIONS),
         (config.controller or next(iter(CONTROLLERS)), "controller", CONTROLLERS),
+        (config.search_lr_schedule or next(iter(SEARCH_SCHEDULES)), "search-lr-schedule", SEARCH_SCHEDULES),
     ):
         if name not in known:
             raise UsageError(f"--{option} {name!r} is unknown; allowed are {', '.join(known)}")
@@ -63,6 +65,8 @@ def resolve(config: RunConfig) -> RunConfig:
             filled[name] = default.name if name == "controller" else default
     if "objective" in filled and config.draw_at == "init":
         filled["objective"] = "loss"
+    if config.search_batch_size is None:
+        filled["search_batch_size"] = usual_batch_size(config.finder)
     if config.device == "auto":
         filled["device"] = resolve_device("auto").type
     resolved = replace(config, **filled).with_threads()
@@ -87,6 +91,11 @@ def make_finder(config: RunConfig) -> Finder:
             Lagrangian.published(values.get("objective", "loss")) if published else kind_of_controller()
         )
     return kind(**values)
+
+
+def _mixed(split: Split | None) -> Feed | None:
+    """Return batches for an objective, which normalises by them: data that lie sorted by class are shuffled."""
+    return None if split is None else split.feed(EVALUATION_BATCH, 0, "evaluation")
 
 
 def _recipe(config: RunConfig) -> Recipe:
@@ -232,6 +241,7 @@ class Cell:
     def problem(self, weights: State, store: DiskStore, progress: Progress, trainer: Trainer | None) -> Problem:
         """Return the problem of drawing a ticket at some weights."""
         config = self.config
+        assert config.search_batch_size is not None
         return Problem(
             model=self.model,
             layout=self.survey.layout,
@@ -244,7 +254,7 @@ class Cell:
             store=store,
             progress=progress,
             trainer=trainer,
-            held_out=self._feed(self.splits.held_out),
+            held_out=_mixed(self.splits.held_out),
             identity={
                 "data": self.splits.fingerprint,
                 "model": self.model_identity(),

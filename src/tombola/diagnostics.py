@@ -27,6 +27,8 @@ _DENSITY_ENDS = (0.5, 1.5)
 _ENTROPY_LEFT = 0.03
 _TURNOVER_LEFT = 0.001
 _OVERFIT = 4.0
+# An objective that has fallen below this share of its start leaves nothing to explore.
+_SOLVED = 0.01
 # Fewer rows than this tell nothing of a course.
 _FEWEST_ROWS = 12
 
@@ -98,7 +100,9 @@ def search_signs(outcome: Outcome, density: float, rows: Sequence[Mapping[str, A
             f"({outcome.first:.4g} at the start, {outcome.soft:.4g} at the end)"
         )
     if len(rows) >= _FEWEST_ROWS:
-        signs += _balance_signs(rows, density) + _exploration_signs(rows)
+        signs += _balance_signs(rows, density)
+        solved = 0 <= outcome.soft < _SOLVED * outcome.first
+        signs += [] if solved else _exploration_signs(rows)
     return signs + _overfitting_signs(outcome)
 
 

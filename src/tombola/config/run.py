@@ -17,6 +17,7 @@ FINDER_OPTIONS = {
     "controller": "controller",
     "steps": "steps",
     "search_learning_rate": "learning_rate",
+    "search_lr_schedule": "lr_schedule",
     "temperature": "temperature",
     "search_epsilon": "epsilon",
     "relaxation": "relaxation",
@@ -100,11 +101,20 @@ class RunConfig:
         None,
         "what holds the density: gradbalance, proportional, lagrangian",
         "search",
-        unset="gradbalance; joint proportional",
+        unset="proportional",
     )
     steps: int | None = option(None, "length of the search", "search", unset="1960")
     search_learning_rate: float | None = option(
-        None, "learning rate of the logits, gates or scores", "search", unset="0.1"
+        None,
+        "learning rate of the logits, gates or scores",
+        "search",
+        unset="cts 588/steps, at most 1, or 0.1 with drop; else 0.1",
+    )
+    search_lr_schedule: str | None = option(
+        None,
+        "how that of cts moves: one-cycle, drop (as published: by ten, for the last fifth)",
+        "search",
+        unset="one-cycle",
     )
     temperature: float | None = option(
         None,
@@ -119,7 +129,9 @@ class RunConfig:
     features: tuple[str, ...] = option(
         (), "globs of names of the modules that feature-mse compares", "search", unset="every nn.ReLU"
     )
-    search_batch_size: int = option(512, "samples a step of the search", "search")
+    search_batch_size: int | None = option(
+        None, "samples a step of the search, or of a score's batch", "search", unset="64 for cts, else 512"
+    )
     search_precision: str | None = option(None, "auto, 32-true, bf16-mixed", "search", unset="that of training")
     allocation: str | None = option(
         None,

@@ -1,24 +1,55 @@
 """Concrete Ticket Search (Arora and Teuscher, arXiv 2512.07142)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, ClassVar
 
 from tombola import concrete, diagnostics
-from tombola.controllers import Controller, GradBalance
+from tombola.controllers import Controller, ProportionalBalance
 from tombola.errors import UsageError
 from tombola.finders.base import draw_each, full_ticket, make_ticket
 from tombola.finders.search import Plan, Search, run_steps
 from tombola.network import FrozenNetwork
 from tombola.objectives import objective_named
 from tombola.problem import Problem
+from tombola.schedules import one_cycle
 from tombola.store import Stage
 from tombola.teacher import make_teacher
 from tombola.ticket import Ticket
 
 # Steps of the published searches, short and long (20 and 160 epochs of CIFAR), and when their learning rates drop.
 PUBLISHED_DROPS = {1_960: 1_568, 15_680: 13_622}
+# Searches of any length let their logits travel as far, half of this product of peak and steps: far enough to open and
+# close. Adam's steps are not to exceed 1.
+REACH = 588.0
+# One-cycle: the share of the search in which the learning rate rises. High rates at once settle on what a few noisy
+# steps say.
+RISE = 0.5
+
+
+@dataclass(frozen=True)
+class SearchSchedule:
+    """How the learning rate of the logits moves.
+
+    peak: the default of its largest value in a search of so many steps. share: of that, at a step, counted from 0.
+    """
+
+    peak: Callable[[int], float]
+    share: Callable[[int, int], float]
+
+
+def drop(step: int, steps: int) -> float:
+    """Fall once, by ten, where the published searches do: for the last fifth of a short one."""
+    return 0.1 if step >= PUBLISHED_DROPS.get(steps, steps * 4 // 5) else 1.0
+
+
+SEARCH_SCHEDULES = {
+    "one-cycle": SearchSchedule(
+        lambda steps: min(1.0, REACH / steps), lambda step, steps: one_cycle(step / steps, RISE)
+    ),
+    "drop": SearchSchedule(lambda steps: 0.1, drop),
+}
 
 
 @dataclass(frozen=True)
@@ -26,18 +57,20 @@ class CTS:
     """Weights stay frozen; one logit a weight is trained so that masks sampled from it serve the objective.
 
     objective: what the masked network should minimise, by name. steps: length of the search. controller: what holds
-    the density. learning_rate: of Adam on the logits, divided by ten for the last fifth. temperature: τ of the
-    binary Concrete distribution. relaxation: how masks are sampled, by name in concrete.RELAXATIONS; all but
-    "concrete" are ablations. epsilon: of Adam; published runs multiply most objectives by 100, which to Adam is an
-    epsilon of 1e-10, and matters where millions of weights share a gradient. features: for feature-mse, globs of the
-    names of the modules whose outputs are compared; every nn.ReLU without any.
+    the density. learning_rate: of Adam on the logits, at its highest; by default what suits schedule and steps.
+    lr_schedule: how it moves: "one-cycle", ours, or "drop", the published one. temperature: τ of the binary Concrete
+    distribution. relaxation: how masks are sampled, by name in concrete.RELAXATIONS; all but "concrete" are ablations.
+    epsilon: of Adam; published runs multiply most objectives by 100, which to Adam is an epsilon of 1e-10, and matters
+    where millions of weights share a gradient. features: for feature-mse, globs of the names of the modules whose
+    outputs are compared; every nn.ReLU without any.
     """
 
     name: ClassVar[str] = "cts"
     objective: str = "reverse-kl"
     steps: int = 1960
-    controller: Controller = GradBalance()
-    learning_rate: float = 0.1
+    controller: Controller = ProportionalBalance()
+    learning_rate: float | None = None
+    lr_schedule: str = "one-cycle"
     temperature: float = concrete.TEMPERATURE
     epsilon: float = 1e-8
     relaxation: str = "concrete"
@@ -47,12 +80,15 @@ class CTS:
         objective_named(self.objective)
         if not isinstance(self.steps, int) or self.steps < 1:
             raise UsageError(f"steps must be a whole number of at least 1, got {self.steps!r}")
+        for name, known in (("lr_schedule", SEARCH_SCHEDULES), ("relaxation", concrete.RELAXATIONS)):
+            if getattr(self, name) not in known:
+                allowed = ", ".join(known)
+                raise UsageError(f"{name} {getattr(self, name)!r} of the search is unknown; allowed are {allowed}")
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", SEARCH_SCHEDULES[self.lr_schedule].peak(self.steps))
         for name in ("learning_rate", "temperature", "epsilon"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UsageError(f"{name} of the search must be a number above 0, got {getattr(self, name)!r}")
-        if self.relaxation not in concrete.RELAXATIONS:
-            allowed = ", ".join(concrete.RELAXATIONS)
-            raise UsageError(f"relaxation {self.relaxation!r} is unknown; allowed are {allowed}")
         if isinstance(self.features, str):
             raise UsageError(f"features must be a tuple of patterns such as ('body.*',), got {self.features!r}")
         if isinstance(self.controller, type) or not hasattr(self.controller, "steer"):
@@ -86,13 +122,14 @@ class CTS:
         return self._finish(search, problem, stage.rows())
 
     def _plan(self, density: float) -> Plan:
+        assert self.learning_rate is not None
         return Plan(
             objective=objective_named(self.objective),
             controller=self.controller,
             density=density,
             steps=self.steps,
             learning_rate=self.learning_rate,
-            drop_at=PUBLISHED_DROPS.get(self.steps, self.steps * 4 // 5),
+            schedule=SEARCH_SCHEDULES[self.lr_schedule].share,
             temperature=self.temperature,
             epsilon=self.epsilon,
             relaxation=self.relaxation,

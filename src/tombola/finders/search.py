@@ -1,6 +1,6 @@
 """The loop of Concrete Ticket Search, all of its state in one place, resumable at any step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol
@@ -33,7 +33,7 @@ class Plan:
     density: float
     steps: int
     learning_rate: float
-    drop_at: int
+    schedule: Callable[[int, int], float]
     temperature: float
     epsilon: float
     relaxation: str
@@ -130,7 +130,7 @@ class Search:
         return row
 
     def _learning_rate(self) -> float:
-        return self.plan.learning_rate * (0.1 if self.step >= self.plan.drop_at else 1.0)
+        return self.plan.learning_rate * self.plan.schedule(self.step, self.plan.steps)
 
     def top(self) -> Tensor:
         """Return the flat mask of the k largest logits."""

@@ -1,13 +1,13 @@
 """Recipe: how networks are trained."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tombola.errors import UsageError
+from tombola.schedules import one_cycle
 
-# One-cycle: the share of the training in which the learning rate rises, and where it starts from.
-RISE, FIRST = 0.3, 0.04
+# One-cycle: the share of the training in which the learning rate rises.
+RISE = 0.3
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,7 @@ def _steps(recipe: Recipe, epoch: float) -> float:
 
 
 def _one_cycle(recipe: Recipe, epoch: float) -> float:
-    share = epoch / recipe.epochs
-    if share < RISE:
-        return FIRST + (1 - FIRST) * share / RISE
-    return (1 + math.cos(math.pi * (share - RISE) / (1 - RISE))) / 2
+    return one_cycle(epoch / recipe.epochs, RISE)
 
 
 LR_SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {"steps": _steps, "one-cycle": _one_cycle}
