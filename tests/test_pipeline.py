@@ -258,3 +258,14 @@ def test_an_objective_on_held_out_data_sees_classes_mixed_even_where_they_lie_so
     targets = [item.batch[1] for item in problem.held_out.epoch(0)]
     assert sorted(torch.cat(targets).tolist()) == held.targets.tolist()
     assert all(len(part.unique()) > 4 for part in targets[:-1])
+
+
+def test_tickets_of_all_finders_are_looked_at_on_the_same_batches():
+    looks = []
+    for finder, size in (("cts", 64), ("saliency", 512)):
+        cell = Cell.prepare(resolve(replace(QUICK, finder=finder, steps=None)))
+        assert cell.config.search_batch_size == size
+        problem = cell.problem(State.of(cell.model), MemoryStore(), Silent(), None)
+        looks.append([item.batch[0] for item in problem.looked_at()])
+    assert [len(batch) for batch in looks[0]] == [512, 512, 269]
+    assert all(torch.equal(*pair) for pair in zip(*looks, strict=True))

@@ -30,6 +30,8 @@ from tombola.ticket import Ticket
 from tombola.training import Lesson, OwnFit, Recipe, State
 
 EVALUATION_BATCH = 1000
+# The same for all finders, whatever they search on: objectives depend on the batch where networks normalise by it.
+PROBE_BATCH = 512
 # Options that say where things lie; results do not depend on them.
 _OUTSIDE_IDENTITY = ("data_dir", "download", "weights")
 
@@ -254,6 +256,7 @@ class Cell:
             store=store,
             progress=progress,
             trainer=trainer,
+            probe=self.splits.train.feed(PROBE_BATCH, config.seed, "search"),
             held_out=_mixed(self.splits.held_out),
             identity={
                 "data": self.splits.fingerprint,

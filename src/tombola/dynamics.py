@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from tombola.cell import Cell, resolve
 from tombola.config import RunConfig
 from tombola.controllers import norm
 from tombola.data import Item
-from tombola.diagnostics import BATCHES
 from tombola.network import FrozenNetwork, load_weights
 from tombola.objectives import View
 from tombola.problem import Problem
@@ -61,7 +59,7 @@ def follow(config: RunConfig, directory: Path, out: Path, progress: Progress) ->
         with stage.locked():
             found = stage.get("moments")
             if found is None:
-                items = list(islice(problem.feed.epoch(0), BATCHES))
+                items = problem.looked_at()
                 measured = _measured(problem, ticket, items, _epochs(start.epoch, config.epochs))
                 found = [asdict(moment) for moment in measured]
                 stage.put("moments", found)

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
 
+from tombola import diagnostics
 from tombola.cost import Cost
-from tombola.data import Feed
+from tombola.data import Feed, Item
 from tombola.errors import UsageError
 from tombola.flat import Layout
 from tombola.identity import COMPONENT_VERSIONS, digest
@@ -125,7 +127,8 @@ class Problem:
 
     model: gives the architecture and is never changed. layout: its prunable weights. weights: where the ticket
     starts: θ₀ ("init"), θ_k ("rewind"), θ_T ("trained") or what the user gave ("given"), which `at` says.
-    feed: batches to search on. held_out: batches that are only looked at. trainer: for finders that train; without
+    feed: batches to search on. probe: batches of the same data on which any finder's ticket is looked at; those of
+    `feed` without. held_out: batches that are only looked at. trainer: for finders that train; without
     one, `dense_at` and `fit` raise UsageError.
     identity: what a drawn ticket depends on beyond this object (data, threads).
     """
@@ -141,6 +144,7 @@ class Problem:
     store: Store = field(default_factory=MemoryStore)
     progress: Progress = field(default_factory=Silent)
     trainer: Trainer | None = None
+    probe: Feed | None = None
     held_out: Feed | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
 
@@ -153,6 +157,10 @@ class Problem:
     def architecture(self) -> str:
         """Hash of the parameters' names and shapes."""
         return digest(architecture(self.model))
+
+    def looked_at(self) -> list[Item]:
+        """Return the batches of the search's data on which a ticket is looked at."""
+        return list(islice((self.probe or self.feed).epoch(0), diagnostics.BATCHES))
 
     @property
     def epochs(self) -> int:

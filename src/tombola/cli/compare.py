@@ -145,7 +145,7 @@ def _show_objectives(rows: "Sequence[Row]") -> None:
     """Show what the finders that minimise something arrived at."""
     found = [row for row in rows if row.objective]
     cells = [
-        (row.finder, f"{100 * row.density:.4g} %", row.objective[0], f"{row.objective[1]:.5g}")
+        (row.finder, f"{100 * row.density:.4g} %", row.objective["name"], f"{row.objective['hard']:.5g}")
         for row in found
         if row.objective
     ]

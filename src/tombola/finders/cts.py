@@ -139,7 +139,7 @@ class CTS:
     def _finish(self, search: Search, problem: Problem, rows: list[dict[str, Any]]) -> Ticket:
         """Cut: keep the k largest logits, and look at what that made of the soft masks."""
         mask, cost, logits = search.top(), search.meter.read(), search.logits.detach()
-        seen = list(islice(problem.feed.epoch(0), diagnostics.BATCHES))
+        seen = problem.looked_at()
         unseen = list(islice(problem.held_out.epoch(0), diagnostics.BATCHES)) if problem.held_out else []
         outcome = diagnostics.Outcome(
             name=self.objective,

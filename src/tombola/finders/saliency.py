@@ -13,7 +13,6 @@ from torch import Tensor
 
 from tombola.cost import Meter
 from tombola.data import Item, forever
-from tombola.diagnostics import BATCHES
 from tombola.errors import SearchError, UsageError
 from tombola.finders.base import draw_each, full_ticket, make_ticket
 from tombola.network import FrozenNetwork
@@ -232,6 +231,6 @@ class ObjectiveSaliency(Saliency):
     def facts(self, sight: Sight, mask: Tensor) -> dict[str, Any]:
         """Return the objective's value for the ticket, on the batches on which CTS looks at its own."""
         objective, problem = objective_named(self.objective), sight.problem
-        seen = replace(sight, items=list(islice(problem.feed.epoch(0), BATCHES)))
+        seen = replace(sight, items=problem.looked_at())
         values = [float(objective(view).detach()) for view in seen.views(mask.to(sight.network.weights.dtype))]
         return {"objective": {"name": self.objective, "hard": sum(values) / len(values)}}

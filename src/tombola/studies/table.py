@@ -15,8 +15,9 @@ class Row:
 
     accuracy: on test data, in percent. seconds, forward, backward: from θ₀ on, means. dense_equivalents: samples
     forward plus twice those backward, over the same of one dense training, where samples were counted. speed_up: LTR's
-    seconds over these at the same density, where the mean accuracy is at least LTR's. objective: its name and its mean
-    value for the hard tickets before training, on the same batches for all finders, of finders that minimise one.
+    seconds over these at the same density, where the mean accuracy is at least LTR's. objective: of finders that
+    minimise one, its name and its means for the hard tickets before training, on the same batches for all finders: of
+    the search's data ("hard"), and held-out ones.
     dynamics: where they were measured, epoch, KL between sparse and dense outputs and cosine between their gradients,
     means along training. differences: this finder's accuracy minus another's, by label, paired by seed. failed: seeds
     without a result. warnings: of the tickets, each once, however many seeds it came up in.
@@ -33,7 +34,7 @@ class Row:
     backward: float
     dense_equivalents: float | None
     speed_up: float | None = None
-    objective: tuple[str, float] | None = None
+    objective: Mapping[str, Any] | None = None
     dynamics: tuple[tuple[int, float, float], ...] = ()
     differences: dict[str, tuple[Difference, float | None]] = field(default_factory=dict)
     failed: tuple[int, ...] = ()
@@ -59,7 +60,7 @@ class Row:
                 "dense_equivalents": self.dense_equivalents,
             },
             "speed_up_over_ltr": self.speed_up,
-            "objective": self.objective and {"name": self.objective[0], "hard": self.objective[1]},
+            "objective": self.objective and dict(self.objective),
             "dynamics": [{"epoch": epoch, "kl": kl, "cosine": cosine} for epoch, kl, cosine in self.dynamics],
             "differences": {
                 other: {**asdict(found.summary), "p": found.p, "p_holm": p, "verdict": found.verdict}
@@ -118,9 +119,16 @@ def _row(outcomes: Sequence[Outcome], label: str, density: float) -> Row | None:
     )
 
 
-def _objective(values: Sequence[Mapping[str, Any]]) -> tuple[str, float] | None:
+def _objective(values: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     found = [each["objective"] for each in values if each.get("objective")]
-    return (found[0]["name"], fmean(each["hard"] for each in found)) if found else None
+    if not found:
+        return None
+    held_out = [each["held_out"] for each in found if each.get("held_out") is not None]
+    return {
+        "name": found[0]["name"],
+        "hard": fmean(each["hard"] for each in found),
+        "held_out": fmean(held_out) if held_out else None,
+    }
 
 
 def _dynamics(values: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, float, float], ...]:
