@@ -169,6 +169,7 @@ def test_compare_from_the_command_line(tmp_path, capsys):
     row = found["rows"][0]
     assert row["objective"]["name"] == "reverse-kl"
     assert row["objective"]["hard"] != row["objective"]["held_out"] > 0
+    assert len(row["objective"]["held_out_values"]) == 2
     assert found["rows"][1]["objective"] is None
     assert {"finder", "density", "kept", "n", "test_accuracy_mean", "test_accuracy_std", "cost", "differences"} <= set(
         row

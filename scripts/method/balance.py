@@ -22,7 +22,7 @@ CONTROLLERS: tuple[Controller, ...] = (GradBalance(), ProportionalBalance(), Lag
 
 def measure(problem: Problem, controller: Controller, density: float) -> dict[str, Any]:
     """Draw one ticket and return how its search went."""
-    finder = CTS(controller=controller)
+    finder = CTS(controller=controller, lr_schedule="drop")
     ticket = next(finder.draw(problem, [density]))
     rows = problem.draw_stage(describe(finder), density).rows()
     forces = [row["multiplier"] * row["density_norm"] / row["task_norm"] for row in rows[len(rows) // 2 :]]

@@ -9,6 +9,7 @@ from typing import Any
 
 from common import divergences, picture, rewind_problem, spread, table, write
 
+from tombola.controllers import GradBalance
 from tombola.finders import CTS
 
 PRESET = "digits"
@@ -26,7 +27,8 @@ def main(out: Path) -> None:
         dense = 100 * cell.evaluate(trainer.dense_at(cell.config.epochs), "test").metric
         for density in DENSITIES:
             for objective in OBJECTIVES:
-                ticket = next(CTS(objective=objective).draw(problem, [density]))
+                finder = CTS(objective=objective, controller=GradBalance(), lr_schedule="drop")
+                ticket = next(finder.draw(problem, [density]))
                 accuracy = 100 * cell.evaluate(problem.fit(ticket), "test").metric
                 row = {"objective": objective, "density": density, "seed": seed, "accuracy": accuracy, "dense": dense}
                 found.append(row | divergences(problem, ticket))

@@ -24,6 +24,7 @@ HIDDEN, INPUTS, OUTPUTS = 40, 20, 10
 # many hidden units, each with 4 inputs and 3 outputs, so that the search must also find which units they are.
 PLANTED = {"wiring": (1, 2, 5, 10), "units": (2, 5, 10, 20)}
 CONTROLLERS = (tombola.GradBalance(), ProportionalBalance())
+PUBLISHED = CTS(objective="reverse-kl", controller=CONTROLLERS[0], lr_schedule="drop")
 KEPT_OF_16 = (4, 6, 8, 10, 12)
 
 
@@ -76,7 +77,7 @@ def recover(kind: str, size: int, seed: int) -> dict[str, Any]:
             density=density,
             include=list(masks),
             task=Task.regression(),
-            finder=CTS(objective="loss", controller=controller),
+            finder=CTS(objective="loss", controller=controller, lr_schedule="drop"),
             seed=seed,
             progress=False,
         )
@@ -100,7 +101,7 @@ def enumerate_all(seed: int) -> list[dict[str, Any]]:
     for kept in KEPT_OF_16:
         values = divergences_of_all(model, inputs, kept)
         ticket = tombola.draw(
-            model, [(inputs, targets)], density=kept / 16, objective="reverse-kl", seed=seed, progress=False
+            model, [(inputs, targets)], density=kept / 16, finder=PUBLISHED, seed=seed, progress=False
         )
         mask = torch.cat([ticket[name].flatten() for name in ("0.weight", "2.weight")])
         value = values[tuple(mask.tolist())]

@@ -1,11 +1,12 @@
 """Prints what `tombola compare --json` found as Markdown: one row for each density and finder.
 
-usage: python scripts/results/table.py RESULTS.json [accuracy|objectives|dynamics]
+usage: python scripts/results/table.py RESULTS.json [accuracy|objectives|dynamics|searches]
 """
 
 import json
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 
@@ -60,7 +61,22 @@ def print_dynamics(rows: list[dict[str, Any]]) -> None:
         print(f"| {100 * row['density']:.4g} % | {row['finder']} | " + " | ".join(cells) + " |")
 
 
-TABLES = {"accuracy": print_rows, "objectives": print_objectives, "dynamics": print_dynamics}
+def print_searches(rows: list[dict[str, Any]]) -> None:
+    """Print the objective on held-out data before training, and the accuracy after it."""
+    print("| density | finder | objective, held out | test accuracy (%) |\n" + "| --- " * 4 + "|")
+    for row in rows:
+        values = row["objective"]["held_out_values"]
+        held_out = f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+        cells = [f"{100 * row['density']:.4g} %", row["finder"], held_out, spread(row)]
+        print("| " + " | ".join(cells) + " |")
+
+
+TABLES = {
+    "accuracy": print_rows,
+    "objectives": print_objectives,
+    "dynamics": print_dynamics,
+    "searches": print_searches,
+}
 
 
 def main(path: Path, kind: str = "accuracy") -> None:

@@ -17,7 +17,7 @@ class Row:
     forward plus twice those backward, over the same of one dense training, where samples were counted. speed_up: LTR's
     seconds over these at the same density, where the mean accuracy is at least LTR's. objective: of finders that
     minimise one, its name and its means for the hard tickets before training, on the same batches for all finders: of
-    the search's data ("hard"), and held-out ones.
+    the search's data ("hard"), and held-out ones, whose values are given by seed too.
     dynamics: where they were measured, epoch, KL between sparse and dense outputs and cosine between their gradients,
     means along training. differences: this finder's accuracy minus another's, by label, paired by seed. failed: seeds
     without a result. warnings: of the tickets, each once, however many seeds it came up in.
@@ -128,6 +128,7 @@ def _objective(values: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         "name": found[0]["name"],
         "hard": fmean(each["hard"] for each in found),
         "held_out": fmean(held_out) if held_out else None,
+        "held_out_values": held_out,
     }
 
 
