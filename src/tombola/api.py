@@ -57,13 +57,13 @@ def draw(
     model: any module; it is not changed in any way. data: an iterable of (inputs, targets) batches, or of whatever
     `task` understands, or a map-style torch Dataset, which is cut into shuffled batches of `batch_size` (64 for
     CTS, else 512); a list of batches or a TensorDataset is best, since the dense network's outputs are then computed
-    once only. density: the
-    fraction of prunable weights to keep, in (0, 1]. steps: length of the search (1960 by default). objective: the name
-    of one in `tombola.objectives`; by default loss where the network has not learned anything yet, else reverse-kl.
-    controller: ProportionalBalance by default. finder: another finder, in place of the four before it. include,
-    exclude: glob patterns of parameter names; an exact name in `include` takes in what the rule leaves out. precision:
-    "auto" (bf16 for convolutional models where the hardware has it), "32-true" or "bf16-mixed". held_out: data like
-    `data` that the search does not see, on which its ticket is looked at. progress: show a bar.
+    once only. density: the fraction of prunable weights to keep, in (0, 1]. steps: length of the search (1960 by
+    default). objective: the name of one in `tombola.objectives`; by default loss where the network has not learned
+    anything yet, else reverse-kl. controller: ProportionalBalance by default. finder: another finder, in place of the
+    four before it. include, exclude: glob patterns of parameter names; an exact name in `include` takes in what the
+    rule leaves out. precision: "auto" (bf16 for convolutional models where the hardware has it), "32-true" or
+    "bf16-mixed". held_out: data like `data` that the search does not see, on which its ticket is looked at. progress:
+    show a bar.
 
     Returns a Ticket that keeps exactly floor(density * prunable + 1/2) weights. Issues a TicketWarning for each sign
     that something is off. Raises UsageError for input that cannot be used, SearchError when numbers break down.

@@ -101,8 +101,8 @@ def search_signs(outcome: Outcome, density: float, rows: Sequence[Mapping[str, A
         )
     if len(rows) >= _FEWEST_ROWS:
         signs += _balance_signs(rows, density)
-        solved = 0 <= outcome.soft < _SOLVED * outcome.first
-        signs += [] if solved else _exploration_signs(rows)
+        if not 0 <= outcome.soft < _SOLVED * outcome.first:
+            signs += _exploration_signs(rows)
     return signs + _overfitting_signs(outcome)
 
 
