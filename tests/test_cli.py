@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from tombola import Ticket
 from tombola.cli.main import COMMANDS, main
+from tombola.cli.show import sparsity_words
 from tombola.models import read_weights
 
 QUICK = ["--epochs", "3", "--rewind-to", "1", "--steps", "20", "--threads", "2"]
@@ -362,3 +363,19 @@ def test_the_demo_shows_three_networks_and_then_itself_again(tmp_path):
     second = demo()
     assert "finished already" in second
     assert first.split("64-300")[1] == second.split("64-300")[1]
+
+
+@pytest.mark.parametrize(
+    ("kept", "total", "words"),
+    [
+        (2_005, 270_896, "99.26 %"),
+        (1_004, 50_200, "98 %"),
+        (50_200, 50_200, "0 %"),
+        (0, 50_200, "100 %"),
+        (1, 50_200, "99.998 %"),
+        (96, 1_000_000, "99.9904 %"),
+        (1, 86_000_000, "99.9999988 %"),
+    ],
+)
+def test_a_sparsity_does_not_round_up_to_all(kept, total, words):
+    assert sparsity_words(kept, total) == words

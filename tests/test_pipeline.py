@@ -269,3 +269,21 @@ def test_tickets_of_all_finders_are_looked_at_on_the_same_batches():
         looks.append([item.batch[0] for item in problem.looked_at()])
     assert [len(batch) for batch in looks[0]] == [512, 512, 269]
     assert all(torch.equal(*pair) for pair in zip(*looks, strict=True))
+
+
+class Listener(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize(
+    ("milestones", "said"),
+    [((1,), []), ((1, 2, 40), ["no drop of the learning rate at --milestones 2, 40: --epochs is 2"]), ((), [])],
+)
+def test_milestones_beyond_the_last_epoch_are_named(tmp_path, milestones, said):
+    listener = Listener()
+    pipeline.draw(replace(QUICK, finder="random", steps=None, epochs=2, milestones=milestones), tmp_path, listener)
+    assert [line for line in listener.lines if "--milestones" in line] == said

@@ -79,6 +79,7 @@ def train(config: RunConfig, ticket_file: Path, weights: Path | None, out: Path,
         directory = claim_below(out, {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch})
         repeated = is_whole(directory, TRAINED)
         if not repeated:
+            _say_unreached(config, progress)
             describe_run(directory, cell.config)
             trainer = cell.trainer(DiskStore(out / "store"), progress)
             trained = trainer.fit(ticket, start)
@@ -133,6 +134,7 @@ class _Drawn:
 def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> _Drawn:
     config = cell.config
     progress.say(f"{config.finder} ticket of density {config.density:.4g} at {config.draw_at}, in {directory}")
+    _say_unreached(config, progress)
     describe_run(directory, config)
     trainer = cell.trainer(store, progress)
     # Pretrain. A ticket is drawn at one point of the dense training and trained from another, or the same.
@@ -146,6 +148,12 @@ def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> 
     write_drawn(directory, ticket, start)
     rows = problem.draw_stage(describe(finder), config.density, isinstance(finder, Along)).rows()
     return _Drawn(cell, ticket, drawn_at, start, problem, trainer, rows)
+
+
+def _say_unreached(config: RunConfig, progress: Progress) -> None:
+    late = [str(milestone) for milestone in config.milestones if milestone >= config.epochs]
+    if late:
+        progress.say(f"no drop of the learning rate at --milestones {', '.join(late)}: --epochs is {config.epochs}")
 
 
 def _train(drawn: _Drawn, directory: Path) -> None:

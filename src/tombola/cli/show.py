@@ -1,6 +1,7 @@
 """Results as tables for people, or as one JSON object for programs."""
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -46,6 +47,12 @@ def show_ticket_words(values: Mapping[str, Any]) -> None:
     show_text(f"ticket: {values['ticket']}")
 
 
+def sparsity_words(kept: int, total: int) -> str:
+    """Return the pruned share in percent: four digits, or more where those would say 100 though weights are kept."""
+    digits = 4 if kept == 0 else max(4, 3 - math.floor(math.log10(100 * kept / total)))
+    return f"{100 * (1 - kept / total):.{digits}g} %"
+
+
 def cells_table(title: str, results: Iterable[Mapping[str, Any]]) -> None:
     """Print the dense network and the tickets of several runs of one network beside each other."""
     rows: list[tuple[str, ...]] = []
@@ -59,7 +66,7 @@ def cells_table(title: str, results: Iterable[Mapping[str, Any]]) -> None:
                 f"{values['finder']} ticket",
                 f"{values['test_accuracy']:.2f} %",
                 f"{kept:,} of {total:,}",
-                f"{100 * (1 - kept / total):.4g} %",
+                sparsity_words(kept, total),
                 f"{values['seconds']:.1f}",
             )
         )
