@@ -201,9 +201,33 @@ def test_public_names_exist():
         ({"objective": "best"}, "objective 'best' is unknown"),
     ],
 )
-def test_wrong_arguments_get_a_sentence(options, message):
+def test_wrong_arguments_get_a_sentence_before_any_work(options, message):
+    model = mlp()
+    model.register_forward_hook(lambda *_: pytest.fail("the model has been run"))
     with pytest.raises(UsageError, match=message):
-        draw(mlp(), batches(), **options)
+        draw(model, batches(), **options)
+
+
+def test_data_that_do_not_fit_the_model_get_a_sentence_before_any_training():
+    x, y = batches(1)[0]
+    narrow = [(x[:, :4], y)]
+    for call in (
+        lambda: draw(mlp(), narrow),
+        lambda: draw(mlp(), narrow, finder=Random(), steps=None),
+        lambda: tombola.sparsify(mlp(), narrow, batches(), density=0.5, progress=False),
+        lambda: tombola.sparsify(mlp(), batches(), narrow, density=0.5, progress=False, fit=pytest.fail),
+    ):
+        with pytest.raises(UsageError, match=r"model cannot be run on the data's batches: .*shapes cannot be mult"):
+            call()
+    for wrong, words in ((y.float(), r"shape \(16,\) and type float32"), (y[:5], r"shape \(5,\) and type int64")):
+        with pytest.raises(UsageError, match=rf"data's targets of {words} do not fit the model's outputs of shape"):
+            draw(mlp(), [(x, wrong)])
+
+
+def test_sparsify_names_milestones_beyond_the_last_epoch(capfd):
+    recipe = tombola.Recipe(epochs=2, milestones=(1, 7))
+    tombola.sparsify(mlp(), batches(), batches(), density=0.5, recipe=recipe, finder=Random())
+    assert "no drop of the learning rate at milestones 7: epochs is 2" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -204,6 +204,15 @@ def test_damaged_run_directories_say_what_to_do(capsys, tmp_path):
     assert "identity.json is damaged" in err
 
 
+def test_a_ticket_beside_somebodys_configuration_lies_in_no_run_directory(capsys, finished, tmp_path):
+    shutil.copy(finished / "ticket.safetensors", tmp_path)
+    (tmp_path / "config.yaml").write_text("preset: digits\nrecipe: standard\n")
+    for command in ("train", "evaluate", "audit"):
+        status, _, err = tombola(capsys, command, tmp_path / "ticket.safetensors")
+        assert (status, err.count("\n")) == (2, 1)
+        assert "lies in no run directory: say --preset, or --model and --data" in err
+
+
 def test_a_moved_run_directory_shows_where_it_lies_now(capsys, finished, tmp_path):
     shutil.copytree(finished.parent, tmp_path / "moved")
     _, out, _ = tombola(capsys, "run", *QUICK, "--out", tmp_path / "moved", "--json")
@@ -222,6 +231,7 @@ def test_info_of_a_ticket_and_of_a_run(capsys, finished):
     assert "1,004 of 50,200" in out
     assert "fc1.weight" in out
     assert "reverse-kl" in out
+    assert "features" not in out, "an option that is empty"
     _, out, _ = tombola(capsys, "info", finished, "--json")
     values = json.loads(out)
     assert sum(layer["kept"] for layer in values["layers"]) == values["kept"] == 1004

@@ -281,9 +281,9 @@ class Listener(Silent):
 
 @pytest.mark.parametrize(
     ("milestones", "said"),
-    [((1,), []), ((1, 2, 40), ["no drop of the learning rate at --milestones 2, 40: --epochs is 2"]), ((), [])],
+    [((1,), []), ((1, 2, 40), ["no drop of the learning rate at milestones 2, 40: epochs is 2"]), ((), [])],
 )
 def test_milestones_beyond_the_last_epoch_are_named(tmp_path, milestones, said):
     listener = Listener()
     pipeline.draw(replace(QUICK, finder="random", steps=None, epochs=2, milestones=milestones), tmp_path, listener)
-    assert [line for line in listener.lines if "--milestones" in line] == said
+    assert [line for line in listener.lines if "at milestones" in line] == said

@@ -1,5 +1,7 @@
 """Prints what `tombola compare --json` found as Markdown: one row for each density and finder.
 
+A file of docs/results that joins the rows of several comparisons, by title, gives a table for each.
+
 usage: python scripts/results/table.py RESULTS.json [accuracy|objectives|dynamics|searches]
 """
 
@@ -17,8 +19,8 @@ def spread(row: dict[str, Any]) -> str:
 
 
 def beside(row: dict[str, Any], first: dict[str, Any]) -> str:
-    """Return what the first finder is beside a row's."""
-    found = first["differences"].get(row["finder"])
+    """Return what the first finder is beside a row's, where the file has kept it."""
+    found = first.get("differences", {}).get(row["finder"])
     return f"{found['verdict']} ({found['mean']:+.2f})" if found else ""
 
 
@@ -80,8 +82,15 @@ TABLES = {
 
 
 def main(path: Path, kind: str = "accuracy") -> None:
-    """Print one table."""
-    TABLES[kind](json.loads(path.read_text())["rows"])
+    """Print one table, or one for each part of a file that joins several comparisons."""
+    content = json.loads(path.read_text())
+    parts = {"": content["rows"]} if "rows" in content else content
+    for title, rows in parts.items():
+        if title:
+            print(f"{title}:\n")
+        TABLES[kind](rows)
+        if title:
+            print()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from tombola.errors import TicketWarning, UsageError
 from tombola.evaluation import evaluate
 from tombola.finders import CTS, Finder, usual_batch_size
 from tombola.masking import Patterns, Survey, survey, unwrap
-from tombola.network import load_weights
+from tombola.network import FrozenNetwork, explained_run, load_weights
 from tombola.problem import Problem, Trainer
 from tombola.progress import Progress, Silent, progress_on
 from tombola.ranking import count_kept
@@ -81,16 +82,18 @@ def draw(
     if batch_size is None:
         batch_size = usual_batch_size(CTS.name if finder is None else finder.name)
     _check_batch_size(batch_size)
-    feed = feed_of(data, seed, batch_size, most=steps if isinstance(steps, int) and steps > 0 else CTS.steps)
+    search = CTS(
+        CTS.objective if objective is None else objective,
+        CTS.steps if steps is None else steps,
+        controller or CTS.controller,
+    )
+    feed = feed_of(data, seed, batch_size, most=search.steps)
     display = progress_on() if progress else Silent()
+    _check_batches(model, checked, task, feed, runtime)
     if finder is None:
+        finder = search
         if objective is None:
-            objective = _default_objective(model, checked, task, feed, runtime, display)
-        finder = CTS(
-            objective=objective,
-            steps=CTS.steps if steps is None else steps,
-            controller=controller or CTS.controller,
-        )
+            finder = _with_default_objective(search, model, checked, task, feed, runtime, display)
     problem = Problem(
         model=unwrap(model),
         layout=checked.layout,
@@ -121,14 +124,20 @@ def _check_seed(seed: int) -> None:
         raise UsageError(f"seed must be a whole number that is not negative, got {seed!r}")
 
 
-def _default_objective(
-    model: nn.Module, checked: Survey, task: Task, feed: Feed, runtime: Runtime, display: Progress
-) -> str:
+def _check_batches(model: nn.Module, checked: Survey, task: Task, feed: Feed, runtime: Runtime) -> None:
+    """Run the model on a first batch, so that what does not fit is known before any work."""
+    for item in islice(feed.epoch(0), 1):
+        with explained_run("model cannot be run on the data's batches"):
+            FrozenNetwork(model, checked.layout, task, runtime).dense(runtime.move(item.batch))
+
+
+def _with_default_objective(
+    search: CTS, model: nn.Module, checked: Survey, task: Task, feed: Feed, runtime: Runtime, display: Progress
+) -> CTS:
     informed = is_informed(unwrap(model), checked.layout, task, feed, runtime)
     if informed is False:
         display.say("objective: loss, since the network's outputs do not predict its targets yet")
-        return "loss"
-    return "reverse-kl"
+    return replace(search, objective="loss" if informed is False else "reverse-kl")
 
 
 def _announced(tickets: Iterator[Ticket]) -> Ticket:
@@ -200,14 +209,17 @@ def sparsify(
     feed = feed_of(train, seed, batch_size, name="train")
     held_out_feed = feed_of(held_out, seed, batch_size, name="held_out")
     display = progress_on() if progress else Silent()
+    for some in (feed, held_out_feed):
+        _check_batches(model, checked, task, some, runtime)
     plain = unwrap(model)
     lesson = Lesson(plain, task, feed, held_out_feed, recipe, runtime, seed, display)
+    lesson.say_unreached()
     store = MemoryStore()
     trainer = Trainer(lesson, State.of(plain), store, identity={}, own=fit and OwnFit(fit))
     weights = trainer.dense_at(rewind_to)
     if finder is None:
         start = load_weights(plain, weights.tensors)
-        finder = CTS(objective=_default_objective(start, checked, task, feed, runtime, display))
+        finder = _with_default_objective(CTS(), start, checked, task, feed, runtime, display)
     problem = Problem(
         model=plain,
         layout=checked.layout,

@@ -17,7 +17,7 @@ from tombola.finders.cts import SEARCH_SCHEDULES
 from tombola.identity import COMPONENT_VERSIONS, digest
 from tombola.masking import Survey, survey
 from tombola.models import build, builder, load_into, publish_batch_norm_, read_weights
-from tombola.network import FrozenNetwork, load_weights, uses_batch_statistics
+from tombola.network import FrozenNetwork, explained_run, load_weights, uses_batch_statistics
 from tombola.own import imported, source
 from tombola.problem import Problem, Trainer
 from tombola.progress import Progress
@@ -109,13 +109,8 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
     """Run two samples through the network, so that what does not fit is known before anything is written."""
     network = FrozenNetwork(model, found.layout, Task(), runtime)
     batch = runtime.move(next(iter(splits.train.feed(2, 0, "probe", shuffle=False).epoch(0))).batch)
-    try:
+    with explained_run(f"--model {config.model} cannot be run on inputs of {list(splits.shape)}"):
         output = network.dense(batch)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, UsageError):
-            raise
-        text = " ".join(str(error).split())
-        raise UsageError(f"--model {config.model} cannot be run on inputs of {list(splits.shape)}: {text}") from error
     if not isinstance(output, torch.Tensor) or output.dim() != 2 or output.shape[1] < splits.classes:
         shape = list(output.shape[1:]) if isinstance(output, torch.Tensor) else type(output).__name__
         raise UsageError(

@@ -55,6 +55,17 @@ def explained_batches() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def explained_run(what: str) -> Iterator[None]:
+    """Turn what Python or torch say when a model meets its first batch into a UsageError that begins with `what`."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise UsageError(f"{what}: {' '.join(str(error).split())}") from error
+
+
 class _Forward(nn.Module):
     """Lets functional_call reach a model through a task's forward function."""
 

@@ -41,7 +41,8 @@ def explained(option: str, name: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:  # the code is not ours: anything may come out of it
         last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f" ({Path(last.filename).name}, line {last.lineno})"
+        ours = last.filename == __file__ or last.filename.startswith("<frozen importlib")
+        where = "" if ours else f" ({Path(last.filename).name}, line {last.lineno})"
         text = " ".join(str(error).split())
         raise UsageError(f"--{option} {name!r} {what}: {type(error).__name__}: {text}{where}") from error
 

@@ -79,9 +79,9 @@ def train(config: RunConfig, ticket_file: Path, weights: Path | None, out: Path,
         directory = claim_below(out, {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch})
         repeated = is_whole(directory, TRAINED)
         if not repeated:
-            _say_unreached(config, progress)
-            describe_run(directory, cell.config)
             trainer = cell.trainer(DiskStore(out / "store"), progress)
+            trainer.lesson.say_unreached()
+            describe_run(directory, cell.config)
             trained = trainer.fit(ticket, start)
             test = cell.evaluate(trained, "test")
             values = _ticket_values(ticket) | {"seed": config.seed, "seconds": trained.cost.seconds}
@@ -134,9 +134,9 @@ class _Drawn:
 def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> _Drawn:
     config = cell.config
     progress.say(f"{config.finder} ticket of density {config.density:.4g} at {config.draw_at}, in {directory}")
-    _say_unreached(config, progress)
-    describe_run(directory, config)
     trainer = cell.trainer(store, progress)
+    trainer.lesson.say_unreached()
+    describe_run(directory, config)
     # Pretrain. A ticket is drawn at one point of the dense training and trained from another, or the same.
     epochs = {"init": 0, "rewind": config.rewind_to, "trained": config.epochs}
     drawn_at = trainer.dense_at(epochs[config.draw_at])
@@ -148,12 +148,6 @@ def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> 
     write_drawn(directory, ticket, start)
     rows = problem.draw_stage(describe(finder), config.density, isinstance(finder, Along)).rows()
     return _Drawn(cell, ticket, drawn_at, start, problem, trainer, rows)
-
-
-def _say_unreached(config: RunConfig, progress: Progress) -> None:
-    late = [str(milestone) for milestone in config.milestones if milestone >= config.epochs]
-    if late:
-        progress.say(f"no drop of the learning rate at --milestones {', '.join(late)}: --epochs is {config.epochs}")
 
 
 def _train(drawn: _Drawn, directory: Path) -> None:

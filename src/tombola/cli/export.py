@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tombola.cli.options import add_ticket_options, make_parser, parse, run_and_ticket, weights_for
+from tombola.cli.options import add_ticket_options, is_run, make_parser, parse, run_and_ticket, weights_for
 from tombola.cli.show import show_text
 from tombola.errors import UsageError
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
     ticket = Ticket.load(path)
     weights = weights_for(options.weights, directory)
     out = Path(options.out)
-    if out.resolve().parent == directory.resolve() and (directory / "config.yaml").is_file():
+    if out.resolve().parent == directory.resolve() and is_run(directory):
         raise UsageError(f"--out {out} lies in the run directory, whose files are the run's own: choose another place")
     if out.resolve() in {path.resolve(), weights.resolve()}:
         raise UsageError(f"--out {out} is a file that is being read: choose another name")

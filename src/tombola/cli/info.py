@@ -86,7 +86,7 @@ def _result(directory: Path) -> dict[str, Any]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items() if inner not in ("", [], {}))
     if isinstance(value, list):
         return "; ".join(map(_plain, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -100,6 +100,11 @@ def _sentence(message: str, known: Sequence[str]) -> str:
     return " ".join(message.split())
 
 
+def is_run(directory: Path) -> bool:
+    """Whether a directory is a run's, not one in which a configuration of other origin lies beside a ticket."""
+    return all((directory / name).is_file() for name in ("config.yaml", "identity.json"))
+
+
 def run_and_ticket(given: str) -> tuple[Path, Path]:
     """Return the run directory and the ticket file that a path means: either of the two.
 
@@ -121,7 +126,7 @@ def weights_for(given: str, directory: Path) -> Path:
     """
     if given:
         return Path(given)
-    if not (directory / "config.yaml").is_file():
+    if not is_run(directory):
         raise UsageError("--weights: the ticket lies in no run directory; give a state_dict, .safetensors or .pt")
     weights = directory / "weights.safetensors"
     if not weights.is_file():

@@ -10,7 +10,7 @@ from typing import Any, get_origin
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from tombola.cli.options import parse, run_and_ticket
+from tombola.cli.options import is_run, parse, run_and_ticket
 from tombola.config import (
     STANDARD,
     RunConfig,
@@ -115,7 +115,7 @@ def configure_for_ticket(
     # Nothing is drawn: whatever a preset says of that must not stand in the way.
     values = {**load_preset(preset, recipe), "draw_at": "init", "rewind_to": 0}
     if "--preset" not in given:
-        if (directory / "config.yaml").is_file():
+        if is_run(directory):
             values = read_config(directory).to_dict()
         elif not {"--model", "--data"} <= given:
             raise UsageError(f"{ticket} lies in no run directory: say --preset, or --model and --data")

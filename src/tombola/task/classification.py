@@ -45,6 +45,16 @@ def _cross_entropy(output: Output, batch: Batch, smoothing: float) -> Tensor:
         if not wrong.numel():
             raise
         raise UsageError(f"data has the label {int(wrong[0])}; the model's outputs are 0 to {classes - 1}") from error
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"data's targets {_words(batch[1])} do not fit the model's outputs {_words(output)}: {error}"
+        ) from error
+
+
+def _words(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"of shape {tuple(value.shape)} and type {str(value.dtype).removeprefix('torch.')}"
+    return f"of type {type(value).__name__}"
 
 
 def softmax_divergence(output: Output, reference: Output, batch: Batch) -> Tensor:

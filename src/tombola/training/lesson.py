@@ -28,6 +28,13 @@ class Lesson:
     seed: int
     progress: Progress
 
+    def say_unreached(self) -> None:
+        """Name the milestones that the training ends before."""
+        epochs = self.recipe.epochs
+        late = [str(milestone) for milestone in self.recipe.milestones if milestone >= epochs]
+        if late:
+            self.progress.say(f"no drop of the learning rate at milestones {', '.join(late)}: epochs is {epochs}")
+
 
 # Trains from a state to the end of an epoch, dense or under a ticket; the text names the work for progress and journal.
 Fit = Callable[[Lesson, State, int, Stage, str, Ticket | None], State]
