@@ -13,10 +13,10 @@ import tombola
 def images(count: int, seed: int) -> TensorDataset:
     """Return noisy images whose class is the quarter that is brightest."""
     generator = torch.Generator().manual_seed(seed)
-    x, y = torch.randn(count, 3, 16, 16, generator=generator), torch.randint(4, (count,), generator=generator)
+    x, y = torch.randn(count, 3, 32, 32, generator=generator), torch.randint(4, (count,), generator=generator)
     for image, label in zip(x, y.tolist(), strict=True):
-        top, left = 8 * (label // 2), 8 * (label % 2)
-        image[:, top : top + 8, left : left + 8] += 1
+        top, left = 16 * (label // 2), 16 * (label % 2)
+        image[:, top : top + 16, left : left + 16] += 1
     return TensorDataset(x, y)
 
 
