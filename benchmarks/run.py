@@ -29,8 +29,12 @@ def main(out: Path, suites: Sequence[Callable[[], list[Figure]]]) -> None:
             figures.append(found)
             word = "" if found["met"] is None else " met" if found["met"] else f" MISSED (goal {figure.goal:g})"
             print(f"{figure.name}: {figure.value:.4g} {figure.unit}{word}", flush=True)
-    machine = {"cores": os.cpu_count(), "torch": torch.__version__, "processor": platform.machine()}
-    machine["instructions"] = torch.backends.cpu.get_cpu_capability()
+    machine = {
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "processor": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"machine": machine, "figures": figures}, indent=2) + "\n")
 
