@@ -214,6 +214,7 @@ def test_data_that_do_not_fit_the_model_get_a_sentence_before_any_training():
     for call in (
         lambda: draw(mlp(), narrow),
         lambda: draw(mlp(), narrow, finder=Random(), steps=None),
+        lambda: draw(mlp(), batches(), held_out=narrow),
         lambda: tombola.sparsify(mlp(), narrow, batches(), density=0.5, progress=False),
         lambda: tombola.sparsify(mlp(), batches(), narrow, density=0.5, progress=False, fit=pytest.fail),
     ):

@@ -8,7 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tombola import Ticket, UsageError, pipeline
+from tombola import Ticket, UsageError, pipeline, runtime
 from tombola.cell import Cell, resolve
 from tombola.config import RunConfig, from_dict, load_preset, parse_density, parse_sparsity, preset_names
 from tombola.identity import differing_keys, digest
@@ -167,6 +167,22 @@ def test_the_code_of_ones_own_model_is_part_of_the_identity(tmp_path, monkeypatc
         cell = Cell.prepare(resolve(replace(QUICK, model="own_tombola:build", steps=2, density=0.5)))
         identities.append(cell.identity())
     assert differing_keys(*identities) == ["model"]
+
+
+def test_a_model_that_bf16_would_spoil_is_trained_in_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "has_bf16_instructions", lambda device: True)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    code = "from torch import nn\ndef build(shape, classes):\n    layers = [nn.Conv2d(1, 4, 3, 2, 1)]\n"
+    code += "    layers += [nn.Conv2d(4, 4, 3, 2, 1) for _ in range(3)]\n"
+    code += "    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, classes))\n"
+    (tmp_path / "small_images.py").write_text(code)
+    small = replace(QUICK, model="small_images:build", steps=2, density=0.5)
+    cell = Cell.prepare(resolve(small))
+    assert (cell.config.precision, cell.config.search_precision) == ("32-true", "32-true")
+    assert (cell.runtime.precision, cell.search_runtime.precision) == ("32-true", "32-true")
+    for wrong in ({"precision": "bf16-mixed"}, {"search_precision": "bf16-mixed"}):
+        with pytest.raises(UsageError, match="'bf16-mixed' gives wrong gradients"):
+            Cell.prepare(resolve(replace(small, **wrong)))
 
 
 def test_a_directory_of_another_configuration_is_refused(finished, tmp_path):

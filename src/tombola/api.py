@@ -14,6 +14,7 @@ from tombola.data import Feed, feed_of
 from tombola.errors import TicketWarning, UsageError
 from tombola.evaluation import evaluate
 from tombola.finders import CTS, Finder, usual_batch_size
+from tombola.half import HalfWatch
 from tombola.masking import Patterns, Survey, survey, unwrap
 from tombola.network import FrozenNetwork, explained_run, load_weights
 from tombola.problem import Problem, Trainer
@@ -89,7 +90,8 @@ def draw(
     )
     feed = feed_of(data, seed, batch_size, most=search.steps)
     display = progress_on() if progress else Silent()
-    _check_batches(model, checked, task, feed, runtime)
+    held_out_feed = None if held_out is None else feed_of(held_out, seed, batch_size, name="held_out")
+    runtime = _settled(model, checked, task, (feed, held_out_feed), runtime, precision)
     if finder is None:
         finder = search
         if objective is None:
@@ -103,7 +105,7 @@ def draw(
         seed=seed,
         runtime=runtime,
         progress=display,
-        held_out=None if held_out is None else feed_of(held_out, seed, batch_size, name="held_out"),
+        held_out=held_out_feed,
     )
     with torch.inference_mode(False), torch.enable_grad():
         return _announced(finder.draw(problem, [density]))
@@ -124,11 +126,17 @@ def _check_seed(seed: int) -> None:
         raise UsageError(f"seed must be a whole number that is not negative, got {seed!r}")
 
 
-def _check_batches(model: nn.Module, checked: Survey, task: Task, feed: Feed, runtime: Runtime) -> None:
-    """Run the model on a first batch, so that what does not fit is known before any work."""
-    for item in islice(feed.epoch(0), 1):
-        with explained_run("model cannot be run on the data's batches"):
-            FrozenNetwork(model, checked.layout, task, runtime).dense(runtime.move(item.batch))
+def _settled(
+    model: nn.Module, checked: Survey, task: Task, feeds: Iterable[Feed | None], runtime: Runtime, precision: str
+) -> Runtime:
+    """Run the model on first batches, so that what does not fit is known before any work; return its runtime."""
+    network = FrozenNetwork(model, checked.layout, task, runtime)
+    with HalfWatch() as watch:
+        for feed in feeds:
+            for item in islice(feed.epoch(0) if feed else (), 1):
+                with explained_run("model cannot be run on the data's batches"):
+                    network.dense(runtime.move(item.batch))
+    return runtime.trusted(watch.wrong, precision)
 
 
 def _with_default_objective(
@@ -209,8 +217,7 @@ def sparsify(
     feed = feed_of(train, seed, batch_size, name="train")
     held_out_feed = feed_of(held_out, seed, batch_size, name="held_out")
     display = progress_on() if progress else Silent()
-    for some in (feed, held_out_feed):
-        _check_batches(model, checked, task, some, runtime)
+    runtime = _settled(model, checked, task, (feed, held_out_feed), runtime, precision)
     plain = unwrap(model)
     lesson = Lesson(plain, task, feed, held_out_feed, recipe, runtime, seed, display)
     lesson.say_unreached()

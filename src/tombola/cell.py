@@ -14,6 +14,7 @@ from tombola.errors import UsageError
 from tombola.evaluation import Evaluation, evaluate
 from tombola.finders import FINDERS, LTR, Along, Finder, usual_batch_size
 from tombola.finders.cts import SEARCH_SCHEDULES
+from tombola.half import HalfWatch
 from tombola.identity import COMPONENT_VERSIONS, digest
 from tombola.masking import Survey, survey
 from tombola.models import build, builder, load_into, publish_batch_norm_, read_weights
@@ -105,11 +106,14 @@ def _recipe(config: RunConfig) -> Recipe:
 
 
 @torch.no_grad()
-def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, runtime: Runtime) -> None:
-    """Run two samples through the network, so that what does not fit is known before anything is written."""
+def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, runtime: Runtime) -> bool:
+    """Run two samples through the network, so that what does not fit is known before anything is written.
+
+    Returns whether bf16 would spoil it on a CPU.
+    """
     network = FrozenNetwork(model, found.layout, Task(), runtime)
     batch = runtime.move(next(iter(splits.train.feed(2, 0, "probe", shuffle=False).epoch(0))).batch)
-    with explained_run(f"--model {config.model} cannot be run on inputs of {list(splits.shape)}"):
+    with explained_run(f"--model {config.model} cannot be run on inputs of {list(splits.shape)}"), HalfWatch() as watch:
         output = network.dense(batch)
     if not isinstance(output, torch.Tensor) or output.dim() != 2 or output.shape[1] < splits.classes:
         shape = list(output.shape[1:]) if isinstance(output, torch.Tensor) else type(output).__name__
@@ -119,6 +123,7 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
     if config.objective == "feature-mse":
         with network.capture(config.features):
             pass  # raises where no module is meant
+    return watch.wrong
 
 
 def _initial_model(config: RunConfig, splits: Splits, seed: int, *purpose: str) -> nn.Module:
@@ -160,12 +165,14 @@ class Cell:
             raise UsageError(
                 f"--search-precision {config.search_precision!r} is unknown; allowed are {', '.join(PRECISIONS)}"
             )
-        search = Runtime.choose(model, runtime.device, config.search_precision or runtime.precision, runtime.layout)
         if config.weights:
             load_into(model, read_weights(Path(config.weights)), Path(config.weights))
         found = survey(model, config.include or "*", config.exclude)
         count_kept(config.density, found.prunable)
-        _probe(config, splits, model, found, runtime)
+        wrong = _probe(config, splits, model, found, runtime)
+        runtime = runtime.trusted(wrong, config.precision)
+        of_search = config.search_precision or runtime.precision
+        search = Runtime.choose(model, runtime.device, of_search, runtime.layout).trusted(wrong, of_search)
         settled = replace(config, precision=runtime.precision, search_precision=search.precision, layout=runtime.layout)
         return cls(settled, splits, model, found, runtime, search, Task())
 

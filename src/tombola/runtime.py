@@ -1,9 +1,8 @@
 """Where and in which precision a network runs.
 
-The rule is fixed, so that the same configuration gives the same numbers: it looks at the kind of device and the
-kind of model, never at a clock. Measured on ResNet-20 in training: with bf16 instructions, channels_last and bf16
-together are 4.5 times faster than plain fp32 (1.6 to 0.35 s a step of 512 on two cores); without them bf16 is
-emulated and 12 times slower (0.9 to 11.4 s a step of 256), while channels_last still gains a fifth.
+The rule is fixed, so that the same configuration gives the same numbers: it looks at the kind of device, the kind of
+model and the size of its images, never at a clock. docs/performance.md says what bf16 and channels_last gain where the
+CPU has instructions for bf16; where it has none, bf16 is emulated and slower than float32.
 """
 
 from collections.abc import Iterator
@@ -115,6 +114,20 @@ class Runtime:
 
     def _lay_out(self, tensor: Tensor) -> Tensor:
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+    def trusted(self, wrong_in_half: bool, asked: str) -> "Runtime":
+        """Return the runtime for a network that bf16 would spoil on a CPU or not: the same one, or in float32.
+
+        asked: the precision that was asked for. Raises UsageError where that was bf16 by name.
+        """
+        if not wrong_in_half or self.device.type != "cpu" or self.precision != "bf16-mixed":
+            return self
+        if asked != "auto":
+            raise UsageError(
+                "precision 'bf16-mixed' gives wrong gradients on a CPU for this network, which convolves images "
+                "smaller than its stride, or in three dimensions; use 32-true"
+            )
+        return self.in_full_precision()
 
     def in_full_precision(self) -> "Runtime":
         """Return the same place without mixed precision."""
