@@ -84,13 +84,13 @@ TABLES = {
 def main(path: Path, kind: str = "accuracy") -> None:
     """Print one table, or one for each part of a file that joins several comparisons."""
     content = json.loads(path.read_text())
-    parts = {"": content["rows"]} if "rows" in content else content
-    for title, rows in parts.items():
-        if title:
-            print(f"{title}:\n")
+    if "rows" in content:
+        TABLES[kind](content["rows"])
+        return
+    for title, rows in content.items():
+        print(f"{title}:\n")
         TABLES[kind](rows)
-        if title:
-            print()
+        print()
 
 
 if __name__ == "__main__":
