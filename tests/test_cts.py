@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from torch import nn
 
 from tombola import CTS, GradBalance, ProportionalBalance, Random, SearchError, Task, UsageError
 from tombola.data import ListFeed
-from tombola.finders import FINDERS, describe
+from tombola.finders import FINDERS
 from tombola.finders.cts import drop
 from tombola.finders.search import Plan, Search
 from tombola.masking import survey
@@ -119,12 +120,15 @@ def test_the_learning_rate_drops_for_the_last_fifth():
 
 
 def test_by_default_the_learning_rate_rises_and_falls():
-    plan = CTS(steps=8)._plan(0.1)
+    plan = CTS(steps=8).settled()._plan(0.1)
     shares = [plan.schedule(step, 8) for step in (0, 2, 4, 6, 8)]
     assert shares == pytest.approx([0.04, 0.52, 1.0, 0.5, 0.0])
-    assert [CTS(steps=n).learning_rate for n in (1960, 980, 490, 15_680)] == pytest.approx([0.3, 0.6, 1.0, 0.0375])
-    assert CTS(lr_schedule="drop").learning_rate == 0.1
-    assert CTS(learning_rate=0.02).learning_rate == 0.02
+    settled = [CTS(steps=n).settled() for n in (1960, 980, 490, 15_680)]
+    assert [search.learning_rate for search in settled] == pytest.approx([0.3, 0.6, 1.0, 0.0375])
+    assert CTS(lr_schedule="drop").settled().learning_rate == 0.1
+    assert CTS(learning_rate=0.02).settled().learning_rate == 0.02
+    # A copy with other steps has the rate that suits them.
+    assert replace(CTS(), steps=15_680).settled() == CTS(steps=15_680).settled()
 
 
 def test_the_search_finds_the_weights_that_matter():
@@ -168,7 +172,7 @@ def test_a_killed_search_goes_on_to_the_same_bits(tmp_path, steps, controller):
     ticket = draw(finder, resumed)
     assert ticket == expected
     assert all(torch.equal(ticket.scores[name], expected.scores[name]) for name in ticket)
-    rows = [of.draw_stage(describe(finder), 0.3).rows() for of in (resumed, straight)]
+    rows = [of.draw_stage(ticket.provenance.finder, 0.3).rows() for of in (resumed, straight)]
     assert rows[0] == rows[1]
     assert ticket.provenance.cost.forward == expected.provenance.cost.forward
 
@@ -187,7 +191,7 @@ def test_what_is_recorded():
     finder = CTS(steps=45)
     ticket = draw(finder, of)
     assert of.store is store
-    rows = of.draw_stage(describe(finder), 0.3).rows()
+    rows = of.draw_stage(ticket.provenance.finder, 0.3).rows()
     assert [row["step"] for row in rows] == [0, 20, 40, 44]
     first = rows[0]
     assert first["expected_density"] == pytest.approx(0.3)

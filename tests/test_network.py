@@ -1,8 +1,9 @@
+import pytest
 import torch
 from torch import nn
 
 from tombola.masking import survey
-from tombola.network import FrozenNetwork, estimate_statistics, lacks_statistics, uses_batch_statistics
+from tombola.network import FrozenNetwork, GatedNetwork, estimate_statistics, lacks_statistics, uses_batch_statistics
 from tombola.runtime import Runtime
 from tombola.task import Task
 
@@ -59,6 +60,21 @@ def test_estimated_statistics_are_the_average_over_batches(conv):
     assert (conv.norm.running_mean == 0).all()
 
 
+def test_layers_whose_statistics_are_set_keep_them():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2), nn.BatchNorm1d(2))
+    model[1].running_mean.fill_(0.7)
+    model[1].running_var.fill_(3.0)
+    model[1].num_batches_tracked.fill_(9)
+    inputs = torch.randn(16, 3)
+    found = estimate_statistics(model, [(inputs, None)], Task(), CPU)
+    assert found[1].running_mean.tolist() == pytest.approx([0.7] * 4)
+    # The later layer sees what the earlier one gives with its own statistics.
+    seen = model.eval()[:3](inputs)
+    assert torch.allclose(found[3].running_mean, seen.mean(dim=0), atol=1e-6)
+    assert (model[3].running_mean == 0).all()
+
+
 def test_models_that_always_use_batch_statistics_are_recognised():
     assert uses_batch_statistics(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)))
     assert not uses_batch_statistics(nn.Sequential(nn.BatchNorm1d(3), nn.InstanceNorm1d(3)))
@@ -72,6 +88,17 @@ def test_weights_shared_by_two_modules_are_masked_in_both():
     masked = model[0].weight * mask.view(3, 3)
     x = torch.randn(2, 3)
     assert torch.allclose(network.under(mask * network.weights, (x, None)), x @ masked.T @ masked.T, atol=1e-6)
+
+
+def test_a_masked_copy_masks_shared_weights_too():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    network, x = GatedNetwork(model, survey(model).layout, Task()), torch.randn(2, 3)
+    mask = torch.rand(9)
+    masked = network.masked(mask)
+    assert torch.allclose(masked(x), network.under(mask, (x, None)))
+    assert masked[0].weight is masked[1].weight
+    assert not torch.allclose(model[0].weight, masked[0].weight)
 
 
 def test_attention_is_masked_by_functional_call():

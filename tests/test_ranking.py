@@ -35,6 +35,14 @@ def test_largest_scores_win_and_ties_go_to_the_lower_index():
     assert keep_top(torch.zeros(4), 3).tolist() == [True, True, True, False]
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float16])
+def test_many_scores_of_any_type_are_ranked(dtype):
+    scores = torch.arange(300_000).remainder(200).to(dtype)
+    mask = keep_top(scores, 100)
+    assert int(mask.sum()) == 100
+    assert mask[199:20_000:200].all()
+
+
 def test_infinities_are_ranked():
     scores = torch.tensor([-math.inf, math.inf, 0.0, -math.inf, math.inf])
     assert keep_top(scores, 1).tolist() == [False, True, False, False, False]

@@ -1,6 +1,7 @@
 """The rivals, each against scores computed by hand on a network of three weights, and in real networks."""
 
 import math
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import pytest
@@ -144,6 +145,15 @@ def test_synflow_leaves_the_network_alone_and_ignores_its_running_statistics():
     assert (model.conv.weight < 0).any()
 
 
+def test_synflow_sees_fresh_statistics_also_where_none_are_kept():
+    torch.manual_seed(0)
+    model = TinyConv()
+    expected = scores(SynFlow(), problem(model, images()))
+    model.norm = nn.BatchNorm2d(4, track_running_stats=False)
+    assert scores(SynFlow(), problem(model, images())) == pytest.approx(expected)
+    assert model.norm.running_mean is None
+
+
 def test_synflow_survives_products_that_float32_cannot_hold():
     layers = [nn.Linear(4, 4, bias=False) for _ in range(40)]
     for layer in layers:
@@ -153,14 +163,46 @@ def test_synflow_survives_products_that_float32_cannot_hold():
 
 
 def test_prospr_by_hand():
-    # One weight w = 1, x = 1, y = 0, loss w^2; one step of rate r on m w: w1 = m w (1 - 2 r m)..., the gate holding the
-    # step: dL/d(mw) = 2 m w, w1 = m w - r m (2 m w), and dL(w1)/dm at m = 1 is 2 w1 (w - 4 r w) = 2 (1 - 2r)(1 - 4r).
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(model.weight, 1.0)
-    of = problem(model, [(torch.ones(1, 1), torch.zeros(1, 1))], Task.regression())
+    # f = w x + b with w = b = x = 1, y = 0, loss f^2. The mask m multiplies w before the first step, of rate r, which
+    # moves weight and bias by 2 r f each: f0 = m + 1, f1 = (m + 1)(1 - 4r), and f2 = (m + 1)(1 - 4r)^2. The gradient of
+    # f_M^2 with respect to m, at 1, is 4 (1 - 4r)^2M; without a bias f0 = m, f1 = m (1 - 2r): 2 (1 - 2r)^2M.
+    data = [(torch.ones(1, 1), torch.zeros(1, 1))]
     rate = 0.1
-    expected = abs(2 * (1 - 2 * rate) * (1 - 4 * rate))
-    assert scores(ProsPr(training_steps=1, training_rate=rate), of) == pytest.approx([expected])
+    for steps in (1, 2):
+        for bias, expected in ((True, 4 * (1 - 4 * rate) ** (2 * steps)), (False, 2 * (1 - 2 * rate) ** (2 * steps))):
+            model = nn.Linear(1, 1, bias=bias)
+            for parameter in model.parameters():
+                nn.init.constant_(parameter, 1.0)
+            of = problem(model, data, Task.regression())
+            found = scores(ProsPr(training_steps=steps, training_rate=rate), of)
+            assert found == pytest.approx([expected])
+
+
+def test_what_prospr_has_pruned_stays_zero_through_its_steps():
+    # f = a x1 + b x2 with b pruned: the loss after the step does not know b, whatever its gradient was.
+    model = nn.Linear(2, 1, bias=False)
+    nn.init.ones_(model.weight)
+    of = problem(model, [(torch.ones(1, 2), torch.zeros(1, 1))], Task.regression())
+    (first, _) = scores(ProsPr(training_steps=1, training_rate=0.1), of, torch.tensor([1.0, 0.0]))
+    assert first == pytest.approx(2 * (1 - 2 * 0.1) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"training_steps": 0}, "training_steps must be a whole number of at least 1, got 0"),
+        ({"training_rate": -1.0}, "training_rate must be a number above 0, got -1.0"),
+        ({"rounds": 0}, "rounds must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_prospr_names_what_is_wrong(options, message):
+    with pytest.raises(UsageError, match=message):
+        ProsPr(**options)
+
+
+def test_batches_are_an_option_of_those_that_average_over_them():
+    averaging = {name for name, kind in FINDERS.items() if "batches" in {field.name for field in fields(kind)}}
+    assert averaging == {"snip", "force", "grasp", "grasp-magnitude", "saliency"}
 
 
 def test_the_saliency_of_the_loss_is_snip_and_that_of_a_divergence_does_not_vanish():
@@ -187,6 +229,44 @@ def test_the_search_reaches_a_better_value_of_its_objective_than_the_saliency_ma
         searched = draw(CTS(objective=objective, steps=600), of, 0.1).provenance.objective
         assert greedy["name"] == searched["name"] == objective
         assert searched["hard"] < greedy["hard"]
+
+
+def test_the_cost_of_a_saliency_counts_the_estimate_of_statistics():
+    ticket = draw(ObjectiveSaliency(objective="delta-loss"), problem(TinyConv(), images(3)))
+    # 36 samples for the statistics; one batch of 12 through the dense network and the masked one.
+    assert (ticket.provenance.cost.forward, ticket.provenance.cost.backward) == (36 + 12 + 12, 12)
+
+
+def test_tickets_of_the_same_weights_keep_apart_where_they_were_drawn():
+    model, data, store = mlp(), batches(), MemoryStore()
+    for at, epoch in (("init", 0), ("rewind", 0), ("rewind", 2)):
+        of = problem(model, data, store=store, at=at, weights=State.of(model, epoch))
+        provenance = draw(Magnitude(), of).provenance
+        assert (provenance.at, provenance.epoch) == (at, epoch)
+
+
+def test_outputs_of_estimated_statistics_are_shared_within_a_seed_alone(conv):
+    store = MemoryStore()
+    first = problem(conv, images(), store=store)
+    for seen, shared in ((0, False), (5, True)):
+        conv.norm.num_batches_tracked.fill_(seen)
+        mine = replace(first, weights=State.of(conv))
+        mine.teacher_stage().put("outputs", {"values": seen})
+        assert (replace(mine, seed=4).teacher_stage().get("outputs") is not None) == shared
+
+
+def test_a_shared_training_costs_each_what_it_took_to_get_there():
+    model, data, store = mlp(), batches(), MemoryStore()
+    of = problem(model, data, store=store)
+    ticket = draw(Random(), of)
+    for spent in (Cost(), Cost(100.0, 1000, 1000)):
+        start = State.of(model, 1, spent)
+        trained = of.fit(ticket, start)
+        assert (trained.cost - start.cost).forward == 2 * 48
+        assert (trained.cost - start.cost).backward == 2 * 48
+        assert 0 < (trained.cost - start.cost).seconds < 60
+        (reached,) = of.trainer.course(ticket, start, [2])
+        assert (reached.cost - start.cost).forward == 48
 
 
 def test_magnitude_by_hand():

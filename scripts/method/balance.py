@@ -11,7 +11,7 @@ from typing import Any
 from common import picture, rewind_problem, spread, table, write
 
 from tombola.controllers import Controller, GradBalance, Lagrangian, ProportionalBalance
-from tombola.finders import CTS, describe
+from tombola.finders import CTS
 from tombola.problem import Problem
 
 PRESETS = ("digits", "fashion-mnist-lenet")
@@ -24,7 +24,7 @@ def measure(problem: Problem, controller: Controller, density: float) -> dict[st
     """Draw one ticket and return how its search went."""
     finder = CTS(controller=controller, lr_schedule="drop")
     ticket = next(finder.draw(problem, [density]))
-    rows = problem.draw_stage(describe(finder), density).rows()
+    rows = problem.draw_stage(ticket.provenance.finder, density).rows()
     forces = [row["multiplier"] * row["density_norm"] / row["task_norm"] for row in rows[len(rows) // 2 :]]
     outcome = ticket.provenance.objective
     return {

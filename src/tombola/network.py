@@ -35,10 +35,11 @@ def uses_batch_statistics(model: nn.Module) -> bool:
 
 def lacks_statistics(model: nn.Module) -> bool:
     """Whether some layer's running statistics have never seen a batch, so that they mean nothing."""
-    return any(
-        module.num_batches_tracked is not None and int(module.num_batches_tracked) == 0
-        for module in statistics_modules(model)
-    )
+    return any(map(_is_unset, statistics_modules(model)))
+
+
+def _is_unset(module: _NormBase) -> bool:
+    return module.num_batches_tracked is not None and int(module.num_batches_tracked) == 0
 
 
 @contextmanager
@@ -187,8 +188,12 @@ class GatedNetwork:
 
     def masked(self, mask: Tensor) -> nn.Module:
         """Return a copy of the model with the mask multiplied into its weights."""
-        values = {name: value.detach() for name, value in self._masked("", mask).items()}
-        return load_weights(self._model, {**self._model.state_dict(), **values})
+        copied = copy.deepcopy(self._model)
+        parameters = dict(copied.named_parameters())
+        with torch.no_grad():
+            for own, value in self._masked("", mask).items():
+                parameters[own].copy_(value)
+        return copied
 
     def _masked(self, prefix: str, mask: Tensor) -> dict[str, Tensor]:
         views = self._layout.views(mask)
@@ -199,13 +204,12 @@ class GatedNetwork:
 
 @torch.no_grad()
 def estimate_statistics(model: nn.Module, batches: Any, task: Task, runtime: Runtime) -> nn.Module:
-    """Return a copy of a model whose running statistics are the averages over the given batches.
+    """Return a copy of a model whose running statistics that never saw a batch are the averages over the given ones.
 
-    For a network at its initial weights, whose own running statistics (mean 0, variance 1) mean nothing.
+    As they are (mean 0, variance 1) they mean nothing. Layers that have seen batches keep their own.
     """
     estimated = runtime.place(copy.deepcopy(unwrap(model)).eval())
-    for module in statistics_modules(estimated):
-        module.reset_running_stats()
+    for module in filter(_is_unset, statistics_modules(estimated)):
         module.momentum = None  # a cumulative average
         module.train()
     for batch in batches:

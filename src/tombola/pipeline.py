@@ -11,7 +11,7 @@ from tombola.cell import Cell, make_finder, resolve
 from tombola.config import RunConfig
 from tombola.cost import Cost
 from tombola.evaluation import Evaluation
-from tombola.finders import Along, describe
+from tombola.finders import Along
 from tombola.models import load_into, read_weights
 from tombola.problem import Problem, Trainer
 from tombola.progress import Progress
@@ -146,7 +146,8 @@ def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> 
     finder = make_finder(config)
     ticket = next(iter(finder.draw(problem, [config.density])))
     write_drawn(directory, ticket, start)
-    rows = problem.draw_stage(describe(finder), config.density, isinstance(finder, Along)).rows()
+    assert ticket.provenance is not None
+    rows = problem.draw_stage(ticket.provenance.finder, config.density, isinstance(finder, Along)).rows()
     return _Drawn(cell, ticket, drawn_at, start, problem, trainer, rows)
 
 

@@ -14,7 +14,7 @@ from tombola.errors import UsageError
 from tombola.flat import Layout
 from tombola.identity import COMPONENT_VERSIONS, digest
 from tombola.masking import architecture, by_canonical_name
-from tombola.network import load_weights
+from tombola.network import lacks_statistics, load_weights
 from tombola.progress import Progress, Silent
 from tombola.runtime import Runtime
 from tombola.store import MemoryStore, Stage, Store
@@ -89,10 +89,11 @@ class Trainer:
             kept = stage.get("trained")
             if kept is None:
                 epochs = self.lesson.recipe.epochs
-                kept = (self._own or fit)(self.lesson, start, epochs, stage, "ticket training", ticket).to_dict()
+                trained = (self._own or fit)(self.lesson, start, epochs, stage, "ticket training", ticket)
+                kept = trained.spending(trained.cost - start.cost).to_dict()
                 stage.put("trained", kept)
                 stage.clear_checkpoint()
-        return State.from_dict(kept)
+        return _after(start, kept)
 
     def course(self, ticket: Ticket | None, start: State, epochs: Sequence[int]) -> Iterator[State]:
         """Yield the network after several epochs of one training, rising from that of `start` on; None: dense.
@@ -104,12 +105,11 @@ class Trainer:
             with stage.locked():
                 kept = stage.get(f"epoch-{epoch}")
                 if kept is None:
-                    what = "ticket" if ticket else "dense network"
-                    kept = (self._own or fit)(
-                        self.lesson, start, epoch, stage, f"course of the {what}", ticket
-                    ).to_dict()
+                    title = f"course of the {'ticket' if ticket else 'dense network'}"
+                    reached = (self._own or fit)(self.lesson, start, epoch, stage, title, ticket)
+                    kept = reached.spending(reached.cost - start.cost).to_dict()
                     stage.put(f"epoch-{epoch}", kept)
-            yield State.from_dict(kept)
+            yield _after(start, kept)
 
     def accompany(self, companion: Companion, start: State, stage: Stage, title: str) -> State:
         """Return the network after a training with a companion, from `start` to the recipe's last epoch.
@@ -119,6 +119,13 @@ class Trainer:
         if self._own is not None:
             raise UsageError("fit: this finder trains weights and masks together, by SGD; leave fit out")
         return fit(self.lesson, start, self.lesson.recipe.epochs, stage, title, companion=companion)
+
+
+def _after(start: State, kept: Mapping[str, Any]) -> State:
+    """Return a state from the store, which holds what its own training cost: the way to `start` may have cost others
+    who share it something else."""
+    found = State.from_dict(kept)
+    return found.spending(start.cost + found.cost)
 
 
 @dataclass(frozen=True)
@@ -188,6 +195,8 @@ class Problem:
                 "finder": dict(finder),
                 "density": density,
                 "weights": self.weights.digest,
+                "at": self.at,
+                "epoch": self.weights.epoch,
                 "layout": {
                     name: list(shape) for name, shape in zip(self.layout.names, self.layout.shapes, strict=True)
                 },
@@ -202,8 +211,12 @@ class Problem:
 
     def teacher_stage(self) -> Stage:
         """Return the stage that remembers the network's outputs on the feed."""
-        what = {"weights": self.weights.digest, "architecture": self.architecture, "runtime": self.runtime.to_dict()}
-        versions = {"teacher": 1, "data": COMPONENT_VERSIONS["data"]}
+        what: dict[str, Any] = {
+            "weights": self.weights.digest, "architecture": self.architecture, "runtime": self.runtime.to_dict()
+        }  # fmt: skip
+        if lacks_statistics(self.network()):
+            what["seed"] = self.seed  # they are estimated on batches that the seed chooses
+        versions = {"teacher": 2, "data": COMPONENT_VERSIONS["data"]}
         return self.store.stage("teacher", {**self.identity, **what, "versions": versions})
 
     def dense_at(self, epoch: int) -> State:

@@ -58,7 +58,7 @@ def _kth_largest(scores: Tensor, kept: int) -> Tensor:
     if total >= 4 * SAMPLE:
         sample = scores[:: total // SAMPLE].sort(descending=True).values
         place, reach = kept / total * len(sample), 4 * math.sqrt(len(sample))
-        high = sample[max(0, math.floor(place - reach))] if place >= reach else torch.full_like(sample[0], torch.inf)
+        high = sample[max(0, math.floor(place - reach))] if place >= reach else scores.amax()
         low = sample[min(len(sample) - 1, math.ceil(place + reach))]
         between = scores[(scores >= low) & (scores <= high)]
         wanted = kept - int(torch.count_nonzero(scores > high))

@@ -188,6 +188,8 @@ class _Bench:
     def _error(self, tensors: dict[str, Any]) -> float:
         """Return the test error of values between two networks, whose running statistics are estimated anew."""
         model = load_weights(self.cell.model, tensors)
+        for module in statistics_modules(model):
+            module.reset_running_stats()
         if statistics_modules(model):
             feed = self.cell.splits.train.feed(self.cell.config.batch_size, self.cell.config.seed, "statistics")
             batches = (item.batch for item in islice(feed.epoch(0), STATISTICS_BATCHES))

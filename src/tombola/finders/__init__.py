@@ -3,7 +3,7 @@
 from typing import Any
 
 from tombola.finders.along import Along
-from tombola.finders.base import Finder, describe
+from tombola.finders.base import Finder
 from tombola.finders.continuous import ContinuousSparsification
 from tombola.finders.cts import CTS
 from tombola.finders.edge_popup import EdgePopup
@@ -67,6 +67,5 @@ __all__ = [
     "ProsPr",
     "Random",
     "SynFlow",
-    "describe",
     "usual_batch_size",
 ]

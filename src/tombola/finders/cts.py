@@ -1,7 +1,7 @@
 """Concrete Ticket Search (Arora and Teuscher, arXiv 2512.07142)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -84,19 +84,24 @@ class CTS:
             if getattr(self, name) not in known:
                 allowed = ", ".join(known)
                 raise UsageError(f"{name} {getattr(self, name)!r} of the search is unknown; allowed are {allowed}")
-        if self.learning_rate is None:
-            object.__setattr__(self, "learning_rate", SEARCH_SCHEDULES[self.lr_schedule].peak(self.steps))
         for name in ("learning_rate", "temperature", "epsilon"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UsageError(f"{name} of the search must be a number above 0, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"{name} of the search must be a number above 0, got {value!r}")
         if isinstance(self.features, str):
             raise UsageError(f"features must be a tuple of patterns such as ('body.*',), got {self.features!r}")
         if isinstance(self.controller, type) or not hasattr(self.controller, "steer"):
             raise UsageError(f"controller must be an object such as tombola.GradBalance(), got {self.controller!r}")
 
+    def settled(self) -> "CTS":
+        """Return the same search with its learning rate written out."""
+        peak = SEARCH_SCHEDULES[self.lr_schedule].peak(self.steps) if self.learning_rate is None else self.learning_rate
+        return replace(self, learning_rate=peak)
+
     def draw(self, problem: Problem, densities: Sequence[float]) -> Iterator[Ticket]:
         """Yield one ticket for each density, each from a search of its own."""
-        return draw_each(self, problem, densities, lambda density, stage: self._draw_one(problem, density, stage))
+        search = self.settled()
+        return draw_each(search, problem, densities, lambda density, stage: search._draw_one(problem, density, stage))
 
     def _draw_one(self, problem: Problem, density: float, stage: Stage) -> Ticket:
         if density == 1:

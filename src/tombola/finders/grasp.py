@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from tombola.errors import UsageError
-from tombola.finders.saliency import Saliency, Sight
+from tombola.finders.saliency import SaliencyOnBatches, Sight
 from tombola.objectives import View
 from tombola.twice import twice_differentiable
 
 
 @dataclass(frozen=True)
-class GraSP(Saliency):
+class GraSP(SaliencyOnBatches):
     """θ ⊙ Hg: keeps the weights whose removal lowers the gradient's norm most (Wang, Zhang and Grosse 2020).
 
     The paper's score is -θ ⊙ Hg with the lowest kept; H and g belong to the loss of outputs divided by the

@@ -51,19 +51,15 @@ class Sight:
 
 @dataclass(frozen=True)
 class Saliency:
-    """What saliencies share. rounds: of pruning, the density falling exponentially. batches: the scores' data."""
+    """What saliencies share. rounds: of pruning, the density falling exponentially."""
 
     name: ClassVar[str]
     # Whether a weight that one round has pruned may come back in the next.
     revives: ClassVar[bool] = False
     rounds: int = 1
-    batches: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "batches"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name} must be a whole number of at least 1, got {value!r}")
+        _check_count("rounds", self.rounds)
 
     def scores(self, sight: Sight, mask: Tensor) -> Tensor:
         """Return one score for each weight (d,), at the network pruned by a flat mask of zeros and ones."""
@@ -75,9 +71,7 @@ class Saliency:
 
     def sight(self, problem: Problem, meter: Meter) -> Sight:
         """Return the network and the batches that scores are computed on."""
-        network = FrozenNetwork(problem.network(), problem.layout, problem.task, problem.runtime)
-        network.use_batch_statistics()
-        return Sight(problem, network, list(islice(forever(problem.feed), self.batches)), meter)
+        raise NotImplementedError
 
     def draw(self, problem: Problem, densities: Sequence[float]) -> Iterator[Ticket]:
         """Yield one ticket for each density."""
@@ -109,6 +103,32 @@ class Saliency:
         return scores
 
 
+def _check_count(name: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise UsageError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _on_batch_statistics(problem: Problem) -> FrozenNetwork:
+    network = FrozenNetwork(problem.network(), problem.layout, problem.task, problem.runtime)
+    network.use_batch_statistics()
+    return network
+
+
+@dataclass(frozen=True)
+class SaliencyOnBatches(Saliency):
+    """A saliency whose scores are means over some batches. batches: how many."""
+
+    batches: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_count("batches", self.batches)
+
+    def sight(self, problem: Problem, meter: Meter) -> Sight:
+        """Return the network and the batches that scores are computed on."""
+        return Sight(problem, _on_batch_statistics(problem), list(islice(forever(problem.feed), self.batches)), meter)
+
+
 def _loss_gradient(sight: Sight, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return the masked weights, a leaf, and the gradient of the loss with respect to them, mean over batches."""
     weights = (mask * sight.network.weights).detach().requires_grad_()
@@ -121,7 +141,7 @@ def _loss_gradient(sight: Sight, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class SNIP(Saliency):
+class SNIP(SaliencyOnBatches):
     """|θ ⊙ ∂L/∂θ|: how much the loss changes when a weight goes (Lee, Ajanthan and Torr 2019, equation 6).
 
     With several rounds it is iterative SNIP (de Jorge et al. 2021).
@@ -137,7 +157,7 @@ class SNIP(Saliency):
 
 
 @dataclass(frozen=True)
-class FORCE(Saliency):
+class FORCE(SaliencyOnBatches):
     """SNIP in rounds whose pruned weights may come back (de Jorge et al. 2021, FORCE, with its exponential schedule).
 
     The gradient is with respect to the weights as they stand in the pruned network; scores take the stored weights.
@@ -158,37 +178,46 @@ class FORCE(Saliency):
 class ProsPr(Saliency):
     """|∂L(θ_M)/∂m|: what a weight's removal does to the loss after M steps of training (Alizadeh et al. 2022).
 
-    steps: M, of plain gradient descent, each on the next batch. learning_rate: of these steps.
+    The mask multiplies the weights before the first step, and all parameters take the steps. training_steps: M, of
+    plain gradient descent, each on the next batch. training_rate: of these steps.
     """
 
     name: ClassVar[str] = "prospr"
     training_steps: int = 3
     training_rate: float = 0.1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_count("training_steps", self.training_steps)
+        if not 0 < self.training_rate < float("inf"):
+            raise UsageError(f"training_rate must be a number above 0, got {self.training_rate!r}")
+
     def sight(self, problem: Problem, meter: Meter) -> Sight:
         """Return one batch for each step, and one for the loss after them."""
-        found = super().sight(problem, meter)
-        items = list(islice(forever(problem.feed), self.training_steps + 1))
-        return Sight(problem, found.network, items, meter)
+        network = _on_batch_statistics(problem)
+        return Sight(problem, network, list(islice(forever(problem.feed), self.training_steps + 1)), meter)
 
     def scores(self, sight: Sight, mask: Tensor) -> Tensor:
         """Return |∂L(θ_M)/∂m|."""
         gate = mask.detach().clone().requires_grad_()
-        weights = gate * sight.network.weights
+        weights, others = gate * sight.network.weights, sight.network.other_parameters()
         *training, last = sight.views(mask)
         for view in training:
             with twice_differentiable():
-                loss = sight.problem.task.loss(sight.network.under(weights, view.batch), view.batch)
-            (gradient,) = torch.autograd.grad(loss, weights, create_graph=True)
-            weights = weights - self.training_rate * gate * gradient
-        loss = sight.problem.task.loss(sight.network.under(weights, last.batch), last.batch)
-        (found,) = torch.autograd.grad(loss, gate)
+                loss = sight.problem.task.loss(sight.network.under(weights, view.batch, others), view.batch)
+            found = torch.autograd.grad(loss, [weights, *others.values()], create_graph=True, materialize_grads=True)
+            # What an earlier round has pruned stays zero.
+            weights = weights - self.training_rate * mask * found[0]
+            steps = zip(others.items(), found[1:], strict=True)
+            others = {name: value - self.training_rate * step for (name, value), step in steps}
+        loss = sight.problem.task.loss(sight.network.under(weights, last.batch, others), last.batch)
+        (score,) = torch.autograd.grad(loss, gate)
         sight.count(1, 2)
-        return found.abs()
+        return score.abs()
 
 
 @dataclass(frozen=True)
-class ObjectiveSaliency(Saliency):
+class ObjectiveSaliency(SaliencyOnBatches):
     """|∂R/∂m| of an objective R of Concrete Ticket Search: its greedy optimum (arXiv 2512.07142).
 
     At the dense network many of the objectives are at their minimum and have no gradient, so the mask is perturbed:
@@ -214,6 +243,7 @@ class ObjectiveSaliency(Saliency):
             teacher = make_teacher(
                 problem.network(), problem.layout, problem.task, problem.feed, problem.runtime, keep_outputs=False
             )
+            meter.count(forward=teacher.forward)  # for its statistics
         return Sight(problem, found.network, found.items, meter, teacher)
 
     def scores(self, sight: Sight, mask: Tensor) -> Tensor:
