@@ -176,6 +176,11 @@ def test_sparsify_refuses_a_rewind_point_at_the_end():
         tombola.sparsify(mlp(), batches(), batches(), density=0.5, recipe=Recipe(epochs=3), rewind_to=3)
 
 
+def test_the_modules_of_the_python_interface_are_there_at_once():
+    code = "import tombola; tombola.finders.SNIP(); tombola.objectives.objective_named('loss')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_importing_tombola_imports_no_torch():
     code = "import sys, tombola, tombola.cli.main; assert 'torch' not in sys.modules; print(dir(tombola))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -121,6 +121,8 @@ BAD = [
         ["run", "--finder", "joint", "--steps", "9"],
         "--steps is not an option of the finder joint, which has --controller",
     ),
+    (["run", "--controller", ""], "--controller '' is unknown; allowed are gradbalance, "),
+    (["preview", "--model", "vit_b_16"], "--model vit_b_16 cannot be run on inputs of [1, 8, 8]: "),
     (["run", "--lr-schedule", "flat"], "--lr-schedule of the recipe must be one of steps, one-cycle, got 'flat'"),
     (["run", "--lr-schedule", "one-cycle"], "--milestones of the recipe must be empty ([]) where lr_schedule is not"),
     (["run", "--label-smoothing", "1"], "--label-smoothing must lie in [0, 1), got 1.0"),
@@ -169,6 +171,32 @@ def test_a_sparsity_is_printed_as_the_density_it_means(capsys, tmp_path):
     path.write_text(out)
     _, again, _ = tombola(capsys, "run", "--config", path, "--density", "0.1", "--print_config")
     assert yaml.safe_load(again)["density"] == 0.1
+
+
+def test_weights_that_are_no_state_dict_are_not_exported(capsys, finished, tmp_path):
+    torch.save({"state_dict": {"a": torch.zeros(2)}, "epoch": 3}, tmp_path / "w.pt")
+    ticket = finished / "ticket.safetensors"
+    status, _, err = tombola(capsys, "export", ticket, "--weights", tmp_path / "w.pt", "--out", tmp_path / "p.pt")
+    assert status == 2
+    assert "does not fit the ticket" in err
+    (tmp_path / "d.pt").mkdir()
+    status, _, err = tombola(capsys, "export", ticket, "--out", tmp_path / "d.pt")
+    assert (status, "is there already and is no file" in err) == (2, True)
+
+
+def test_files_that_cannot_be_written_are_named_in_one_sentence(capsys, finished):
+    status, _, err = tombola(capsys, "export", finished / "ticket.safetensors", "--out", "/proc/none.pt")
+    assert status == 1
+    assert err.startswith("tombola export: /proc/")
+    assert "No such file or directory" in err
+
+
+def test_output_into_a_closed_pipe_is_no_error(finished):
+    command = [sys.executable, "-m", "tombola", "info", str(finished), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
 
 
 def test_presets_and_configuration_files(capsys, tmp_path):

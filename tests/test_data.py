@@ -1,16 +1,17 @@
 import gzip
+import random
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from tombola.data import AUGMENTATIONS, ArrayFeed, Arrays, FlipCrop, ListFeed, StreamFeed, feed_of, forever, load
 from tombola.data.idx import read_idx
 from tombola.data.resizing import resize
-from tombola.data.samples import Samples
+from tombola.data.samples import Samples, labels_of
 from tombola.data.splits import Splits
 from tombola.errors import UsageError
 
@@ -111,6 +112,54 @@ def test_what_a_user_gives_becomes_a_feed():
         feed_of([], 0, 8)
     with pytest.raises(UsageError, match="iterable of"):
         feed_of(torch.zeros(2), 0, 8)
+
+
+def test_looking_at_what_a_user_gives_draws_no_random_number():
+    loader = DataLoader(TensorDataset(torch.arange(12)), shuffle=True)
+    before = torch.get_rng_state()
+    feed_of(loader, 0, 8)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Noisy(Dataset):
+    """Draws from every global generator."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, row):
+        if row == 5 and self.broken:
+            raise OSError("torn tape")
+        return torch.tensor([float(np.random.rand()), random.random(), float(torch.rand(()))]), row % 3
+
+    broken = False
+
+
+def test_datasets_may_draw_from_any_global_generator():
+    for make in (lambda seed: feed_of(Noisy(), seed, 4), lambda seed: StreamFeed(DataLoader(Noisy(), 4), seed)):
+
+        def drawn(seed, epoch, make=make):
+            return torch.cat([item.batch[0] for item in make(seed).epoch(epoch)])
+
+        before = (np.random.get_state()[1].tolist(), random.getstate())
+        first = drawn(0, 0)
+        assert (np.random.get_state()[1].tolist(), random.getstate()) == before
+        np.random.rand()
+        random.random()
+        assert torch.equal(drawn(0, 0), first)
+        for other in (drawn(0, 1), drawn(1, 0)):
+            assert (other != first).all()
+        assert all(len(column.unique()) == 6 for column in first.T), "a batch goes on where the last one was"
+
+
+def test_a_sample_that_cannot_be_read_is_named():
+    dataset = Noisy()
+    dataset.broken = True
+    message = r"sample 5 cannot be read \(OSError: torn tape\)"
+    with pytest.raises(UsageError, match=message):
+        list(feed_of(dataset, 0, 4).epoch(0))
+    with pytest.raises(UsageError, match=message):
+        labels_of(dataset, "--data mine:datasets, train")
 
 
 def test_a_shuffling_loader_follows_the_seed_and_leaves_the_callers_generator_alone():

@@ -1,6 +1,7 @@
 """Models and batches that break other libraries: each is drawn from, or refused in one sentence."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import tombola
-from tombola import TicketWarning, UsageError
+from tombola import Random, TicketWarning, UsageError
 from tombola.masking import survey
 from tombola.network import FrozenNetwork
 from tombola.runtime import Runtime
@@ -230,3 +231,102 @@ def test_map_style_datasets():
         finder=tombola.Random(), progress=False,
     )  # fmt: skip
     assert (sparse[0].weight[~found["0.weight"]] == 0).all()
+
+
+def test_a_model_that_returns_its_loss_is_searched_by_it():
+    class Loss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = mlp()
+
+        def forward(self, x, y):
+            return nn.functional.cross_entropy(self.body(x), y)
+
+    task = Task(forward=lambda model, batch: model(*batch), loss=lambda output, batch: output)
+    model = Loss()
+    keeps_exactly(draw(model, batches(), objective="loss", task=task), model)
+    with pytest.raises(UsageError, match=r"of shape \(\) and type float32, is no batch of scores"):
+        draw(model, batches(), objective="reverse-kl", task=task)
+
+
+@pytest.mark.parametrize("output", [lambda y: (y, y), lambda y: {"logits": y}, lambda y: None, lambda y: y[:, 0]])
+def test_outputs_that_are_no_scores_of_classes_need_a_task(output):
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = mlp()
+
+        def forward(self, x):
+            return output(self.body(x))
+
+    for options in ({}, {"objective": "loss"}):
+        with pytest.raises(UsageError, match="is no batch of scores for classes"):
+            draw(Other(), batches(), **options)
+
+
+def test_samples_in_place_of_batches_are_refused():
+    ((x, y),) = batches(1)
+    with pytest.raises(UsageError, match="is no batch of scores for classes"):
+        draw(mlp(), list(zip(x, y, strict=True)))
+
+
+@pytest.mark.parametrize("error", [KeyError("mask"), AttributeError("no such thing"), AssertionError("too small")])
+def test_whatever_a_model_raises_on_its_first_batch_is_one_sentence(error):
+    class Broken(nn.Linear):
+        def forward(self, x):
+            raise error
+
+    with pytest.raises(UsageError, match=f"cannot be run on the data's batches: {type(error).__name__}"):
+        draw(Broken(6, 3), batches())
+
+
+def test_a_model_that_keeps_a_result_cannot_be_copied():
+    model = mlp()
+    model.cache = model(torch.zeros(1, 6))
+    with pytest.raises(UsageError, match="model cannot be copied: Only Tensors created explicitly"):
+        draw(model, batches())
+
+
+def test_a_frozen_model_cannot_be_trained():
+    with pytest.raises(UsageError, match="model has no parameter to train"):
+        tombola.sparsify(mlp().requires_grad_(False), batches(), batches(), density=0.5, progress=False)
+
+
+def test_targets_may_be_probabilities():
+    data = [(x, nn.functional.one_hot(y, 3).float()) for x, y in batches(4, size=3)]
+    recipe = tombola.Recipe(epochs=2)
+    soft = tombola.sparsify(mlp(), data, data, density=0.5, recipe=recipe, finder=Random(), progress=False)
+    plain = batches(4, size=3)
+    hard = tombola.sparsify(mlp(), plain, plain, density=0.5, recipe=recipe, finder=Random(), progress=False)
+    assert soft.ticket == hard.ticket
+    assert soft.held_out_metric == hard.held_out_metric > 0
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_a_training_function_may_wrap_the_model(wrap):
+    def fit(model, job):
+        wrapped = wrap(model)
+        optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+        job.hold(wrapped, optimizer)
+        for epoch in job.epochs:
+            for x, y in job.batches(epoch):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(wrapped(x), y).backward()
+                optimizer.step()
+
+    found = tombola.sparsify(
+        mlp(), batches(), batches(), density=0.5, recipe=tombola.Recipe(epochs=2), fit=fit, finder=Random(),
+        progress=False,
+    )  # fmt: skip
+    assert type(found.model) is nn.Sequential
+    assert sum(int((value == 0).sum()) for name, value in found.model.named_parameters() if "weight" in name) >= 36
+
+
+@pytest.mark.skipif(not Path("/dev/null").is_char_device(), reason="this system has no /dev/null")
+def test_a_ticket_replaces_no_device(tmp_path):
+    ticket = draw(mlp(), batches())
+    link = tmp_path / "device"
+    link.symlink_to("/dev/null")
+    with pytest.raises(UsageError, match="it is no file"):
+        ticket.save(link)
+    assert link.is_symlink()

@@ -11,6 +11,7 @@ from rich.table import Table
 from tombola import SearchError, UsageError
 from tombola.cli.board import Board
 from tombola.cli.main import main
+from tombola.cli.options import split_list
 from tombola.config import from_dict, load_preset
 from tombola.progress import Silent
 from tombola.studies import Member, Outcome, plan, run_all, tabulate
@@ -46,7 +47,9 @@ def test_finders_with_options_of_their_own():
         (["random"], {"steps": 3}, "--steps is not an option of any of random"),
         (["snip:steps=3"], {}, "--finders: 'steps=3' is not an option of snip; allowed are rounds, batches"),
         (["cts:steps"], {}, "--finders: steps of cts:steps needs a value, such as cts:steps="),
-        (["cts:steps=many"], {}, "steps cannot be 'many'"),
+        (["cts:steps=many"], {}, "--finders: steps of cts:steps=many cannot be 'many'"),
+        (["cts:controller=''"], {}, "--controller '' is unknown; allowed are gradbalance, "),
+        (["cts:features=[a"], {}, "--finders: features of cts:features=\\[a cannot be '\\[a'"),
         (["snip:rounds=0"], {}, "rounds must be a whole number of at least 1"),
     ],
 )
@@ -206,6 +209,8 @@ def test_compare_from_the_command_line(tmp_path, capsys):
         (["--finders", "joint:share"], "--finders: share of joint:share needs a value, such as joint:share="),
         (["--finder", "random"], "--finder is not an option of compare, which takes a list: --finders"),
         (["--seeds", "two"], "--seeds must be a whole number, got two"),
+        (["--density", "1e-9", "--finders", "random", "--seeds", "1"], "keeps none of the"),
+        (["--out", "/proc/none", "--finders", "random", "--seeds", "1"], "--out /proc/none cannot be written to"),
     ],
 )
 def test_comparisons_that_cannot_be_made(arguments, message, tmp_path, capsys, monkeypatch):
@@ -215,6 +220,24 @@ def test_comparisons_that_cannot_be_made(arguments, message, tmp_path, capsys, m
     assert message in captured.err
     assert captured.out == ""
     assert list(tmp_path.iterdir()) == [], "nothing is written before it is clear that it can be done"
+
+
+def test_a_comparison_below_a_file_is_refused_before_any_cell(tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    assert main([*COMPARE, "--out", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert "is a file; it must be a directory" in err
+    assert "cell 1" not in err
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_list_of_finders_may_hold_lists():
+    wanted = ["cts:objective=feature-mse:features=[relu*,act]", "snip"]
+    for text in (",".join(wanted), f"[{', '.join(wanted)}]", f"{wanted[0]} , snip,"):
+        assert split_list(text) == wanted
+    assert split_list(",".join(reversed(wanted))) == wanted[::-1]
+    (member, _) = plan(QUICK, wanted, [0.1], seeds=1)
+    assert member.config.features == ("relu*", "act")
 
 
 def test_warnings_and_failures_of_a_comparison_are_shown(tmp_path, capsys, monkeypatch):

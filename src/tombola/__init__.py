@@ -37,6 +37,8 @@ _HOMES = {
     "sparsify": "api",
 }
 
+_MODULES = ("controllers", "data", "finders", "objectives", "task", "ticket", "training")
+
 __all__ = [
     "CTS",
     "GradBalance",
@@ -60,6 +62,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"tombola.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'tombola' has no attribute {name!r}")
     return getattr(import_module(f"tombola.{_HOMES[name]}"), name)

@@ -16,7 +16,7 @@ from tombola.finders import FINDERS, LTR, Along, Finder, usual_batch_size
 from tombola.finders.cts import SEARCH_SCHEDULES
 from tombola.half import HalfWatch
 from tombola.identity import COMPONENT_VERSIONS, digest
-from tombola.masking import Survey, survey
+from tombola.masking import Survey, survey, unwrap
 from tombola.models import build, builder, load_into, publish_batch_norm_, read_weights
 from tombola.network import FrozenNetwork, explained_run, load_weights, uses_batch_statistics
 from tombola.own import imported, source
@@ -46,10 +46,10 @@ def resolve(config: RunConfig) -> RunConfig:
     for name, option, known in (
         (config.finder, "finder", FINDERS),
         (config.augmentation, "augmentation", AUGMENTATIONS),
-        (config.controller or next(iter(CONTROLLERS)), "controller", CONTROLLERS),
-        (config.search_lr_schedule or next(iter(SEARCH_SCHEDULES)), "search-lr-schedule", SEARCH_SCHEDULES),
+        (config.controller, "controller", CONTROLLERS),
+        (config.search_lr_schedule, "search-lr-schedule", SEARCH_SCHEDULES),
     ):
-        if name not in known:
+        if name is not None and name not in known:
             raise UsageError(f"--{option} {name!r} is unknown; allowed are {', '.join(known)}")
     builder(config.model)
     if config.fit:
@@ -128,7 +128,7 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
 
 def _initial_model(config: RunConfig, splits: Splits, seed: int, *purpose: str) -> nn.Module:
     with seeded(seed, *purpose):
-        model = build(config.model, splits.shape, splits.classes)
+        model = unwrap(build(config.model, splits.shape, splits.classes))
         if config.batch_norm == "published":
             publish_batch_norm_(model)
     return model

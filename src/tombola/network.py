@@ -63,8 +63,16 @@ def explained_run(what: str) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise UsageError(f"{what}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # the model is the user's: anything may come out of it
+        raise UsageError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of the plain model; raises UsageError for one that cannot be copied."""
+    try:
+        return copy.deepcopy(unwrap(model))
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f"model cannot be copied: {' '.join(str(error).split())}") from error
 
 
 class _Forward(nn.Module):
@@ -89,7 +97,7 @@ class FrozenNetwork:
     def __init__(self, model: nn.Module, layout: Layout, task: Task, runtime: Runtime) -> None:
         self.runtime = runtime
         self.layout = layout
-        self.model = runtime.place(copy.deepcopy(unwrap(model)).eval().requires_grad_(False))
+        self.model = runtime.place(private_copy(model).eval().requires_grad_(False))
         named = {name: (own, parameter) for name, own, parameter in named_parameters(self.model)}
         self._own_names = {name: f"model.{named[name][0]}" for name in layout.names}
         chosen = {name: named[name][1] for name in layout.names}
@@ -165,7 +173,7 @@ class FrozenNetwork:
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Any]) -> nn.Module:
     """Return a private copy of a model with other values in its parameters and buffers."""
-    private = copy.deepcopy(unwrap(model))
+    private = private_copy(model)
     private.load_state_dict(tensors)
     return private
 
@@ -188,7 +196,7 @@ class GatedNetwork:
 
     def masked(self, mask: Tensor) -> nn.Module:
         """Return a copy of the model with the mask multiplied into its weights."""
-        copied = copy.deepcopy(self._model)
+        copied = private_copy(self._model)
         parameters = dict(copied.named_parameters())
         with torch.no_grad():
             for own, value in self._masked("", mask).items():
@@ -208,7 +216,7 @@ def estimate_statistics(model: nn.Module, batches: Any, task: Task, runtime: Run
 
     As they are (mean 0, variance 1) they mean nothing. Layers that have seen batches keep their own.
     """
-    estimated = runtime.place(copy.deepcopy(unwrap(model)).eval())
+    estimated = runtime.place(private_copy(model).eval())
     for module in filter(_is_unset, statistics_modules(estimated)):
         module.momentum = None  # a cumulative average
         module.train()

@@ -25,10 +25,15 @@ TRAINED = (*_ALWAYS, "metrics.jsonl", "weights.safetensors", "result.json")
 FILES = tuple({*DRAWN, *TRAINED})
 
 
-def claim_below(out: Path, identity: Mapping[str, Any]) -> Path:
-    """Return the directory below `out` that belongs to an identity, made."""
+def check_out(out: Path) -> None:
+    """Raise UsageError where run directories cannot lie."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; it must be a directory")
+
+
+def claim_below(out: Path, identity: Mapping[str, Any]) -> Path:
+    """Return the directory below `out` that belongs to an identity, made."""
+    check_out(out)
     directory = out / digest(identity)[:16]
     try:
         claim(directory, identity)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from tombola.cli.board import board
-from tombola.cli.options import add_output_options, make_parser, out_directory
+from tombola.cli.options import add_output_options, make_parser, out_directory, split_list
 from tombola.cli.runs import configure_many
 from tombola.cli.show import print_table, show_json, show_table, show_text
 from tombola.errors import UsageError
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 
     if options.plot:
         check_picture(Path(options.plot))
-    finders = [name.strip() for name in options.finders.strip("[]").split(",") if name.strip()]
+    finders = split_list(options.finders)
     members = plan(config, finders, densities, options.seeds)
     title = f"{config.model} on {config.data}"
     with board() as shown:

@@ -20,6 +20,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=str, default="plain.safetensors", help="file to write, .safetensors or .pt")
     options = parse(parser, arguments)
 
+    from torch import Tensor
+
     from tombola.models import read_weights, write_weights
     from tombola.ticket import Ticket
 
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     if out.resolve() in {path.resolve(), weights.resolve()}:
         raise UsageError(f"--out {out} is a file that is being read: choose another name")
     tensors = read_weights(weights)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
     unfit = [name for name, shape in ticket.shapes.items() if shapes.get(name) != shape]
     if unfit:
         raise UsageError(f"--weights {weights} does not fit the ticket: {', '.join(unfit[:3])}")

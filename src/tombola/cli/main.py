@@ -68,6 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TombolaError as error:
         print(f"tombola {command}: {_with_dashes(' '.join(str(error).split()))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:
+        # Whoever read the output wants no more of it; nothing is left to be flushed into the pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"tombola {command}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"tombola {command}: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return 130

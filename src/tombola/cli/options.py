@@ -74,6 +74,13 @@ def out_directory(options: Namespace) -> Path:
     return Path(options.out)
 
 
+def split_list(text: str) -> list[str]:
+    """Return the entries of a list such as "a,b:c=[d,e]", which may stand in brackets itself."""
+    inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    # A comma within brackets belongs to an entry.
+    return [entry.strip() for entry in re.split(r",(?![^\[]*\])", inner) if entry.strip()]
+
+
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Parse arguments; raises UsageError with one sentence for what cannot be parsed."""
     try:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import UsageError
-from tombola.seeds import generator
+from tombola.seeds import GlobalState, generator, preserved, seeded_state
 
 
 class Item(NamedTuple):
@@ -129,8 +129,8 @@ class ListFeed:
 class StreamFeed:
     """Batches from anything that can be iterated anew for each epoch, such as a DataLoader.
 
-    A loader without a generator of its own shuffles, and its transforms draw, from torch's global one: every batch is
-    fetched under a generator state that belongs to the epoch, and the caller's is left alone.
+    A loader without a generator of its own shuffles, and its transforms draw, from the global ones: every batch is
+    fetched under states of theirs that belong to the epoch, and the caller's are left alone.
     """
 
     stream: Iterable[Any]
@@ -147,13 +147,13 @@ class StreamFeed:
     def epoch(self, number: int, skip: int = 0) -> Iterator[Item]:
         """Give the stream's batches, the first `skip` left out."""
         iterator: Iterator[Any] | None = None
-        state = generator(self.seed, "stream", number).get_state()
+        state = seeded_state(self.seed, "stream", number)
         for position in itertools.count():
-            with torch.random.fork_rng(devices=[]):
-                torch.set_rng_state(state)
+            with preserved(devices=()):
+                state.restore()
                 iterator = iter(self.stream) if iterator is None else iterator
                 batch = next(iterator, _END)
-                state = torch.get_rng_state()
+                state = GlobalState.now()
             if batch is _END:
                 return
             if position >= skip:

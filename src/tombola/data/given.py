@@ -1,7 +1,7 @@
 """What a user gives as data in Python, made a feed."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -29,7 +29,7 @@ def feed_of(data: Any, seed: int, batch_size: int, most: int | None = None, name
         raise UsageError(
             f"{name} must be an iterable of (input, target) batches or a map-style dataset, got {type(data).__name__}"
         )
-    if iter(data) is data:
+    if isinstance(data, Iterator):
         data = list(itertools.islice(data, most))
     if isinstance(data, list | tuple):
         if not data:

@@ -36,13 +36,21 @@ class Samples:
         """Shape of the first sample's input."""
         return tuple(torch.as_tensor(self.dataset[0][0]).shape)
 
+    def read(self, row: int) -> Any:
+        """Return a sample; raises UsageError naming it where the dataset cannot."""
+        try:
+            return self.dataset[row]
+        except Exception as error:  # the dataset is the user's: anything may come out of it
+            text = " ".join(str(error).split())
+            raise UsageError(f"data: sample {row} cannot be read ({type(error).__name__}: {text})") from error
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the code, the number of samples, and a thousand of them."""
         rows = range(0, len(self), -(-len(self) // FINGERPRINTED) or 1)
         with seeded(0, "fingerprint"):
             tensors = {
-                f"{row}.{part}": torch.as_tensor(value) for row in rows for part, value in enumerate(self.dataset[row])
+                f"{row}.{part}": torch.as_tensor(value) for row in rows for part, value in enumerate(self.read(row))
             }
         return digest([self.code, len(self), digest_tensors(tensors)])
 
@@ -61,14 +69,14 @@ class Samples:
 
 @dataclass(frozen=True)
 class SampleFeed(RowFeed):
-    """Batches cut from a map-style dataset; what its transforms draw from torch's generator follows the seed."""
+    """Batches cut from a map-style dataset; what its transforms draw from the global generators follows the seed."""
 
     samples: Samples
 
     def batch(self, rows: Tensor, number: int, position: int) -> Any:
         """Return the collated samples of some rows."""
         with seeded(self.seed, self.purpose, "samples", number, position):
-            found = [self.samples.dataset[row] for row in rows.tolist()]
+            found = [self.samples.read(row) for row in rows.tolist()]
         try:
             return default_collate(found)
         except (TypeError, RuntimeError) as error:
@@ -89,7 +97,7 @@ def labels_of(dataset: Any, what: str) -> Tensor:
     what: the dataset's name in errors. A `targets` attribute, as torchvision's datasets have it, saves reading samples.
     """
     given = dataset.tensors[1] if isinstance(dataset, TensorDataset) else getattr(dataset, "targets", None)
-    labels = list(given) if given is not None else [dataset[row][1] for row in range(len(dataset))]
+    labels = list(given) if given is not None else [Samples(dataset).read(row)[1] for row in range(len(dataset))]
     for row, label in enumerate(labels):
         value = torch.as_tensor(label)
         if value.dim() or value.is_floating_point() or value.is_complex() or int(value) < 0:

@@ -22,7 +22,7 @@ MODELS: dict[str, Builder] = {
     "resnet56": partial(resnet, 56),
     "vgg16": vgg16,
 }
-_ALLOWED = f"{', '.join(MODELS)}, a model of torchvision, or MODULE:FUNCTION"
+_ALLOWED = f"{', '.join(MODELS)}, a classifier of torchvision, or MODULE:FUNCTION"
 
 
 def builder(name: str) -> Builder:
@@ -35,12 +35,13 @@ def builder(name: str) -> Builder:
         return MODELS[name]
     if ":" in name:
         return _own(name)
-    from torchvision.models import get_model, list_models
+    from torchvision import models
 
-    if name not in list_models():
+    # Those for images and labels: detection and segmentation have modules of their own.
+    if name not in models.list_models(models):
         raise UsageError(f"--model {name!r} is unknown; allowed are {_ALLOWED}")
     # torchvision's classifiers take their number of classes by name, and images of three channels only.
-    return lambda shape, classes: get_model(name, num_classes=classes)
+    return lambda shape, classes: models.get_model(name, num_classes=classes)
 
 
 def build(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:

@@ -53,6 +53,8 @@ def load_into(model: nn.Module, tensors: Mapping[str, Any], path: Path, option: 
 def write_weights(path: Path, tensors: Mapping[str, Any], option: str = "out") -> None:
     """Write a plain state_dict, atomically."""
     _check_ending(option, path)
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--{option} {path} is there already and is no file")
     if not path.parent.is_dir():
         raise UsageError(f"--{option} {path}: {path.parent} is not a directory")
     if path.suffix == ".safetensors":

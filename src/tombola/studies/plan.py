@@ -70,7 +70,11 @@ def _variant(config: RunConfig, label: str) -> RunConfig:
             raise UsageError(f"--finders: {setting!r} is not an option of {name}; allowed are {known or 'none'}")
         if not equals or not value:
             raise UsageError(f"--finders: {key} of {label} needs a value, such as {name}:{key}=...")
-        values[option] = yaml.safe_load(value)
+        try:
+            values[option] = yaml.safe_load(value)
+            from_values({option: values[option]})
+        except (yaml.YAMLError, UsageError):
+            raise UsageError(f"--finders: {key} of {label} cannot be {value!r}") from None
     return from_values({**vars(config), **values, "finder": name})
 
 

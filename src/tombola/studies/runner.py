@@ -10,6 +10,7 @@ from tombola.dynamics import follow
 from tombola.errors import TombolaError
 from tombola.pipeline import run
 from tombola.progress import Progress
+from tombola.rundir import check_out
 from tombola.store import write_json
 from tombola.studies.plan import Member
 
@@ -47,6 +48,7 @@ def run_all(
     `out`/failures.json, and tried again next time. seen: is called after every cell with all outcomes so far.
     readings: what else is measured of each run, beside its result.
     """
+    check_out(out)
     outcomes: list[Outcome] = []
     for number, member in enumerate(members, start=1):
         config = member.config
@@ -63,9 +65,9 @@ def run_all(
             outcomes.append(Outcome(member, None, failure))
         seen(outcomes)
     failed = failures(outcomes)
-    if failed:
+    if failed and out.is_dir():  # which it is not where no cell came as far as writing something
         write_json(out / "failures.json", failed)
-    else:
+    elif not failed:
         (out / "failures.json").unlink(missing_ok=True)
     return outcomes
 

@@ -37,8 +37,9 @@ def smoothed_cross_entropy(smoothing: float) -> Callable[[Output, Batch], Tensor
 
 
 def _cross_entropy(output: Output, batch: Batch, smoothing: float) -> Tensor:
+    scores = at_least_float32(_of_classes(output))
     try:
-        return F.cross_entropy(at_least_float32(output), batch[1], label_smoothing=smoothing)
+        return F.cross_entropy(scores, batch[1], label_smoothing=smoothing)
     except IndexError as error:
         labels, classes = batch[1], output.shape[1]
         wrong = labels[(labels < 0) | (labels >= classes)]
@@ -62,14 +63,26 @@ def softmax_divergence(output: Output, reference: Output, batch: Batch) -> Tenso
 
     Both (N, C, ...). Further axes (pixels) count as samples.
     """
-    return softmax_kl(output, reference, dim=1).mean()
+    return softmax_kl(_of_classes(output), reference, dim=1).mean()
+
+
+def _of_classes(output: Output) -> Tensor:
+    if not isinstance(output, Tensor) or output.dim() < 2:
+        raise UsageError(
+            f"the model's output, {_words(output)}, is no batch of scores for classes, (samples, classes, ...); give "
+            "task= for anything else"
+        )
+    return output
 
 
 def probabilities(output: Output) -> Tensor:
     """Softmax over the class axis."""
-    return at_least_float32(output).softmax(dim=1)
+    return at_least_float32(_of_classes(output)).softmax(dim=1)
 
 
 def accuracy(output: Output, batch: Batch) -> Tensor:
-    """Fraction of samples whose largest output is the target."""
-    return (output.argmax(dim=1) == batch[1]).double().mean()
+    """Fraction of samples whose largest output is the target, or the largest of its probabilities."""
+    targets = batch[1]
+    if targets.is_floating_point() and targets.shape == output.shape:
+        targets = targets.argmax(dim=1)
+    return (output.argmax(dim=1) == targets).double().mean()

@@ -18,8 +18,8 @@ FORMAT = 1
 
 def write(path: Path, masks: Mapping[str, Bits], provenance: Provenance | None) -> None:
     """Write masks and provenance, atomically."""
-    if path.is_dir():
-        raise UsageError(f"cannot write {path}: it is a directory")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"cannot write {path}: it is {'a directory' if path.is_dir() else 'no file'}")
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {path}: {path.parent} is not a directory")
     encoded = {name: mask.encode() for name, mask in masks.items()}

@@ -61,6 +61,8 @@ class _Loop:
     def __init__(self, lesson: Lesson, start: State, ticket: Ticket | None, companion: Companion) -> None:
         self._lesson, self._companion = lesson, companion
         self.model = lesson.runtime.place(load_weights(lesson.model, start.tensors)).train()
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise UsageError("model has no parameter to train: all of them are frozen (requires_grad is False)")
         recipe = lesson.recipe
         self._optimizer = torch.optim.SGD(
             self.model.parameters(),

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from tombola.cost import Meter
 from tombola.errors import SearchError, UsageError
 from tombola.evaluation import evaluate
-from tombola.masking import by_canonical_name
+from tombola.masking import by_canonical_name, unwrap
 from tombola.network import load_weights
 from tombola.seeds import seeded
 from tombola.store import Stage
@@ -27,8 +27,8 @@ class Job:
     """What a training function is asked to do; it trains the model that it is given, in place.
 
     epochs: those to train, counted from 0; a ticket's begin at its rewind point. recipe: the configured one, whose
-    `epochs` is the length of a whole training. seed: of the run; torch's global generator is seeded already.
-    device: where model and batches lie. ticket: what to hold, or None for the dense network.
+    `epochs` is the length of a whole training. seed: of the run, by which the global generators of torch, numpy and
+    Python are seeded already. device: where model and batches lie. ticket: what to hold, or None for the dense network.
     """
 
     epochs: range
@@ -48,7 +48,7 @@ class Job:
 
         Raises UsageError when the model was trained before.
         """
-        for name, parameter in model.named_parameters():
+        for name, parameter in unwrap(model).named_parameters():
             if not torch.equal(parameter.detach().cpu(), self._start.tensors[name]):
                 raise UsageError("fit: the training function must call job.hold before its first step, not after")
         if self.ticket is not None:
