@@ -1,6 +1,11 @@
 """What can go wrong, in one place."""
 
 
+def in_words(error: BaseException) -> str:
+    """Return an error's kind and text on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 class TombolaError(Exception):
     """Base class of every error that tombola raises on purpose."""
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
-from tombola.errors import UsageError
+from tombola.errors import UsageError, in_words
 from tombola.flat import Layout
 from tombola.masking import named_parameters, unwrap
 from tombola.numeric import at_least_float32
@@ -64,7 +64,7 @@ def explained_run(what: str) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:  # the model is the user's: anything may come out of it
-        raise UsageError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{what}: {in_words(error)}") from error
 
 
 def private_copy(model: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tombola.errors import TombolaError, UsageError
+from tombola.errors import TombolaError, UsageError, in_words
 
 
 def imported(option: str, name: str) -> Callable[..., Any]:
@@ -43,8 +43,7 @@ def explained(option: str, name: str, what: str) -> Iterator[None]:
         last = traceback.extract_tb(error.__traceback__)[-1]
         ours = last.filename == __file__ or last.filename.startswith("<frozen importlib")
         where = "" if ours else f" ({Path(last.filename).name}, line {last.lineno})"
-        text = " ".join(str(error).split())
-        raise UsageError(f"--{option} {name!r} {what}: {type(error).__name__}: {text}{where}") from error
+        raise UsageError(f"--{option} {name!r} {what}: {in_words(error)}{where}") from error
 
 
 def source(name: str | None) -> str:

@@ -1,7 +1,7 @@
 """Problem: everything that a finder may use."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -88,9 +88,7 @@ class Trainer:
         with stage.locked():
             kept = stage.get("trained")
             if kept is None:
-                epochs = self.lesson.recipe.epochs
-                trained = (self._own or fit)(self.lesson, start, epochs, stage, "ticket training", ticket)
-                kept = trained.spending(trained.cost - start.cost).to_dict()
+                kept = self._train(start, self.lesson.recipe.epochs, stage, "ticket training", ticket)
                 stage.put("trained", kept)
                 stage.clear_checkpoint()
         return _after(start, kept)
@@ -106,10 +104,17 @@ class Trainer:
                 kept = stage.get(f"epoch-{epoch}")
                 if kept is None:
                     title = f"course of the {'ticket' if ticket else 'dense network'}"
-                    reached = (self._own or fit)(self.lesson, start, epoch, stage, title, ticket)
-                    kept = reached.spending(reached.cost - start.cost).to_dict()
+                    kept = self._train(start, epoch, stage, title, ticket)
                     stage.put(f"epoch-{epoch}", kept)
             yield _after(start, kept)
+
+    def _train(self, start: State, until: int, stage: Stage, title: str, ticket: Ticket | None) -> dict[str, Any]:
+        """Return the trained state for the store, with the cost of this training alone.
+
+        The way to `start` may have cost others who share the state something else.
+        """
+        state = (self._own or fit)(self.lesson, start, until, stage, title, ticket)
+        return replace(state, cost=state.cost - start.cost).to_dict()
 
     def accompany(self, companion: Companion, start: State, stage: Stage, title: str) -> State:
         """Return the network after a training with a companion, from `start` to the recipe's last epoch.
@@ -122,10 +127,9 @@ class Trainer:
 
 
 def _after(start: State, kept: Mapping[str, Any]) -> State:
-    """Return a state from the store, which holds what its own training cost: the way to `start` may have cost others
-    who share it something else."""
+    """Return what `Trainer._train` made of `start`, with what it took from θ₀ on."""
     found = State.from_dict(kept)
-    return found.spending(start.cost + found.cost)
+    return replace(found, cost=start.cost + found.cost)
 
 
 @dataclass(frozen=True)
@@ -212,8 +216,10 @@ class Problem:
     def teacher_stage(self) -> Stage:
         """Return the stage that remembers the network's outputs on the feed."""
         what: dict[str, Any] = {
-            "weights": self.weights.digest, "architecture": self.architecture, "runtime": self.runtime.to_dict()
-        }  # fmt: skip
+            "weights": self.weights.digest,
+            "architecture": self.architecture,
+            "runtime": self.runtime.to_dict(),
+        }
         if lacks_statistics(self.network()):
             what["seed"] = self.seed  # they are estimated on batches that the seed chooses
         versions = {"teacher": 2, "data": COMPONENT_VERSIONS["data"]}

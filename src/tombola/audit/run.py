@@ -18,7 +18,7 @@ from tombola.config import RunConfig
 from tombola.errors import UsageError
 from tombola.finders import Magnitude, Random
 from tombola.flat import Layout
-from tombola.network import estimate_statistics, load_weights, statistics_modules
+from tombola.network import estimate_statistics, lacks_statistics, load_weights, statistics_modules
 from tombola.problem import Problem
 from tombola.progress import Progress
 from tombola.rundir import claim_below
@@ -190,7 +190,7 @@ class _Bench:
         model = load_weights(self.cell.model, tensors)
         for module in statistics_modules(model):
             module.reset_running_stats()
-        if statistics_modules(model):
+        if lacks_statistics(model):
             feed = self.cell.splits.train.feed(self.cell.config.batch_size, self.cell.config.seed, "statistics")
             batches = (item.batch for item in islice(feed.epoch(0), STATISTICS_BATCHES))
             model = estimate_statistics(model, batches, self.cell.task, self.cell.runtime)

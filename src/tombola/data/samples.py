@@ -9,7 +9,7 @@ from torch.utils.data import Subset, TensorDataset, default_collate
 
 from tombola.data.augmentation import Augmentation
 from tombola.data.feeds import RowFeed
-from tombola.errors import UsageError
+from tombola.errors import UsageError, in_words
 from tombola.identity import digest, digest_tensors
 from tombola.seeds import seeded
 
@@ -41,8 +41,7 @@ class Samples:
         try:
             return self.dataset[row]
         except Exception as error:  # the dataset is the user's: anything may come out of it
-            text = " ".join(str(error).split())
-            raise UsageError(f"data: sample {row} cannot be read ({type(error).__name__}: {text})") from error
+            raise UsageError(f"data: sample {row} cannot be read ({in_words(error)})") from error
 
     @property
     def fingerprint(self) -> str:

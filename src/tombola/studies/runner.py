@@ -7,7 +7,7 @@ from typing import Any
 
 from tombola.config import RunConfig
 from tombola.dynamics import follow
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, in_words
 from tombola.pipeline import run
 from tombola.progress import Progress
 from tombola.rundir import check_out
@@ -60,7 +60,7 @@ def run_all(
             more = [reading(config, result.directory, out, progress) for reading in readings]
             outcomes.append(Outcome(member, {**result.values, **{k: v for each in more for k, v in each.items()}}))
         except _FAILURES as error:
-            failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            failure = in_words(error)
             progress.say(f"failed: {failure}")
             outcomes.append(Outcome(member, None, failure))
         seen(outcomes)

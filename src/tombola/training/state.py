@@ -1,7 +1,7 @@
 """State: a network's values at some point of training."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -36,10 +36,6 @@ class State:
             for name, value in model.state_dict().items()
         }
         return cls(values, epoch, cost or Cost())
-
-    def spending(self, cost: Cost) -> "State":
-        """Return the same state with another cost."""
-        return replace(self, cost=cost)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values and tensors for the store."""
