@@ -385,6 +385,33 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     assert "the same command goes on where this one stopped" in err
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+    ],
+)
+def test_too_little_memory_is_said_with_what_needs_less(capsys, tmp_path, monkeypatch, error):
+    def overflow(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("tombola.pipeline.run", overflow)
+    status, _, err = tombola(capsys, "run", *QUICK, "--out", tmp_path)
+    assert status == 1
+    assert err.startswith("tombola run: the memory does not suffice; less takes a smaller --batch-size")
+    assert err.count("\n") == 1
+
+
+def test_other_errors_of_pytorch_keep_their_traceback(tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr("tombola.pipeline.run", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        main(["run", *QUICK, "--out", str(tmp_path)])
+
+
 def test_the_demo_shows_three_networks_and_then_itself_again(tmp_path):
     environment = {**os.environ, "COLUMNS": "120"}
 

@@ -215,6 +215,8 @@ def test_a_directory_of_another_configuration_is_refused(finished, tmp_path):
         ({"held_out": 1.0}, r"--held-out must lie in \[0, 1\)"),
         ({"seed": -1}, "--seed must not be negative"),
         ({"learning_rate": 0.0}, "--learning-rate must be a number above 0"),
+        ({"learning_rate": 1e39}, r"--learning-rate must be a number above 0, at most 1e\+30"),
+        ({"weight_decay": float("inf")}, r"--weight-decay must lie between 0 and 1e\+30"),
         ({"density": 1e-9}, "smallest possible density"),
     ],
 )

@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import time
@@ -63,6 +64,29 @@ def test_files_are_written_whole_or_not_at_all(tmp_path):
         write_atomically(path, fail)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_is_called_so(tmp_path):
+    """torch.save closes its archive in a hurry and says something else."""
+
+    class Full:
+        def write(self, content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def flush(self):
+            pass
+
+    path = tmp_path / "file"
+    with pytest.raises(OSError, match=r"No space left on device: .*file'") as caught:
+        write_atomically(path, lambda file: torch.save({"a": torch.ones(3)}, Full()))
+    assert caught.value.filename == str(path)
+    with pytest.raises(RuntimeError, match="of the archive"):
+        write_atomically(path, lambda file: raise_runtime_error())
+    assert not any(tmp_path.iterdir())
+
+
+def raise_runtime_error():
+    raise RuntimeError("of the archive")
 
 
 def test_another_configuration_is_refused_with_the_differing_keys(tmp_path):

@@ -64,7 +64,7 @@ class Store(Protocol):
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Write a file so that it is seen whole or not at all."""
+    """Write a file so that it is seen whole or not at all; raises OSError naming it where the disk will not have it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with partial.open("wb") as file:
@@ -72,6 +72,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        # torch.save closes its archive on the way out and hides a full disk behind its own complaint.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from tombola import process
-from tombola.errors import TombolaError, UsageError
+from tombola.errors import TombolaError, UsageError, in_words
 from tombola.version import __version__
 
 COMMANDS = {
@@ -21,6 +21,9 @@ COMMANDS = {
     "export": "write plain weights with zeros where a ticket prunes",
     "demo": "draw a 98 % sparse ticket from a digits classifier, beside a random one",
 }
+
+
+TOO_LARGE = "the memory does not suffice; less takes a smaller --batch-size, --search-batch-size, --image-size or model"
 
 
 def _help() -> str:
@@ -43,6 +46,12 @@ def _with_dashes(message: str) -> str:
     first, _, rest = message.partition(" ")
     name = first.rstrip(":")
     return f"--{first.replace('_', '-')} {rest}" if name in {f.name for f in fields(RunConfig)} else message
+
+
+def _of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch asked for more memory than there is; on CPUs its text alone says so."""
+    texts = ("allocate memory", "Storage size calculation overflowed")
+    return type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in texts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,6 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         print(f"tombola {command}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not _of_memory(error):
+            raise
+        print(f"tombola {command}: {TOO_LARGE} ({in_words(error)})", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"tombola {command}: interrupted; the same command goes on where this one stopped", file=sys.stderr)

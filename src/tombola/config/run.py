@@ -4,13 +4,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
-from math import inf
 from typing import Any, get_origin
 
 from tombola.errors import UsageError
 
 DRAW_AT = ("init", "rewind", "trained")
 BATCH_NORMS = ("standard", "published")
+LARGEST = 1e30  # what may be multiplied a little and still be a float32
 # Options that belong to the finder, and what they are called there.
 FINDER_OPTIONS = {
     "objective": "objective",
@@ -204,10 +204,13 @@ class RunConfig:
         _demand(self.seed >= 0, "seed", "must not be negative", self.seed)
         for name in ("learning_rate", "search_learning_rate", "temperature", "search_epsilon", "clip_norm"):
             value = getattr(self, name)
-            _demand(value is None or 0 < value < inf, name.replace("_", "-"), "must be a number above 0", value)
+            fits = value is None or 0 < value <= LARGEST
+            _demand(fits, name.replace("_", "-"), f"must be a number above 0, at most {LARGEST:g}", value)
         _demand(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)", self.momentum)
         _demand(0 <= self.label_smoothing < 1, "label-smoothing", "must lie in [0, 1)", self.label_smoothing)
-        _demand(self.weight_decay >= 0, "weight-decay", "must not be negative", self.weight_decay)
+        _demand(
+            0 <= self.weight_decay <= LARGEST, "weight-decay", f"must lie between 0 and {LARGEST:g}", self.weight_decay
+        )
         needed = 2 if self.draw_at == "rewind" else 1
         _demand(self.epochs >= needed, "epochs", f"must be at least {needed} (draw-at {self.draw_at})", self.epochs)
         # At 0 "rewind" would be the initial weights, and at the last epoch nothing would be left to train.
