@@ -20,10 +20,12 @@ from tombola.objectives import Objective, objective_named
 from tombola.problem import Problem
 from tombola.progress import Silent
 from tombola.runtime import Runtime
+from tombola.seeds import seeded
 from tombola.store import MemoryStore
 from tombola.task import Task
 from tombola.teacher import make_teacher
-from tombola.training import Lesson, Recipe, State, fit
+from tombola.training import Companion, Lesson, Recipe, State
+from tombola.training.loop import Loop
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,14 @@ class Case:
         """Where tombola would run it here."""
         return Runtime.choose(self.model, self.device)
 
-    def train(self, steps: int) -> None:
-        """Take steps of the project's own dense training: augmentation, clipping, SGD."""
-        rows = torch.arange(steps * self.batch) % len(self.arrays)
-        feed = ArrayFeed(self.arrays.take(rows), self.batch, augmentation=FlipCrop())
-        recipe = Recipe(epochs=1, learning_rate=0.01, clip_norm=2.0)
+    def training(self) -> "TrainingSteps":
+        """Return the project's own dense training under way: augmentation, clipping, SGD."""
+        feed = ArrayFeed(self.arrays.take(torch.arange(self.batch)), self.batch, augmentation=FlipCrop())
+        recipe = Recipe(epochs=1_000_000, learning_rate=0.01, clip_norm=2.0)
         lesson = Lesson(self.model, Task(), feed, None, recipe, self.runtime, 0, Silent())
-        fit(lesson, State.of(self.model), 1, MemoryStore().stage("dense", {}), "dense training")
+        return TrainingSteps(Loop(lesson, State.of(self.model), None, Companion()), self.runtime.device)
 
-    def search(self, objective: Objective, density: float = 0.01) -> "Steps":
+    def search(self, objective: Objective, density: float = 0.01) -> "SearchSteps":
         """Return a search under way."""
         layout = survey(self.model).layout
         feed = ArrayFeed(self.arrays, self.batch)
@@ -85,7 +86,7 @@ class Case:
         asks = objective.asks_outputs or objective.asks_network
         teacher = make_teacher(self.model, layout, Task(), feed, self.runtime, objective.asks_outputs) if asks else None
         plan = Plan(objective, GradBalance(), density, 1_000_000, 0.1, drop, 2 / 3, 1e-8, "concrete", ())
-        return Steps(Search(problem, plan, network, teacher), forever(feed))
+        return SearchSteps(Search(problem, plan, network, teacher), forever(feed), self.runtime.device)
 
     def images(self) -> Tensor:
         """Return one batch, normalised, on the device."""
@@ -93,16 +94,33 @@ class Case:
 
 
 @dataclass
-class Steps:
+class TrainingSteps:
+    """A training whose epochs are one batch long, so that the set-up of a training is no part of a step."""
+
+    loop: Loop
+    device: torch.device
+
+    def take(self, steps: int) -> None:
+        """Take some steps, as `fit` does."""
+        with seeded(0, "benchmark", device=self.device):
+            for _ in range(steps):
+                self.loop.run_epoch(MemoryStore().stage("dense", {}))
+                self.loop.finish_epoch("dense training")
+
+
+@dataclass
+class SearchSteps:
     """A search and where its batches come from."""
 
     search: Search
     items: Iterator[Item]
+    device: torch.device
 
     def take(self, steps: int) -> None:
-        """Take some steps."""
-        for item in islice(self.items, steps):
-            self.search.advance(item)
+        """Take some steps, as `run_steps` does."""
+        with seeded(0, "benchmark", device=self.device):
+            for item in islice(self.items, steps):
+                self.search.advance(item)
 
 
 class _Given(torch.autograd.Function):

@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
-
-from benchmarks import sizes, steps
-from benchmarks.figures import Figure
 from tombola import process
+
+process.tune()  # before torch is imported, which reads the environment
+
+import torch  # noqa: E402
+
+from benchmarks import sizes, steps  # noqa: E402
+from benchmarks.figures import Figure  # noqa: E402
 
 QUICK: tuple[Callable[[], list[Figure]], ...] = (
     sizes.startup, sizes.ranking, sizes.arithmetic, sizes.memory, steps.search_steps, steps.training_steps,
@@ -46,7 +49,6 @@ def _suites(asked: argparse.Namespace) -> Sequence[Callable[[], list[Figure]]]:
 
 
 if __name__ == "__main__":
-    process.tune()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Runs benchmarks, writes one file.")
     parser.add_argument("out", type=Path, help="file to write, .json")
     parser.add_argument("--full", action="store_true", help="also those that take long")

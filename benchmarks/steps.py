@@ -20,12 +20,12 @@ BATCH, REPEATS = 512, 7
 def search_steps(device: str = "cpu") -> list[Figure]:
     """ResNet-20, batch 512: reverse KL beside the dense training step and the plain transcription."""
     case = Case.make("resnet20", CIFAR, 10, BATCH, 2, device)
-    reverse, arithmetic = case.search(REVERSE_KL), case.search(ARITHMETIC)
+    dense, reverse, arithmetic = case.training(), case.search(REVERSE_KL), case.search(ARITHMETIC)
     naive = NaiveSearch(copy.deepcopy(case.model).to(case.runtime.device), list(survey(case.model).layout.names), 0.01)
     images = case.images()
     seconds = interleaved(
         {
-            "dense": lambda: case.train(1),
+            "dense": lambda: dense.take(1),
             "search": lambda: reverse.take(1),
             "naive": lambda: naive.step(images),
             "arithmetic": lambda: arithmetic.take(1),
@@ -43,9 +43,9 @@ def search_steps(device: str = "cpu") -> list[Figure]:
 def double_backward_steps() -> list[Figure]:
     """ResNet-20, batch 512: the objectives that are differentiated twice."""
     case = Case.make("resnet20", CIFAR, 10, BATCH, 2)
-    norm, match = case.search(GRAD_NORM), case.search(GRAD_MATCH)
+    dense, norm, match = case.training(), case.search(GRAD_NORM), case.search(GRAD_MATCH)
     seconds = interleaved(
-        {"dense": lambda: case.train(1), "grad-norm": lambda: norm.take(1), "grad-match": lambda: match.take(1)}, 3
+        {"dense": lambda: dense.take(1), "grad-norm": lambda: norm.take(1), "grad-match": lambda: match.take(1)}, 3
     )
     return [
         Figure(f"ResNet-20: {name} step / dense step", ratio(seconds, name, "dense"), "times", 3.0)
@@ -77,6 +77,7 @@ class _Images(Dataset):
 def training_steps() -> list[Figure]:
     """ResNet-20, batch 512: the dense training step beside a plain PyTorch loop with a DataLoader."""
     case = Case.make("resnet20", CIFAR, 10, BATCH, 2)
+    training = case.training()
     optimizer = torch.optim.SGD(case.model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
     def plain() -> None:
@@ -86,7 +87,7 @@ def training_steps() -> list[Figure]:
             torch.nn.utils.clip_grad_norm_(case.model.parameters(), 2.0)
             optimizer.step()
 
-    seconds = interleaved({"plain": plain, "ours": lambda: case.train(2)}, 3)
+    seconds = interleaved({"plain": plain, "ours": lambda: training.take(2)}, 3)
     return [Figure("ResNet-20: plain loop's step / ours", ratio(seconds, "plain", "ours"), "times", 3.0, at_least=True)]
 
 
@@ -96,10 +97,10 @@ from tombola import process
 if {tuned}:
     process.tune()
 from benchmarks.cases import Case
-case = Case.make("resnet20", (3, 32, 32), 10, 512, 2)
-case.train(2)
+training = Case.make("resnet20", (3, 32, 32), 10, 512, 1).training()
+training.take(2)
 since = time.perf_counter()
-case.train(4)
+training.take(4)
 print(time.perf_counter() - since)
 """
 

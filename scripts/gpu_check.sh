@@ -15,7 +15,9 @@ mkdir -p "$out"
 out=$(realpath "$out")
 end=$(($(date +%s) + 60 * minutes))
 
-"$python" -m pytest -m cuda -rs | tee "$out/tests.txt"
+# Tests that fail are reported, and the figures are taken all the same.
+tests=0
+"$python" -m pytest -m cuda -rs | tee "$out/tests.txt" || tests=$?
 [[ -f $out/steps.json ]] || "$python" -m benchmarks.run "$out/steps.json" --steps --device "$device"
 
 for seed in 0 1 2; do
@@ -37,3 +39,8 @@ for seed in 0 1 2; do
     break
   fi
 done
+
+if ((tests)); then
+  echo "the tests failed: see $out/tests.txt"
+  exit "$tests"
+fi

@@ -194,12 +194,22 @@ def test_public_names_exist():
         _ = tombola.nothing
 
 
+class OwnController:
+    """Fields of an ordinary class are not known, so its tickets could not say what made them."""
+
+    name = "own"
+
+    def steer(self, *arguments):
+        raise AssertionError
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"steps": "10"}, "steps must be a whole number of at least 1, got '10'"),
         ({"steps": 1.5}, "steps must be a whole number"),
         ({"controller": "gradbalance"}, r"controller must be an object such as tombola\.GradBalance\(\)"),
+        ({"controller": OwnController()}, "controller must be .* a dataclass with a steer method, got <"),
         ({"steps": None, "finder": "random"}, r"finder must be an object such as tombola\.Random\(\)"),
         ({"steps": None, "finder": Random}, r"finder must be an object such as tombola\.Random\(\)"),
         ({"seed": -1}, "seed must be a whole number that is not negative"),

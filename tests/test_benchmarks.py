@@ -40,7 +40,7 @@ def test_the_plain_transcription_and_the_search_take_the_same_steps(monkeypatch)
 def test_the_steps_of_a_case_run_where_tombola_would_run_them():
     case = Case.make("resnet20-w8", (1, 8, 8), 10, 4, 2)
     assert case.runtime == Runtime.choose(case.model, "cpu")
-    case.train(3)
+    case.training().take(3)
     steps = case.search(REVERSE_KL)
     steps.take(3)
     assert steps.search.step == 3

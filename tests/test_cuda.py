@@ -1,4 +1,4 @@
-"""What only a CUDA device can show; `pytest -m cuda` on a machine with one, skipped elsewhere."""
+"""What a CUDA device is to show, by `pytest -m cuda` where there is one; what a CPU can show too, it does."""
 
 import pytest
 import torch
@@ -6,17 +6,33 @@ from torch import nn
 
 import tombola
 from benchmarks.cases import REVERSE_KL, Case
-from tombola import Recipe, draw
+from tombola import Recipe, Task, draw
+from tombola.data import ListFeed
+from tombola.finders import FINDERS
 from tombola.models import build
+from tombola.progress import Silent
 from tombola.ranking import count_kept
 from tombola.runtime import Runtime
+from tombola.store import DiskStore, MemoryStore
+from tombola.training import Lesson, State, fit
 
-from .conftest import batches, mlp, train
+from .conftest import TinyConv, batches, mlp, train
+from .test_training import Dying, Killed
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
-]
+CUDA = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
+# Searches of a few steps say that they were short.
+pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
+
+
+def on_cuda(test):
+    for mark in CUDA:
+        test = mark(test)
+    return test
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=CUDA)])
+def device(request):
+    return request.param
 
 
 def images(count, size=64):
@@ -28,6 +44,7 @@ def images(count, size=64):
     return found
 
 
+@on_cuda
 def test_tickets_are_as_good_as_on_the_cpu():
     model, data = train(mlp(hidden=64), batches(8, size=64), epochs=20), batches(8, size=64)
     outcomes = []
@@ -38,21 +55,30 @@ def test_tickets_are_as_good_as_on_the_cpu():
     assert outcomes[1] == pytest.approx(outcomes[0], rel=0.3)
 
 
-def test_a_draw_is_repeatable_to_the_bit():
-    model, data = mlp().cuda(), batches()
-    first, again = (draw(model, data, density=0.3, steps=50, progress=False) for _ in range(2))
-    assert first == again
-    assert next(model.parameters()).is_cuda
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", ["lenet-300-100", "resnet20-w8"])
+def test_a_draw_and_a_training_are_repeatable_to_the_bit(device, name, precision):
+    model, data = build(name, (3, 16, 16), 3).to(device), images(2, size=16)
+    outcomes = [
+        tombola.sparsify(
+            model, data, data, density=0.2, finder=tombola.CTS(steps=10), recipe=Recipe(epochs=2), precision=precision,
+            progress=False,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    (first, ticket), (again, same) = outcomes
+    assert ticket == same
+    assert ticket.kept == count_kept(0.2, ticket.prunable)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in first.state_dict().items())
+    assert next(model.parameters()).device.type == next(first.parameters()).device.type == device
 
 
-def test_a_convolutional_draw_is_nearly_repeatable_and_runs_in_bf16():
-    model, data = build("resnet20", (3, 16, 16), 3).cuda(), images(2)
-    assert Runtime.choose(model, "cuda").precision == "bf16-mixed"
-    first, again = (draw(model, data, density=0.05, steps=10, progress=False) for _ in range(2))
-    assert first.kept == count_kept(0.05, first.prunable)
-    assert first.overlap(again) > 0.9, "convolutions may add in another order"
+@on_cuda
+def test_convolutional_networks_run_in_bf16():
+    assert Runtime.choose(build("resnet20", (3, 16, 16), 3), "cuda").precision == "bf16-mixed"
 
 
+@on_cuda
 def test_bf16_finds_what_float32_finds():
     torch.manual_seed(0)
     data = images(8)
@@ -68,6 +94,7 @@ def test_bf16_finds_what_float32_finds():
     assert values[1] == pytest.approx(values[0], rel=0.5)
 
 
+@on_cuda
 def test_a_search_needs_little_more_memory_than_training():
     case = Case.make("resnet20", (3, 32, 32), 10, 128, 2, device="cuda")
 
@@ -78,26 +105,44 @@ def test_a_search_needs_little_more_memory_than_training():
         work()
         return torch.cuda.max_memory_allocated() - before
 
-    dense = peak(lambda: case.train(3))
+    dense = peak(lambda: case.training().take(3))
     assert peak(lambda: case.search(REVERSE_KL).take(3)) <= 1.1 * dense + 6 * 4 * 291_376
 
 
-def test_a_ticket_drawn_on_the_cpu_holds_on_cuda():
+def test_a_ticket_drawn_on_the_cpu_holds_elsewhere(device):
     model, data = mlp(), batches()
-    ticket = draw(model, data, progress=False)
-    model.cuda()
+    ticket = draw(model, data, density=0.3, progress=False)
+    model.to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
     with ticket.attach(model, optimizer):
-        nn.functional.cross_entropy(model(data[0][0].cuda()), data[0][1].cuda()).backward()
+        nn.functional.cross_entropy(model(data[0][0].to(device)), data[0][1].to(device)).backward()
         optimizer.step()
     assert (model[0].weight.cpu()[~ticket["0.weight"]] == 0).all()
 
 
-@pytest.mark.parametrize(
-    "finder", [tombola.CTS(steps=50), tombola.finders.Joint(), tombola.finders.EdgePopup(steps=20)]
-)
-def test_sparsify_on_cuda(finder):
+@pytest.mark.parametrize("name", FINDERS)
+def test_sparsify_with_every_finder(device, name):
     data = batches(8, size=64)
-    sparse, ticket = tombola.sparsify(mlp().cuda(), data, data, density=0.4, finder=finder, progress=False)
-    assert next(sparse.parameters()).is_cuda
+    short = {"steps": 20} if name in {"cts", "edge-popup"} else {}
+    sparse, ticket = tombola.sparsify(
+        mlp().to(device), data, data, density=0.4, finder=FINDERS[name](**short), recipe=Recipe(epochs=3),
+        rewind_to=0 if name == "imp" else 1, progress=False,
+    )  # fmt: skip
+    assert next(sparse.parameters()).device.type == device
     assert ticket.kept == count_kept(0.4, ticket.prunable)
+
+
+def test_a_training_goes_on_to_the_same_bits(device, tmp_path):
+    """Dropout draws from the generator of the device."""
+    runtime = Runtime(torch.device(device))
+
+    def trained(where):
+        of = Lesson(TinyConv(), Task(), ListFeed(data), None, Recipe(epochs=2, learning_rate=0.1), runtime, 0, Silent())
+        return fit(of, start, 2, where, "t")
+
+    torch.manual_seed(0)
+    start, data = State.of(TinyConv()), [(x[:, :1, :4, :4], y) for x, y in images(3, size=16)]
+    expected = trained(MemoryStore().stage("train", {}))
+    with pytest.raises(Killed):
+        trained(Dying(DiskStore(tmp_path).stage("train", {}), 4))
+    assert trained(DiskStore(tmp_path).stage("train", {})).digest == expected.digest

@@ -1,18 +1,19 @@
 import gzip
 import random
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from tombola.data import AUGMENTATIONS, ArrayFeed, Arrays, FlipCrop, ListFeed, StreamFeed, feed_of, forever, load
 from tombola.data.idx import read_idx
 from tombola.data.resizing import resize
 from tombola.data.samples import Samples, labels_of
-from tombola.data.splits import Splits
+from tombola.data.splits import Normalisation, Raw, Splits, split
 from tombola.errors import UsageError
 
 
@@ -218,6 +219,54 @@ def test_training_on_some_samples_of_a_dataset_of_ones_own():
     assert len(set(numbers)) == 4
 
 
+def test_a_fingerprint_sees_every_number_that_lies_in_memory():
+    def fingerprint(row=None, part=0, cut=False):
+        tensors = [torch.zeros(2500, 2), torch.zeros(2500).long()]
+        if row is not None:
+            tensors[part][row] += 1
+        dataset = TensorDataset(*tensors)
+        return Samples(Subset(Subset(dataset, range(1, 2500)), list(range(2000))) if cut else dataset).fingerprint
+
+    assert fingerprint() == fingerprint()
+    assert len({fingerprint(), fingerprint(1), fingerprint(1, part=1), fingerprint(2), fingerprint(cut=True)}) == 5
+    assert fingerprint(4, cut=True) != fingerprint(cut=True)
+
+
+def test_a_fingerprint_sees_all_labels():
+    noisy, labels = Noisy(), torch.zeros(6).long()
+    other = labels.clone()
+    other[4] = 1
+    assert len({Samples(noisy, "", known).fingerprint for known in (None, labels, other)}) == 3
+    rows = torch.tensor([0, 4])
+    assert Samples(noisy, "", other).take(rows).labels.tolist() == [0, 1]
+
+
+def test_targets_that_are_not_one_a_sample_are_no_labels():
+    dataset = Noisy()
+    dataset.targets = ["many", "classes"]
+    assert labels_of(dataset, "data").tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_constant_channel_is_not_divided_by_zero():
+    images = torch.full((40, 2, 5, 5), 77, dtype=torch.uint8)
+    images[:, 1, 0, 0] = torch.arange(40)
+    splits = split(Raw((images, torch.arange(40) % 2), (images, torch.arange(40) % 2)), 0.1, Normalisation())
+    assert splits.train.std[0] == 1
+    assert 0 < splits.train.std[1] < 0.5
+    normalised = splits.test.normalise(images)
+    assert normalised[:, 0].abs().max() < 1e-6
+
+
+def test_images_that_are_too_small_for_flip_crop():
+    message = "--augmentation flip-crop needs images of at least 5x5 pixels, got 4x9; flip and none take any"
+    small = replace(arrays(), inputs=torch.zeros(10, 1, 4, 9, dtype=torch.uint8))
+    with pytest.raises(UsageError, match=message):
+        small.feed(5, 0, "training", augmentation=AUGMENTATIONS["flip-crop"])
+    assert len(list(small.feed(5, 0, "training", augmentation=AUGMENTATIONS["flip"]).epoch(0))) == 2
+    large = replace(arrays(), inputs=torch.zeros(10, 1, 5, 5, dtype=torch.uint8))
+    assert len(list(large.feed(5, 0, "training", augmentation=AUGMENTATIONS["flip-crop"]).epoch(0))) == 2
+
+
 def write_idx(path: Path, values: np.ndarray) -> None:
     content = b"\0\0\x08" + bytes([values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
     content += values.astype(np.uint8).tobytes()
@@ -264,6 +313,9 @@ def test_errors_name_the_file(tmp_path):
     (tmp_path / "bad.gz").write_bytes(b"\x1f\x8bjunk")
     with pytest.raises(UsageError, match=r"cannot read .*bad\.gz"):
         read_idx(tmp_path / "bad.gz")
+    (tmp_path / "torn.gz").write_bytes(gzip.compress(bytes(range(256)) * 9)[:10] + b"\xff" * 40)
+    with pytest.raises(UsageError, match=r"cannot read .*torn\.gz: Error -3"):
+        read_idx(tmp_path / "torn.gz")
     with pytest.raises(UsageError, match="--data 'cats' is unknown; allowed are digits, mnist, fashion-mnist"):
         load("cats")
     with pytest.raises(UsageError, match="digits come with scikit-learn"):

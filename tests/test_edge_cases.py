@@ -1,6 +1,8 @@
 """Models and batches that break other libraries: each is drawn from, or refused in one sentence."""
 
 import copy
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ from torch.utils.data import TensorDataset
 
 import tombola
 from tombola import Random, TicketWarning, UsageError
+from tombola.cli.main import main
 from tombola.masking import survey
+from tombola.models import load_into, read_weights
 from tombola.network import FrozenNetwork
 from tombola.runtime import Runtime
 from tombola.task import Task
@@ -330,3 +334,43 @@ def test_a_ticket_replaces_no_device(tmp_path):
     with pytest.raises(UsageError, match="it is no file"):
         ticket.save(link)
     assert link.is_symlink()
+
+
+WRAPPED = """
+import torch
+from torch import nn
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(1))
+        first, second = nn.Linear(64, 64), nn.Linear(64, 64)
+        second.weight = first.weight
+        layers = nn.Flatten(), first, nn.ReLU(), second, nn.ReLU(), nn.Linear(64, 10)
+        self.module = nn.Sequential(*layers[:5], torch.compile(layers[5], backend="eager"))
+
+    def forward(self, x):
+        return self.module(x + self.shift)
+
+def build():
+    return Wrapped()
+"""
+
+
+def test_a_run_of_a_model_with_tied_weights_and_wrapped_parts_is_exported(tmp_path, monkeypatch, capsys):
+    (tmp_path / "wrapped_tombola.py").write_text(WRAPPED)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    options = ["--model", "wrapped_tombola:build", "--epochs", "1", "--milestones", "[]", "--threads", "1"]
+    draw_at = ["--finder", "random", "--draw-at", "init", "--rewind-to", "0", "--out", str(tmp_path / "o")]
+    assert main(["run", *options, *draw_at, "--json"]) == 0
+    directory = Path(json.loads(capsys.readouterr().out)["run_dir"])
+    plain, dense = tmp_path / "plain.pt", directory / "start.safetensors"
+    assert main(["export", str(directory), "--weights", str(dense), "--out", str(plain)]) == 0
+    from wrapped_tombola import build
+
+    expected, found = build(), build()
+    load_into(expected, read_weights(dense), dense)
+    tombola.Ticket.load(directory / "ticket.safetensors").apply_(expected)
+    load_into(found, read_weights(plain), plain)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value), name

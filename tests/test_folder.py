@@ -97,6 +97,61 @@ def test_images_are_decoded_once_until_they_change(tmp_path, monkeypatch):
     assert folder.load_part(tmp_path, "train")[0].max() == 200
 
 
+def test_an_image_in_another_class_and_a_renamed_class_are_seen(tmp_path):
+    train = tmp_path / "train"
+    write_folder(train, {"a/0.png": picture(0), "a/1.png": picture(1), "b/2.png": picture(2), "b/3.png": picture(3)})
+    assert folder.load_part(tmp_path, "train")[1].tolist() == [0, 0, 1, 1]
+    (train / "a" / "1.png").rename(train / "b" / "1.png")
+    assert folder.load_part(tmp_path, "train")[1].tolist() == [0, 1, 1, 1]
+    (train / "a").rename(train / "aa")
+    assert folder.load_part(tmp_path, "train")[2] == ["aa", "b"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PPM"])
+def test_grey_images_of_16_bits_are_scaled_to_8(tmp_path, kind):
+    values = np.array([[0, 128, 129, 300], [32768, 40000, 65406, 65535]], np.uint16)
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, kind)
+    write_folder(tmp_path / "train", {"a/1.png": file.getvalue()})
+    images, _, _ = folder.load_part(tmp_path, "train")
+    assert images.dtype == torch.uint8
+    assert images.tolist() == [[[[0, 0, 1, 1], [128, 156, 254, 255]]]]  # v / 257, rounded
+
+
+@pytest.mark.parametrize(("kind", "words"), [(np.float32, "floating-point"), (np.int32, "32-bit")])
+def test_images_of_32_bits_are_refused(tmp_path, kind, words):
+    file = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 300, kind)).save(file, "TIFF")
+    write_folder(tmp_path / "train", {"a/1.png": file.getvalue()})
+    with pytest.raises(UsageError, match=f"a/1.png has {words} pixels; images must have 8 or 16 bits a channel"):
+        folder.load_part(tmp_path, "train")
+
+
+def spoilt(content, start, length=40):
+    return content[:start] + bytes(255 - value for value in content[start : start + length]) + content[start + length :]
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "tar.xz"])
+def test_damaged_archives_are_named_in_one_sentence(tmp_path, kind):
+    archive = tmp_path / f"train.{kind}"
+    write_tar(archive, contents(20), "w:" + kind[4:] if kind != "tar" else "w")
+    whole = archive.read_bytes()
+    assert len(folder.load_part(tmp_path, "train")[0]) == 40
+    member = 1024  # the header and the content of an image
+    cut = [whole[:end] for end in (len(whole) // 2, len(whole) - 12)]
+    damaged = [spoilt(whole, start) for start in (20, len(whole) // 2, len(whole) - 60)]
+    if kind == "tar":
+        # Data have no checksum in a plain tar, nor is the second block of zeros needed: only headers and the end.
+        cut = [whole[: 20 * member], whole[: 20 * member + 100], whole[: 40 * member]]
+        damaged = [spoilt(whole, 20 * member)]
+    for content in (*cut, *damaged):
+        archive.write_bytes(content)
+        with pytest.raises(UsageError, match=r"( is not a tar file, or a damaged one|: .* is not an image)") as found:
+            folder.load_part(tmp_path, "train")
+        assert str(found.value).startswith(str(archive))
+        assert "\n" not in str(found.value)
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -104,6 +159,7 @@ def test_images_are_decoded_once_until_they_change(tmp_path, monkeypatch):
         ({"a.png": picture(1)}, r"a\.png does not lie in a class folder"),
         ({"x/a/1.png": picture(1), "y/b/1.png": picture(1)}, "in one wrapping folder"),
         ({**contents(), "a/99.png": b"junk"}, r"a/99\.png is not an image"),
+        ({**contents(), "a/99.pgm": b"P5 4 four 255\n"}, r"a/99\.pgm is not an image"),
         (
             {**contents(), "a/99.png": picture(1, size=(2, 2))},
             r"a/99\.png is 2x2 with 3 channels, and a/00\.png is 4x4 with 3 channels; .*--image-size makes them so",

@@ -65,6 +65,34 @@ def test_weights_shared_by_two_prunable_modules_have_one_mask():
     assert prunable(twice) == ["0.weight"]
 
 
+def test_two_parameters_in_one_memory_are_refused_by_name():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    model[2].weight.data = model[0].weight.data
+    with pytest.raises(UsageError, match=r"0\.weight and 2\.weight are two parameters that share their memory; tie"):
+        survey(model)
+    model[2].weight.data = model[0].weight.data.view(-1)[3:].view(2, 3)
+    with pytest.raises(UsageError, match="share their memory"):
+        survey(model)
+
+
+def test_parameters_side_by_side_in_one_buffer_are_fine():
+    model, buffer = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 3), nn.Linear(3, 2)), torch.randn(12 + 12)
+    model[0].weight.data, model[1].weight.data = buffer[:6].view(2, 3), buffer[6:12].view(3, 2)
+    model[2].weight.data, model[2].bias.data = buffer[12:].view(4, 3)[::2], buffer[15:17]  # rows, and between them
+    assert prunable(model) == ["0.weight", "1.weight", "2.weight"]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_parameters_without_elements_are_left_out():
+    model = nn.Sequential(nn.Linear(0, 4), nn.Linear(4, 2))
+    assert prunable(model) == ["1.weight"]
+    assert reason(model, "0.weight") == "it has no elements"
+    ticket = tombola.draw(
+        model, [(torch.zeros(4, 0), torch.tensor([0, 1, 0, 1]))], density=0.5, finder=tombola.Random(), progress=False
+    )
+    assert ticket.density_by_layer == {"1.weight": 0.5}
+
+
 def test_include_and_exclude_patterns():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Embedding(2, 2))
     assert prunable(model, include="1.*") == ["1.weight"]

@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from torch import nn
 
 from tombola import UsageError
 from tombola.masking import survey
-from tombola.models import MODELS, build
+from tombola.models import MODELS, build, load_into, read_weights
 from tombola.own import source
 
 CIFAR = (3, 32, 32)
@@ -54,6 +55,19 @@ def test_models_of_torchvision():
     for other in ("fcn_resnet50", "fasterrcnn_resnet50_fpn", "r3d_18"):  # some of these fetch pretrained weights
         with pytest.raises(UsageError, match="a classifier of torchvision"):
             build(other, CIFAR, 5)
+
+
+def test_a_state_dict_with_other_values_than_tensors_says_which(tmp_path):
+    model = nn.Linear(2, 2)
+    for tensors, message in (
+        ({"weight": None, "bias": torch.zeros(2)}, r"--weights w\.pt has no tensor for weight$"),
+        ({"weight": [1.0], "bias": 3}, r"--weights w\.pt has no tensor for weight, bias$"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            load_into(model, tensors, Path("w.pt"))
+    torch.save({**model.state_dict(), 7: torch.zeros(2)}, tmp_path / "w.pt")
+    with pytest.raises(UsageError, match=r"w\.pt must hold tensors by name, got the key 7$"):
+        read_weights(tmp_path / "w.pt")
 
 
 def test_ones_own_models(tmp_path, monkeypatch):

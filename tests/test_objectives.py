@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tombola import UsageError, concrete
-from tombola.data import Item
+from tombola.data import Item, Recall
 from tombola.masking import survey
 from tombola.network import FrozenNetwork
 from tombola.objectives import OBJECTIVES, View, objective_named
@@ -52,6 +53,21 @@ def view_of(model, mask, batch, task=None, features=()):
     task = task or Task()
     network = FrozenNetwork(model, survey(model).layout, task, CPU)
     return View(network, task, mask, Item(batch), batch, Teacher(network, None, ""), features)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_costs_the_passes_it_is_counted_with(name):
+    model = nn.Sequential(nn.Linear(2, 64), *(nn.Sequential(nn.ReLU(), nn.Linear(64, 64)) for _ in range(6)))
+    objective, batch = OBJECTIVES[name], (torch.randn(32, 2), torch.randint(64, (32,)))
+    view = view_of(model, torch.rand(survey(model).layout.total).requires_grad_(), batch)
+    with FlopCounterMode(display=False) as one:
+        view.network.dense(batch)
+    kept = Teacher(view.network, Recall([view.network.dense(batch)]), "")
+    view = View(view.network, view.task, view.mask, Item(batch, 0), batch, kept)
+    with FlopCounterMode(display=False) as all_of_it:
+        torch.autograd.grad(objective(view), view.mask)
+    passes = objective.forward + 2 * objective.backward
+    assert all_of_it.get_total_flops() / one.get_total_flops() == pytest.approx(passes, rel=0.05)
 
 
 def test_objectives_by_hand_on_one_weight():

@@ -29,6 +29,7 @@ from tombola.training import Lesson, State, fit
 from .conftest import batches, mlp
 
 MODULE = """
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
@@ -72,6 +73,21 @@ def halves():
 
 def strange():
     return Labelled(0), Labelled(3)
+
+def unseen():
+    return Labelled(0), Labelled(3), Labelled(0)
+
+def words():
+    return Labelled("cat"), Labelled("cat")
+
+def nameless():
+    return Labelled(0), Labelled(None)
+
+def shuffled():
+    whole = numbers(60, 0)
+    order = np.random.permutation(40)
+    parts = torch.utils.data.random_split(whole, [40, 20])
+    return TensorDataset(*parts[0][:][:1], torch.tensor(order)), parts[1]
 
 def pictures():
     return [("image", 0)], [("image", 0)]
@@ -169,12 +185,27 @@ def test_datasets_of_ones_own(module):
     assert torch.equal(next(feed.epoch(3, 2)).batch[0], list(feed.epoch(3))[2].batch[0])
 
 
+def test_datasets_that_are_split_by_chance_are_split_alike_every_time(module):
+    torch.manual_seed(1)
+    first = load_own("brought:shuffled", None, 0.1)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    again = load_own("brought:shuffled", None, 0.1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.fingerprint == again.fingerprint
+    assert list(first.test.dataset.indices) == list(again.test.dataset.indices)
+    assert torch.equal(first.train.labels, again.train.labels)
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
         ("one", r"must return \(train, test\) or \(train, held_out, test\)"),
         ("halves", r"test: sample 0 has the label 0\.5; labels must be whole numbers from 0 on"),
-        ("strange", "the test data has the label 3, the training data 0 to 0"),
+        ("strange", "--data: test has the label 3; the classes of train are 0 to 0"),
+        ("unseen", "--data: held-out has the label 3; the classes of train are 0 to 0"),
+        ("words", "train: sample 0 has the label 'cat'; labels must be whole numbers from 0 on"),
+        ("nameless", "test: sample 0 has the label None; labels must be whole numbers from 0 on"),
         ("pictures", r"train: a sample must be a pair \(input tensor, label\), got tuple"),
         ("nothing", "cannot be imported"),
     ],

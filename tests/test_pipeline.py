@@ -209,6 +209,7 @@ def test_a_directory_of_another_configuration_is_refused(finished, tmp_path):
         ({"objective": "best"}, "objective 'best' is unknown; allowed are loss, delta-loss, grad-norm"),
         ({"controller": "pid"}, "--controller 'pid' is unknown; allowed are gradbalance, proportional, lagrangian"),
         ({"augmentation": "mixup"}, "--augmentation 'mixup' is unknown"),
+        ({"augmentation": "flip-crop", "image_size": 4}, "--augmentation flip-crop needs images of at least 5x5"),
         ({"precision": "fp4"}, "precision 'fp4' is unknown"),
         ({"layout": "diagonal"}, "layout 'diagonal' is unknown; allowed are auto, contiguous, channels-last"),
         ({"device": "tpu9"}, "device 'tpu9' is unknown"),

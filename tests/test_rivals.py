@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tombola import SearchError, UsageError, twice
 from tombola.cost import Cost, Meter
@@ -235,6 +236,18 @@ def test_the_cost_of_a_saliency_counts_the_estimate_of_statistics():
     ticket = draw(ObjectiveSaliency(objective="delta-loss"), problem(TinyConv(), images(3)))
     # 36 samples for the statistics; one batch of 12 through the dense network and the masked one.
     assert (ticket.provenance.cost.forward, ticket.provenance.cost.backward) == (36 + 12 + 12, 12)
+
+
+@pytest.mark.parametrize("finder", [SNIP(batches=2), GraSP(batches=2), ProsPr(training_steps=2)])
+def test_a_saliency_costs_the_passes_it_is_counted_with(finder):
+    model = nn.Sequential(nn.Linear(6, 64), *(nn.Sequential(nn.ReLU(), nn.Linear(64, 64)) for _ in range(6)))
+    of = problem(model, batches())
+    with FlopCounterMode(display=False) as one:
+        model(of.feed.batches[0][0])
+    with FlopCounterMode(display=False) as all_of_it:
+        sight = finder.sight(of, meter := Meter())
+        finder.scores(sight, torch.ones(of.layout.total))
+    assert all_of_it.get_total_flops() / one.get_total_flops() == pytest.approx(meter.read().passes / 16, rel=0.05)
 
 
 def test_tickets_of_the_same_weights_keep_apart_where_they_were_drawn():

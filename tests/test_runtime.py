@@ -8,6 +8,7 @@ from torch import nn
 from tombola import runtime
 from tombola.progress import Bars, Lines, Silent, progress_on
 from tombola.runtime import Runtime
+from tombola.seeds import _repeatable_convolutions
 
 CPU = torch.device("cpu")
 
@@ -30,6 +31,23 @@ def test_bf16_runs_forward_in_bf16_and_keeps_float32_weights():
     with chosen.autocast():
         assert model(batch[0]).dtype == torch.bfloat16
     assert model.weight.dtype == torch.float32
+
+
+def test_weights_of_five_dimensions_stay_as_they_are_beside_images():
+    model = nn.ModuleList([nn.Conv2d(2, 3, 3), nn.Conv3d(2, 3, 3)])
+    placed = Runtime(CPU, layout="channels-last").place(model)
+    assert placed[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert placed[1].weight.is_contiguous()
+
+
+def test_convolutions_on_cuda_repeat_themselves_in_float32():
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision
+    with _repeatable_convolutions(torch.device("cuda")):
+        assert (cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision) == (True, False, "ieee")
+    assert (cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision) == before
+    with _repeatable_convolutions(CPU):
+        assert (cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision) == before
 
 
 def test_batches_of_any_structure_are_moved():

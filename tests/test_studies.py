@@ -133,6 +133,20 @@ def test_a_study_goes_on_past_a_failing_cell_and_keeps_its_reason(tmp_path, monk
     assert not (tmp_path / "failures.json").exists()
 
 
+@pytest.mark.parametrize("error", [IndexError("index out of\nrange"), TypeError("no\nnumber")])
+def test_whatever_a_model_raises_in_one_cell_is_kept_on_one_line(tmp_path, monkeypatch, error):
+    from tombola.finders.random import Random
+
+    def broken(self, problem, densities):
+        raise error
+
+    monkeypatch.setattr(Random, "draw", broken)
+    outcomes = run_all(plan(QUICK, ["random", "magnitude"], [0.1], seeds=1), tmp_path, Silent())
+    words = f"{type(error).__name__}: {str(error).replace(chr(10), ' ')}"
+    assert [o.failure for o in outcomes] == [words, ""]
+    assert [f["why"] for f in json.loads((tmp_path / "failures.json").read_text())] == [words]
+
+
 def test_a_study_stopped_anywhere_goes_on_with_what_it_had(tmp_path, monkeypatch):
     from tombola.studies import runner
 

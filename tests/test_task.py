@@ -7,9 +7,12 @@ from torch import nn
 
 import tombola
 from tombola import Task, UsageError
+from tombola.data import feed_of
+from tombola.evaluation import evaluate
+from tombola.runtime import Runtime
 from tombola.task import batch_size
 
-from .conftest import mlp
+from .conftest import batches, mlp
 
 pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
 
@@ -69,6 +72,61 @@ def test_regression_compares_outputs_by_squared_error():
     for objective in ("loss", "reverse-kl", "forward-kl", "feature-mse"):
         ticket = tombola.draw(mlp(), data, density=0.5, steps=4, task=task, objective=objective, progress=False)
         assert ticket.kept == 36
+
+
+def test_targets_of_a_regression_may_lack_the_axis_of_length_one():
+    task = Task.regression()
+    output, targets = torch.tensor([[1.0], [3.0]]), torch.tensor([1.0, 3.0])
+    assert task.loss(output, (None, targets)).item() == 0
+    assert task.loss(output.squeeze(1), (None, targets.unsqueeze(1) + 1)).item() == 1
+    assert task.metric(output, (None, targets)).item() == 0
+    message = r"targets of shape \(3,\) do not fit the model's outputs of shape \(2, 1\)"
+    with pytest.raises(UsageError, match=message):
+        task.loss(output, (None, torch.zeros(3)))
+
+
+def evaluated(task, data, model=None):
+    model = nn.Conv2d(1, 3, 1) if model is None else model
+    return evaluate(model, task, feed_of(data, 0, 1), Runtime.choose(model, "cpu"))
+
+
+def test_an_evaluation_of_pixels_does_not_depend_on_how_the_data_are_cut():
+    torch.manual_seed(0)
+    x, y = torch.randn(4, 1, 2, 2), torch.randint(3, (4, 2, 2))
+    y[0], y[1, 0] = 255, 255
+    task, model = Task.segmentation(), nn.Conv2d(1, 3, 1)
+    whole = evaluated(task, [(x, y)], model)
+    each = evaluated(task, list(zip(x.split(1), y.split(1), strict=True)), model)
+    assert whole.samples == each.samples == 4
+    assert each.metric == pytest.approx(whole.metric)
+    assert each.loss == pytest.approx(whole.loss)
+    pixels = model(x).argmax(dim=1)[y != 255] == y[y != 255]
+    assert whole.metric == pytest.approx(pixels.double().mean().item())
+
+
+def test_a_batch_in_which_nothing_counts_moves_nothing():
+    task, model = Task.segmentation(), nn.Conv2d(1, 3, 1)
+    x, y = torch.randn(2, 1, 2, 2), torch.full((2, 2, 2), 255)
+    loss = task.loss(model(x), (x, y))
+    loss.backward()
+    assert loss.item() == 0
+    assert model.weight.grad.abs().sum() == 0
+    with pytest.raises(UsageError, match="has no target that counts: there is nothing to evaluate on"):
+        evaluated(task, [(x, y)], model)
+
+
+def test_a_model_that_draws_numbers_in_eval_mode_is_evaluated_alike_each_time():
+    class Dropping(nn.Linear):
+        def forward(self, x):
+            return nn.functional.dropout(super().forward(x), 0.5)
+
+    torch.manual_seed(0)
+    model, data = Dropping(6, 3), batches()
+    before = torch.get_rng_state()
+    first = evaluated(Task(), data, model)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert evaluated(Task(), data, model) == first
 
 
 class Transformer(nn.Module):

@@ -8,8 +8,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tombola import Ticket, UsageError
+from tombola.cli.main import main
 from tombola.cost import Cost
-from tombola.ticket import Provenance
+from tombola.ticket import Provenance, pruned_state
 from tombola.ticket.bits import Bits
 
 from .conftest import mlp
@@ -33,6 +34,14 @@ def test_counts_by_hand():
     assert ticket.density_by_layer == {"a": pytest.approx(1 / 3), "b": 1.0}
     assert ticket.dead_units == {"a": 1}
     assert repr(ticket) == "Ticket(4 of 8 weights, density 50.0000%)"
+
+
+def test_a_mask_without_elements_keeps_all_that_there_is(tmp_path, capsys):
+    path = tmp_path / "t.safetensors"
+    Ticket({"a": A, "none": torch.ones(4, 0, dtype=torch.bool)}).save(path)
+    assert Ticket.load(path).density_by_layer == {"a": pytest.approx(1 / 3), "none": 1.0}
+    assert main(["info", str(path)]) == 0
+    assert "none" in capsys.readouterr().out
 
 
 def test_overlap_is_intersection_over_union():
@@ -158,3 +167,35 @@ def test_files_that_are_no_tickets(tmp_path):
         Ticket.load(path)
     with pytest.raises(UsageError, match="is not a directory"):
         Ticket({"a": A}).save(tmp_path / "missing" / "t")
+
+
+def test_tied_weights_of_a_state_dict_are_pruned_under_all_their_names():
+    weight, other = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), torch.ones(2, 3)
+    state = {"a": weight, "b": weight.clone(), "c": other, "steps": 3}
+    found = pruned_state(Ticket({"a": A}), state)
+    assert found["a"].tolist() == found["b"].tolist() == [[1, 0, 3], [0, 0, 0]]
+    assert torch.equal(found["c"], other)
+    assert found["steps"] == 3
+    assert state["a"][0, 1] == 2
+
+
+def test_layers_that_began_as_copies_of_each_other_are_pruned_each_as_the_ticket_says():
+    weight = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    state = {"a": weight, "b": weight.clone()}
+    found = pruned_state(Ticket({"a": A, "b": B}), state)
+    assert found["a"].tolist() == [[1, 0, 3], [0, 0, 0]]
+    assert found["b"].tolist() == [[1, 2, 0], [0, 0, 0]]
+    found = pruned_state(Ticket({"a": A}), state, trained={"a": weight * A, "b": weight + 1})
+    assert torch.equal(found["b"], weight)
+
+
+def test_a_state_dict_may_have_the_names_of_a_wrapped_model():
+    weight = torch.ones(2, 3)
+    for name in ("0._orig_mod.weight", "module.0.weight", "_orig_mod.module.0.weight"):
+        state = {name: weight, "mean": torch.zeros(1)}
+        found = pruned_state(Ticket({"0.weight": A}), state)
+        assert list(found) == list(state)
+        assert torch.equal(found[name], A.float())
+    for state in ({"encoder.0.weight": weight}, {"module.0.weight": weight[0]}, {}):
+        with pytest.raises(UsageError, match=r"does not fit the ticket: 0\.weight$"):
+            pruned_state(Ticket({"0.weight": A}), state)

@@ -171,7 +171,7 @@ def test_a_dense_run_stopped_just_before_its_result_was_kept_is_not_trained_agai
     trainer = Trainer(lesson(model, data), State.of(model), DiskStore(tmp_path), {})
     expected = trainer.dense_at(2)
     (trainer.dense_stage().directory / "epoch-2.pt").unlink()
-    monkeypatch.setattr("tombola.training.loop._Loop.run_epoch", None)
+    monkeypatch.setattr("tombola.training.loop.Loop.run_epoch", None)
     assert trainer.dense_at(2).digest == expected.digest
 
 
@@ -188,6 +188,13 @@ def test_a_loss_that_is_not_finite_stops_with_advice():
     model = mlp()
     with pytest.raises(SearchError, match=r"the loss is nan in epoch \d; lower the learning rate"):
         fit(lesson(model, batches(4), learning_rate=1e20), State.of(model), 3, stage(), "t")
+
+
+def test_a_later_batch_that_does_not_fit_is_named_in_one_sentence():
+    words, labels = torch.zeros(4, 2).long(), torch.zeros(4).long()
+    model = nn.Sequential(nn.Embedding(3, 2), nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(UsageError, match=r"model cannot be run on a batch of the training data.*: IndexError: index"):
+        fit(lesson(model, [(words, labels), (words + 3, labels)]), State.of(model), 1, stage(), "t")
 
 
 def test_epochs_beyond_the_recipe_are_refused():

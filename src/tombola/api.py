@@ -21,6 +21,7 @@ from tombola.problem import Problem, Trainer
 from tombola.progress import Progress, Silent, progress_on
 from tombola.ranking import count_kept
 from tombola.runtime import Runtime
+from tombola.seeds import seeded
 from tombola.store import MemoryStore
 from tombola.task import Task
 from tombola.teacher import is_informed
@@ -131,7 +132,7 @@ def _settled(
 ) -> Runtime:
     """Run the model on first batches, so that what does not fit is known before any work; return its runtime."""
     network = FrozenNetwork(model, checked.layout, task, runtime)
-    with HalfWatch() as watch:
+    with seeded(0, "probe", device=runtime.device), HalfWatch() as watch:
         for feed in feeds:
             for item in islice(feed.epoch(0) if feed else (), 1):
                 with explained_run("model cannot be run on the data's batches"):

@@ -101,6 +101,11 @@ def _mixed(split: Split | None) -> Feed | None:
     return None if split is None else split.feed(EVALUATION_BATCH, 0, "evaluation")
 
 
+def _training_feed(config: RunConfig, splits: Splits) -> Feed:
+    augmentation = AUGMENTATIONS[config.augmentation]
+    return splits.train.feed(config.batch_size, config.seed, "training", augmentation=augmentation)
+
+
 def _recipe(config: RunConfig) -> Recipe:
     return Recipe(**{f.name: getattr(config, f.name) for f in fields(Recipe)})
 
@@ -113,7 +118,8 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
     """
     network = FrozenNetwork(model, found.layout, Task(), runtime)
     batch = runtime.move(next(iter(splits.train.feed(2, 0, "probe", shuffle=False).epoch(0))).batch)
-    with explained_run(f"--model {config.model} cannot be run on inputs of {list(splits.shape)}"), HalfWatch() as watch:
+    words = f"--model {config.model} cannot be run on inputs of {list(splits.shape)}"
+    with explained_run(words), seeded(0, "probe", device=runtime.device), HalfWatch() as watch:
         output = network.dense(batch)
     if not isinstance(output, torch.Tensor) or output.dim() != 2 or output.shape[1] < splits.classes:
         shape = list(output.shape[1:]) if isinstance(output, torch.Tensor) else type(output).__name__
@@ -159,6 +165,7 @@ class Cell:
         )
         if config.train_samples is not None:
             splits = splits.with_training(config.train_samples)
+        _training_feed(config, splits)  # refuses what the augmentation cannot change
         model = _initial_model(config, splits, config.seed, "model")
         runtime = Runtime.choose(model, config.device, config.precision, config.layout)
         if config.search_precision not in (None, *PRECISIONS):
@@ -217,13 +224,10 @@ class Cell:
     def trainer(self, store: DiskStore, progress: Progress) -> Trainer:
         """Return what trains this cell's network; cells that agree on it share its results."""
         config = self.config
-        feed = self.splits.train.feed(
-            config.batch_size, config.seed, "training", augmentation=AUGMENTATIONS[config.augmentation]
-        )
         lesson = Lesson(
             self.model,
             replace(self.task, loss=smoothed_cross_entropy(config.label_smoothing)),
-            feed,
+            _training_feed(config, self.splits),
             self._feed(self.splits.held_out),
             _recipe(config),
             self.runtime,

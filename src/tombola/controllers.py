@@ -1,13 +1,14 @@
 """What steers the expected density to the wanted one: GradBalance as published, ProportionalBalance, Lagrangian."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from tombola.concrete import slope_of_gates
+from tombola.errors import UsageError
 from tombola.flat import over_pieces
 
 
@@ -40,6 +41,16 @@ class Controller(Protocol):
 
         multiplier: the λ of the step before. learning_rate: the optimiser's at this step.
         """
+
+
+def check_controller(controller: object) -> None:
+    """Raise UsageError for what is no controller; its fields enter a ticket's provenance, hence a dataclass."""
+    is_object = is_dataclass(controller) and not isinstance(controller, type)
+    if not is_object or not hasattr(controller, "steer"):
+        raise UsageError(
+            "controller must be an object such as tombola.GradBalance(), a dataclass with a steer method, "
+            f"got {controller!r}"
+        )
 
 
 def norm(vector: Tensor) -> float:

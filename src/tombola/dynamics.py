@@ -17,6 +17,7 @@ from tombola.objectives import View
 from tombola.problem import Problem
 from tombola.progress import Progress
 from tombola.runtime import on_threads
+from tombola.seeds import seeded
 from tombola.store import DiskStore
 from tombola.task import batch_size
 from tombola.ticket import Ticket
@@ -75,7 +76,9 @@ def _measured(problem: Problem, ticket: Ticket, items: list[Item], epochs: list[
     courses = problem.course(None, epochs), problem.course(ticket, epochs)
     mask = problem.layout.flatten(ticket)
     for epoch, dense, sparse in zip(epochs, *courses, strict=True):
-        yield compare(problem, dense, sparse, mask, items, epoch)
+        with seeded(problem.seed, "dynamics", device=problem.runtime.device):
+            moment = compare(problem, dense, sparse, mask, items, epoch)
+        yield moment
 
 
 def compare(problem: Problem, dense: State, sparse: State, mask: Tensor, items: list[Item], epoch: int) -> Moment:

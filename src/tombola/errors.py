@@ -6,6 +6,12 @@ def in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether PyTorch asked for more memory than there is; on CPUs its text alone says so."""
+    texts = ("allocate memory", "Storage size calculation overflowed")
+    return type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in texts)
+
+
 class TombolaError(Exception):
     """Base class of every error that tombola raises on purpose."""
 

@@ -8,12 +8,13 @@ from torch import nn
 from tombola.data import Feed
 from tombola.errors import UsageError
 from tombola.runtime import Runtime
+from tombola.seeds import seeded
 from tombola.task import Task, batch_size
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over all samples: the task's metric (accuracy as a fraction) and loss."""
+    """Means over all that the task counts: its metric (accuracy as a fraction) and loss."""
 
     metric: float
     loss: float
@@ -22,23 +23,35 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, task: Task, feed: Feed, runtime: Runtime) -> Evaluation:
-    """Evaluate a model, in eval mode, on one epoch of a feed; its training mode is put back afterwards."""
+    """Evaluate a model, in eval mode, on one epoch of a feed; its training mode is put back afterwards.
+
+    A model that draws random numbers even so draws the same ones in every evaluation. Raises UsageError where the feed
+    gives nothing that the task counts.
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    metric = loss = 0.0
-    samples = 0
     try:
-        for item in feed.epoch(0):
-            batch = runtime.move(item.batch)
-            count = batch_size(batch)
-            with runtime.autocast():
-                output = task.forward(model, batch)
-            metric += float(task.metric(output, batch)) * count
-            loss += float(task.loss(output, batch)) * count
-            samples += count
+        with seeded(0, "evaluation", device=runtime.device):
+            return _means(model, task, feed, runtime)
     finally:
         for module, mode in modes.items():
             module.training = mode
-    if not samples:
-        raise UsageError("data is empty: there is nothing to evaluate on")
-    return Evaluation(metric / samples, loss / samples, samples)
+
+
+def _means(model: nn.Module, task: Task, feed: Feed, runtime: Runtime) -> Evaluation:
+    metric = loss = 0.0
+    counted = samples = 0
+    for item in feed.epoch(0):
+        batch = runtime.move(item.batch)
+        samples += batch_size(batch)
+        count = task.counted(batch)
+        if not count:  # a mean over nothing need be no number
+            continue
+        with runtime.autocast():
+            output = task.forward(model, batch)
+        metric += float(task.metric(output, batch)) * count
+        loss += float(task.loss(output, batch)) * count
+        counted += count
+    if not counted:
+        raise UsageError("data is empty, or has no target that counts: there is nothing to evaluate on")
+    return Evaluation(metric / counted, loss / counted, samples)

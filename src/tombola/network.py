@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
-from tombola.errors import UsageError, in_words
+from tombola.errors import TombolaError, UsageError, in_words, lacks_memory
 from tombola.flat import Layout
 from tombola.masking import named_parameters, unwrap
 from tombola.numeric import at_least_float32
@@ -58,12 +58,12 @@ def explained_batches() -> Iterator[None]:
 
 @contextmanager
 def explained_run(what: str) -> Iterator[None]:
-    """Turn what Python or torch say when a model meets its first batch into a UsageError that begins with `what`."""
+    """Turn what Python or torch say when a model meets a batch into a UsageError that begins with `what`."""
     try:
         yield
-    except UsageError:
-        raise
     except Exception as error:  # the model is the user's: anything may come out of it
+        if isinstance(error, TombolaError) or lacks_memory(error):
+            raise
         raise UsageError(f"{what}: {in_words(error)}") from error
 
 

@@ -179,8 +179,8 @@ class Problem:
         return self._trainer().lesson.recipe.epochs
 
     def values_of(self, state: State) -> dict[str, Tensor]:
-        """Return a state's values of all parameters by canonical name."""
-        return by_canonical_name(load_weights(self.model, state.tensors))
+        """Return a state's values of all parameters by canonical name, on the CPU, where states lie."""
+        return {n: p.detach().cpu() for n, p in by_canonical_name(load_weights(self.model, state.tensors)).items()}
 
     def network(self) -> nn.Module:
         """Return a private copy of the model at `weights`."""
@@ -222,7 +222,7 @@ class Problem:
         }
         if lacks_statistics(self.network()):
             what["seed"] = self.seed  # they are estimated on batches that the seed chooses
-        versions = {"teacher": 2, "data": COMPONENT_VERSIONS["data"]}
+        versions = {"teacher": 3, "data": COMPONENT_VERSIONS["data"]}
         return self.store.stage("teacher", {**self.identity, **what, "versions": versions})
 
     def dense_at(self, epoch: int) -> State:

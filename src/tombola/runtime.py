@@ -102,7 +102,12 @@ class Runtime:
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model that is ours to change to the device and the memory layout."""
         model = model.to(self.device)
-        return model.to(memory_format=torch.channels_last) if self.layout == "channels-last" else model
+        if self.layout == "channels-last":
+            # Not model.to(memory_format=...), which fails on tensors of five dimensions.
+            for tensor in (*model.parameters(), *model.buffers()):
+                if tensor.dim() == 4:
+                    tensor.data = tensor.data.to(memory_format=torch.channels_last)
+        return model
 
     def move(self, batch: Any) -> Any:
         """Return the batch on the device, images in the memory layout of the runtime."""

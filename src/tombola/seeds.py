@@ -6,13 +6,15 @@ never changes the numbers that an old one sees.
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy
 import torch
 from torch import Tensor
+
+CPU = torch.device("cpu")
 
 
 def derive(seed: int, *purpose: str | int) -> int:
@@ -27,55 +29,79 @@ def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu"
 
 
 class GlobalState(NamedTuple):
-    """The states of the generators that code without a generator argument draws from, on the CPU."""
+    """The states of the generators that code without a generator argument draws from. cuda: of one device, if any."""
 
-    torch: Tensor
+    cpu: Tensor
     numpy: Any
     python: Any
+    cuda: Tensor | None = None
 
     @classmethod
-    def now(cls) -> "GlobalState":
-        """Return the present states."""
-        return cls(torch.get_rng_state(), numpy.random.get_state(), random.getstate())
+    def now(cls, device: torch.device = CPU) -> "GlobalState":
+        """Return the present states; device: whose generator is meant beside the CPU's."""
+        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return cls(torch.get_rng_state(), numpy.random.get_state(), random.getstate(), cuda)
 
-    def restore(self) -> None:
+    def restore(self, device: torch.device = CPU) -> None:
         """Go on from these states."""
-        torch.set_rng_state(self.torch)
+        torch.set_rng_state(self.cpu)
         numpy.random.set_state(self.numpy)
         random.setstate(self.python)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, device)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values, which a checkpoint can hold."""
+        kind, words, *rest = self.numpy
+        return {**self._asdict(), "numpy": [kind, torch.from_numpy(words.astype("int64")), *rest]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "GlobalState":
+        """Return the states that `to_dict` wrote."""
+        kind, words, *rest = values["numpy"]
+        return cls(**{**values, "numpy": (kind, words.numpy().astype("uint32"), *rest)})
 
 
 @contextmanager
-def preserved(devices: Sequence[int] | None = None) -> Iterator[None]:
-    """Restore all global generators after the block; devices: the CUDA ones among them, all by default."""
-    before = GlobalState.now()
+def preserved(device: torch.device = CPU) -> Iterator[None]:
+    """Restore the global generators after the block; device: whose is meant beside the CPU's."""
+    before = GlobalState.now(device)
     try:
-        with torch.random.fork_rng(devices):
-            yield
+        yield
     finally:
-        before.restore()
+        before.restore(device)
 
 
 @contextmanager
-def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
+def seeded(seed: int, *purpose: str | int, device: torch.device = CPU) -> Iterator[None]:
     """Seed the global generators of torch, numpy and Python inside the block and restore them after it.
 
     For code that offers no generator argument: modules' own initialisation, dropout, the user's datasets.
+    device: where that code runs; generators of further devices are not looked at, which would start them. On a CUDA
+    device cuDNN convolves by algorithms that repeat themselves, and float32 without TF32.
     """
-    with preserved():
-        torch.manual_seed(derive(seed, *purpose))
-        _seed_plain(seed, *purpose)
+    with preserved(device), _repeatable_convolutions(device):
+        seeded_state(seed, *purpose, device=device).restore(device)
         yield
 
 
-def seeded_state(seed: int, *purpose: str | int) -> GlobalState:
-    """Return the states in which `seeded` begins, on the CPU."""
-    with preserved(devices=()):
-        _seed_plain(seed, *purpose)
-        return GlobalState(generator(seed, *purpose).get_state(), numpy.random.get_state(), random.getstate())
+@contextmanager
+def _repeatable_convolutions(device: torch.device) -> Iterator[None]:
+    if device.type != "cuda":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision
+    try:
+        cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision = True, False, "ieee"
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision = before
 
 
-def _seed_plain(seed: int, *purpose: str | int) -> None:
+def seeded_state(seed: int, *purpose: str | int, device: torch.device = CPU) -> GlobalState:
+    """Return the states in which `seeded` begins."""
     derived = derive(seed, *purpose)
-    numpy.random.seed(derived % 2**32)
-    random.seed(derived)
+    cuda = generator(seed, *purpose, device=device).get_state() if device.type == "cuda" else None
+    plain = numpy.random.RandomState(derived % 2**32).get_state(), random.Random(derived).getstate()
+    return GlobalState(generator(seed, *purpose).get_state(), *plain, cuda)

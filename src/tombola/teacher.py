@@ -13,6 +13,7 @@ from tombola.data import Feed, Item, Recall
 from tombola.flat import Layout
 from tombola.network import FrozenNetwork, estimate_statistics, lacks_statistics, uses_batch_statistics
 from tombola.runtime import Runtime
+from tombola.seeds import seeded
 from tombola.store import Stage
 from tombola.task import Batch, Output, Task, batch_size
 
@@ -63,14 +64,15 @@ def make_teacher(
     """
     meter, counted = Meter(), _Counter()
     estimated = lacks_statistics(model)
-    if estimated:
-        batches = counted.through(item.batch for item in islice(feed.epoch(0), STATISTICS_BATCHES))
-        model = estimate_statistics(model, batches, task, runtime)
-    network = FrozenNetwork(model, layout, task, runtime)
-    if keep_outputs:
-        recall, why, saved = _remembered(network, feed, runtime, counted, stage)
-    else:
-        recall, why, saved = None, "the objective looks inside it", Cost()
+    with seeded(0, "teacher", device=runtime.device):
+        if estimated:
+            batches = counted.through(item.batch for item in islice(feed.epoch(0), STATISTICS_BATCHES))
+            model = estimate_statistics(model, batches, task, runtime)
+        network = FrozenNetwork(model, layout, task, runtime)
+        if keep_outputs:
+            recall, why, saved = _remembered(network, feed, runtime, counted, stage)
+        else:
+            recall, why, saved = None, "the objective looks inside it", Cost()
     how = "outputs of the dense network are kept once per sample" if recall else f"outputs are recomputed: {why}"
     if estimated:
         how += "; its running statistics, never set before, were estimated on the data"
@@ -111,7 +113,7 @@ def _recall(network: FrozenNetwork, feed: Feed, runtime: Runtime, counted: "_Cou
         return None, "they are no tensors"
     if output.numel() * feed.length > LARGEST_TABLE:
         return None, "they would not fit in memory"
-    return feed.remember(compute), "the data is a stream"
+    return feed.remember(compute), "the data is a stream, or changes, or the outputs have no row for each sample"
 
 
 class _Counter:
@@ -140,12 +142,13 @@ def is_informed(
     if lacks_statistics(model):
         frozen.use_batch_statistics()
     seen: list[tuple[Any, Tensor]] = []
-    for item in islice(feed.epoch(0), most):
-        batch = runtime.move(item.batch)
-        output = frozen.dense(batch)
-        if not isinstance(output, Tensor) or output.shape[:1] != (batch_size(batch),):
-            return None
-        seen.append((batch, output.float()))
+    with seeded(0, "teacher", device=runtime.device):
+        for item in islice(feed.epoch(0), most):
+            batch = runtime.move(item.batch)
+            output = frozen.dense(batch)
+            if not isinstance(output, Tensor) or output.shape[:1] != (batch_size(batch),):
+                return None
+            seen.append((batch, output.float()))
     if not seen:
         return None
     mean = torch.cat([output for _, output in seen]).mean(dim=0, keepdim=True)

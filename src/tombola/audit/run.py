@@ -23,7 +23,7 @@ from tombola.problem import Problem
 from tombola.progress import Progress
 from tombola.rundir import claim_below
 from tombola.runtime import on_threads
-from tombola.seeds import derive, generator
+from tombola.seeds import derive, generator, seeded
 from tombola.store import DiskStore, write_json
 from tombola.ticket import Ticket
 from tombola.training import State
@@ -193,5 +193,6 @@ class _Bench:
         if lacks_statistics(model):
             feed = self.cell.splits.train.feed(self.cell.config.batch_size, self.cell.config.seed, "statistics")
             batches = (item.batch for item in islice(feed.epoch(0), STATISTICS_BATCHES))
-            model = estimate_statistics(model, batches, self.cell.task, self.cell.runtime)
+            with seeded(0, "statistics", device=self.cell.runtime.device):
+                model = estimate_statistics(model, batches, self.cell.task, self.cell.runtime)
         return 100 - self._accuracy(State.of(model))

@@ -20,10 +20,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=str, default="plain.safetensors", help="file to write, .safetensors or .pt")
     options = parse(parser, arguments)
 
-    from torch import Tensor
-
     from tombola.models import read_weights, write_weights
-    from tombola.ticket import Ticket
+    from tombola.ticket import Ticket, pruned_state
 
     directory, path = run_and_ticket(options.ticket)
     ticket = Ticket.load(path)
@@ -33,12 +31,12 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"--out {out} lies in the run directory, whose files are the run's own: choose another place")
     if out.resolve() in {path.resolve(), weights.resolve()}:
         raise UsageError(f"--out {out} is a file that is being read: choose another name")
+    of_run = directory / "weights.safetensors"
+    trained = read_weights(of_run) if is_run(directory) and of_run.is_file() else None
     tensors = read_weights(weights)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
-    unfit = [name for name, shape in ticket.shapes.items() if shapes.get(name) != shape]
-    if unfit:
-        raise UsageError(f"--weights {weights} does not fit the ticket: {', '.join(unfit[:3])}")
-    for name, mask in ticket.items():
-        tensors[name] = tensors[name].masked_fill(~mask, 0.0)
-    write_weights(out, tensors)
+    try:
+        plain = pruned_state(ticket, tensors, trained)
+    except UsageError as error:
+        raise UsageError(f"--weights {weights}: {error}") from None
+    write_weights(out, plain)
     show_text(f"{options.out}: plain weights, {ticket.prunable - ticket.kept:,} of {ticket.prunable:,} set to zero")

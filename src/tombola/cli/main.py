@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from tombola import process
-from tombola.errors import TombolaError, UsageError, in_words
+from tombola.errors import TombolaError, UsageError, in_words, lacks_memory
 from tombola.version import __version__
 
 COMMANDS = {
@@ -48,12 +48,6 @@ def _with_dashes(message: str) -> str:
     return f"--{first.replace('_', '-')} {rest}" if name in {f.name for f in fields(RunConfig)} else message
 
 
-def _of_memory(error: RuntimeError) -> bool:
-    """Whether PyTorch asked for more memory than there is; on CPUs its text alone says so."""
-    texts = ("allocate memory", "Storage size calculation overflowed")
-    return type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in texts)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 for a failure, 2 for bad input, 130 if interrupted.
 
@@ -85,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tombola {command}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        if not _of_memory(error):
+        if not lacks_memory(error):
             raise
         print(f"tombola {command}: {TOO_LARGE} ({in_words(error)})", file=sys.stderr)
         return 1

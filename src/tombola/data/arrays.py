@@ -41,7 +41,9 @@ class Arrays:
     def feed(
         self, batch_size: int, seed: int, purpose: str, shuffle: bool = True, augmentation: Augmentation | None = None
     ) -> "ArrayFeed":
-        """Return batches of these samples."""
+        """Return batches of these samples; raises UsageError for an augmentation that cannot change such images."""
+        if augmentation is not None:
+            augmentation.check(self.shape)
         return ArrayFeed(self, batch_size, seed, purpose, shuffle, augmentation)
 
     def normalise(self, raw: Tensor) -> Tensor:
@@ -56,9 +58,14 @@ class Arrays:
 
 
 def channel_statistics(inputs: Tensor, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return per-channel mean and standard deviation of uint8 inputs (N, C, H, W) divided by `scale`."""
+    """Return per-channel mean and standard deviation of uint8 inputs (N, C, H, W) divided by `scale`.
+
+    The deviation of a constant channel is given as 1: inputs are divided by it.
+    """
     values = inputs.double() / scale
     mean, std = values.mean(dim=(0, 2, 3)), values.std(dim=(0, 2, 3))
+    # By its values: the computed deviation of a constant channel is a rounding error above 0.
+    std[inputs.amin(dim=(0, 2, 3)) == inputs.amax(dim=(0, 2, 3))] = 1.0
     return tuple(mean.tolist()), tuple(std.tolist())
 
 

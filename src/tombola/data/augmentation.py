@@ -7,9 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tombola.errors import UsageError
+
 
 class Augmentation(Protocol):
     """Changes a batch of raw images, by a generator."""
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise UsageError unless images of a shape (C, H, W) can be changed."""
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return new images (N, C, H, W) of the same type."""
@@ -20,6 +25,15 @@ class FlipCrop:
     """Random horizontal flip, and a random crop of the image padded by reflection; without padding, the flip alone."""
 
     padding: int = 4
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise UsageError for images (C, H, W) no larger than the padding, which cannot be reflected so far."""
+        height, width = shape[1:]
+        if min(height, width) <= self.padding:
+            raise UsageError(
+                f"--augmentation flip-crop needs images of at least {self.padding + 1}x{self.padding + 1} pixels, "
+                f"got {height}x{width}; flip and none take any"
+            )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return new images (N, C, H, W) of the same type."""

@@ -95,13 +95,21 @@ class RowFeed:
         raise NotImplementedError
 
     def remember(self, compute: Compute) -> Recall | None:
-        """Compute once per sample, in order; impossible when samples change."""
+        """Compute once per sample, in order; impossible when samples change or results have no row for each."""
         if not self.repeatable:
             return None
-        results = [compute(item.batch) for item in replace(self, shuffle=False).epoch(0)]
-        if not all(isinstance(result, Tensor) for result in results):
+        ordered = replace(self, shuffle=False)
+        # Of another size than batches have: an axis that is none of samples can be as long as one batch, not as two.
+        few = next(replace(ordered, batch_size=3 if self.batch_size == 2 else 2).epoch(0))
+        results: list[Tensor] = []
+        for item in itertools.chain([few], ordered.epoch(0)):
+            result = compute(item.batch)
+            if not isinstance(result, Tensor) or result.shape[:1] != item.key.shape:
+                return None
+            results.append(result)
+        if len({len(result) for result in results}) == 1:
             return None
-        return Recall(torch.cat(results))
+        return Recall(torch.cat(results[1:]))
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,7 @@ class StreamFeed:
         iterator: Iterator[Any] | None = None
         state = seeded_state(self.seed, "stream", number)
         for position in itertools.count():
-            with preserved(devices=()):
+            with preserved():
                 state.restore()
                 iterator = iter(self.stream) if iterator is None else iterator
                 batch = next(iterator, _END)

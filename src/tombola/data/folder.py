@@ -2,24 +2,28 @@
 
 import hashlib
 import io
+import lzma
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from safetensors.torch import load_file
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from tombola.data.resizing import resize
-from tombola.errors import UsageError
+from tombola.errors import UsageError, in_words
 from tombola.store import write_bytes
 
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
 _IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp"}
+# Bytes read at once behind an archive's last file.
+_AT_ONCE = 1 << 20
 
 
 def load_part(data_dir: Path, part: str, size: int | None = None) -> tuple[Tensor, Tensor, list[str]]:
@@ -58,7 +62,8 @@ def _cache_file(source: Path, size: int | None) -> Path:
     files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
     for path in files:
         status = path.stat()
-        seen.update(f"{path.name}|{status.st_size}|{status.st_mtime_ns}".encode())
+        # With its class folder: a rename leaves size and time as they are.
+        seen.update(f"{path.relative_to(source).as_posix()}|{status.st_size}|{status.st_mtime_ns}".encode())
     return root / f"folder-{seen.hexdigest()[:24]}.safetensors"
 
 
@@ -67,11 +72,8 @@ def _decode(source: Path, size: int | None) -> tuple[Tensor, Tensor, list[str]]:
     for name, content in _files(source):
         if PurePosixPath(name).suffix.lower() not in _IMAGE_ENDINGS:
             continue
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                pixels[name] = _tensor(image if image.mode == "L" else image.convert("RGB"), size)
-        except (UnidentifiedImageError, OSError) as error:
-            raise UsageError(f"{source}: {name} is not an image ({error})") from error
+        image = _image(f"{source}: {name}", content)
+        pixels[name] = _tensor(image if image.mode == "L" else image.convert("RGB"), size)
     if not pixels:
         raise UsageError(f"{source} holds no images in class folders")
     ordered = sorted(pixels)
@@ -85,6 +87,24 @@ def _decode(source: Path, size: int | None) -> tuple[Tensor, Tensor, list[str]]:
             raise UsageError(f"{source}: {sizes}; all must be alike{hint}")
     images = torch.cat([pixels[name] for name in ordered])
     return images, torch.tensor([names.index(classes[name]) for name in ordered]), names
+
+
+def _image(what: str, content: bytes) -> Image.Image:
+    """Return an image of 8 bits a channel; raises UsageError, beginning with `what`, where there is none."""
+    # Beside OSError, these are what Pillow raises of damaged files.
+    damage = (SyntaxError, ValueError, Image.DecompressionBombError)
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    except (OSError, *damage) as error:
+        raise UsageError(f"{what} is not an image ({error})") from error
+    # Pillow gives grey images of 16 bits as I;16 or, of some formats, as I. Its own conversion would clip them at 255.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"}):
+        return Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))
+    if image.mode in {"I", "F"}:
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise UsageError(f"{what} has {kind} pixels; images must have 8 or 16 bits a channel")
+    return image
 
 
 def _tensor(image: Image.Image, size: int | None) -> Tensor:
@@ -122,5 +142,23 @@ def _files(source: Path) -> Iterator[tuple[str, bytes]]:
                 file = archive.extractfile(member) if member.isfile() else None
                 if file is not None:
                     yield str(PurePosixPath(member.name)), file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UsageError(f"{source} is not a tar file ({error})") from error
+            _check_end(archive)
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise UsageError(f"{source} is not a tar file, or a damaged one ({in_words(error)})") from error
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Read on behind the last member found, which compares a compressed file's checksum.
+
+    Raises ReadError unless only zeros follow, with which a tar file ends: tarfile takes a damaged header for the end.
+    """
+    stream = archive.fileobj
+    assert stream is not None
+    stream.seek(archive.offset)
+    found = 0
+    while chunk := stream.read(_AT_ONCE):
+        if chunk.count(0) < len(chunk):
+            raise tarfile.ReadError(f"after {archive.offset:,} bytes there is neither a file nor the end")
+        found += len(chunk)
+    if found < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it is cut off")

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ def read_idx(path: Path) -> Tensor:
     """Return the uint8 array of an idx file; raises UsageError naming the file when it is not one."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"cannot read {path}: {error}") from error
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise UsageError(f"{path} is not an idx file of bytes")

@@ -22,11 +22,12 @@ class Samples:
     """A map-style dataset.
 
     dataset: has a length and gives, by number, samples that torch's default_collate can batch. code: source text that
-    the samples depend on.
+    the samples depend on. labels: (N,), where they are known.
     """
 
     dataset: Any
     code: str = ""
+    labels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -45,13 +46,14 @@ class Samples:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the code, the number of samples, and a thousand of them."""
+        """SHA-256 of the code, the length, a thousand samples, all known labels, and a TensorDataset's tensors."""
         rows = range(0, len(self), -(-len(self) // FINGERPRINTED) or 1)
         with seeded(0, "fingerprint"):
             tensors = {
                 f"{row}.{part}": torch.as_tensor(value) for row in rows for part, value in enumerate(self.read(row))
             }
-        return digest([self.code, len(self), digest_tensors(tensors)])
+        known = {} if self.labels is None else {"labels": self.labels}
+        return digest([self.code, len(self), digest_tensors(tensors | known | _in_memory(self.dataset))])
 
     def feed(
         self, batch_size: int, seed: int, purpose: str, shuffle: bool = True, augmentation: Augmentation | None = None
@@ -63,7 +65,8 @@ class Samples:
 
     def take(self, rows: Tensor) -> "Samples":
         """Return the samples of some rows."""
-        return Samples(Subset(self.dataset, rows.tolist()), self.code)
+        labels = None if self.labels is None else self.labels[rows]
+        return Samples(Subset(self.dataset, rows.tolist()), self.code, labels)
 
 
 @dataclass(frozen=True)
@@ -83,23 +86,44 @@ class SampleFeed(RowFeed):
 
     @property
     def repeatable(self) -> bool:
-        """Known of tensors only; any other dataset may have random transforms."""
+        """Known of tensors only; any other dataset, and any subclass, may have random transforms."""
         dataset = self.samples.dataset
-        while isinstance(dataset, Subset):
+        while type(dataset) is Subset:
             dataset = dataset.dataset
-        return isinstance(dataset, TensorDataset)
+        return type(dataset) is TensorDataset
+
+
+def _in_memory(dataset: Any) -> dict[str, Tensor]:
+    """Return the tensors of a TensorDataset, for a subset of one also its rows; nothing for other datasets."""
+    found: dict[str, Tensor] = {}
+    while isinstance(dataset, Subset):
+        found[f"rows {len(found)}"] = torch.as_tensor(dataset.indices, dtype=torch.long)
+        dataset = dataset.dataset
+    if not isinstance(dataset, TensorDataset):
+        return {}
+    return found | {f"tensor {number}": tensor for number, tensor in enumerate(dataset.tensors)}
 
 
 def labels_of(dataset: Any, what: str) -> Tensor:
     """Return the labels of a classification dataset; raises UsageError naming the sample whose label cannot be one.
 
-    what: the dataset's name in errors. A `targets` attribute, as torchvision's datasets have it, saves reading samples.
+    what: the dataset's name in errors. A `targets` attribute with one label a sample, as torchvision's datasets have
+    it, saves reading samples.
     """
     given = dataset.tensors[1] if isinstance(dataset, TensorDataset) else getattr(dataset, "targets", None)
-    labels = list(given) if given is not None else [Samples(dataset).read(row)[1] for row in range(len(dataset))]
+    labels = list(given) if given is not None else []
+    if len(labels) != len(dataset):
+        labels = [Samples(dataset).read(row)[1] for row in range(len(dataset))]
     for row, label in enumerate(labels):
-        value = torch.as_tensor(label)
-        if value.dim() or value.is_floating_point() or value.is_complex() or int(value) < 0:
+        if not _is_label(label):
             shown = " ".join(repr(label).split())[:60]
             raise UsageError(f"{what}: sample {row} has the label {shown}; labels must be whole numbers from 0 on")
     return torch.tensor([int(label) for label in labels])
+
+
+def _is_label(label: Any) -> bool:
+    try:
+        value = torch.as_tensor(label)
+    except (TypeError, ValueError, RuntimeError):  # a text, None: nothing that a tensor could hold
+        return False
+    return not (value.dim() or value.is_floating_point() or value.is_complex() or int(value) < 0)

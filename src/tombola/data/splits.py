@@ -127,11 +127,11 @@ class Raw:
         return replace(self, train=(resize(train, size), labels), test=(resize(test, size), test_labels))
 
 
-def check_labels(labels: Tensor, classes: int) -> None:
-    """Raise UsageError naming a label of the test data that the training data does not have."""
+def check_labels(part: str, labels: Tensor, classes: int) -> None:
+    """Raise UsageError naming a label of some part of the data that is none of the training data's classes."""
     if len(labels) and int(labels.max()) >= classes:
         raise UsageError(
-            f"--data: the test data has the label {int(labels.max())}, the training data 0 to {classes - 1}"
+            f"--data: {part} has the label {int(labels.max())}; the classes of train are 0 to {classes - 1}"
         )
 
 
@@ -139,7 +139,7 @@ def split(raw: Raw, held_out: float, normalisation: Normalisation) -> Splits:
     """Cut a share of every class off the training data, in [0, 1); 0 holds nothing out."""
     inputs, targets = raw.train
     classes = int(targets.max()) + 1
-    check_labels(raw.test[1], classes)
+    check_labels("test", raw.test[1], classes)
     rows, held = stratified(targets, held_out) if held_out else (torch.arange(len(targets)), None)
     mean, std = normalisation.settle(inputs[rows], raw.scale)
     whole = Arrays(inputs, targets, mean, std, raw.scale)

@@ -11,6 +11,7 @@ from tombola import diagnostics
 from tombola.cost import Cost
 from tombola.problem import Problem
 from tombola.ranking import count_kept
+from tombola.seeds import seeded
 from tombola.store import Stage
 from tombola.ticket import Provenance, Ticket
 from tombola.version import __version__
@@ -54,7 +55,8 @@ def draw_each(
         with stage.locked():
             kept = stage.get("ticket")
             if kept is None:
-                ticket = draw(density, stage)
+                with seeded(problem.seed, "draw", device=problem.runtime.device):
+                    ticket = draw(density, stage)
                 stage.put("ticket", _pack(ticket))
                 stage.clear_checkpoint()
             else:

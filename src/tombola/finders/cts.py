@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from tombola import concrete, diagnostics
-from tombola.controllers import Controller, ProportionalBalance
+from tombola.controllers import Controller, ProportionalBalance, check_controller
 from tombola.errors import UsageError
 from tombola.finders.base import draw_each, full_ticket, make_ticket
 from tombola.finders.search import Plan, Search, run_steps
@@ -90,8 +90,7 @@ class CTS:
                 raise UsageError(f"{name} of the search must be a number above 0, got {value!r}")
         if isinstance(self.features, str):
             raise UsageError(f"features must be a tuple of patterns such as ('body.*',), got {self.features!r}")
-        if isinstance(self.controller, type) or not hasattr(self.controller, "steer"):
-            raise UsageError(f"controller must be an object such as tombola.GradBalance(), got {self.controller!r}")
+        check_controller(self.controller)
 
     def settled(self) -> "CTS":
         """Return the same search with its learning rate written out."""
@@ -122,7 +121,6 @@ class CTS:
             )
             problem.progress.say(f"teacher: {teacher.how}")
         search = Search(problem, self._plan(density), network, teacher)
-        search.restore(stage.resume())
         run_steps(search, self.steps, problem, stage, self.objective)
         return self._finish(search, problem, stage.rows())
 

@@ -54,7 +54,6 @@ class EdgePopup:
         if density == 1:
             return full_ticket(self, problem)
         search = ScoreSearch(self, problem, density)
-        search.restore(stage.resume())
         run_steps(search, self.steps, problem, stage)
         cost = search.meter.read()
         return make_ticket(self, problem, density, search.mask(), search.scores.detach().abs(), cost)
@@ -109,7 +108,7 @@ class ScoreSearch:
         return row
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the rest of the search depends on."""
+        """Return everything of its own that the rest of the search depends on."""
         return {
             "scores": self.scores.detach(),
             "optimizer": self._optimizer.state_dict(),
@@ -119,10 +118,8 @@ class ScoreSearch:
             "cost": self.meter.read().to_dict(),
         }
 
-    def restore(self, state: Mapping[str, Any] | None) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from an earlier `state()`."""
-        if state is None:
-            return
         with torch.no_grad():
             self.scores.copy_(state["scores"])
         self._optimizer.load_state_dict(state["optimizer"])

@@ -34,7 +34,7 @@ class GraSP(SaliencyOnBatches):
         for view in sight.views(mask):
             inner = (self._gradient(sight, weights, view, create_graph=True) * mean).sum()
             product = product + torch.autograd.grad(inner, weights)[0]
-        sight.count(2, 3)
+        sight.count(2, 5)
         return weights * product / len(sight.items)
 
     def _gradient(self, sight: Sight, weights: Tensor, view: View, create_graph: bool) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tombola import concrete, diagnostics
-from tombola.controllers import Controller, ProportionalBalance
+from tombola.controllers import Controller, ProportionalBalance, check_controller
 from tombola.errors import SearchError, UsageError
 from tombola.finders.along import Along, check_share
 from tombola.finders.base import make_ticket
@@ -50,8 +50,7 @@ class Joint(Along):
         for name in ("learning_rate", "temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{name} of the search must be a number above 0, got {getattr(self, name)!r}")
-        if isinstance(self.controller, type) or not hasattr(self.controller, "steer"):
-            raise UsageError(f"controller must be an object such as ProportionalBalance(), got {self.controller!r}")
+        check_controller(self.controller)
 
     def wanted(self, density: float, share: float) -> float:
         """Return the density to aim at after a share of the training."""

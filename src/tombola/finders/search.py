@@ -17,6 +17,7 @@ from tombola.network import FrozenNetwork
 from tombola.objectives import Objective, View
 from tombola.problem import Problem
 from tombola.ranking import count_kept, keep_top
+from tombola.seeds import GlobalState, seeded
 from tombola.store import Stage
 from tombola.task import batch_size
 from tombola.teacher import Teacher
@@ -49,19 +50,28 @@ class Steps(Protocol):
         """Take one step on a batch; return a row of metrics when one is due."""
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the rest of the search depends on."""
+        """Return everything of its own that the rest of the search depends on."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from an earlier `state()`."""
 
 
 def run_steps(search: Steps, steps: int, problem: Problem, stage: Stage, name: str = "loss") -> None:
-    """Take the steps that are left of a search; name: of its objective."""
-    with problem.progress.track("search", steps, search.step) as tracker:
-        for item in islice(forever(problem.feed, search.step), steps - search.step):
-            row = search.advance(item)
-            if row is not None:
-                stage.record(row)
-            tracker.update(search.step, f"{name} {row['objective']:.4g}" if row else "")
-            if stage.due():
-                stage.checkpoint(search.state())
+    """Take the steps of a search, from where the stage's checkpoint left it; name: of its objective."""
+    device = problem.runtime.device
+    with seeded(problem.seed, "search", device=device):
+        kept = stage.resume()
+        if kept is not None:
+            search.restore(kept)
+            GlobalState.from_dict(kept["generators"]).restore(device)
+        with problem.progress.track("search", steps, search.step) as tracker:
+            for item in islice(forever(problem.feed, search.step), steps - search.step):
+                row = search.advance(item)
+                if row is not None:
+                    stage.record(row)
+                tracker.update(search.step, f"{name} {row['objective']:.4g}" if row else "")
+                if stage.due():
+                    stage.checkpoint({**search.state(), "generators": GlobalState.now(device).to_dict()})
 
 
 class Search:
@@ -83,7 +93,7 @@ class Search:
         self._top: Tensor | None = None
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the rest of the search depends on."""
+        """Return everything of its own that the rest of the search depends on."""
         return {
             "logits": self.logits.detach(),
             "optimizer": self._optimizer.state_dict(),
@@ -95,10 +105,8 @@ class Search:
             "cost": self.meter.read().to_dict(),
         }
 
-    def restore(self, state: Mapping[str, Any] | None) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from an earlier `state()`."""
-        if state is None:
-            return
         with torch.no_grad():
             self.logits.copy_(state["logits"])
         self._optimizer.load_state_dict(state["optimizer"])

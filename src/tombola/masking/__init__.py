@@ -1,7 +1,7 @@
 """Which parameters are prunable, what they are called, and how a ticket is held in a model."""
 
 from tombola.masking.holding import Attachment, check_masks, pruned_of, zero_
-from tombola.masking.names import architecture, by_canonical_name, named_parameters, unwrap
+from tombola.masking.names import architecture, by_canonical_name, named_parameters, state_names, unwrap
 from tombola.masking.prunable import Entry, Patterns, Survey, survey
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "check_masks",
     "named_parameters",
     "pruned_of",
+    "state_names",
     "survey",
     "unwrap",
     "zero_",

@@ -1,6 +1,6 @@
 """Names of parameters that stay the same however a model is wrapped."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from torch import Tensor, nn
 
@@ -18,6 +18,20 @@ def wrapper_depth(names: list[str]) -> int:
     while names and all(len(parts := name.split(".")) > depth + 1 and parts[depth] in _WRAPPERS for name in names):
         depth += 1
     return depth
+
+
+def state_names(names: Collection[str], wanted: Collection[str]) -> dict[str, str]:
+    """Return a state_dict's names by canonical name, as many wrappers stripped as it takes to find all `wanted` ones.
+
+    Buffers may lie outside of the wrapper that all parameters share, and then keep their names out of the result.
+    """
+    depths = {name: wrapper_depth([name]) for name in names}
+    found: dict[str, str] = {}
+    for depth in range(max(depths.values(), default=0) + 1):
+        found = {canonical(name, depth): name for name in names if depths[name] >= depth}
+        if found.keys() >= set(wanted):
+            break
+    return found
 
 
 def without_fabric(model: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from tombola.errors import UsageError
 from tombola.flat import Layout
 from tombola.masking.names import named_parameters, without_fabric
+from tombola.masking.storage import refuse_shared_memory
 
 Patterns = str | Sequence[str]
 
@@ -93,7 +94,9 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
         why = _reason_against(parameter, aliases, kinds, include, exclude)
         if not why:
             _refuse_unusable(name, parameter)
+            why = "" if parameter.numel() else "it has no elements"
         entries.append(Entry(name, tuple(parameter.shape), parameter.numel(), not why, why))
+    refuse_shared_memory(model)
     found = Survey(tuple(entries))
     if not found.prunable:
         raise UsageError(

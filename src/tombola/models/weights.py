@@ -34,6 +34,9 @@ def read_weights(path: Path, option: str = "weights") -> dict[str, Any]:
         raise UsageError(f"--{option} {path} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise UsageError(f"--{option} {path} must hold a state_dict, got {type(found).__name__}")
+    strange = [key for key in found if not isinstance(key, str)]
+    if strange:
+        raise UsageError(f"--{option} {path} must hold tensors by name, got the key {strange[0]!r}")
     return found
 
 
@@ -42,8 +45,15 @@ def load_into(model: nn.Module, tensors: Mapping[str, Any], path: Path, option: 
     own = model.state_dict()
     missing = [name for name in own if name not in tensors]
     unknown = [name for name in tensors if name not in own]
-    shapes = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
-    for names, what in ((missing, "lacks"), (unknown, "has beyond the model"), (shapes, "has in another shape")):
+    both = [name for name in own if name in tensors and isinstance(own[name], Tensor)]
+    others = [name for name in both if not isinstance(tensors[name], Tensor)]
+    shapes = [name for name in both if name not in others and own[name].shape != tensors[name].shape]
+    for names, what in (
+        (missing, "lacks"),
+        (unknown, "has beyond the model"),
+        (others, "has no tensor for"),
+        (shapes, "has in another shape"),
+    ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise UsageError(f"--{option} {path} {what} {', '.join(names[:3])}{more}")

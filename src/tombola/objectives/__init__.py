@@ -11,11 +11,11 @@ OBJECTIVES: dict[str, Objective] = {
     for objective in (
         Objective("loss", loss),
         Objective("delta-loss", delta_loss, asks_outputs=True),
-        Objective("grad-norm", grad_norm, backward=2),
+        Objective("grad-norm", grad_norm, backward=4),
         Objective("reverse-kl", reverse_kl, asks_outputs=True),
         Objective("forward-kl", forward_kl, asks_outputs=True),
         Objective("feature-mse", feature_mse, asks_network=True, forward=2),
-        Objective("grad-match", grad_match, asks_network=True, forward=2, backward=3),
+        Objective("grad-match", grad_match, asks_network=True, forward=2, backward=5),
     )
 }
 

@@ -7,15 +7,12 @@ from typing import Any
 
 from tombola.config import RunConfig
 from tombola.dynamics import follow
-from tombola.errors import TombolaError, in_words
+from tombola.errors import in_words
 from tombola.pipeline import run
 from tombola.progress import Progress
 from tombola.rundir import check_out
 from tombola.store import write_json
 from tombola.studies.plan import Member
-
-# What may go wrong in one cell without saying anything about the others.
-_FAILURES = (TombolaError, RuntimeError, OSError)
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def run_all(
             result = run(config, out, progress)
             more = [reading(config, result.directory, out, progress) for reading in readings]
             outcomes.append(Outcome(member, {**result.values, **{k: v for each in more for k, v in each.items()}}))
-        except _FAILURES as error:
+        except Exception as error:  # noqa: BLE001 - the user's model and data may raise anything, in this cell alone
             failure = in_words(error)
             progress.say(f"failed: {failure}")
             outcomes.append(Outcome(member, None, failure))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from tombola.task import classification, hugging_face, regression, segmentation
-from tombola.task.batches import Batch, Output
+from tombola.task.batches import Batch, Output, batch_size
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Task:
     divergence: of one output from another, mean over the batch; not negative, 0 where they agree.
     metric: of an output, the larger the better.
     prediction: of an output, the last of the features that feature-mse compares; (N, ...).
+    counted: of a batch, how many items (samples, pixels) its loss and metric are the means over; evaluations weight
+        batches by it.
     """
 
     forward: Callable[[nn.Module, Batch], Output] = classification.forward_inputs
@@ -27,12 +29,13 @@ class Task:
     divergence: Callable[[Output, Output, Batch], Tensor] = classification.softmax_divergence
     metric: Callable[[Output, Batch], Tensor] = classification.accuracy
     prediction: Callable[[Output], Tensor] = classification.probabilities
+    counted: Callable[[Batch], int] = batch_size
 
     @classmethod
     def segmentation(cls, ignored: int = 255) -> "Task":
         """(images, labels) with a label a pixel; those equal to `ignored` do not count."""
         pixels = segmentation.Pixels(ignored)
-        return cls(segmentation.forward_pixels, pixels.loss, pixels.divergence, pixels.accuracy)
+        return cls(segmentation.forward_pixels, pixels.loss, pixels.divergence, pixels.accuracy, counted=pixels.counted)
 
     @classmethod
     def regression(cls) -> "Task":

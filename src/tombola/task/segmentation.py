@@ -19,13 +19,22 @@ def forward_pixels(model: nn.Module, batch: Batch) -> Output:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Means over the pixels whose target is not `ignored`. Outputs are (N, C, H, W), targets (N, H, W)."""
+    """Means over the pixels whose target is not `ignored`, 0 where there is none.
+
+    Outputs are (N, C, H, W), targets (N, H, W).
+    """
 
     ignored: int
 
+    def counted(self, batch: Batch) -> int:
+        """Return the number of such pixels."""
+        return int((batch[1] != self.ignored).sum())
+
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """Cross-entropy."""
-        return F.cross_entropy(at_least_float32(output), batch[1], ignore_index=self.ignored)
+        return self._mean(
+            F.cross_entropy(at_least_float32(output), batch[1], ignore_index=self.ignored, reduction="none"), batch
+        )
 
     def divergence(self, output: Output, reference: Output, batch: Batch) -> Tensor:
         """KL( softmax output || softmax reference )."""

@@ -36,6 +36,11 @@ class Bits:
         """Number of bits that are set."""
         return int(np.bitwise_count(self.packed).sum(dtype=np.int64))
 
+    @property
+    def density(self) -> float:
+        """Share of bits that are set, 1 where there are none at all."""
+        return self.kept / self.total if self.total else 1.0
+
     def flags(self) -> np.ndarray:
         """Return a fresh bool array of all bits."""
         return np.unpackbits(self.packed, count=self.total).astype(bool)

@@ -107,8 +107,8 @@ class Ticket(Mapping[str, Tensor]):
 
     @property
     def density_by_layer(self) -> dict[str, float]:
-        """Fraction kept, by parameter."""
-        return {name: mask.kept / mask.total for name, mask in self._masks.items()}
+        """Fraction kept, by parameter; 1 for one without weights."""
+        return {name: mask.density for name, mask in self._masks.items()}
 
     @property
     def dead_units(self) -> dict[str, int]:

@@ -9,14 +9,16 @@ import torch
 from tombola.cost import Cost, Meter
 from tombola.errors import SearchError, UsageError
 from tombola.evaluation import evaluate
-from tombola.network import explained_batches, load_weights
-from tombola.seeds import seeded
+from tombola.network import explained_batches, explained_run, load_weights
+from tombola.seeds import GlobalState, seeded
 from tombola.store import Stage
 from tombola.task import batch_size
 from tombola.ticket import Ticket
 from tombola.training.companion import Companion
 from tombola.training.lesson import Lesson
 from tombola.training.state import State
+
+UNFIT = "model cannot be run on a batch of the training data, though it could on the first"
 
 
 def fit(
@@ -37,8 +39,8 @@ def fit(
     """
     if until > lesson.recipe.epochs:
         raise UsageError(f"epoch {until} lies beyond the training's {lesson.recipe.epochs} epochs")
-    with seeded(lesson.seed, "training"):
-        loop = _Loop(lesson, start, ticket, companion or Companion())
+    with seeded(lesson.seed, "training", device=lesson.runtime.device):
+        loop = Loop(lesson, start, ticket, companion or Companion())
         loop.restore(stage.resume())
         with lesson.progress.track(title, until - start.epoch, loop.epoch - start.epoch) as tracker:
             while loop.epoch < until:
@@ -55,7 +57,7 @@ def _note(row: Mapping[str, Any]) -> str:
     return f"loss {row['loss']:.3f}" + ("" if held_out is None else f", held-out {100 * held_out:.1f} %")
 
 
-class _Loop:
+class Loop:
     """The state of one training, all of it in one place."""
 
     def __init__(self, lesson: Lesson, start: State, ticket: Ticket | None, companion: Companion) -> None:
@@ -82,7 +84,6 @@ class _Loop:
 
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the training depends on."""
-        cuda = self._lesson.runtime.device.type == "cuda"
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -91,8 +92,7 @@ class _Loop:
             "position": self._position,
             "loss_sum": self._loss_sum,
             "samples": self._samples,
-            "generator": torch.get_rng_state(),
-            "cuda_generator": torch.cuda.get_rng_state() if cuda else None,
+            "generators": GlobalState.now(self._lesson.runtime.device).to_dict(),
             "cost": self.meter.read().to_dict(),
         }
 
@@ -105,9 +105,7 @@ class _Loop:
         self._companion.restore(state["companion"])
         self.epoch, self._position = state["epoch"], state["position"]
         self._loss_sum, self._samples = state["loss_sum"].clone(), state["samples"]
-        torch.set_rng_state(state["generator"])
-        if state["cuda_generator"] is not None:
-            torch.cuda.set_rng_state(state["cuda_generator"])
+        GlobalState.from_dict(state["generators"]).restore(self._lesson.runtime.device)
         self.meter = Meter(Cost(**state["cost"]))
 
     def run_epoch(self, stage: Stage) -> None:
@@ -116,7 +114,7 @@ class _Loop:
         for item in lesson.feed.epoch(self.epoch, self._position):
             self._optimizer.param_groups[0]["lr"] = lesson.recipe.learning_rate_at(self.epoch + self._within())
             batch = lesson.runtime.move(item.batch)
-            with lesson.runtime.autocast(), explained_batches():
+            with lesson.runtime.autocast(), explained_run(UNFIT), explained_batches():
                 output = self._companion.forward(batch, self._share())
             loss = lesson.task.loss(output, batch)
             self._optimizer.zero_grad(set_to_none=True)

@@ -74,7 +74,7 @@ class OwnFit:
         stage.resume()  # cuts the journal back
         epochs, meter = range(start.epoch, until), Meter()
         with (
-            seeded(lesson.seed, "training"),
+            seeded(lesson.seed, "training", device=lesson.runtime.device),
             lesson.progress.track(title, len(epochs)) as tracker,
         ):
             model = lesson.runtime.place(load_weights(lesson.model, start.tensors)).train()

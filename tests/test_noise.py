@@ -1,0 +1,90 @@
+"""Networks that draw random numbers in every mode, from torch's, numpy's and Python's generators alike."""
+
+import random
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+from tombola import CTS, draw
+from tombola.finders import SNIP, EdgePopup
+from tombola.seeds import GlobalState, seeded
+from tombola.store import DiskStore
+from tombola.training import State, fit
+
+from .conftest import batches
+from .test_cts import draw as draw_from
+from .test_cts import problem
+from .test_training import Dying, Killed, lesson, stage
+
+
+class Restless(nn.Module):
+    """A linear layer behind noise of three kinds, also in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.lin = nn.Linear(6, 3)
+
+    def forward(self, x):
+        noise = numpy.random.randn(*x.shape).astype("float32") * random.random()
+        return self.lin(nn.functional.dropout(x + torch.from_numpy(noise), 0.2))
+
+
+def callers_generators():
+    state = GlobalState.now()
+    return state.cpu.tolist(), state.numpy[1].tolist(), state.python
+
+
+def test_generators_go_on_where_a_checkpoint_left_them():
+    def numbers():
+        return torch.rand(3).tolist(), numpy.random.randn(), random.random()
+
+    with seeded(1, "here"):
+        numbers()
+        kept = GlobalState.now().to_dict()
+        expected = numbers()
+        numbers()
+        GlobalState.from_dict(kept).restore()
+        assert numbers() == expected
+
+
+@pytest.mark.parametrize("finder", [CTS(steps=20), CTS(objective="grad-norm", steps=20), SNIP(), EdgePopup(steps=20)])
+def test_a_seed_decides_a_draw_and_the_callers_generators_stand_still(finder):
+    model, before = Restless(), callers_generators()
+    first = draw_from(finder, problem(model, batches()))
+    assert callers_generators() == before
+    torch.rand(1), numpy.random.rand(), random.random()
+    again = draw_from(finder, problem(model, batches()))
+    assert again == first
+    assert all(torch.equal(again.scores[name], first.scores[name]) for name in first)
+
+
+@pytest.mark.filterwarnings("ignore::tombola.errors.TicketWarning")  # five steps are few
+def test_a_draw_in_python_leaves_the_callers_generators_alone():
+    model, data, before = Restless(), batches(), callers_generators()
+    draw(model, data, density=0.5, steps=5, progress=False)
+    assert callers_generators() == before
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):
+    model, data = Restless(), batches()
+    expected = fit(lesson(model, data), State.of(model), 3, stage(), "t")
+    with pytest.raises(Killed):
+        fit(lesson(model, data), State.of(model), 3, Dying(stage(DiskStore(tmp_path)), 4), "t")
+    resumed = fit(lesson(model, data), State.of(model), 3, stage(DiskStore(tmp_path)), "t")
+    assert resumed.digest == expected.digest
+
+
+@pytest.mark.parametrize("finder", [CTS(steps=20), EdgePopup(steps=20)])
+def test_a_killed_search_goes_on_to_the_same_bits(tmp_path, finder):
+    class DyingStore(DiskStore):
+        def stage(self, kind, identity):
+            return Dying(super().stage(kind, identity), 7)
+
+    expected = draw_from(finder, problem(Restless(), batches()))
+    with pytest.raises(Killed):
+        draw_from(finder, problem(Restless(), batches(), store=DyingStore(tmp_path)))
+    resumed = draw_from(finder, problem(Restless(), batches(), store=DiskStore(tmp_path)))
+    assert all(torch.equal(resumed.scores[name], expected.scores[name]) for name in expected)
