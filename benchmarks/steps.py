@@ -100,14 +100,14 @@ from benchmarks.cases import Case
 training = Case.make("resnet20", (3, 32, 32), 10, 512, 1).training()
 training.take(2)
 since = time.perf_counter()
-training.take(4)
+training.take(8)
 print(time.perf_counter() - since)
 """
 
 
 def kept_memory() -> list[Figure]:
     """The dense training step in a process of its own, as Python starts it and as the command line sets it up."""
-    pairs = [[in_own_process(_STEPS.format(tuned=tuned)) for tuned in (False, True)] for _ in range(3)]
+    pairs = [[in_own_process(_STEPS.format(tuned=tuned)) for tuned in (False, True)] for _ in range(5)]
     ratios = [plain / tuned for plain, tuned in pairs]
     return [Figure("ResNet-20: training step, process as it starts / tuned", median(ratios), "times")]
 
