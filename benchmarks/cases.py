@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tombola.controllers import GradBalance
+from tombola.controllers import Controller, ProportionalBalance
 from tombola.data import ArrayFeed, Arrays, FlipCrop, Item, forever
 from tombola.finders.cts import drop
 from tombola.finders.search import Plan, Search
@@ -68,7 +68,9 @@ class Case:
         lesson = Lesson(self.model, Task(), feed, None, recipe, self.runtime, 0, Silent())
         return TrainingSteps(Loop(lesson, State.of(self.model), None, Companion()), self.runtime.device)
 
-    def search(self, objective: Objective, density: float = 0.01) -> "SearchSteps":
+    def search(
+        self, objective: Objective, density: float = 0.01, controller: Controller = ProportionalBalance()
+    ) -> "SearchSteps":
         """Return a search under way."""
         layout = survey(self.model).layout
         feed = ArrayFeed(self.arrays, self.batch)
@@ -85,7 +87,7 @@ class Case:
         network.use_batch_statistics()
         asks = objective.asks_outputs or objective.asks_network
         teacher = make_teacher(self.model, layout, Task(), feed, self.runtime, objective.asks_outputs) if asks else None
-        plan = Plan(objective, GradBalance(), density, 1_000_000, 0.1, drop, 2 / 3, 1e-8, "concrete", ())
+        plan = Plan(objective, controller, density, 1_000_000, 0.1, drop, 2 / 3, 1e-8, "concrete", ())
         return SearchSteps(Search(problem, plan, network, teacher), forever(feed), self.runtime.device)
 
     def images(self) -> Tensor:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from benchmarks import run
 from benchmarks.cases import REVERSE_KL, Case
 from benchmarks.figures import Figure, interleaved, ratio
 from benchmarks.naive import NaiveSearch
+from tombola import GradBalance, concrete
 from tombola.masking import survey
 from tombola.ranking import count_kept
 from tombola.runtime import Runtime
@@ -24,10 +24,10 @@ ROOT = Path(__file__).parent.parent
 
 def test_the_plain_transcription_and_the_search_take_the_same_steps(monkeypatch):
     case = Case.make("lenet-300-100", (1, 8, 8), 10, 16, 1)
-    ours = case.search(REVERSE_KL, density=0.3)
+    ours = case.search(REVERSE_KL, 0.3, GradBalance())
     naive = NaiveSearch(case.model, list(survey(case.model).layout.names), 0.3)
     monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, 0.7))
-    monkeypatch.setattr(Tensor, "uniform_", lambda mask, **_: mask.fill_(0.7))
+    monkeypatch.setattr(concrete, "fill_uniform", lambda out, *_: out.fill_(0.7))
     (item,) = ours.search._problem.feed.epoch(0)
     for _ in range(12):
         ours.search.advance(item)

@@ -9,7 +9,7 @@ from torch import nn
 
 from tombola import CTS, draw
 from tombola.finders import SNIP, EdgePopup
-from tombola.seeds import GlobalState, seeded
+from tombola.seeds import GlobalState, fill_uniform, seeded
 from tombola.store import DiskStore
 from tombola.training import State, fit
 
@@ -30,6 +30,27 @@ class Restless(nn.Module):
     def forward(self, x):
         noise = numpy.random.randn(*x.shape).astype("float32") * random.random()
         return self.lin(nn.functional.dropout(x + torch.from_numpy(noise), 0.2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_uniform_numbers_lie_on_their_grid_and_follow_seed_and_purpose(dtype):
+    def filled(seed, *purpose, count=100_001):
+        out = torch.full((count,), -1.0, dtype=dtype)
+        fill_uniform(out, seed, *purpose)
+        return out
+
+    found = filled(3, "a", 1)
+    assert found.dtype == dtype
+    assert found.min() >= 0
+    assert found.max() < 1
+    assert torch.equal(found * 2**24, (found * 2**24).round())
+    # Of 100,001 numbers, each tenth of [0, 1) holds 10,000 give or take a few hundred.
+    assert (torch.histc(found.float(), 10, 0, 1) - 10_000).abs().max() < 500
+    assert (found[::2][:-1] * found[1::2]).mean().item() == pytest.approx(0.25, abs=0.005), "neighbours are independent"
+    assert torch.equal(filled(3, "a", 1), found)
+    assert torch.equal(filled(3, "a", 1, count=1), found[:1])
+    for other in ((4, "a", 1), (3, "b", 1), (3, "a", 2)):
+        assert not torch.equal(filled(*other), found)
 
 
 def callers_generators():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tombola.flat import over_pieces
-from tombola.seeds import generator
+from tombola.seeds import fill_uniform
 
 TEMPERATURE = 2 / 3
 # Bounds of the uniform noise: the published lower one, and the largest float32 below 1.
@@ -32,7 +32,7 @@ def sample(logits: Tensor, noise: Tensor, temperature: float = TEMPERATURE) -> T
     logits, noise u in [0, 1): vectors of the same length. Differentiable in the logits.
     """
     logistic = noise.clamp(_SMALLEST, _LARGEST).logit_().div_(temperature)
-    return torch.sigmoid(logistic + logits)
+    return torch.sigmoid(logistic.add_(logits))
 
 
 def straight_through(logits: Tensor, noise: Tensor, temperature: float = TEMPERATURE) -> Tensor:
@@ -49,14 +49,9 @@ def deterministic(logits: Tensor, noise: Tensor, temperature: float = TEMPERATUR
     return torch.sigmoid(logits)
 
 
-def _slope_of_mask(mask: Tensor, logits: Tensor) -> Tensor:
-    return mask * (1 - mask)
-
-
-def slope_of_gates(logits: Tensor) -> Tensor:
-    """Return sigmoid(a)(1 - sigmoid(a)), the direction in which the expected density grows."""
-    gates = torch.sigmoid(logits)
-    return gates * (1 - gates)
+def slope(gates: Tensor) -> Tensor:
+    """Return s(1 - s) of s = sigmoid(a), which is ds/da, in one pass."""
+    return torch.addcmul(gates, gates, gates, value=-1)
 
 
 @dataclass(frozen=True)
@@ -72,9 +67,9 @@ class Relaxation:
 
 
 RELAXATIONS = {
-    "concrete": Relaxation(sample, _slope_of_mask),
-    "straight-through": Relaxation(straight_through, lambda mask, logits: slope_of_gates(logits)),
-    "deterministic": Relaxation(deterministic, _slope_of_mask),
+    "concrete": Relaxation(sample, lambda mask, logits: slope(mask)),
+    "straight-through": Relaxation(straight_through, lambda mask, logits: slope(torch.sigmoid(logits))),
+    "deterministic": Relaxation(deterministic, lambda mask, logits: slope(mask)),
 }
 
 
@@ -94,8 +89,7 @@ class Sampler:
 
         def fill(mask: Tensor, logits: Tensor) -> None:
             # Where a piece begins in the memory of masks is its place in the vector.
-            source = generator(self._seed, "concrete", step, int(mask.storage_offset()), device=mask.device)
-            mask.uniform_(generator=source)
+            fill_uniform(mask, self._seed, "concrete", step, int(mask.storage_offset()))
             mask.copy_(self._relaxation.mask(logits, mask, self._temperature))
 
         over_pieces(fill, self._mask, self._logits)
@@ -105,7 +99,7 @@ class Sampler:
         """Return ∂R/∂a from ∂R/∂z of the mask drawn last; overwritten by the next."""
 
         def fill(out: Tensor, part: Tensor, mask: Tensor, logits: Tensor) -> None:
-            torch.mul(part, self._relaxation.slope(mask, logits), out=out)
+            torch.mul(self._relaxation.slope(mask, logits), part, out=out)
 
         over_pieces(fill, self._gradient, gradient, self._mask, self._logits)
         return self._gradient

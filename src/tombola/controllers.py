@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from tombola.concrete import slope_of_gates
+from tombola.concrete import slope
 from tombola.errors import UsageError
 from tombola.flat import over_pieces
 
@@ -85,8 +85,7 @@ class _Look:
     @staticmethod
     def _sums(logits: Tensor, task_gradient: Tensor) -> tuple[float, float, float]:
         gates = torch.sigmoid(logits)
-        slopes = gates * (1 - gates)
-        return float(gates.sum()), _square(task_gradient), _square(slopes)
+        return float(gates.sum()), _square(task_gradient), _square(slope(gates))
 
     def error(self, aim: float) -> float:
         """Return e = mean(sigmoid(a))/aim - 1."""
@@ -103,7 +102,7 @@ def _push_(task_gradient: Tensor, logits: Tensor, look: _Look, multiplier: float
     if reach and math.isfinite(reach):
 
         def add(gradient: Tensor, part: Tensor) -> None:
-            gradient.add_(slope_of_gates(part).div_(look.slope_norm).mul_(reach))
+            gradient.add_(slope(torch.sigmoid(part)).div_(look.slope_norm), alpha=reach)
 
         over_pieces(add, task_gradient, logits)
     return task_gradient

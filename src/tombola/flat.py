@@ -1,9 +1,8 @@
 """One flat vector underneath, named views on top."""
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from math import prod
 from typing import TypeVar
 
@@ -12,37 +11,19 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-# Numbers of which a processor's cache holds a few vectors; PyTorch works on so few in one thread.
-PIECE = 2**15
+# Numbers of which the processor's caches hold a few vectors, and enough for each of PyTorch's threads to have a share.
+PIECE = 2**18
 
 
 def over_pieces(work: Callable[..., T], *vectors: Tensor) -> list[T]:
     """Apply `work` to the same pieces of vectors of one length, without gradients, and return what it gives, in order.
 
-    On a CPU a chain of element by element operations then reads memory once, and as many threads as PyTorch uses take
-    a share of the pieces each. Elsewhere there is one piece.
+    On a CPU a chain of element by element operations, each in all of PyTorch's threads, then reads memory once.
+    Elsewhere there is one piece.
     """
-    if vectors[0].device.type != "cpu" or vectors[0].numel() <= PIECE:
-        with torch.no_grad():
-            return [work(*vectors)]
-    parts = list(zip(*(vector.split(PIECE) for vector in vectors), strict=True))
-    # For few pieces, waiting for threads costs more than they save.
-    threads = torch.get_num_threads() if len(parts) > 4 else 1
-    if threads == 1:
-        return _work(work, parts)
-    each = -(-len(parts) // threads)
-    shares = [parts[first : first + each] for first in range(0, len(parts), each)]
-    return [found for share in _pool(threads).map(lambda share: _work(work, share), shares) for found in share]
-
-
-@torch.no_grad()
-def _work(work: Callable[..., T], share: list[tuple[Tensor, ...]]) -> list[T]:
-    return [work(*parts) for parts in share]
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="pieces")
+    size = PIECE if vectors[0].device.type == "cpu" else vectors[0].numel()
+    with torch.no_grad():
+        return [work(*parts) for parts in zip(*(vector.split(size) for vector in vectors), strict=True)]
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,19 @@ def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu"
     return torch.Generator(device=device).manual_seed(derive(seed, *purpose))
 
 
+def fill_uniform(out: Tensor, seed: int, *purpose: str | int) -> None:
+    """Fill a float tensor with the multiples of 2**-24 in [0, 1), all as likely, for one purpose.
+
+    On a CPU from SFC64, several times as fast as torch's Mersenne twister, and with a stream that numpy keeps as it is.
+    """
+    if out.device.type != "cpu":
+        out.uniform_(generator=generator(seed, *purpose, device=out.device))
+        return
+    words = numpy.random.SFC64(derive(seed, *purpose)).random_raw(-(-out.numel() // 2))
+    halves = torch.from_numpy(words.view(numpy.int32))[: out.numel()].view(out.shape)
+    torch.mul(halves.bitwise_right_shift_(8), 2**-24, out=out).add_(0.5)
+
+
 class GlobalState(NamedTuple):
     """The states of the generators that code without a generator argument draws from. cuda: of one device, if any."""
 
