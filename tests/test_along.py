@@ -1,6 +1,7 @@
 """Finders that train weights and masks together, and edge-popup: by hand on three weights, and in real trainings."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -209,6 +210,18 @@ def test_tickets_depend_on_how_the_weights_are_trained(finder):
 
 
 @pytest.mark.parametrize("finder", KINDS[:3], ids=lambda finder: finder.name)
+def test_a_search_may_be_of_another_length_than_the_training(finder):
+    of = problem(mlp(), batches(), epochs=2)
+    ticket = draw(replace(finder, epochs=9), of)
+    assert ticket == draw(finder, problem(mlp(), batches(), epochs=9))
+    assert ticket.provenance.finder["epochs"] == 9
+    assert of.fit(ticket).epoch == 2
+    started = problem(mlp(), batches(), epochs=4, rewind=2)
+    with pytest.raises(UsageError, match="epochs of the search must lie above 2, where it starts, got 2"):
+        replace(finder, epochs=2).draw(started, [0.3])
+
+
+@pytest.mark.parametrize("finder", KINDS[:3], ids=lambda finder: finder.name)
 def test_a_problem_at_the_trained_weights_is_refused(finder):
     with pytest.raises(UsageError, match=f"finder {finder.name} trains and rewinds"):
         list(finder.draw(problem(mlp(), batches(), at="trained", rewind=3), [0.3]))
@@ -236,6 +249,8 @@ def test_the_joint_search_reaches_the_density_however_far_its_logits_could_run()
         (lambda: Gradual(schedule="linear"), "schedule 'linear' is unknown; allowed are cubic, geometric"),
         (lambda: Gradual(share=0.0), r"share must lie in \(0, 1\], got 0.0"),
         (lambda: Gradual(rounds=0), "rounds must be a whole number of at least 1, got 0"),
+        (lambda: Gradual(epochs=0), "epochs of the search must be a whole number of at least 1, got 0"),
+        (lambda: Joint(epochs=1.5), "epochs of the search must be a whole number of at least 1, got 1.5"),
         (lambda: Joint(share=2.0), r"share must lie in \(0, 1\], got 2.0"),
         (lambda: Joint(learning_rate=0.0), "learning_rate of the search must be a number above 0"),
         (lambda: Joint(controller=GradBalance), "controller must be an object such as"),

@@ -121,6 +121,10 @@ BAD = [
         ["run", "--finder", "joint", "--steps", "9"],
         "--steps is not an option of the finder joint, which has --controller",
     ),
+    (
+        ["run", "--finder", "joint", "--rewind-to", "3", "--search-epochs", "3"],
+        "--search-epochs must lie above 3, where the search starts, got 3",
+    ),
     (["run", "--controller", ""], "--controller '' is unknown; allowed are gradbalance, "),
     (["preview", "--model", "vit_b_16"], "--model vit_b_16 cannot be run on inputs of [1, 8, 8]: "),
     (["run", "--lr-schedule", "flat"], "--lr-schedule of the recipe must be one of steps, one-cycle, got 'flat'"),

@@ -116,14 +116,18 @@ class Trainer:
         state = (self._own or fit)(self.lesson, start, until, stage, title, ticket)
         return replace(state, cost=state.cost - start.cost).to_dict()
 
-    def accompany(self, companion: Companion, start: State, stage: Stage, title: str) -> State:
-        """Return the network after a training with a companion, from `start` to the recipe's last epoch.
+    def accompany(
+        self, companion: Companion, start: State, stage: Stage, title: str, epochs: int | None = None
+    ) -> State:
+        """Return the network after a training with a companion, from `start` to the last epoch.
 
-        stage: keeps checkpoints and metrics. Raises UsageError where a training function of the user's own trains.
+        stage: keeps checkpoints and metrics. epochs: of a whole training in place of the recipe's. Raises UsageError
+        where a training function of the user's own trains.
         """
         if self._own is not None:
             raise UsageError("fit: this finder trains weights and masks together, by SGD; leave fit out")
-        return fit(self.lesson, start, self.lesson.recipe.epochs, stage, title, companion=companion)
+        recipe = replace(self.lesson.recipe, epochs=epochs or self.lesson.recipe.epochs)
+        return fit(replace(self.lesson, recipe=recipe), start, recipe.epochs, stage, title, companion=companion)
 
 
 def _after(start: State, kept: Mapping[str, Any]) -> State:
@@ -237,9 +241,12 @@ class Problem:
         """Yield the network after several epochs, rising from the weights' own on, of one training from them."""
         return self._trainer().course(ticket, self.weights, epochs)
 
-    def accompany(self, companion: Companion, stage: Stage, title: str) -> State:
-        """Return the network trained with a companion from the problem's weights to the recipe's last epoch."""
-        return self._trainer().accompany(companion, self.weights, stage, title)
+    def accompany(self, companion: Companion, stage: Stage, title: str, epochs: int | None = None) -> State:
+        """Return the network trained with a companion from the problem's weights to the last epoch.
+
+        epochs: of a whole training in place of the recipe's.
+        """
+        return self._trainer().accompany(companion, self.weights, stage, title, epochs)
 
     def _trainer(self) -> Trainer:
         if self.trainer is None:

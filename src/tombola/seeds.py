@@ -29,9 +29,10 @@ def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu"
 
 
 def fill_uniform(out: Tensor, seed: int, *purpose: str | int) -> None:
-    """Fill a float tensor with the multiples of 2**-24 in [0, 1), all as likely, for one purpose.
+    """Fill a float tensor with uniform numbers in [0, 1), for one purpose.
 
-    On a CPU from SFC64, several times as fast as torch's Mersenne twister, and with a stream that numpy keeps as it is.
+    On a CPU with multiples of 2**-24 from SFC64, which is several times as fast as torch's Mersenne twister, and whose
+    stream numpy promises to keep.
     """
     if out.device.type != "cpu":
         out.uniform_(generator=generator(seed, *purpose, device=out.device))

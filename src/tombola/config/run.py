@@ -31,6 +31,7 @@ FINDER_OPTIONS = {
     "prospr_rate": "training_rate",
     "schedule": "schedule",
     "share": "share",
+    "search_epochs": "epochs",
     "gate_start": "gate_start",
     "penalty": "penalty",
 }
@@ -158,6 +159,12 @@ class RunConfig:
     share: float | None = option(
         None, "share of a training in which gradual and joint fall to the density", "rivals", unset="0.6"
     )
+    search_epochs: int | None = option(
+        None,
+        "epochs of the whole training in which joint, gradual or continuous-sparsification finds its mask",
+        "rivals",
+        unset="--epochs",
+    )
     gate_start: float | None = option(
         None, "where the gates of continuous-sparsification start, smaller for sparser rounds", "rivals", unset="0"
     )
@@ -194,7 +201,7 @@ class RunConfig:
             self.batch_norm in BATCH_NORMS, "batch-norm", f"must be one of {', '.join(BATCH_NORMS)}", self.batch_norm
         )
         _demand(self.draw_at in DRAW_AT, "draw-at", f"must be one of {', '.join(DRAW_AT)}", self.draw_at)
-        for name in ("epochs", "batch_size", "search_batch_size", "steps", "threads", "image_size"):
+        for name in ("epochs", "search_epochs", "batch_size", "search_batch_size", "steps", "threads", "image_size"):
             value = getattr(self, name)
             _demand(value is None or value >= 1, name.replace("_", "-"), "must be at least 1", value)
         cores = os.cpu_count() or 1
@@ -221,6 +228,9 @@ class RunConfig:
             f"must lie between {lowest} and {self.epochs - 1} (draw-at {self.draw_at}, {self.epochs} epochs)",
             self.rewind_to,
         )
+        starts = self.rewind_to if self.draw_at == "rewind" else 0
+        reaches = self.search_epochs is None or self.search_epochs > starts
+        _demand(reaches, "search-epochs", f"must lie above {starts}, where the search starts", self.search_epochs)
 
     def with_threads(self) -> "RunConfig":
         """Return the configuration with the number of threads written out."""

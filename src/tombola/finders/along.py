@@ -1,7 +1,7 @@
 """What finders share that train weights and masks together, and then rewind."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from tombola.errors import UsageError
@@ -19,13 +19,25 @@ def demand_rewind(name: str, at: str) -> None:
 
 @dataclass(frozen=True)
 class Along:
-    """Finds each density's ticket along a training from the problem's weights; the ticket belongs to those weights."""
+    """Finds each density's ticket along a training from the problem's weights; the ticket belongs to those weights.
+
+    epochs: length of that whole training, by default the recipe's; the ticket's own training keeps the recipe's.
+    """
 
     name: ClassVar[str]
+    epochs: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and (not isinstance(self.epochs, int) or self.epochs < 1):
+            raise UsageError(f"epochs of the search must be a whole number of at least 1, got {self.epochs!r}")
 
     def draw(self, problem: Problem, densities: Sequence[float]) -> Iterator[Ticket]:
         """Yield one ticket for each density, each from a training of its own."""
         self.check_at(problem.at)
+        if self.epochs is not None and self.epochs <= problem.weights.epoch:
+            raise UsageError(
+                f"epochs of the search must lie above {problem.weights.epoch}, where it starts, got {self.epochs}"
+            )
 
         def draw_one(density: float, stage: Stage) -> Ticket:
             return full_ticket(self, problem) if density == 1 else self.draw_one(problem, density, stage)

@@ -44,6 +44,7 @@ class ContinuousSparsification(Along):
     penalty: float = 1e-8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.rounds, int) or self.rounds < 1:
             raise UsageError(f"rounds must be a whole number of at least 1, got {self.rounds!r}")
         for name, holds, allowed in (
@@ -79,7 +80,7 @@ class ContinuousSparsification(Along):
             kept = stage.get("round")
             if kept is None:
                 gates = HardeningGates(self, problem.layout, start)
-                trained = problem.accompany(gates, stage, f"{self.name}, round {number}")
+                trained = problem.accompany(gates, stage, f"{self.name}, round {number}", self.epochs)
                 kept = {"gates": gates.values.detach(), "cost": (trained.cost - problem.spent).to_dict()}
                 stage.put("round", kept)
                 stage.clear_checkpoint()

@@ -47,6 +47,7 @@ class Gradual(Along):
     rounds: int = 50
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.schedule not in SCHEDULES:
             raise UsageError(f"schedule {self.schedule!r} is unknown; allowed are {', '.join(SCHEDULES)}")
         if not isinstance(self.rounds, int) or self.rounds < 1:
@@ -61,7 +62,7 @@ class Gradual(Along):
     def draw_one(self, problem: Problem, density: float, stage: Stage) -> Ticket:
         """Return the ticket of one density below 1."""
         pruning = Pruning(self, problem.layout, density)
-        trained = problem.accompany(pruning, stage, self.name)
+        trained = problem.accompany(pruning, stage, self.name, self.epochs)
         # The weights that are left, by their size; those pruned early rank no lower than those pruned late.
         scores = problem.layout.flatten(problem.values_of(trained)).abs().masked_fill(~pruning.mask.cpu(), -torch.inf)
         mask = keep_top(scores, count_kept(density, problem.layout.total))

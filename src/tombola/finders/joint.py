@@ -46,6 +46,7 @@ class Joint(Along):
     temperature: float = concrete.TEMPERATURE
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_share(self.share)
         for name in ("learning_rate", "temperature"):
             if not 0 < getattr(self, name) < math.inf:
@@ -60,7 +61,7 @@ class Joint(Along):
     def draw_one(self, problem: Problem, density: float, stage: Stage) -> Ticket:
         """Return the ticket of one density below 1."""
         gates = Gates(self, problem, density)
-        trained = problem.accompany(gates, stage, self.name)
+        trained = problem.accompany(gates, stage, self.name, self.epochs)
         logits = gates.logits.detach()
         mask = keep_top(logits, count_kept(density, problem.layout.total))
         warnings = diagnostics.missed_density(concrete.expected_density(logits), density)
