@@ -168,6 +168,20 @@ def test_printed_configuration_is_a_configuration(capsys, tmp_path):
     assert yaml.safe_load(changed)["steps"] == 9
 
 
+def test_another_finder_leaves_the_options_of_the_presets_own_behind(capsys):
+    fast = ["--preset", "cifar10-resnet20-fast", "--data", "digits", "--image-size", "8", "--print_config"]
+    kept = yaml.safe_load(tombola(capsys, "run", *fast)[1])
+    assert (kept["finder"], kept["search_epochs"], kept["share"]) == ("joint", 34, 0.4)
+    status, out, _ = tombola(capsys, "run", *fast, "--finder", "cts")
+    left = yaml.safe_load(out)
+    assert status == 0
+    assert (left["search_epochs"], left["share"], left["search_learning_rate"]) == (None, None, None)
+    assert left["epochs"] == kept["epochs"]
+    published = ["--preset", "cifar10-resnet20", "--recipe", "published", "--data", "digits", "--print_config"]
+    assert yaml.safe_load(tombola(capsys, "run", *published, "--finder", "cts")[1])["controller"] == "gradbalance"
+    assert yaml.safe_load(tombola(capsys, "run", *published, "--finder", "snip")[1])["controller"] is None
+
+
 def test_a_sparsity_is_printed_as_the_density_it_means(capsys, tmp_path):
     _, out, _ = tombola(capsys, "run", "--sparsity=98%", "--print_config")
     assert yaml.safe_load(out)["density"] == 0.02

@@ -10,8 +10,9 @@ from typing import Any, get_origin
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from tombola.cli.options import is_run, parse, run_and_ticket
+from tombola.cli.options import is_run, parse, run_and_ticket, split_list
 from tombola.config import (
+    FINDER_OPTIONS,
     STANDARD,
     RunConfig,
     from_dict,
@@ -45,7 +46,7 @@ def configure(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespa
     """
     arguments = _tidied(without_sparsity(arguments))
     preset, recipe = _start(arguments)
-    _add_options(parser, load_preset(preset, recipe))
+    _add_options(parser, _of_finder(load_preset(preset, recipe), arguments))
     parser.description = f"{parser.description} Defaults below are those of the preset {preset}."
     parser.set_defaults({"preset": preset, "recipe": recipe})
     namespace = parse(parser, [argument for argument in arguments if argument != "--print_config"])
@@ -223,6 +224,15 @@ def _start(arguments: Sequence[str]) -> tuple[str, str]:
                 raise UsageError(f"--{key} {asked} and --config {path} ({key} {content[key]}) exclude each other")
             named[key] = content.get(key, named[key])
     return known.preset or named["preset"], known.recipe or named["recipe"]
+
+
+def _of_finder(values: Mapping[str, Any], arguments: Sequence[str]) -> Mapping[str, Any]:
+    """Return a preset's values without its finder's own options where --finder or --finders name others alone."""
+    _, taken = _take(arguments, {"--finder", "--finders"})
+    named = {label.partition(":")[0] for _, labels in taken for label in split_list(labels or "")}
+    if not named or values.get("finder", RunConfig.finder) in named:
+        return values
+    return {name: value for name, value in values.items() if name not in FINDER_OPTIONS}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
