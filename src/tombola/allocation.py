@@ -1,27 +1,62 @@
 """How many weights each layer keeps, where scores are not ranked over all layers together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import floor
+from typing import ClassVar, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor
-
-from tombola.errors import UsageError
 from tombola.flat import Layout
-from tombola.ranking import count_kept, keep_top
+from tombola.parts import Part
+from tombola.written import Family
 
 
-def uniform(layout: Layout, density: float) -> list[float]:
-    """Return shares by which every layer has the same density."""
-    return [density * count for count in layout.counts]
+@runtime_checkable
+class Allocation(Protocol):
+    """Spreads a number of weights over layers."""
+
+    def counts(self, layout: Layout, density: float, kept: int) -> list[int] | None:
+        """Return how many weights each layer keeps, `kept` in all; None ranks all layers together."""
+
+
+@dataclass(frozen=True)
+class Global(Part):
+    """All layers ranked together."""
+
+    name: ClassVar[str] = "global"
+
+    def counts(self, layout: Layout, density: float, kept: int) -> list[int] | None:
+        """Return None."""
+        return None
+
+
+@dataclass(frozen=True)
+class Uniform(Part):
+    """Every layer at the same density."""
+
+    name: ClassVar[str] = "uniform"
+
+    def counts(self, layout: Layout, density: float, kept: int) -> list[int] | None:
+        """Return how many weights each layer keeps."""
+        return round_to([density * count for count in layout.counts], layout.counts, kept)
+
+
+@dataclass(frozen=True)
+class ErdosRenyiKernel(Part):
+    """A layer's density grows with the sum of its dimensions over their product: small layers stay denser.
+
+    Layers that would exceed density 1 are kept whole, and the others share what is left. Source: Evci et al. 2020,
+    arXiv 1911.11134, section 3.
+    """
+
+    name: ClassVar[str] = "erk"
+
+    def counts(self, layout: Layout, density: float, kept: int) -> list[int] | None:
+        """Return how many weights each layer keeps."""
+        return round_to(erdos_renyi_kernel(layout, density), layout.counts, kept)
 
 
 def erdos_renyi_kernel(layout: Layout, density: float) -> list[float]:
-    """Return shares by which a layer's density grows with the sum of its dimensions over their product.
-
-    Erdős-Rényi-kernel (Evci et al. 2020, section 3): small layers stay denser. Layers that would exceed density 1 are
-    kept whole, and the others share what is left.
-    """
+    """Return the shares of `ErdosRenyiKernel`, before they are rounded."""
     wishes = [float(sum(shape)) for shape in layout.shapes]
     budget, whole = density * layout.total, [False] * len(wishes)
     while True:
@@ -35,34 +70,6 @@ def erdos_renyi_kernel(layout: Layout, density: float) -> list[float]:
         if not any(beyond):
             return shares
         whole = [full or over for full, over in zip(whole, beyond, strict=True)]
-
-
-# "global" ranks all layers together and so has no shares.
-ALLOCATIONS: dict[str, Callable[[Layout, float], list[float]] | None] = {
-    "global": None,
-    "uniform": uniform,
-    "erk": erdos_renyi_kernel,
-}
-
-
-def check_allocation(name: str) -> None:
-    """Raise UsageError unless an allocation is known."""
-    if name not in ALLOCATIONS:
-        raise UsageError(f"allocation {name!r} is unknown; allowed are {', '.join(ALLOCATIONS)}")
-
-
-def keep(scores: Tensor, layout: Layout, density: float, allocation: str = "global") -> Tensor:
-    """Return the flat mask (d,) of exactly k = floor(density * d + 1/2) largest scores under an allocation.
-
-    scores: (d,), in the layout's order. Raises UsageError as `count_kept` and `keep_top` do.
-    """
-    check_allocation(allocation)
-    kept, share = count_kept(density, layout.total), ALLOCATIONS[allocation]
-    if share is None:
-        return keep_top(scores, kept)
-    counts = round_to(share(layout, density), layout.counts, kept)
-    parts = scores.split(list(layout.counts))
-    return torch.cat([keep_top(part, count) for part, count in zip(parts, counts, strict=True)])
 
 
 def round_to(shares: Sequence[float], limits: Sequence[int], total: int) -> list[int]:
@@ -79,3 +86,10 @@ def round_to(shares: Sequence[float], limits: Sequence[int], total: int) -> list
                 counts[index] += 1
                 missing -= 1
     return counts
+
+
+ALLOCATIONS: Family[Allocation] = Family(
+    "allocation",
+    {kind.name: kind() for kind in (Global, Uniform, ErdosRenyiKernel)},
+    lambda value: isinstance(value, Allocation),
+)

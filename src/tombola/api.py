@@ -2,8 +2,9 @@
 
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,18 +14,20 @@ from tombola.controllers import Controller
 from tombola.data import Feed, feed_of
 from tombola.errors import TicketWarning, UsageError
 from tombola.evaluation import evaluate
-from tombola.finders import CTS, Finder, usual_batch_size
+from tombola.finders import CTS, FINDERS, Drawn, Finds, needs_of, selection_of
+from tombola.finders import draw as draw_ticket
 from tombola.half import HalfWatch
 from tombola.masking import Patterns, Survey, survey, unwrap
 from tombola.network import FrozenNetwork, explained_run, load_weights
+from tombola.objectives import Objective
+from tombola.plugins import code_of
 from tombola.problem import Problem, Trainer
-from tombola.progress import Progress, Silent, progress_on
-from tombola.ranking import count_kept
+from tombola.progress import Silent, progress_on
 from tombola.runtime import Runtime
 from tombola.seeds import seeded
-from tombola.store import MemoryStore
+from tombola.selection import Density
+from tombola.store import DiskStore, MemoryStore
 from tombola.task import Task
-from tombola.teacher import is_informed
 from tombola.ticket import Ticket
 from tombola.training import Lesson, OwnFit, Recipe, State, TrainingFunction
 
@@ -41,11 +44,11 @@ def draw(
     model: nn.Module,
     data: Iterable[Any],
     *,
-    density: float,
+    density: Density,
     steps: int | None = None,
-    objective: str | None = None,
-    controller: Controller | None = None,
-    finder: Finder | None = None,
+    objective: Objective | str | None = None,
+    controller: Controller | str | None = None,
+    finder: Finds | str | None = None,
     seed: int = 0,
     task: Task | None = None,
     include: Patterns = "*",
@@ -60,43 +63,30 @@ def draw(
     model: any module; it is not changed in any way. data: an iterable of (inputs, targets) batches, or of whatever
     `task` understands, or a map-style torch Dataset, which is cut into shuffled batches of `batch_size` (64 for
     CTS, else 512); a list of batches or a TensorDataset is best, since the dense network's outputs are then computed
-    once only. density: the fraction of prunable weights to keep, in (0, 1]. steps: length of the search (1960 by
-    default). objective: the name of one in `tombola.objectives`; by default loss where the network has not learned
-    anything yet, else reverse-kl. controller: ProportionalBalance by default. finder: another finder, in place of the
-    four before it. include, exclude: glob patterns of parameter names; an exact name in `include` takes in what the
-    rule leaves out. precision: "auto" (bf16 for convolutional models where the hardware has it), "32-true" or
-    "bf16-mixed". held_out: data like `data` that the search does not see, on which its ticket is looked at. progress:
-    show a bar.
+    once only. density: the fraction of prunable weights to keep, in (0, 1], or fractions by patterns of names, of which
+    the first that matches a layer counts: {"head.*": 1.0, "*": 0.05}. steps: length of the search (1960 by default).
+    objective: one in `tombola.objectives`, by name or as an object, or a function of a View; by default loss where the
+    network has not learned anything yet, else reverse-kl. controller: ProportionalBalance by default. finder: another
+    finder, an object or as it is written, such as "snip:rounds=10", in place of the three before it. include, exclude:
+    glob patterns of parameter names; an exact name in `include` takes in what the rule leaves out. precision: "auto"
+    (bf16 for convolutional models where the hardware has it), "32-true" or "bf16-mixed". held_out: data like `data`
+    that the search does not see, on which its ticket is looked at. progress: show a bar.
 
     Returns a Ticket that keeps exactly floor(density * prunable + 1/2) weights. Issues a TicketWarning for each sign
     that something is off. Raises UsageError for input that cannot be used, SearchError when numbers break down.
     """
     checked = survey(model, include, exclude)
-    count_kept(density, checked.prunable)
     _check_kind("task", task, Task)
     task = task or Task()
     runtime = Runtime.choose(model, next(model.parameters()).device, precision)
     _check_seed(seed)
-    if isinstance(finder, str | type):
-        raise UsageError(f"finder must be an object such as tombola.Random(), got {finder!r}")
-    if finder is not None and (steps, objective, controller) != (None, None, None):
-        raise UsageError("finder excludes steps, objective and controller: give them to the finder itself")
-    if batch_size is None:
-        batch_size = usual_batch_size(CTS.name if finder is None else finder.name)
-    _check_batch_size(batch_size)
-    search = CTS(
-        CTS.objective if objective is None else objective,
-        CTS.steps if steps is None else steps,
-        controller or CTS.controller,
-    )
-    feed = feed_of(data, seed, batch_size, most=search.steps)
+    search = _finder(finder, {"steps": steps, "objective": objective, "controller": controller})
+    selection_of(search, checked.layout, density)
+    samples = _batch_size(batch_size, search)
+    feed = feed_of(data, seed, samples, most=getattr(search, "steps", None))
     display = progress_on() if progress else Silent()
-    held_out_feed = None if held_out is None else feed_of(held_out, seed, batch_size, name="held_out")
+    held_out_feed = None if held_out is None else feed_of(held_out, seed, samples, name="held_out")
     runtime = _settled(model, checked, task, (feed, held_out_feed), runtime, precision)
-    if finder is None:
-        finder = search
-        if objective is None:
-            finder = _with_default_objective(search, model, checked, task, feed, runtime, display)
     problem = Problem(
         model=unwrap(model),
         layout=checked.layout,
@@ -109,22 +99,36 @@ def draw(
         held_out=held_out_feed,
     )
     with torch.inference_mode(False), torch.enable_grad():
-        return _announced(finder.draw(problem, [density]))
+        return _announced(draw_ticket(search, problem, density)).ticket
 
 
-def _check_batch_size(batch_size: int) -> None:
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise UsageError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+def _finder(finder: Finds | str | None, settings: dict[str, Any]) -> Finds:
+    """Return the finder that was asked for, CTS with some settings without one."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    if finder is None:
+        return CTS(**given)
+    if given:
+        raise UsageError("excludes steps, objective and controller: give them to the finder itself", option="finder")
+    return FINDERS.read(finder)
+
+
+def _batch_size(batch_size: int | None, finder: Finds) -> int:
+    """Return how many samples a batch of a map-style dataset has: those that the finder needs, where nobody says."""
+    if batch_size is None:
+        return needs_of(finder).samples
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise UsageError(f"must be a whole number of at least 1, got {batch_size!r}", option="batch_size")
+    return batch_size
 
 
 def _check_kind(name: str, value: object, kind: type) -> None:
     if value is not None and not isinstance(value, kind):
-        raise UsageError(f"{name} must be a tombola.{kind.__name__}, got {value!r}")
+        raise UsageError(f"must be a tombola.{kind.__name__}, got {value!r}", option=name)
 
 
 def _check_seed(seed: int) -> None:
     if not isinstance(seed, int) or seed < 0:
-        raise UsageError(f"seed must be a whole number that is not negative, got {seed!r}")
+        raise UsageError(f"must be a whole number that is not negative, got {seed!r}", option="seed")
 
 
 def _settled(
@@ -140,20 +144,10 @@ def _settled(
     return runtime.trusted(watch.wrong, precision)
 
 
-def _with_default_objective(
-    search: CTS, model: nn.Module, checked: Survey, task: Task, feed: Feed, runtime: Runtime, display: Progress
-) -> CTS:
-    informed = is_informed(unwrap(model), checked.layout, task, feed, runtime)
-    if informed is False:
-        display.say("objective: loss, since the network's outputs do not predict its targets yet")
-    return replace(search, objective="loss" if informed is False else "reverse-kl")
-
-
-def _announced(tickets: Iterator[Ticket]) -> Ticket:
-    ticket = next(tickets)
-    for sign in ticket.provenance.warnings if ticket.provenance else ():
+def _announced(found: Drawn) -> Drawn:
+    for sign in found.ticket.provenance.warnings if found.ticket.provenance else ():
         warnings.warn(sign, TicketWarning, stacklevel=3)
-    return ticket
+    return found
 
 
 @dataclass(frozen=True)
@@ -177,62 +171,71 @@ def sparsify(
     train: Iterable[Any],
     held_out: Iterable[Any],
     *,
-    density: float,
+    density: Density,
     recipe: Recipe | None = None,
     rewind_to: int = 1,
     fit: TrainingFunction | None = None,
-    finder: Finder | None = None,
+    steps: int | None = None,
+    finder: Finds | str | None = None,
     seed: int = 0,
     task: Task | None = None,
     include: Patterns = "*",
     exclude: Patterns = (),
     precision: str = "auto",
     batch_size: int = 128,
+    search_batch_size: int | None = None,
+    out: str | Path | None = None,
     progress: bool = True,
 ) -> Sparsified:
     """Train a model sparse from its present weights: pretrain, draw a ticket, train the ticket.
 
     model: any module; it is not changed. train, held_out: iterables of batches, or map-style torch Datasets, which are
-    cut into batches of `batch_size`; the held-out ones are only measured on. density: the fraction of prunable weights
-    to keep. recipe: how to train; by default 10 epochs of SGD. fit: a training function of your own in its place,
-    called as fit(model, job) with a `tombola.Job` that says which epochs, and holds the ticket.
-    rewind_to: epochs of dense training before the draw, from which the ticket's training goes on; 0 draws at the
-    weights as they are, for a model that is trained already. finder: CTS by default. The rest as in `draw`.
+    cut into batches of `batch_size` for training and of `search_batch_size` for the search (as `draw` does); the
+    held-out ones are only measured on. density: as in `draw`. recipe: how to train; by default 10 epochs of SGD. fit: a
+    training function of your own in its place, called as fit(model, job) with a `tombola.Job` that says which epochs,
+    and holds the ticket. rewind_to: epochs of dense training before the draw, from which the ticket's training goes on;
+    0 draws at the weights as they are, for a model that is trained already. steps: length of the search. finder: CTS by
+    default. out: a directory that keeps what was done, so that the same call goes on where it was stopped; the data,
+    which cannot be named, must then be the same. The rest as in `draw`.
 
     Returns the trained model and its ticket: `sparse, ticket = sparsify(...)`.
     """
     _check_kind("task", task, Task)
     _check_kind("recipe", recipe, Recipe)
     recipe, task = recipe or Recipe(), task or Task()
-    if not 0 <= rewind_to < recipe.epochs:
+    whole = isinstance(rewind_to, int) and not isinstance(rewind_to, bool)
+    if not whole or not 0 <= rewind_to < recipe.epochs:
         raise UsageError(
-            f"rewind_to must lie between 0 and {recipe.epochs - 1}, the recipe's last epoch but one, got {rewind_to}"
+            f"must be a whole number between 0 and {recipe.epochs - 1}, the recipe's last epoch but one, got "
+            f"{rewind_to!r}",
+            option="rewind_to",
         )
     _check_seed(seed)
+    search = _finder(finder, {"steps": steps})
     checked = survey(model, include, exclude)
-    count_kept(density, checked.prunable)
+    selection_of(search, checked.layout, density)
     runtime = Runtime.choose(model, next(model.parameters()).device, precision)
-    _check_batch_size(batch_size)
+    samples = _batch_size(batch_size, search)
     if fit is not None and not callable(fit):
-        raise UsageError(f"fit must be a function of (model, job), got {fit!r}")
-    feed = feed_of(train, seed, batch_size, name="train")
-    held_out_feed = feed_of(held_out, seed, batch_size, name="held_out")
+        raise UsageError(f"must be a function of (model, job), got {fit!r}", option="fit")
+    train = list(train) if isinstance(train, Iterator) else train
+    feed = feed_of(train, seed, samples, name="train")
+    search_feed = feed_of(train, seed, _batch_size(search_batch_size, search), name="train")
+    held_out_feed = feed_of(held_out, seed, samples, name="held_out")
     display = progress_on() if progress else Silent()
     runtime = _settled(model, checked, task, (feed, held_out_feed), runtime, precision)
     plain = unwrap(model)
     lesson = Lesson(plain, task, feed, held_out_feed, recipe, runtime, seed, display)
     lesson.say_unreached()
-    store = MemoryStore()
-    trainer = Trainer(lesson, State.of(plain), store, identity={}, own=fit and OwnFit(fit))
+    store = MemoryStore() if out is None else DiskStore(Path(out))
+    code = code_of(fit) if fit is not None else ""
+    trainer = Trainer(lesson, State.of(plain), store, {"fit": code} if code else {}, own=fit and OwnFit(fit))
     weights = trainer.dense_at(rewind_to)
-    if finder is None:
-        start = load_weights(plain, weights.tensors)
-        finder = _with_default_objective(CTS(), start, checked, task, feed, runtime, display)
     problem = Problem(
         model=plain,
         layout=checked.layout,
         task=task,
-        feed=feed,
+        feed=search_feed,
         weights=weights,
         seed=seed,
         runtime=runtime,
@@ -242,7 +245,7 @@ def sparsify(
         trainer=trainer,
         held_out=held_out_feed,
     )
-    ticket = _announced(finder.draw(problem, [density]))
-    trained = load_weights(plain, problem.fit(ticket).tensors)
+    found = _announced(draw_ticket(search, problem, density))
+    trained = load_weights(plain, problem.fit(found.ticket, found.start).tensors)
     metric = evaluate(runtime.place(trained), task, held_out_feed, runtime).metric
-    return Sparsified(trained.train(plain.training), ticket, metric)
+    return Sparsified(trained.train(plain.training), found.ticket, metric)

@@ -1,99 +1,56 @@
 """A cell: one configuration with every default written out, its data, its model at θ₀ and its runtime."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from tombola.config import FINDER_OPTIONS, RunConfig
-from tombola.controllers import CONTROLLERS, Lagrangian
+from tombola.config import RunConfig
 from tombola.data import AUGMENTATIONS, Feed, Normalisation, Split, Splits, load
+from tombola.data import VERSION as DATA_VERSION
 from tombola.errors import UsageError
+from tombola.evaluation import VERSION as EVALUATION_VERSION
 from tombola.evaluation import Evaluation, evaluate
-from tombola.finders import FINDERS, LTR, Along, Finder, usual_batch_size
-from tombola.finders.cts import SEARCH_SCHEDULES
+from tombola.finders import Finder, needs_of, selection_of
 from tombola.half import HalfWatch
-from tombola.identity import COMPONENT_VERSIONS, digest
+from tombola.identity import digest
 from tombola.masking import Survey, survey, unwrap
+from tombola.models import VERSION as MODELS_VERSION
 from tombola.models import build, builder, load_into, publish_batch_norm_, read_weights
 from tombola.network import FrozenNetwork, explained_run, load_weights, uses_batch_statistics
-from tombola.own import imported, source
+from tombola.parts import identify
+from tombola.plugins import imported_function, source
 from tombola.problem import Problem, Trainer
 from tombola.progress import Progress
-from tombola.ranking import count_kept
-from tombola.runtime import PRECISIONS, Runtime, resolve_device
+from tombola.runtime import Runtime, resolve_device
 from tombola.seeds import seeded
+from tombola.selection import VERSION as SELECTION_VERSION
 from tombola.store import DiskStore
 from tombola.task import Task, smoothed_cross_entropy
 from tombola.ticket import Ticket
-from tombola.training import Lesson, OwnFit, Recipe, State
+from tombola.training import VERSION as TRAINING_VERSION
+from tombola.training import Lesson, OwnFit, State
 
 EVALUATION_BATCH = 1000
 # The same for all finders, whatever they search on: objectives depend on the batch where networks normalise by it.
 PROBE_BATCH = 512
-# Options that say where things lie; results do not depend on them.
-_OUTSIDE_IDENTITY = ("data_dir", "download", "weights")
+# Of what takes part in every run; parts bring their own.
+VERSIONS = {"training": TRAINING_VERSION, "evaluation": EVALUATION_VERSION, "selection": SELECTION_VERSION}
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Return the configuration with every default written out.
+    """Return the configuration with the machine's defaults written out.
 
-    Raises UsageError for values that make no sense, and for options that the chosen finder does not have.
+    Raises UsageError for values that do not go together, and for names that mean nothing.
     """
     config.check()
-    for name, option, known in (
-        (config.finder, "finder", FINDERS),
-        (config.augmentation, "augmentation", AUGMENTATIONS),
-        (config.controller, "controller", CONTROLLERS),
-        (config.search_lr_schedule, "search-lr-schedule", SEARCH_SCHEDULES),
-    ):
-        if name is not None and name not in known:
-            raise UsageError(f"--{option} {name!r} is unknown; allowed are {', '.join(known)}")
     builder(config.model)
     if config.fit:
-        imported("fit", config.fit)
-    owned = {f.name: f.default for f in fields(FINDERS[config.finder])}
-    filled: dict[str, Any] = {}
-    for name, of_finder in FINDER_OPTIONS.items():
-        given = getattr(config, name) not in (None, ())
-        if given and of_finder not in owned:
-            own = ", ".join(f"--{o.replace('_', '-')}" for o, field in FINDER_OPTIONS.items() if field in owned)
-            raise UsageError(
-                f"--{name.replace('_', '-')} is not an option of the finder {config.finder}, which has {own or 'none'}"
-            )
-        if not given and of_finder in owned:
-            default = owned[of_finder]
-            filled[name] = default.name if name == "controller" else default
-    if "objective" in filled and config.draw_at == "init":
-        filled["objective"] = "loss"
-    if config.search_batch_size is None:
-        filled["search_batch_size"] = usual_batch_size(config.finder)
-    if config.device == "auto":
-        filled["device"] = resolve_device("auto").type
-    resolved = replace(config, **filled).with_threads()
-    finder = make_finder(resolved)
-    if isinstance(finder, Along | LTR):
-        finder.check_at(resolved.draw_at)
-    if isinstance(finder, Along) and resolved.fit:
-        raise UsageError(f"--fit: finder {finder.name} trains weights and masks together, by SGD; leave --fit out")
-    _recipe(resolved)
-    return resolved
-
-
-def make_finder(config: RunConfig) -> Finder:
-    """Return the finder of a resolved configuration."""
-    kind = FINDERS[config.finder]
-    owned = {f.name for f in fields(kind)}
-    values = {own: getattr(config, name) for name, own in FINDER_OPTIONS.items() if own in owned}
-    if "controller" in owned:
-        kind_of_controller = CONTROLLERS[config.controller or ""]
-        published = kind_of_controller is Lagrangian
-        values["controller"] = (
-            Lagrangian.published(values.get("objective", "loss")) if published else kind_of_controller()
-        )
-    return kind(**values)
+        imported_function("fit", config.fit)
+    device = resolve_device("auto").type if config.device == "auto" else config.device
+    return replace(config, device=device).with_threads()
 
 
 def _mixed(split: Split | None) -> Feed | None:
@@ -104,10 +61,6 @@ def _mixed(split: Split | None) -> Feed | None:
 def _training_feed(config: RunConfig, splits: Splits) -> Feed:
     augmentation = AUGMENTATIONS[config.augmentation]
     return splits.train.feed(config.batch_size, config.seed, "training", augmentation=augmentation)
-
-
-def _recipe(config: RunConfig) -> Recipe:
-    return Recipe(**{f.name: getattr(config, f.name) for f in fields(Recipe)})
 
 
 @torch.no_grad()
@@ -126,9 +79,8 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
         raise UsageError(
             f"--model {config.model} must give {splits.classes} outputs a sample, one a class, got {shape}"
         )
-    if config.objective == "feature-mse":
-        with network.capture(config.features):
-            pass  # raises where no module is meant
+    if isinstance(config.finder, Finder):
+        config.finder.check(network)
     return watch.wrong
 
 
@@ -168,14 +120,10 @@ class Cell:
         _training_feed(config, splits)  # refuses what the augmentation cannot change
         model = _initial_model(config, splits, config.seed, "model")
         runtime = Runtime.choose(model, config.device, config.precision, config.layout)
-        if config.search_precision not in (None, *PRECISIONS):
-            raise UsageError(
-                f"--search-precision {config.search_precision!r} is unknown; allowed are {', '.join(PRECISIONS)}"
-            )
         if config.weights:
             load_into(model, read_weights(Path(config.weights)), Path(config.weights))
         found = survey(model, config.include or "*", config.exclude)
-        count_kept(config.density, found.prunable)
+        selection_of(config.finder, found.layout, config.density)
         wrong = _probe(config, splits, model, found, runtime)
         runtime = runtime.trusted(wrong, config.precision)
         of_search = config.search_precision or runtime.precision
@@ -184,21 +132,25 @@ class Cell:
         return cls(settled, splits, model, found, runtime, search, Task())
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that the result depends on."""
-        settings = {k: v for k, v in self.config.to_dict().items() if k not in _OUTSIDE_IDENTITY}
+        """Return everything that the result depends on: what differs from defaults, and versions of what took part."""
+        fit = {"fit": source(self.config.fit)} if self.config.fit else {}
         return {
-            "config": settings,
-            "data": self.splits.fingerprint,
+            "config": identify(self.config),
+            "data": self._data_identity(),
             "model": self.model_identity(),
             "weights": State.of(self.model).digest,
             "runtime": self.runtime.to_dict(),
-            "fit": source(self.config.fit),
-            "versions": COMPONENT_VERSIONS,
+            "search_runtime": self.search_runtime.to_dict(),
+            "versions": VERSIONS,
+            **fit,
         }
+
+    def _data_identity(self) -> list[Any]:
+        return [self.splits.fingerprint, DATA_VERSION]
 
     def model_identity(self) -> str:
         """Return the model's name and, for one's own, its code: names, shapes and weights say nothing of `forward`."""
-        return digest([self.config.model, source(self.config.model), self.config.batch_norm])
+        return digest([self.config.model, source(self.config.model), self.config.batch_norm, MODELS_VERSION])
 
     def initial_model(self, seed: int, *purpose: str) -> nn.Module:
         """Return the model with initial weights that depend on a seed and on what they are for."""
@@ -212,12 +164,15 @@ class Cell:
         provenance, config = ticket.provenance, self.config
         at = provenance.at if provenance else "given"
         epoch = {"init": 0, "given": 0, "trained": config.rewind_to}.get(at, provenance.epoch if provenance else 0) or 0
-        if epoch >= config.epochs:
-            raise UsageError(f"--epochs must lie above {epoch}, from which the ticket is trained, got {config.epochs}")
+        if epoch >= config.training.epochs:
+            raise UsageError(
+                f"must lie above {epoch}, from which the ticket is trained, got {config.training.epochs}",
+                option="epochs",
+            )
         state = State.of(self.model, epoch)
         if not given and provenance is not None and state.digest != provenance.weights:
             raise UsageError(
-                "--weights: give the weights that the ticket is trained from; they are not the initial ones"
+                "give the weights that the ticket is trained from; they are not the initial ones", option="weights"
             )
         return state
 
@@ -229,32 +184,30 @@ class Cell:
             replace(self.task, loss=smoothed_cross_entropy(config.label_smoothing)),
             _training_feed(config, self.splits),
             self._feed(self.splits.held_out),
-            _recipe(config),
+            config.training,
             self.runtime,
             config.seed,
             progress,
         )
         shared = {
-            "data": self.splits.fingerprint,
+            "data": self._data_identity(),
             "model": self.model_identity(),
             "batch_size": config.batch_size,
-            "augmentation": config.augmentation,
-            "label_smoothing": config.label_smoothing,
-            "threads": config.threads,
-            "fit": source(config.fit),
+            **({"augmentation": config.augmentation} if config.augmentation != RunConfig.augmentation else {}),
+            **({"label_smoothing": config.label_smoothing} if config.label_smoothing else {}),
+            **({"fit": source(config.fit)} if config.fit else {}),
         }
-        own = OwnFit(imported("fit", config.fit)) if config.fit else None
+        own = OwnFit(imported_function("fit", config.fit)) if config.fit else None
         return Trainer(lesson, State.of(self.model), store, shared, own)
 
     def problem(self, weights: State, store: DiskStore, progress: Progress, trainer: Trainer | None) -> Problem:
         """Return the problem of drawing a ticket at some weights."""
-        config = self.config
-        assert config.search_batch_size is not None
+        config, samples = self.config, needs_of(self.config.finder).samples
         return Problem(
             model=self.model,
             layout=self.survey.layout,
             task=self.task,
-            feed=self.splits.train.feed(config.search_batch_size, config.seed, "search"),
+            feed=self.splits.train.feed(samples, config.seed, "search"),
             weights=weights,
             seed=config.seed,
             runtime=self.search_runtime,
@@ -265,10 +218,9 @@ class Cell:
             probe=self.splits.train.feed(PROBE_BATCH, config.seed, "search"),
             held_out=_mixed(self.splits.held_out),
             identity={
-                "data": self.splits.fingerprint,
+                "data": self._data_identity(),
                 "model": self.model_identity(),
-                "search_batch_size": config.search_batch_size,
-                "threads": config.threads,
+                "samples": samples,
             },
         )
 
@@ -276,7 +228,7 @@ class Cell:
         """Evaluate a state on a split: "test" or "held_out"."""
         feed = self._feed(getattr(self.splits, split))
         if feed is None:
-            raise UsageError("--split held-out: this run's training held nothing out")
+            raise UsageError("held-out: this run's training held nothing out", option="split")
         model = self.runtime.place(load_weights(self.model, state.tensors))
         return evaluate(model, self.task, feed, self.runtime)
 

@@ -1,15 +1,15 @@
 """Relaxed masks over one flat vector of logits: binary Concrete (Maddison et al. 2017; Louizos et al. 2018)."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tombola.flat import over_pieces
-from tombola.seeds import fill_uniform
+from tombola.parts import POSITIVE, Part, option
+from tombola.written import Family
 
 TEMPERATURE = 2 / 3
 # Bounds of the uniform noise: the published lower one, and the largest float32 below 1.
@@ -21,11 +21,6 @@ def logit(share: float) -> float:
     return math.log(share) - math.log1p(-share)
 
 
-def initial_logits(density: float, total: int, like: Tensor) -> Tensor:
-    """Return `total` logits at logit(density), so that the expected density is the wanted one."""
-    return torch.full((total,), logit(density), dtype=like.dtype, device=like.device)
-
-
 def sample(logits: Tensor, noise: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     """Return z = sigmoid(logit(u)/temperature + a), a relaxed mask in (0, 1) for each logit a.
 
@@ -35,80 +30,82 @@ def sample(logits: Tensor, noise: Tensor, temperature: float = TEMPERATURE) -> T
     return torch.sigmoid(logistic.add_(logits))
 
 
-def straight_through(logits: Tensor, noise: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Return z = 1 where u < sigmoid(a), else 0, with the gradient of sigmoid(a) (Bengio et al. 2013); an ablation.
-
-    There is no temperature; the argument is there for the common signature.
-    """
-    gates = torch.sigmoid(logits)
-    return (noise < gates).to(gates.dtype) + gates - gates.detach()
-
-
-def deterministic(logits: Tensor, noise: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Return z = sigmoid(a), without noise or temperature; an ablation."""
-    return torch.sigmoid(logits)
-
-
 def slope(gates: Tensor) -> Tensor:
     """Return s(1 - s) of s = sigmoid(a), which is ds/da, in one pass."""
     return torch.addcmul(gates, gates, gates, value=-1)
 
 
+@runtime_checkable
+class Relaxation(Protocol):
+    """How masks are made of logits, element by element."""
+
+    def mask(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Return z (n,) of logits a (n,) and uniform noise u (n,) in [0, 1)."""
+
+    def slope(self, mask: Tensor, logits: Tensor) -> Tensor:
+        """Return dz/da (n,) of z and a."""
+
+
 @dataclass(frozen=True)
-class Relaxation:
-    """How masks are made of logits.
+class Concrete(Part):
+    """z = sigmoid(logit(u)/τ + a), as published."""
 
-    mask: z of logits a, uniform noise u in [0, 1) and temperature, differentiable in a. slope: dz/da of z and a. All
-    element by element.
-    """
+    name: ClassVar[str] = "concrete"
+    temperature: float = option(
+        TEMPERATURE,
+        "temperature τ of the binary Concrete distribution",
+        must=POSITIVE,
+        flag="temperature",
+        unset="2/3",
+        group="search",
+    )
 
-    mask: Callable[[Tensor, Tensor, float], Tensor]
-    slope: Callable[[Tensor, Tensor], Tensor]
+    def mask(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Return z of logits and noise."""
+        return sample(logits, noise, self.temperature)
 
-
-RELAXATIONS = {
-    "concrete": Relaxation(sample, lambda mask, logits: slope(mask)),
-    "straight-through": Relaxation(straight_through, lambda mask, logits: slope(torch.sigmoid(logits))),
-    "deterministic": Relaxation(deterministic, lambda mask, logits: slope(mask)),
-}
-
-
-class Sampler:
-    """Samples masks from logits step after step, in memory of its own: new memory costs more than the arithmetic.
-
-    logits: (d,). seed: of the noise, which depends on it, on the step and on the place alone, however many threads
-    share the work. The mask of one step is overwritten by that of the next.
-    """
-
-    def __init__(self, logits: Tensor, relaxation: Relaxation, temperature: float, seed: int) -> None:
-        self._logits, self._relaxation, self._temperature, self._seed = logits, relaxation, temperature, seed
-        self._mask, self._gradient = torch.empty_like(logits), torch.empty_like(logits)
-
-    def draw(self, step: int) -> Tensor:
-        """Return the mask z (d,) of a step, a leaf that asks for its gradient."""
-
-        def fill(mask: Tensor, logits: Tensor) -> None:
-            # Where a piece begins in the memory of masks is its place in the vector.
-            fill_uniform(mask, self._seed, "concrete", step, int(mask.storage_offset()))
-            mask.copy_(self._relaxation.mask(logits, mask, self._temperature))
-
-        over_pieces(fill, self._mask, self._logits)
-        return self._mask.detach().requires_grad_()
-
-    def pull(self, gradient: Tensor) -> Tensor:
-        """Return ∂R/∂a from ∂R/∂z of the mask drawn last; overwritten by the next."""
-
-        def fill(out: Tensor, part: Tensor, mask: Tensor, logits: Tensor) -> None:
-            torch.mul(self._relaxation.slope(mask, logits), part, out=out)
-
-        over_pieces(fill, self._gradient, gradient, self._mask, self._logits)
-        return self._gradient
+    def slope(self, mask: Tensor, logits: Tensor) -> Tensor:
+        """Return z(1 - z)."""
+        return slope(mask)
 
 
-def draw_noise(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Return one uniform number for each logit, from the generator's device."""
-    noise = torch.rand(logits.shape, generator=generator, dtype=logits.dtype, device=generator.device)
-    return noise.to(logits.device)
+@dataclass(frozen=True)
+class StraightThrough(Part):
+    """z = 1 where u < sigmoid(a), else 0, with the gradient of sigmoid(a) (Bengio et al. 2013); an ablation."""
+
+    name: ClassVar[str] = "straight-through"
+    version: ClassVar[int] = 2
+
+    def mask(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Return z of logits and noise."""
+        gates = torch.sigmoid(logits)
+        return (noise < gates).to(gates.dtype)
+
+    def slope(self, mask: Tensor, logits: Tensor) -> Tensor:
+        """Return the slope of sigmoid(a)."""
+        return slope(torch.sigmoid(logits))
+
+
+@dataclass(frozen=True)
+class Deterministic(Part):
+    """z = sigmoid(a), without noise; an ablation."""
+
+    name: ClassVar[str] = "deterministic"
+
+    def mask(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Return z of the logits."""
+        return torch.sigmoid(logits)
+
+    def slope(self, mask: Tensor, logits: Tensor) -> Tensor:
+        """Return z(1 - z)."""
+        return slope(mask)
+
+
+RELAXATIONS: Family[Relaxation] = Family(
+    "relaxation",
+    {kind.name: kind() for kind in (Concrete, StraightThrough, Deterministic)},
+    lambda value: isinstance(value, Relaxation),
+)
 
 
 def expected_density(logits: Tensor) -> float:

@@ -1,115 +1,133 @@
-"""What steers the expected density to the wanted one: GradBalance as published, ProportionalBalance, Lagrangian."""
+"""What steers the expected density to the wanted one: GradBalance as published, ProportionalBalance, Lagrangian.
 
-import math
-from dataclasses import dataclass, is_dataclass
-from typing import ClassVar, Protocol
+A controller has no memory of its own: `init` gives a state, `update` takes one and gives the next, both in tensors, so
+that a search on a GPU never waits for the processor.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from tombola.concrete import slope
-from tombola.errors import UsageError
 from tombola.flat import over_pieces
+from tombola.parts import BELOW_ONE, POSITIVE, Part, is_part, option
+from tombola.written import Family
+
+# The smallest normal float32: what has no slope is not divided by zero.
+_TINY = 2.0**-126
+
+State = Mapping[str, Tensor]
+Figures = Mapping[str, Tensor]
+C = TypeVar("C")
 
 
-@dataclass(frozen=True)
-class Steering:
-    """One step of a controller.
+class Target(NamedTuple):
+    """What a step aims at: the density wanted, the logits' learning rate, and the share of the search that is done."""
 
-    gradient: what the optimiser gets, task and density together. multiplier: the new λ. error: the density error e.
-    task_norm, density_norm: 2-norms of the two gradients.
+    density: float
+    learning_rate: float
+    share: float
+
+
+@runtime_checkable
+class Controller(Protocol):
+    """Combines the task's gradient and the density's into one.
+
+    Its figures for the journal hold at least multiplier (λ), error (the density error e), task_norm and density_norm
+    (2-norms of the two gradients).
     """
 
-    gradient: Tensor
-    multiplier: float
-    error: float
-    task_norm: float
-    density_norm: float
+    def init(self, logits: Tensor) -> State:
+        """Return the state before the first step, for logits (d,)."""
 
+    def update(
+        self, logits: Tensor, task_gradient: Tensor, target: Target, state: State
+    ) -> tuple[Tensor, State, Figures]:
+        """Return what the optimiser gets (d,), the next state, and figures of this step; nothing is overwritten.
 
-class Controller(Protocol):
-    """Combines the task's gradient and the density's into one; λ is its only state."""
-
-    @property
-    def name(self) -> str:
-        """The name on the command line."""
-
-    def steer(
-        self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float, learning_rate: float
-    ) -> Steering:
-        """Return the combined gradient for logits (d,) and ∂R/∂a (d,), which it takes the place of.
-
-        multiplier: the λ of the step before. learning_rate: the optimiser's at this step.
+        logits, task_gradient: a and ∂R/∂a, (d,).
         """
 
 
-def check_controller(controller: object) -> None:
-    """Raise UsageError for what is no controller; its fields enter a ticket's provenance, hence a dataclass."""
-    is_object = is_dataclass(controller) and not isinstance(controller, type)
-    if not is_object or not hasattr(controller, "steer"):
-        raise UsageError(
-            "controller must be an object such as tombola.GradBalance(), a dataclass with a steer method, "
-            f"got {controller!r}"
-        )
+def norm(vector: Tensor) -> Tensor:
+    """Return the 2-norm as a float64 scalar: entries of 1e-30 or 1e30 neither vanish nor overflow."""
+    return torch.stack(over_pieces(_square, vector)).sum().sqrt()
 
 
-def norm(vector: Tensor) -> float:
-    """Return the 2-norm, summed in float64: entries of 1e-30 or 1e30 neither vanish nor overflow."""
-    return math.sqrt(sum(over_pieces(_square, vector)))
-
-
-def _square(piece: Tensor) -> float:
-    """Return the sum of squares; float32 does where none of them can have vanished or overflowed."""
-    length = float(torch.linalg.vector_norm(piece))
-    if not 1e-10 < length < 1e15:
-        length = float(torch.linalg.vector_norm(piece, dtype=torch.float64))
+def _square(piece: Tensor) -> Tensor:
+    """Return the sum of squares in float64; on a CPU float32 does where none can have vanished or overflowed."""
+    length = torch.linalg.vector_norm(piece).double()
+    if piece.device.type != "cpu" or not 1e-10 < length < 1e15:
+        length = torch.linalg.vector_norm(piece, dtype=torch.float64)
     return length**2
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What a controller sees. density: mean(sigmoid(a)). task_norm, slope_norm: of task gradient and slopes."""
+class _Sight:
+    """What a controller sees: mean(sigmoid(a)), and the 2-norms of the task's gradient and of the slopes; float64."""
 
-    density: float
-    task_norm: float
-    slope_norm: float
+    density: Tensor
+    task_norm: Tensor
+    slope_norm: Tensor
     total: int
 
     @classmethod
-    def at(cls, logits: Tensor, task_gradient: Tensor) -> "_Look":
+    def of(cls, logits: Tensor, task_gradient: Tensor) -> "_Sight":
         """Look at both vectors once."""
         found = over_pieces(cls._sums, logits, task_gradient)
-        gates, task, slopes = (math.fsum(column) for column in zip(*found, strict=True))
-        return cls(gates / logits.numel(), math.sqrt(task), math.sqrt(slopes), logits.numel())
+        gates, task, slopes = torch.stack(found).sum(dim=0)
+        return cls(gates / logits.numel(), task.sqrt(), slopes.sqrt(), logits.numel())
 
     @staticmethod
-    def _sums(logits: Tensor, task_gradient: Tensor) -> tuple[float, float, float]:
+    def _sums(logits: Tensor, task_gradient: Tensor) -> Tensor:
         gates = torch.sigmoid(logits)
-        return float(gates.sum()), _square(task_gradient), _square(slope(gates))
+        return torch.stack([gates.sum().double(), _square(task_gradient), _square(slope(gates))])
 
-    def error(self, aim: float) -> float:
+    def error(self, aim: float) -> Tensor:
         """Return e = mean(sigmoid(a))/aim - 1."""
         return self.density / aim - 1
 
-    def density_norm(self, aim: float) -> float:
+    def density_norm(self, aim: float) -> Tensor:
         """Return the 2-norm of e's gradient, sigmoid(a)(1 - sigmoid(a))/(aim d)."""
         return self.slope_norm / (aim * self.total)
 
+    def ratio(self, aim: float) -> Tensor:
+        """Return ‖g_task‖/‖g_density‖, 0 where the density has no gradient."""
+        below = self.density_norm(aim)
+        return torch.where(below > 0, self.task_norm / below, 0.0)
 
-def _push_(task_gradient: Tensor, logits: Tensor, look: _Look, multiplier: float, density_norm: float) -> Tensor:
-    """Add λ g_density to the task's gradient; λ is applied to the unit vector so that a huge one cannot overflow."""
-    reach = multiplier * density_norm
-    if reach and math.isfinite(reach):
+    def pushed(self, task_gradient: Tensor, logits: Tensor, multiplier: Tensor, aim: float) -> Tensor:
+        """Return g_task + λ g_density; λ is applied to the unit vector, so that a huge one cannot overflow."""
+        reach = multiplier * self.density_norm(aim)
+        reach = torch.where(reach.isfinite(), reach, 0.0).to(logits.dtype)
+        length = self.slope_norm.clamp(min=_TINY).to(logits.dtype)
+        combined = torch.empty_like(task_gradient)
 
-        def add(gradient: Tensor, part: Tensor) -> None:
-            gradient.add_(slope(torch.sigmoid(part)).div_(look.slope_norm), alpha=reach)
+        def add(out: Tensor, gradient: Tensor, part: Tensor) -> None:
+            torch.addcmul(gradient, slope(torch.sigmoid(part)).div_(length), reach, out=out)
 
-        over_pieces(add, task_gradient, logits)
-    return task_gradient
+        over_pieces(add, combined, task_gradient, logits)
+        return combined
+
+    def figures(self, multiplier: Tensor, aim: float) -> Figures:
+        """Return what is recorded of a step."""
+        return {
+            "multiplier": multiplier,
+            "error": self.error(aim),
+            "task_norm": self.task_norm,
+            "density_norm": self.density_norm(aim),
+        }
+
+
+def _multiplier(logits: Tensor) -> State:
+    return {"multiplier": torch.zeros((), dtype=torch.float64, device=logits.device)}
 
 
 @dataclass(frozen=True)
-class GradBalance:
+class GradBalance(Part):
     """The published rule: a slow average of the gradients' ratio, one-sided, aiming 10 % above the density.
 
     λ̂ = ‖g_task‖/‖g_density‖ where e > 0, else 0; λ ← 0.99 λ + 0.01 λ̂ before it is used. Where 1.1 κ would exceed
@@ -117,27 +135,31 @@ class GradBalance:
     """
 
     name: ClassVar[str] = "gradbalance"
-    momentum: float = 0.99
-    overshoot: float = 1.1
+    version: ClassVar[int] = 3
+    momentum: float = option(0.99, "share of λ that a step keeps", must=BELOW_ONE)
+    overshoot: float = option(1.1, "multiple of the density that it aims at", must=POSITIVE)
 
     def aim(self, density: float) -> float:
         """Return the expected density that the controller aims at."""
         return min(self.overshoot * density, (1 + density) / 2)
 
-    def steer(
-        self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float, learning_rate: float
-    ) -> Steering:
-        """Return the combined gradient of one step."""
-        look, aim = _Look.at(logits, task_gradient), self.aim(density)
-        error, density_norm = look.error(aim), look.density_norm(aim)
-        ratio = look.task_norm / density_norm if error > 0 and density_norm > 0 else 0.0
-        multiplier = self.momentum * multiplier + (1 - self.momentum) * ratio
-        gradient = _push_(task_gradient, logits, look, multiplier, density_norm)
-        return Steering(gradient, multiplier, error, look.task_norm, density_norm)
+    def init(self, logits: Tensor) -> State:
+        """Return λ = 0."""
+        return _multiplier(logits)
+
+    def update(
+        self, logits: Tensor, task_gradient: Tensor, target: Target, state: State
+    ) -> tuple[Tensor, State, Figures]:
+        """Return the combined gradient of one step, λ, and its figures."""
+        sight, aim = _Sight.of(logits, task_gradient), self.aim(target.density)
+        wanted = torch.where(sight.error(aim) > 0, sight.ratio(aim), 0.0)
+        multiplier = self.momentum * state["multiplier"] + (1 - self.momentum) * wanted
+        combined = sight.pushed(task_gradient, logits, multiplier, aim)
+        return combined, {"multiplier": multiplier}, sight.figures(multiplier, aim)
 
 
 @dataclass(frozen=True)
-class ProportionalBalance:
+class ProportionalBalance(Part):
     """The same idea, two-sided and without an average: λ = ‖g_task‖/‖g_density‖ · tanh(e / 0.05).
 
     e is measured against the wanted density itself. It pulls back from both sides, and its force grows with the error.
@@ -145,18 +167,21 @@ class ProportionalBalance:
     """
 
     name: ClassVar[str] = "proportional"
-    width: float = 0.05
+    version: ClassVar[int] = 3
+    width: float = option(0.05, "density error at which it pushes by three quarters of its force", must=POSITIVE)
 
-    def steer(
-        self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float, learning_rate: float
-    ) -> Steering:
-        """Return the combined gradient of one step."""
-        look = _Look.at(logits, task_gradient)
-        error, density_norm = look.error(density), look.density_norm(density)
-        ratio = look.task_norm / density_norm if density_norm > 0 else 0.0
-        multiplier = ratio * math.tanh(error / self.width)
-        gradient = _push_(task_gradient, logits, look, multiplier, density_norm)
-        return Steering(gradient, multiplier, error, look.task_norm, density_norm)
+    def init(self, logits: Tensor) -> State:
+        """Return λ = 0, which the first step replaces."""
+        return _multiplier(logits)
+
+    def update(
+        self, logits: Tensor, task_gradient: Tensor, target: Target, state: State
+    ) -> tuple[Tensor, State, Figures]:
+        """Return the combined gradient of one step, λ, and its figures."""
+        sight, aim = _Sight.of(logits, task_gradient), target.density
+        multiplier = sight.ratio(aim) * torch.tanh(sight.error(aim) / self.width)
+        combined = sight.pushed(task_gradient, logits, multiplier, aim)
+        return combined, {"multiplier": multiplier}, sight.figures(multiplier, aim)
 
 
 # The paper's rate is 0.01 (0.001 for feature-mse) of the logits' learning rate, for objectives multiplied by 100
@@ -166,32 +191,57 @@ PUBLISHED_RATES = {"delta-loss": 0.01, "grad-norm": 100.0, "feature-mse": 0.1}
 
 
 @dataclass(frozen=True)
-class Lagrangian:
+class Lagrangian(Part):
     """The ablation's controller: min over a, max over λ of R + λ e, with e measured against the density itself.
 
     λ starts at 0 and rises by `rate` times the logits' learning rate times e at every step; it may turn negative. The
-    logits' step uses the λ of before. rate: the published one for the objectives multiplied by 100; others are in
-    PUBLISHED_RATES. Source: arXiv 2512.07142, ablation.
+    logits' step uses the λ of before. Source: arXiv 2512.07142, ablation.
     """
 
     name: ClassVar[str] = "lagrangian"
-    rate: float = 1.0
+    version: ClassVar[int] = 3
+    rate: float | None = option(
+        None, "rise of λ as a multiple of the learning rate", must=POSITIVE, unset="as published for the objective"
+    )
 
     @classmethod
     def published(cls, objective: str) -> "Lagrangian":
         """Return the controller with the rate of the published runs for an objective."""
         return cls(PUBLISHED_RATES.get(objective, 1.0))
 
-    def steer(
-        self, logits: Tensor, task_gradient: Tensor, density: float, multiplier: float, learning_rate: float
-    ) -> Steering:
-        """Return the combined gradient of one step."""
-        look = _Look.at(logits, task_gradient)
-        error, density_norm = look.error(density), look.density_norm(density)
-        gradient = _push_(task_gradient, logits, look, multiplier, density_norm)
-        return Steering(gradient, multiplier + self.rate * learning_rate * error, error, look.task_norm, density_norm)
+    def settled(self, objective: str) -> "Lagrangian":
+        """Return the same with its rate written out."""
+        return self.published(objective) if self.rate is None else self
+
+    def init(self, logits: Tensor) -> State:
+        """Return λ = 0."""
+        return _multiplier(logits)
+
+    def update(
+        self, logits: Tensor, task_gradient: Tensor, target: Target, state: State
+    ) -> tuple[Tensor, State, Figures]:
+        """Return the combined gradient of one step, λ, and its figures."""
+        sight, aim, before = _Sight.of(logits, task_gradient), target.density, state["multiplier"]
+        combined = sight.pushed(task_gradient, logits, before, aim)
+        rate = 1.0 if self.rate is None else self.rate
+        multiplier = before + rate * target.learning_rate * sight.error(aim)
+        return combined, {"multiplier": multiplier}, sight.figures(multiplier, aim)
 
 
-CONTROLLERS: dict[str, type[GradBalance] | type[ProportionalBalance] | type[Lagrangian]] = {
-    kind.name: kind for kind in (GradBalance, ProportionalBalance, Lagrangian)
-}
+def settled(controller: C, objective: str) -> C:
+    """Return a controller with whatever it leaves to the objective written out."""
+    settle = getattr(controller, "settled", None)
+    found: C = settle(objective) if settle is not None else controller
+    return found
+
+
+def _is_controller(value: Any) -> bool:
+    """Whether an object is a controller; its fields enter a ticket's provenance, hence a dataclass."""
+    return is_part(value) and isinstance(value, Controller)
+
+
+CONTROLLERS: Family[Controller] = Family(
+    "controller",
+    {kind.name: kind() for kind in (GradBalance, ProportionalBalance, Lagrangian)},
+    _is_controller,
+)

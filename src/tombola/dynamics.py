@@ -61,7 +61,7 @@ def follow(config: RunConfig, directory: Path, out: Path, progress: Progress) ->
             found = stage.get("moments")
             if found is None:
                 items = problem.looked_at()
-                measured = _measured(problem, ticket, items, _epochs(start.epoch, config.epochs))
+                measured = _measured(problem, ticket, items, _epochs(start.epoch, config.training.epochs))
                 found = [asdict(moment) for moment in measured]
                 stage.put("moments", found)
         return [Moment(**values) for values in found]
@@ -96,7 +96,7 @@ def compare(problem: Problem, dense: State, sparse: State, mask: Tensor, items: 
             total += size * view.gradient(network, None).double()
         samples += size
     chosen = [gradient[mask.to(gradient.device)] for gradient in gradients]
-    lengths = norm(chosen[0]) * norm(chosen[1])
+    lengths = float(norm(chosen[0]) * norm(chosen[1]))
     cosine = float(chosen[0] @ chosen[1]) / lengths if lengths else 0.0
     return Moment(epoch, divergence / samples, cosine)
 

@@ -1,5 +1,8 @@
 """What can go wrong, in one place."""
 
+# Words with which a message goes on from the name of its option; others follow a colon.
+_GOES_ON = ("must ", "needs ", "takes ", "is ", "are ", "cannot ", "excludes ", "has ", "'", '"')
+
 
 def in_words(error: BaseException) -> str:
     """Return an error's kind and text on one line."""
@@ -17,7 +20,24 @@ class TombolaError(Exception):
 
 
 class UsageError(TombolaError, ValueError):
-    """Something the user gave cannot be used; the message is one sentence that says what is allowed."""
+    """Something the user gave cannot be used; one sentence that says what is allowed.
+
+    message: the sentence. option: the argument that it is about, by its name in Python, if it is about one; the text
+    then begins with it, and the command line writes it as it is written there.
+    """
+
+    def __init__(self, message: str, *, option: str = "") -> None:
+        super().__init__(message)
+        self.message, self.option = message, option
+
+    def __str__(self) -> str:
+        return self.worded(self.option)
+
+    def worded(self, name: str) -> str:
+        """Return the sentence with the option written as `name`."""
+        if not name:
+            return self.message
+        return f"{name}{'' if self.message.startswith(_GOES_ON) else ':'} {self.message}"
 
 
 class SearchError(TombolaError, ArithmeticError):

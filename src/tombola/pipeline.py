@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tombola.cell import Cell, make_finder, resolve
-from tombola.config import RunConfig
+from tombola.cell import Cell, resolve
+from tombola.config import RunConfig, density_words
 from tombola.cost import Cost
 from tombola.evaluation import Evaluation
-from tombola.finders import Along
+from tombola.finders import draw as draw_ticket
 from tombola.models import load_into, read_weights
+from tombola.parts import written_name
 from tombola.problem import Problem, Trainer
 from tombola.progress import Progress
 from tombola.rundir import (
@@ -133,28 +134,27 @@ class _Drawn:
 
 def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> _Drawn:
     config = cell.config
-    progress.say(f"{config.finder} ticket of density {config.density:.4g} at {config.draw_at}, in {directory}")
+    name = written_name(config.finder)
+    progress.say(f"{name} ticket of density {density_words(config.density)} at {config.draw_at}, in {directory}")
     trainer = cell.trainer(store, progress)
     trainer.lesson.say_unreached()
     describe_run(directory, config)
     # Pretrain. A ticket is drawn at one point of the dense training and trained from another, or the same.
-    epochs = {"init": 0, "rewind": config.rewind_to, "trained": config.epochs}
+    epochs = {"init": 0, "rewind": config.rewind_to, "trained": config.training.epochs}
     drawn_at = trainer.dense_at(epochs[config.draw_at])
     start = drawn_at if config.draw_at != "trained" else trainer.dense_at(config.rewind_to)
     # Draw.
     problem = cell.problem(drawn_at, store, progress, trainer)
-    finder = make_finder(config)
-    ticket = next(iter(finder.draw(problem, [config.density])))
-    write_drawn(directory, ticket, start)
-    assert ticket.provenance is not None
-    rows = problem.draw_stage(ticket.provenance.finder, config.density, isinstance(finder, Along)).rows()
-    return _Drawn(cell, ticket, drawn_at, start, problem, trainer, rows)
+    found = draw_ticket(config.finder, problem, config.density)
+    start = found.start or start
+    write_drawn(directory, found.ticket, start)
+    return _Drawn(cell, found.ticket, drawn_at, start, problem, trainer, found.rows)
 
 
 def _train(drawn: _Drawn, directory: Path) -> None:
     cell, trainer = drawn.cell, drawn.trainer
     trained = drawn.problem.fit(drawn.ticket, drawn.start)
-    dense = trainer.dense_at(cell.config.epochs)
+    dense = trainer.dense_at(cell.config.training.epochs)
     # Evaluate: the only look at the test data.
     sparse_test, dense_test = cell.evaluate(trained, "test"), cell.evaluate(dense, "test")
     rows = [

@@ -11,15 +11,21 @@ from tombola import diagnostics
 from tombola.cost import Cost
 from tombola.data import Feed, Item
 from tombola.errors import UsageError
+from tombola.evaluation import VERSION as EVALUATION_VERSION
 from tombola.flat import Layout
-from tombola.identity import COMPONENT_VERSIONS, digest
+from tombola.identity import digest
 from tombola.masking import architecture, by_canonical_name
 from tombola.network import lacks_statistics, load_weights
+from tombola.parts import identify
 from tombola.progress import Progress, Silent
 from tombola.runtime import Runtime
-from tombola.store import MemoryStore, Stage, Store
+from tombola.selection import VERSION as SELECTION_VERSION
+from tombola.selection import Density
+from tombola.store import MemoryStage, MemoryStore, Stage, Store
 from tombola.task import Task
+from tombola.teacher import VERSION as TEACHER_VERSION
 from tombola.ticket import Ticket
+from tombola.training import VERSION as TRAINING_VERSION
 from tombola.training import Companion, Fit, Lesson, State, fit
 
 
@@ -27,7 +33,7 @@ class Trainer:
     """Trains one network, dense or under tickets; what is trained once is kept in the store.
 
     lesson: network, data and recipe. start: θ₀. store: where results and checkpoints lie. identity: what the results
-    depend on beyond the recipe, the seed, the start and the ticket (data, threads). own: what trains in place of fit().
+    depend on beyond the recipe, the seed, the start and the ticket (the data). own: what trains in place of fit().
     """
 
     def __init__(
@@ -40,10 +46,10 @@ class Trainer:
         self.identity: dict[str, Any] = {
             **identity,
             "architecture": architecture(lesson.model),
-            "recipe": {**lesson.recipe.__dict__, "milestones": list(lesson.recipe.milestones)},
+            "recipe": identify(lesson.recipe),
             "runtime": lesson.runtime.to_dict(),
             "seed": lesson.seed,
-            "versions": {name: COMPONENT_VERSIONS[name] for name in ("training", "evaluation", "data")},
+            "versions": {"training": TRAINING_VERSION, "evaluation": EVALUATION_VERSION},
         }
 
     def dense_stage(self) -> Stage:
@@ -125,8 +131,10 @@ class Trainer:
         where a training function of the user's own trains.
         """
         if self._own is not None:
-            raise UsageError("fit: this finder trains weights and masks together, by SGD; leave fit out")
-        recipe = replace(self.lesson.recipe, epochs=epochs or self.lesson.recipe.epochs)
+            raise UsageError(
+                "this finder trains weights and masks together, by the recipe; leave fit out", option="fit"
+            )
+        recipe = self.lesson.recipe.stretched(epochs or self.lesson.recipe.epochs)
         return fit(replace(self.lesson, recipe=recipe), start, recipe.epochs, stage, title, companion=companion)
 
 
@@ -144,8 +152,8 @@ class Problem:
     starts: θ₀ ("init"), θ_k ("rewind"), θ_T ("trained") or what the user gave ("given"), which `at` says.
     feed: batches to search on. probe: batches of the same data on which any finder's ticket is looked at; those of
     `feed` without. held_out: batches that are only looked at. trainer: for finders that train; without
-    one, `dense_at` and `fit` raise UsageError.
-    identity: what a drawn ticket depends on beyond this object (data, threads).
+    one, `dense_at` and `fit` raise UsageError. entry: of the store, where the draw under way keeps checkpoints and
+    metrics. identity: what a drawn ticket depends on beyond this object (the data).
     """
 
     model: nn.Module
@@ -161,6 +169,7 @@ class Problem:
     trainer: Trainer | None = None
     probe: Feed | None = None
     held_out: Feed | None = None
+    entry: Stage = field(default_factory=MemoryStage)
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -190,30 +199,26 @@ class Problem:
         """Return a private copy of the model at `weights`."""
         return load_weights(self.model, self.weights.tensors)
 
-    def draw_stage(self, finder: Mapping[str, Any], density: float | None, trains: bool = False) -> Stage:
-        """Return the stage for drawing one ticket with a finder, given by name and fields.
+    def draw_stage(self, finder: Mapping[str, Any], density: Density | None, trains: bool = False) -> Stage:
+        """Return the stage for drawing one ticket with a finder, given by its identity.
 
         density: None for what tickets of all densities share. trains: whether the finder trains the weights.
         """
+        shapes = zip(self.layout.names, self.layout.shapes, strict=True)
         return self.store.stage(
             "draw",
             {
                 **self.identity,
                 **({"training": digest(self._trainer().identity)} if trains else {}),
                 "finder": dict(finder),
-                "density": density,
+                "density": dict(density) if isinstance(density, Mapping) else density,
                 "weights": self.weights.digest,
                 "at": self.at,
                 "epoch": self.weights.epoch,
-                "layout": {
-                    name: list(shape) for name, shape in zip(self.layout.names, self.layout.shapes, strict=True)
-                },
+                "layout": {name: list(shape) for name, shape in shapes},
                 "runtime": self.runtime.to_dict(),
                 "seed": self.seed,
-                "versions": {
-                    name: COMPONENT_VERSIONS[name]
-                    for name in (str(finder["name"]), "objectives", "controllers", "ranking", "data")
-                },
+                "versions": {"selection": SELECTION_VERSION},
             },
         )
 
@@ -226,8 +231,7 @@ class Problem:
         }
         if lacks_statistics(self.network()):
             what["seed"] = self.seed  # they are estimated on batches that the seed chooses
-        versions = {"teacher": 3, "data": COMPONENT_VERSIONS["data"]}
-        return self.store.stage("teacher", {**self.identity, **what, "versions": versions})
+        return self.store.stage("teacher", {**self.identity, **what, "versions": {"teacher": TEACHER_VERSION}})
 
     def dense_at(self, epoch: int) -> State:
         """Return the dense network after `epoch` epochs of training from θ₀."""

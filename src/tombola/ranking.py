@@ -1,4 +1,4 @@
-"""Scores -> exactly k. The only place that selects weights."""
+"""Scores -> exactly k, beneath `tombola.selection`, which is the only door to it."""
 
 import math
 
@@ -11,18 +11,24 @@ from tombola.errors import UsageError
 SAMPLE = 2**16
 
 
+def check_density(density: float) -> float:
+    """Return a density as a float; raises UsageError unless it is a number in (0, 1]."""
+    if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1:
+        raise UsageError(f"must lie in (0, 1], got {density!r}", option="density")
+    return float(density)
+
+
 def count_kept(density: float, total: int) -> int:
     """Return k = floor(density * total + 1/2), the number of weights that a ticket keeps.
 
     Raises UsageError when density is outside (0, 1] or keeps no weight at all.
     """
-    if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1:
-        raise UsageError(f"density must lie in (0, 1], got {density!r}")
-    kept = math.floor(density * total + 0.5)
+    kept = math.floor(check_density(density) * total + 0.5)
     if kept == 0:
         raise UsageError(
-            f"density {density} keeps none of the {total:,} prunable weights; "
-            f"the smallest possible density is {1 / total:.4g} (one weight)"
+            f"{density} keeps none of the {total:,} prunable weights; "
+            f"the smallest possible density is {1 / total:.4g} (one weight)",
+            option="density",
         )
     return kept
 

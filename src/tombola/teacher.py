@@ -17,6 +17,8 @@ from tombola.seeds import seeded
 from tombola.store import Stage
 from tombola.task import Batch, Output, Task, batch_size
 
+# Raised when the same network's kept outputs change.
+VERSION = 3
 # Outputs larger than this many numbers in all (1 GiB of float32) are recomputed rather than kept.
 LARGEST_TABLE = 2**28
 # One pass over the data settles running statistics; of very long data this many batches do.
@@ -56,19 +58,23 @@ def make_teacher(
     runtime: Runtime,
     keep_outputs: bool = True,
     stage: Stage | None = None,
+    by_batch: bool = False,
 ) -> Teacher:
     """Return the teacher for a model at its present values.
 
     Running statistics that never saw a batch are estimated first, on a copy. keep_outputs: whether outputs will be
     asked for, so that keeping them is worth a pass over the data. stage: remembers them for others who ask the same.
+    by_batch: normalise by the statistics of each batch, as the published searches do, in place of the running ones.
     """
     meter, counted = Meter(), _Counter()
-    estimated = lacks_statistics(model)
+    estimated = lacks_statistics(model) and not by_batch
     with seeded(0, "teacher", device=runtime.device):
         if estimated:
             batches = counted.through(item.batch for item in islice(feed.epoch(0), STATISTICS_BATCHES))
             model = estimate_statistics(model, batches, task, runtime)
         network = FrozenNetwork(model, layout, task, runtime)
+        if by_batch:
+            network.use_batch_statistics()
         if keep_outputs:
             recall, why, saved = _remembered(network, feed, runtime, counted, stage)
         else:

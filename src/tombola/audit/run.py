@@ -16,7 +16,7 @@ from tombola.audit.report import Check, Report
 from tombola.cell import Cell, resolve
 from tombola.config import RunConfig
 from tombola.errors import UsageError
-from tombola.finders import Magnitude, Random
+from tombola.finders import Magnitude, Random, draw
 from tombola.flat import Layout
 from tombola.network import estimate_statistics, lacks_statistics, load_weights, statistics_modules
 from tombola.problem import Problem
@@ -54,7 +54,7 @@ def audit(
     weights were ranked by. weights: as in `pipeline.train`. What was trained before is not trained again.
     """
     if seeds < 1:
-        raise UsageError(f"--seeds must be at least 1, got {seeds}")
+        raise UsageError(f"must be at least 1, got {seeds}", option="seeds")
     config = resolve(config)
     with on_threads(config.threads):
         cell = Cell.prepare(replace(config, weights=str(weights)) if weights else config)
@@ -173,7 +173,7 @@ class _Bench:
         problem = self._problem()
         found: dict[str, dict[str, float]] = {}
         for finder in (Random(), Magnitude()):
-            other = next(iter(finder.draw(problem, [self.ticket.density])))
+            other = draw(finder, problem, self.ticket.density).ticket
             by_layer = other.density_by_layer
             chance = sum(kept * by_layer[name] for name, kept in self.ticket.kept_by_layer.items()) / self.ticket.kept
             found[finder.name] = {"shared": shared(self.ticket, other), "by_chance": chance}

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         help="measure also how each ticket's training follows the dense network's: two more trainings a cell",
     )
     add_output_options(parser)
-    options, config, densities = configure_many(parser, arguments)
+    options, layers, densities = configure_many(parser, arguments)
     out = out_directory(options)
 
     from tombola.studies import failures, plan, read_dynamics, run_all, tabulate
@@ -47,7 +47,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.plot:
         check_picture(Path(options.plot))
     finders = split_list(options.finders)
-    members = plan(config, finders, densities, options.seeds)
+    members = plan(layers, finders, densities, options.seeds)
+    config = members[0].config
     title = f"{config.model} on {config.data}"
     with board() as shown:
         outcomes = run_all(

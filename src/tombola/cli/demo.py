@@ -2,12 +2,11 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from tombola.cli.options import make_parser, parse
 from tombola.cli.show import cells_table, show_json, show_text
-from tombola.config import from_dict, load_preset
+from tombola.config import built, load_preset
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -25,9 +24,8 @@ def main(arguments: Sequence[str]) -> None:
     from tombola.pipeline import run
     from tombola.progress import progress_on
 
-    config = from_dict(load_preset("digits"))
-    progress = progress_on(sys.stderr)
-    results = [run(replace(config, finder=finder), Path(options.out), progress) for finder in ("cts", "random")]
+    progress, preset = progress_on(sys.stderr), load_preset("digits")
+    results = [run(built([preset, {"finder": finder}]), Path(options.out), progress) for finder in ("cts", "random")]
     if options.json:
         show_json({result.values["finder"]: dict(result.values) for result in results})
         return

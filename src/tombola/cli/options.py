@@ -3,28 +3,12 @@
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
-from tombola.config import RunConfig
 from tombola.errors import UsageError
-
-_WORDS = {
-    int: "a whole number",
-    int | None: "a whole number",
-    float: "a number",
-    float | None: "a number",
-    bool: "true or false",
-    str: "a text",
-    str | None: "a text",
-    tuple[int, ...]: "a list of whole numbers such as [40,80]",
-    tuple[float, ...]: "a list of numbers such as [0.5,0.5]",
-    tuple[str, ...]: "a list of texts such as [fc.*,head.*]",
-}
 
 
 class _Formatter(DefaultHelpFormatter):
@@ -92,12 +76,13 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
 
 def _sentence(message: str, known: Sequence[str]) -> str:
     """Return jsonargparse's message in one sentence that names the option and what is allowed, `known` being all."""
-    kinds: dict[str, Any] = {"seeds": int, **{f.name: f.type for f in fields(RunConfig)}}
     wrong_type = re.search(r'Parser key "(\w+)"', message)
     if wrong_type:
         given = re.search(r"(?:Given|Got) value: (.*)", message)
-        allowed = _WORDS.get(kinds.get(wrong_type[1], str), "of another type")
-        return f"--{wrong_type[1].replace('_', '-')} must be {allowed}, got {given[1] if given else 'something else'}"
+        # Options of runs are texts here, and read later; commands have but whole numbers of their own.
+        return (
+            f"--{wrong_type[1].replace('_', '-')} must be a whole number, got {given[1] if given else 'something else'}"
+        )
     unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: --([^\s=]+)", message)
     if unknown:
         name = (unknown[1] or unknown[2]).replace("-", "_")

@@ -18,13 +18,14 @@ def main(arguments: Sequence[str]) -> None:
     options, config = configure(parser, arguments)
 
     from tombola.cell import Cell, resolve
-    from tombola.ranking import count_kept
+    from tombola.config import density_words
+    from tombola.finders import selection_of
 
     cell = Cell.prepare(resolve(config))
-    kept = count_kept(config.density, cell.survey.prunable)
+    kept = selection_of(config.finder, cell.survey.layout, config.density).kept
     if options.json:
         entries = [vars(entry) for entry in cell.survey.entries]
         show_json({"parameters": entries, "prunable": cell.survey.prunable, "total": cell.survey.total, "kept": kept})
         return
     show_text(str(cell.survey))
-    show_text(f"a ticket of density {config.density:.4g} keeps {kept:,} weights")
+    show_text(f"a ticket of density {density_words(config.density)} keeps {kept:,} weights")

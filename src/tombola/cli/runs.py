@@ -1,42 +1,52 @@
 """The options that make a run's configuration, and where their defaults come from: a preset, or an earlier run."""
 
 import argparse
-import json
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
-from tombola.cli.options import is_run, parse, run_and_ticket, split_list
+from tombola.cli.options import is_run, parse, run_and_ticket
 from tombola.config import (
-    FINDER_OPTIONS,
     STANDARD,
     RunConfig,
+    ShortForm,
+    built,
     from_dict,
-    from_values,
+    lay_over,
     load_preset,
     parse_density,
     parse_sparsity,
+    path_of,
     preset_names,
     recipe_names,
+    short_forms,
+    start,
 )
+from tombola.config.layers import VARIANT
 from tombola.errors import UsageError
+from tombola.parts import is_part, plain
+from tombola.selection import Density
 
-_METAVARS: dict[Any, str] = {
-    int: "N",
-    int | None: "N",
-    float: "X",
-    float | None: "X",
-    bool: "true|false",
-    str: "TEXT",
-    str | None: "TEXT",
-    tuple[int, ...]: "[N,...]",
-    tuple[float, ...]: "[X,...]",
-    tuple[str, ...]: "[TEXT,...]",
-}
+_METAVARS: dict[Any, str] = {int: "N", float: "X", bool: "true|false"}
+# Layers of values, the later over the earlier.
+Layers = list[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asked for: what was parsed, and the layers of values that make the configuration."""
+
+    options: Namespace
+    layers: Layers
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration."""
+        return built(self.layers)
 
 
 def configure(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, RunConfig]:
@@ -44,43 +54,58 @@ def configure(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespa
 
     With --print_config, prints the configuration, if it is sound, and ends the program.
     """
-    arguments = _tidied(without_sparsity(arguments))
-    preset, recipe = _start(arguments)
-    _add_options(parser, _of_finder(load_preset(preset, recipe), arguments))
-    parser.description = f"{parser.description} Defaults below are those of the preset {preset}."
-    parser.set_defaults({"preset": preset, "recipe": recipe})
-    namespace = parse(parser, [argument for argument in arguments if argument != "--print_config"])
-    config = _config(namespace)
-    if "--print_config" in arguments:
+    asked = ask(parser, arguments)
+    config = asked.config
+    if asked.options.print_config:
         from tombola.cell import resolve
 
         resolve(config)
-        known = {"preset", "recipe", *(f.name for f in fields(RunConfig))}
-        print(yaml.safe_dump({k: _plain(v) for k, v in vars(namespace).items() if k in known}, sort_keys=False), end="")
+        head = {"preset": asked.options.preset, "recipe": asked.options.recipe}
+        print(yaml.safe_dump({**head, **config.to_dict()}, sort_keys=False), end="")
         raise SystemExit(0)
-    return namespace, config
+    return asked.options, config
 
 
-def configure_many(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, RunConfig, list[float]]:
-    """Do the same for a command that takes lists of finders and densities; the configuration has the first density."""
+def configure_many(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, Layers, list[Density]]:
+    """Do the same for a command that takes lists of finders and densities; return the layers that they share."""
     if any(argument.partition("=")[0] == "--finder" for argument in arguments):
-        raise UsageError("--finder is not an option of compare, which takes a list: --finders cts,snip,random")
+        raise UsageError("is not an option of compare, which takes a list: --finders cts,snip,random", option="finder")
     rest, densities = _take_densities(arguments)
-    first = ["--density", repr(densities[0])] if densities else []
-    namespace, config = configure(parser, [*rest, *first])
-    return namespace, config, densities or [config.density]
+    asked = ask(parser, rest, hidden=("finder",))
+    return asked.options, asked.layers, densities or [asked.config.density]
 
 
-def _take_densities(arguments: Sequence[str]) -> tuple[list[str], list[float]]:
+def ask(
+    parser: ArgumentParser, arguments: Sequence[str], groups: Sequence[str] = (), hidden: Container[str] = ()
+) -> Asked:
+    """Add the options of a run in some groups (all without any) to a command's own, and parse."""
+    arguments = without_sparsity(arguments)
+    named, files = _start(arguments)
+    preset = load_preset(named["preset"], named["recipe"])
+    _add_options(parser, [preset], groups, hidden)
+    parser.description = f"{parser.description} Defaults below are those of the preset {named['preset']}."
+    options = parse(parser, arguments)
+    options.preset, options.recipe = named["preset"], named["recipe"]
+    return Asked(options, [preset, *files, _given(options)])
+
+
+def _given(options: Namespace) -> dict[str, Any]:
+    """Return what the command line itself gave of a run's options."""
+    known = {**short_forms(), VARIANT: None}
+    return {name: value for name, value in vars(options).items() if name in known}
+
+
+def _take_densities(arguments: Sequence[str]) -> tuple[list[str], list[Density]]:
     """Take --density or --sparsity, a list such as 0.05,0.02, out of the arguments."""
-    read = {"--density": parse_density, "--sparsity": parse_sparsity}
+    read: dict[str, Callable[[str], Density]] = {"--density": parse_density, "--sparsity": parse_sparsity}
     rest, taken = _take(arguments, read)
     found = dict(taken)
     if len(found) > 1:
-        raise UsageError("--density and --sparsity exclude each other: give one of them")
+        raise UsageError("excludes --sparsity: give one of them", option="density")
     densities = [read[name](part) for name, text in found.items() for part in (text or "").strip("[]").split(",")]
-    if len(set(densities)) < len(densities):
-        raise UsageError(f"{next(iter(found))} must be a list without repetitions, got {next(iter(found.values()))}")
+    if any(densities.count(density) > 1 for density in densities):
+        name, text = next(iter(found.items()))
+        raise UsageError(f"must be a list without repetitions, got {text}", option=name.removeprefix("--"))
     return rest, densities
 
 
@@ -106,27 +131,30 @@ def configure_for_ticket(
     make: returns the command's parser. groups: the options that the command has. Returns also the run directory and
     the ticket file. Raises UsageError for a ticket in no run directory where nothing names its model and data.
     """
-    arguments = _tidied(without_sparsity(arguments))
-    preset, recipe = _start(arguments)
     scout = make()
-    scout.description = f"{scout.description} Defaults below are the preset's; a run directory's take their place."
-    _add_options(scout, load_preset(preset, recipe), groups)
-    directory, ticket = run_and_ticket(parse(scout, arguments).ticket)
-    given = {argument.partition("=")[0] for argument in arguments}
+    scout.description = f"{scout.description} A run directory's values take the place of the preset's."
+    asked = ask(scout, arguments, groups)
+    options, (preset, *files, given) = asked.options, asked.layers
+    directory, ticket = run_and_ticket(options.ticket)
     # Nothing is drawn: whatever a preset says of that must not stand in the way.
-    values = {**load_preset(preset, recipe), "draw_at": "init", "rewind_to": 0}
-    if "--preset" not in given:
+    base: Mapping[str, Any] = {**preset, "draw_at": "init", "rewind_to": 0}
+    if not _names_preset(arguments):
         if is_run(directory):
-            values = read_config(directory).to_dict()
-        elif not {"--model", "--data"} <= given:
+            base = read_config(directory).to_dict()
+        elif not {"model", "data"} <= given.keys():
             raise UsageError(f"{ticket} lies in no run directory: say --preset, or --model and --data")
-    parser = make()
-    _add_options(parser, values, groups)
-    namespace = parse(parser, arguments)
-    config = replace(_config(namespace, values), weights=None)
-    if config.draw_at != "init" and config.rewind_to >= config.epochs:
-        raise UsageError(f"--epochs must lie above {config.rewind_to}, the run's rewind point, got {config.epochs}")
-    return namespace, config, directory, ticket
+    config = replace(
+        built([base, *files, {key: value for key, value in given.items() if key != "weights"}]), weights=None
+    )
+    if config.draw_at != "init" and config.rewind_to >= config.training.epochs:
+        raise UsageError(
+            f"must lie above {config.rewind_to}, the run's rewind point, got {config.training.epochs}", option="epochs"
+        )
+    return options, config, directory, ticket
+
+
+def _names_preset(arguments: Sequence[str]) -> bool:
+    return any(argument.partition("=")[0] == "--preset" for argument in arguments)
 
 
 def read_config(directory: Path) -> RunConfig:
@@ -134,63 +162,98 @@ def read_config(directory: Path) -> RunConfig:
     path = directory / "config.yaml"
     try:
         return from_dict(yaml.safe_load(path.read_text()))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
-def _add_options(parser: ArgumentParser, values: Mapping[str, Any], groups: Sequence[str] = ()) -> None:
-    """Add an option for every field of RunConfig in some groups (all without any), with `values` as defaults."""
+def _add_options(
+    parser: ArgumentParser, layers: Sequence[Mapping[str, Any]], groups: Sequence[str], hidden: Container[str]
+) -> None:
+    """Add every option with a short form in some groups (all without any), the layers' values as defaults."""
     if not groups:
-        parser.add_argument("--config", action=ActionConfigFile, help="YAML file with values for any of these options")
-        # jsonargparse's own checks nothing and lists flags that nobody needs; `configure` sees to it.
+        parser.add_argument(
+            "--config", type=str, action="append", help="YAML file with values for any of these options"
+        )
         parser.add_argument("--print_config", action="store_true", help="print the configuration and exit")
     parser.add_argument("--preset", type=str, default="digits", help=f"where to start: {', '.join(preset_names())}")
     parser.add_argument(
         "--recipe", type=str, default=STANDARD, help=f"how the preset trains: {', '.join(recipe_names())}"
     )
+    spec = start()
+    for layer in layers:
+        spec = lay_over(spec, layer)
     headings: dict[str, Any] = {}
-    for f in fields(RunConfig):
-        title = f.metadata["group"]
-        if groups and (title not in groups or f.name == "weights"):
+    for name, form in short_forms().items():
+        title = form.field.metadata["group"]
+        if name in hidden or (groups and (title not in groups or name == "weights")):
             continue  # commands about a ticket have a --weights of their own
         if title not in headings:
             headings[title] = parser.add_argument_group(title)
-        default = values.get(f.name, f.default)
-        if isinstance(default, list):
-            default = tuple(default)
-        kind: Any = float | str if f.name == "density" else f.type
-        unset = default is None or default == ()
-        shown = f.metadata["unset"] if unset else ",".join(map(str, default)) if isinstance(default, tuple) else default
+        path = path_of(spec, name)
+        value = _value_at(spec, path) if path else None
         headings[title].add_argument(
-            f"--{f.name.replace('_', '-')}",
-            type=kind,
-            default=default,
-            metavar=_METAVARS[f.type],
-            help=f"{f.metadata['help']} (default: {str(shown).lower() if shown in (True, False) else shown})",
+            f"--{name.replace('_', '-')}",
+            type=str,
+            default=argparse.SUPPRESS,
+            metavar=_metavar(form),
+            help=f"{_help(form)} (default: {_shown(form, value)})",
+        )
+    if "search" in headings:
+        headings["search"].add_argument(
+            f"--{VARIANT}",
+            type=str,
+            default=argparse.SUPPRESS,
+            metavar="TEXT",
+            help="settings by one name: default, or published (of cts: controller, schedule, rate, epsilon, batches, "
+            "the dense network's statistics, as in the paper's runs) (default: default)",
         )
 
 
-def _tidied(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with configuration files first, so that options win, and lists in a form that YAML reads.
-
-    A list may be given with brackets or without: [fc.*,head.*], *.weight or 40,80.
-    """
-    lists = {f"--{f.name.replace('_', '-')}": f.type for f in fields(RunConfig) if get_origin(f.type) is tuple}
-    rest, taken = _take(arguments, {"--config", *lists})
-    files = [part for name, value in taken if name == "--config" for part in (name, value) if part is not None]
-    for name, value in taken:
-        if name in lists:
-            rest.append(name if value is None else f"{name}={_list(value, lists[name] == tuple[str, ...])}")
-    # A --config without its file must stay the last word, for the parser to complain.
-    return [*rest, *files] if ("--config", None) in taken else [*files, *rest]
+def _value_at(spec: Any, path: tuple[str, ...]) -> Any:
+    owner = spec.at(path[:-1])
+    return owner.given.get(path[-1], getattr(owner.part, path[-1]))
 
 
-def _list(text: str, quoted: bool) -> str:
-    inner = text.strip()
-    if inner.startswith("[") and inner.endswith("]"):
-        inner = inner[1:-1]
-    parts = [part.strip().strip("'\"") for part in inner.split(",")]
-    return f"[{','.join(json.dumps(part) if quoted else part for part in parts if part)}]"
+def _metavar(form: ShortForm) -> str:
+    kind = form.kind
+    inner = [each for each in get_args(kind) if each is not type(None)] if get_origin(kind) is not tuple else []
+    kind = inner[0] if len(inner) == 1 else kind
+    if get_origin(kind) is tuple:
+        return f"[{_METAVARS.get(get_args(kind)[0], 'TEXT')},...]"
+    return _METAVARS.get(kind, "TEXT")
+
+
+def _help(form: ShortForm) -> str:
+    """Return what an option means, each meaning once, with the finders that have it where not all of its kind do."""
+    texts = list(dict.fromkeys(f.metadata["help"] for _, f, _ in form.owners))
+    owners = list(dict.fromkeys(owner for owner, _, _ in form.owners if owner))
+    words = "; ".join(texts)
+    return f"{words} [{', '.join(owners)}]" if owners and form.name != "allocation" else words
+
+
+def _shown(form: ShortForm, value: Any) -> str:
+    """Return an option's default in words."""
+    if is_part(value):
+        return str(plain(value)["name"])
+    if hasattr(value, "part"):  # given by a layer, and not built yet
+        return str(plain(value.build())["name"])
+    if value is None or value == ():
+        defaults = dict.fromkeys(_default_of(f) for _, f, _ in form.owners)
+        return "; ".join(str(each) for each in defaults)
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else ",".join(map(str, value))
+        if isinstance(value, tuple | list)
+        else str(value)
+    )
+
+
+def _default_of(f: Any) -> str:
+    default = f.default
+    if default is None or default == ():
+        return str(f.metadata["unset"] or "none")
+    return str(plain(default)["name"]) if is_part(default) else str(f.metadata["unset"] or default)
 
 
 def without_sparsity(arguments: Sequence[str]) -> list[str]:
@@ -200,13 +263,13 @@ def without_sparsity(arguments: Sequence[str]) -> list[str]:
     """
     rest, taken = _take(arguments, {"--sparsity"})
     if taken and any(other.partition("=")[0] == "--density" for other in rest):
-        raise UsageError("--density and --sparsity exclude each other: give one of them")
+        raise UsageError("excludes --sparsity: give one of them", option="density")
     densities = [part for _, value in taken for part in ("--density", repr(parse_sparsity(value or "")))]
     return [*densities, *rest]
 
 
-def _start(arguments: Sequence[str]) -> tuple[str, str]:
-    """Return the preset and the recipe that the arguments, or a configuration file among them, name."""
+def _start(arguments: Sequence[str]) -> tuple[dict[str, str], Layers]:
+    """Return the preset and the recipe that the arguments, or a configuration file among them, name; and the files."""
     scout = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     scout.add_argument("--preset")
     scout.add_argument("--recipe")
@@ -216,43 +279,25 @@ def _start(arguments: Sequence[str]) -> tuple[str, str]:
     except argparse.ArgumentError as error:
         raise UsageError(str(error)) from None
     named = {"preset": "digits", "recipe": STANDARD}
+    files: Layers = []
     for path in known.config:
         content = _read_yaml(Path(path))
         for key in named:
             asked = getattr(known, key)
             if asked and key in content and content[key] != asked:
-                raise UsageError(f"--{key} {asked} and --config {path} ({key} {content[key]}) exclude each other")
-            named[key] = content.get(key, named[key])
-    return known.preset or named["preset"], known.recipe or named["recipe"]
-
-
-def _of_finder(values: Mapping[str, Any], arguments: Sequence[str]) -> Mapping[str, Any]:
-    """Return a preset's values without its finder's own options where --finder or --finders name others alone."""
-    _, taken = _take(arguments, {"--finder", "--finders"})
-    named = {label.partition(":")[0] for _, labels in taken for label in split_list(labels or "")}
-    if not named or values.get("finder", RunConfig.finder) in named:
-        return values
-    return {name: value for name, value in values.items() if name not in FINDER_OPTIONS}
+                raise UsageError(f"{asked} and --config {path} ({key} {content[key]}) exclude each other", option=key)
+            named[key] = content.pop(key, named[key])
+        files.append(content)
+    return {key: getattr(known, key) or named[key] for key in named}, files
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UsageError(f"--config: there is no file {path}")
+        raise UsageError(f"there is no file {path}", option="config")
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}", option="config") from None
     if not isinstance(content, dict):
-        raise UsageError(f"--config {path} must hold keys and values")
+        raise UsageError(f"{path} must hold keys and values", option="config")
     return content
-
-
-def _config(namespace: Namespace, base: Mapping[str, Any] | None = None) -> RunConfig:
-    """Return the configuration that was parsed; fields that are no options of the command come from `base`."""
-    parsed = {f.name: getattr(namespace, f.name) for f in fields(RunConfig) if hasattr(namespace, f.name)}
-    values = RunConfig().to_dict() | dict(base or {}) | parsed
-    return from_values({**values, "density": parse_density(values["density"])})
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -1,18 +1,25 @@
 """The configuration of a run: one typed dataclass, from presets, YAML files and the command line."""
 
-from tombola.config.densities import parse_density, parse_sparsity
+from tombola.config.densities import density_words, parse_density, parse_sparsity
+from tombola.config.layers import ShortForm, built, from_dict, lay_over, path_of, settled, short_forms, start
 from tombola.config.presets import STANDARD, load_preset, preset_names, recipe_names
-from tombola.config.run import FINDER_OPTIONS, RunConfig, from_dict, from_values
+from tombola.config.run import RunConfig
 
 __all__ = [
-    "FINDER_OPTIONS",
     "STANDARD",
     "RunConfig",
+    "ShortForm",
+    "built",
+    "density_words",
     "from_dict",
-    "from_values",
+    "lay_over",
     "load_preset",
     "parse_density",
     "parse_sparsity",
+    "path_of",
     "preset_names",
     "recipe_names",
+    "settled",
+    "short_forms",
+    "start",
 ]

@@ -23,11 +23,13 @@ def preset_names() -> list[str]:
 def load_preset(name: str, recipe: str = STANDARD) -> dict[str, Any]:
     """Return the values of a preset under one of its recipes; raises UsageError listing what there is."""
     if name not in preset_names():
-        raise UsageError(f"--preset {name!r} is unknown; allowed are {', '.join(preset_names())}")
+        raise UsageError(f"{name!r} is unknown; allowed are {', '.join(preset_names())}", option="preset")
     values = _read_preset(name)
     recipes = {STANDARD: {}, **values.pop("recipes", {})}
     if recipe not in recipes:
-        raise UsageError(f"--recipe {recipe!r} is not one of the preset {name}; allowed are {', '.join(recipes)}")
+        raise UsageError(
+            f"{recipe!r} is not one of the preset {name}; allowed are {', '.join(recipes)}", option="recipe"
+        )
     return values | recipes[recipe]
 
 

@@ -8,9 +8,13 @@ from tombola.data.samples import Samples
 from tombola.data.sources import DATASETS, load
 from tombola.data.splits import Normalisation, Split, Splits
 
+# Raised when the same source gives other batches.
+VERSION = 1
+
 __all__ = [
     "AUGMENTATIONS",
     "DATASETS",
+    "VERSION",
     "ArrayFeed",
     "Arrays",
     "Feed",

@@ -10,7 +10,7 @@ import torch
 from tombola.data.samples import Samples, labels_of
 from tombola.data.splits import SPLIT_SEED, Splits, check_labels
 from tombola.errors import UsageError
-from tombola.own import explained, imported, source
+from tombola.plugins import explained, imported_function, source
 from tombola.seeds import generator, seeded
 
 
@@ -22,7 +22,7 @@ def load_own(name: str, data_dir: Path | None, held_out: float) -> Splits:
     is the length of the training data's `classes`, where it has one, else the largest label plus one. What the function
     draws from the global generators is the same at every call.
     """
-    function = imported("data", name)
+    function = imported_function("data", name)
     takes = len(inspect.signature(function).parameters)
     with seeded(SPLIT_SEED, "datasets"):
         found = function(data_dir) if takes else function()

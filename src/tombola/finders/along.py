@@ -1,59 +1,57 @@
 """What finders share that train weights and masks together, and then rewind."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
 
 from tombola.errors import UsageError
-from tombola.finders.base import draw_each, full_ticket
+from tombola.finders.base import Drawn, Finder, Needs
+from tombola.parts import COUNT, SHARE, option
 from tombola.problem import Problem
-from tombola.store import Stage
-from tombola.ticket import Ticket
+from tombola.selection import Density
+
+REWINDS = ("rewind", "init", "given")
 
 
-def demand_rewind(name: str, at: str) -> None:
-    """Raise UsageError at the trained weights: there is no training left to find a ticket in."""
-    if at == "trained":
-        raise UsageError(f"finder {name} trains and rewinds: draw it at rewind or at init (--draw-at)")
+def falling_share() -> float:
+    """Declare the share of a training in which a density falls."""
+    share: float = option(
+        0.6, "share of a training in which gradual and joint fall to the density", must=SHARE, group="rivals"
+    )
+    return share
 
 
 @dataclass(frozen=True)
-class Along:
-    """Finds each density's ticket along a training from the problem's weights; the ticket belongs to those weights.
+class Along(Finder):
+    """Finds a ticket along a training from the problem's weights; the ticket belongs to those weights.
 
-    epochs: length of that whole training, by default the recipe's; the ticket's own training keeps the recipe's.
+    The recipe's milestones stretch with the training. The ticket's own training keeps the recipe's length.
     """
 
-    name: ClassVar[str]
-    epochs: int | None = field(default=None, kw_only=True)
+    epochs: int | None = option(
+        None,
+        "epochs of the whole training in which joint, gradual or continuous-sparsification finds its mask",
+        must=COUNT,
+        flag="search-epochs",
+        unset="--epochs",
+        group="rivals",
+        kw_only=True,
+    )
 
-    def __post_init__(self) -> None:
-        if self.epochs is not None and (not isinstance(self.epochs, int) or self.epochs < 1):
-            raise UsageError(f"epochs of the search must be a whole number of at least 1, got {self.epochs!r}")
+    def needs(self) -> Needs:
+        """Return what it needs of a run."""
+        return Needs(trains=True, own_training=False, at=REWINDS)
 
-    def draw(self, problem: Problem, densities: Sequence[float]) -> Iterator[Ticket]:
-        """Yield one ticket for each density, each from a training of its own."""
-        self.check_at(problem.at)
-        if self.epochs is not None and self.epochs <= problem.weights.epoch:
+    def check_start(self, epoch: int) -> None:
+        """Raise UsageError where the search would end before it starts."""
+        if self.epochs is not None and self.epochs <= epoch:
             raise UsageError(
-                f"epochs of the search must lie above {problem.weights.epoch}, where it starts, got {self.epochs}"
+                f"must lie above {epoch}, where the search starts, got {self.epochs}", option="search_epochs"
             )
 
-        def draw_one(density: float, stage: Stage) -> Ticket:
-            return full_ticket(self, problem) if density == 1 else self.draw_one(problem, density, stage)
+    def draw(self, problem: Problem, density: Density) -> Drawn:
+        """Return the ticket of one density."""
+        self.check_start(problem.weights.epoch)
+        return self.find(problem, density)
 
-        return draw_each(self, problem, densities, draw_one, trains=True)
-
-    def check_at(self, at: str) -> None:
-        """Raise UsageError unless tickets can be drawn there."""
-        demand_rewind(self.name, at)
-
-    def draw_one(self, problem: Problem, density: float, stage: Stage) -> Ticket:
-        """Return the ticket of one density below 1."""
+    def find(self, problem: Problem, density: Density) -> Drawn:
+        """Return the ticket of one density, along a training."""
         raise NotImplementedError
-
-
-def check_share(share: float) -> None:
-    """Raise UsageError unless a share of a training is one."""
-    if not 0 < share <= 1:
-        raise UsageError(f"share must lie in (0, 1], got {share!r}")

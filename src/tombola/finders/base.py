@@ -1,81 +1,168 @@
-"""What every finder does: draw tickets from a problem, one for each density."""
+"""What every finder does: draw a ticket of a density from a problem."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, is_dataclass
-from typing import Any, ClassVar, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from tombola import diagnostics
+from tombola.allocation import ALLOCATIONS, Allocation, Global
 from tombola.cost import Cost
+from tombola.errors import UsageError
+from tombola.flat import Layout
+from tombola.network import FrozenNetwork
+from tombola.parts import Part, describe, identify, is_part, option, written_name
 from tombola.problem import Problem
-from tombola.ranking import count_kept
 from tombola.seeds import seeded
-from tombola.store import Stage
+from tombola.selection import Density, Selection
 from tombola.ticket import Provenance, Ticket
+from tombola.training import State
 from tombola.version import __version__
 
 
-class Finder(Protocol):
-    """A way of finding tickets: a frozen dataclass whose fields are its hyper-parameters."""
+@dataclass(frozen=True)
+class Needs:
+    """What a finder needs of a run.
 
-    name: ClassVar[str]
-
-    def draw(self, problem: Problem, densities: Sequence[float]) -> Iterator[Ticket]:
-        """Yield one ticket for each density, in (0, 1]."""
-
-
-def describe(finder: Finder) -> dict[str, Any]:
-    """Return a finder's name and fields, plain values; parts that are objects by name and fields too."""
-    fields: dict[str, Any] = {"name": finder.name}
-    for key, value in vars(finder).items():
-        is_part = is_dataclass(value) and not isinstance(value, type)
-        if is_part:
-            value = {"name": getattr(value, "name", ""), **asdict(value)}
-        fields[key] = list(value) if isinstance(value, tuple) else value
-    return fields
-
-
-def draw_each(
-    finder: Finder,
-    problem: Problem,
-    densities: Sequence[float],
-    draw: Callable[[float, Stage], Ticket],
-    trains: bool = False,
-) -> Iterator[Ticket]:
-    """Yield a ticket for each density, drawn afresh unless the store has it already.
-
-    trains: whether tickets depend on how the weights are trained from here on.
+    samples: of the batches that it searches or scores on. trains: whether it trains the weights, so that its tickets
+    depend on how. own_training: whether a training function of the user's own may do that. at: at which weights it can
+    be drawn, of "init", "rewind", "trained" and "given".
     """
-    for density in densities:
-        count_kept(density, problem.layout.total)
-    for density in densities:
-        stage = problem.draw_stage(describe(finder), density, trains)
-        with stage.locked():
-            kept = stage.get("ticket")
-            if kept is None:
-                with seeded(problem.seed, "draw", device=problem.runtime.device):
-                    ticket = draw(density, stage)
-                stage.put("ticket", _pack(ticket))
-                stage.clear_checkpoint()
-            else:
-                ticket = _unpack(kept)
-        yield ticket
+
+    samples: int = 512
+    trains: bool = False
+    own_training: bool = True
+    at: tuple[str, ...] = ("rewind", "init", "trained", "given")
+
+    def check_at(self, finder: str, at: str) -> None:
+        """Raise UsageError where the finder cannot be drawn."""
+        if at not in self.at:
+            allowed = " or ".join(place for place in self.at if place != "given")
+            raise UsageError(f"must be {allowed} for the finder {finder}, got {at}", option="draw_at")
 
 
-def make_ticket(
-    finder: Finder,
+@dataclass(frozen=True)
+class Drawn:
+    """What a finder found.
+
+    ticket: the masks, their scores and where they come from. rows: of metrics, recorded on the way. start: the state
+    that the ticket is to be trained from, where that is not the one that it was drawn at.
+    """
+
+    ticket: Ticket
+    rows: list[dict[str, Any]]
+    start: State | None = None
+
+
+@runtime_checkable
+class Finds(Protocol):
+    """What any finder must have; a frozen dataclass whose fields are its options."""
+
+    def draw(self, problem: Problem, density: Density) -> Drawn:
+        """Return the ticket of one density, in (0, 1], or of densities by pattern."""
+
+
+@dataclass(frozen=True)
+class Finder(Part):
+    """Base of the finders: a ticket of exactly k weights at the problem's weights.
+
+    allocation: how the weights kept are spread over the layers. A finder of one's own may do without this base, as a
+    frozen dataclass with a `draw` like this one's.
+    """
+
+    allocation: Allocation = option(
+        Global(),
+        "how kept weights are spread over layers: global (ranked together), uniform (layers alike), erk (small layers "
+        "denser)",
+        family=ALLOCATIONS,
+        group="ticket",
+        kw_only=True,
+    )
+
+    def needs(self) -> Needs:
+        """Return what it needs of a run."""
+        return Needs()
+
+    def check(self, network: FrozenNetwork) -> None:
+        """Raise UsageError where it cannot do with a network."""
+
+    def selection(self, problem: Problem, density: Density) -> Selection:
+        """Return what is kept at a density."""
+        return selection_of(self, problem.layout, density)
+
+    def draw(self, problem: Problem, density: Density) -> Drawn:
+        """Return the ticket of one density."""
+        raise NotImplementedError
+
+
+def needs_of(finder: Any) -> Needs:
+    """Return what any finder needs of a run, the usual where it does not say."""
+    needs: Needs = finder.needs() if hasattr(finder, "needs") else Needs()
+    return needs
+
+
+def selection_of(finder: Any, layout: Layout, density: Density) -> Selection:
+    """Return what any finder keeps of a layout's weights at a density; raises UsageError where that is nothing."""
+    allocation = finder.allocation if isinstance(finder, Finder) else Global()
+    selection = Selection(layout, density, allocation)
+    _ = selection.pools
+    return selection
+
+
+def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
+    """Return a finder's ticket of one density, drawn afresh unless the store has it already.
+
+    Raises UsageError for a density that keeps no weight, and for weights at which the finder cannot be drawn.
+    """
+    needs = needs_of(finder)
+    needs.check_at(written_name(finder), problem.at)
+    selection = selection_of(finder, problem.layout, density)
+    if selection.everything:
+        return full(finder, problem, density)
+    if needs.trains:
+        problem.epochs  # noqa: B018 - raises where nothing trains
+    settled = finder.settled(problem) if hasattr(finder, "settled") else finder
+    entry = problem.draw_stage(identify(settled), density, needs.trains)
+    with entry.locked():
+        kept = entry.get("ticket")
+        if kept is None:
+            with seeded(problem.seed, "draw", device=problem.runtime.device):
+                found = settled.draw(replace(problem, entry=entry), density)
+            kept = _pack(_checked(settled, found, selection))
+            entry.put("ticket", kept)
+            entry.clear_checkpoint()
+    return _unpack(kept, entry.rows())
+
+
+def _checked(finder: Any, found: object, selection: Selection) -> Drawn:
+    """Return what a finder, which may be the user's own, drew; raises UsageError where that is no such ticket."""
+    name = written_name(finder)
+    if not isinstance(found, Drawn):
+        raise UsageError(f"{name} must return tombola.finders.Drawn, got {type(found).__name__}", option="finder")
+    if found.ticket.kept != selection.kept or set(found.ticket) != set(selection.layout.names):
+        raise UsageError(
+            f"{name} returned a ticket of {found.ticket.kept:,} weights; the density asks for {selection.kept:,} "
+            "of the prunable ones",
+            option="finder",
+        )
+    return found
+
+
+def drawn(
+    finder: Any,
     problem: Problem,
-    density: float,
+    density: Density,
     mask: Tensor,
     scores: Tensor,
     cost: Cost,
+    start: State | None = None,
     **facts: Any,
-) -> Ticket:
-    """Return the ticket of a flat mask and flat scores, its provenance written out.
+) -> Drawn:
+    """Return what a flat mask (d,) and flat scores (d,) make, the ticket's provenance written out.
 
-    cost: of the draw alone; facts: further fields of the provenance.
+    cost: of the draw alone. start: see `Drawn`. facts: further fields of the provenance.
     """
     warnings = [*diagnostics.empty_layers(problem.layout.views(mask)), *facts.pop("warnings", ())]
     provenance = Provenance(
@@ -84,7 +171,7 @@ def make_ticket(
         seed=problem.seed,
         version=__version__,
         architecture=problem.architecture,
-        weights=problem.weights.digest,
+        weights=(start or problem.weights).digest,
         at=problem.at,
         epoch=None if problem.at == "given" else problem.weights.epoch,
         cost=problem.spent + cost,
@@ -92,23 +179,32 @@ def make_ticket(
         **facts,
     )
     views = problem.layout.views
-    return Ticket(views(mask.cpu()), provenance, views(scores.detach().cpu()))
+    ticket = Ticket(views(mask.cpu()), provenance, views(scores.detach().cpu()))
+    return Drawn(ticket, problem.entry.rows(), start)
 
 
-def full_ticket(finder: Finder, problem: Problem) -> Ticket:
+def full(finder: Any, problem: Problem, density: Density) -> Drawn:
     """Return the ticket that keeps everything; density 1 needs no search."""
     ones = torch.ones(problem.layout.total)
-    return make_ticket(finder, problem, 1.0, ones.bool(), ones, Cost())
+    return drawn(finder, problem, density, ones.bool(), ones, Cost())
 
 
-def _pack(ticket: Ticket) -> dict[str, Any]:
+def _pack(found: Drawn) -> dict[str, Any]:
+    ticket = found.ticket
     return {
         "masks": dict(ticket),
         "scores": ticket.scores,
         "provenance": ticket.provenance.to_dict() if ticket.provenance else None,
+        "start": found.start.to_dict() if found.start else None,
     }
 
 
-def _unpack(kept: dict[str, Any]) -> Ticket:
-    provenance = kept["provenance"]
-    return Ticket(kept["masks"], provenance and Provenance.from_dict(provenance), kept["scores"])
+def _unpack(kept: Mapping[str, Any], rows: list[dict[str, Any]]) -> Drawn:
+    provenance, start = kept["provenance"], kept["start"]
+    ticket = Ticket(kept["masks"], provenance and Provenance.from_dict(provenance), kept["scores"])
+    return Drawn(ticket, rows, start and State.from_dict(start))
+
+
+def is_finder(value: Any) -> bool:
+    """Whether an object is a finder; its fields enter a ticket's provenance, hence a dataclass."""
+    return is_part(value) and isinstance(value, Finds)

@@ -1,22 +1,22 @@
 """Concrete Ticket Search (Arora and Teuscher, arXiv 2512.07142)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar
 
 from tombola import concrete, diagnostics
-from tombola.controllers import Controller, ProportionalBalance, check_controller
-from tombola.errors import UsageError
-from tombola.finders.base import draw_each, full_ticket, make_ticket
-from tombola.finders.search import Plan, Search, run_steps
+from tombola.concrete import RELAXATIONS, Concrete, Relaxation
+from tombola.controllers import CONTROLLERS, Controller, ProportionalBalance, settled
+from tombola.finders.base import Drawn, Finder, Needs, drawn
+from tombola.finders.search import Search, run_steps
 from tombola.network import FrozenNetwork
-from tombola.objectives import objective_named
+from tombola.objectives import OBJECTIVES, Loss, Objective, ReverseKL
+from tombola.parts import COUNT, POSITIVE, one_of, option
 from tombola.problem import Problem
 from tombola.schedules import one_cycle
-from tombola.store import Stage
-from tombola.teacher import make_teacher
-from tombola.ticket import Ticket
+from tombola.selection import Density
+from tombola.teacher import Teacher, is_informed, make_teacher
 
 # Steps of the published searches, short and long (20 and 160 epochs of CIFAR), and when their learning rates drop.
 PUBLISHED_DROPS = {1_960: 1_568, 15_680: 13_622}
@@ -52,100 +52,139 @@ SEARCH_SCHEDULES = {
 }
 
 
+def default_objective(problem: Problem) -> Objective:
+    """Return what to minimise where nobody says: the loss while the network has learned nothing, else reverse KL."""
+    informed = is_informed(problem.network(), problem.layout, problem.task, problem.feed, problem.runtime)
+    if informed is False:
+        problem.progress.say("objective: loss, since the network's outputs do not predict its targets yet")
+    return Loss() if informed is False else ReverseKL()
+
+
 @dataclass(frozen=True)
-class CTS:
+class CTS(Finder):
     """Weights stay frozen; one logit a weight is trained so that masks sampled from it serve the objective.
 
-    objective: what the masked network should minimise, by name. steps: length of the search. controller: what holds
-    the density. learning_rate: of Adam on the logits, at its highest; by default what suits schedule and steps.
-    lr_schedule: how it moves: "one-cycle", ours, or "drop", the published one. temperature: τ of the binary Concrete
-    distribution. relaxation: how masks are sampled, by name in concrete.RELAXATIONS; all but "concrete" are ablations.
-    epsilon: of Adam; published runs multiply most objectives by 100, which to Adam is an epsilon of 1e-10, and matters
-    where millions of weights share a gradient. features: for feature-mse, globs of the names of the modules whose
-    outputs are compared; every nn.ReLU without any.
+    epsilon: published runs multiply most objectives by 100, which to Adam is an epsilon of 1e-10, and matters where
+    millions of weights share a gradient. batch_size: masks are noisier than batches, so that more samples a step cost
+    more and find no better tickets.
     """
 
     name: ClassVar[str] = "cts"
-    objective: str = "reverse-kl"
-    steps: int = 1960
-    controller: Controller = ProportionalBalance()
-    learning_rate: float | None = None
-    lr_schedule: str = "one-cycle"
-    temperature: float = concrete.TEMPERATURE
-    epsilon: float = 1e-8
-    relaxation: str = "concrete"
-    features: tuple[str, ...] = ()
+    version: ClassVar[int] = 7
+    # Settings by one name each, so that nobody forgets a piece.
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "published": {
+            "controller": "gradbalance",
+            "lr_schedule": "drop",
+            "learning_rate": 0.1,
+            "epsilon": 1e-10,
+            "batch_size": 512,
+            "teacher": "batch",
+        }
+    }
+    objective: Objective | None = option(
+        None,
+        "what the search minimises: loss, delta-loss, grad-norm, reverse-kl, forward-kl, feature-mse, grad-match",
+        family=OBJECTIVES,
+        unset="loss while the network has learned nothing, else reverse-kl",
+        group="search",
+    )
+    steps: int = option(1960, "length of the search", must=COUNT, group="search")
+    controller: Controller = option(
+        ProportionalBalance(), "what holds the density: gradbalance, proportional, lagrangian", family=CONTROLLERS,
+        group="search",
+    )  # fmt: skip
+    learning_rate: float | None = option(
+        None,
+        "learning rate of the logits, gates or scores, at its highest",
+        must=POSITIVE,
+        flag="search-learning-rate",
+        unset="588/steps, at most 1, or 0.1 with drop",
+        group="search",
+    )
+    lr_schedule: str = option(
+        "one-cycle",
+        "how that of cts moves: one-cycle, drop (as published: by ten, for the last fifth)",
+        must=one_of(SEARCH_SCHEDULES),
+        flag="search-lr-schedule",
+        group="search",
+    )
+    relaxation: Relaxation = option(
+        Concrete(), "how masks are sampled: concrete; ablations straight-through, deterministic", family=RELAXATIONS,
+        group="search",
+    )  # fmt: skip
+    epsilon: float = option(1e-8, "epsilon of Adam on the logits", must=POSITIVE, flag="search-epsilon", group="search")
+    batch_size: int = option(
+        64, "samples a step of the search, or of a score's batch", must=COUNT, flag="search-batch-size", group="search"
+    )
+    teacher: str = option(
+        "running",
+        "statistics by which the dense network normalises when it is asked: running (its own), or batch (as published)",
+        must=one_of(("running", "batch")),
+        group="search",
+    )
 
-    def __post_init__(self) -> None:
-        objective_named(self.objective)
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise UsageError(f"steps must be a whole number of at least 1, got {self.steps!r}")
-        for name, known in (("lr_schedule", SEARCH_SCHEDULES), ("relaxation", concrete.RELAXATIONS)):
-            if getattr(self, name) not in known:
-                allowed = ", ".join(known)
-                raise UsageError(f"{name} {getattr(self, name)!r} of the search is unknown; allowed are {allowed}")
-        for name in ("learning_rate", "temperature", "epsilon"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise UsageError(f"{name} of the search must be a number above 0, got {value!r}")
-        if isinstance(self.features, str):
-            raise UsageError(f"features must be a tuple of patterns such as ('body.*',), got {self.features!r}")
-        check_controller(self.controller)
+    @classmethod
+    def published(cls, **settings: Any) -> "CTS":
+        """Return the published search, with further settings."""
+        return cls(**{**cls.variants["published"], **settings})
 
-    def settled(self) -> "CTS":
-        """Return the same search with its learning rate written out."""
-        peak = SEARCH_SCHEDULES[self.lr_schedule].peak(self.steps) if self.learning_rate is None else self.learning_rate
-        return replace(self, learning_rate=peak)
+    @property
+    def schedule(self) -> SearchSchedule:
+        """How the learning rate moves."""
+        return SEARCH_SCHEDULES[self.lr_schedule]
 
-    def draw(self, problem: Problem, densities: Sequence[float]) -> Iterator[Ticket]:
-        """Yield one ticket for each density, each from a search of its own."""
-        search = self.settled()
-        return draw_each(search, problem, densities, lambda density, stage: search._draw_one(problem, density, stage))
+    def needs(self) -> Needs:
+        """Return what it needs of a run."""
+        return Needs(samples=self.batch_size)
 
-    def _draw_one(self, problem: Problem, density: float, stage: Stage) -> Ticket:
-        if density == 1:
-            return full_ticket(self, problem)
-        model, objective = problem.network(), objective_named(self.objective)
-        network = FrozenNetwork(model, problem.layout, problem.task, problem.runtime)
+    def check(self, network: FrozenNetwork) -> None:
+        """Raise UsageError where the objective cannot look at a network."""
+        if self.objective is not None:
+            self.objective.check(network)
+
+    def settled(self, problem: Problem) -> "CTS":
+        """Return the same search with objective, learning rate and controller written out."""
+        objective = self.objective or default_objective(problem)
+        peak = self.schedule.peak(self.steps) if self.learning_rate is None else self.learning_rate
+        controller = settled(self.controller, objective.name)
+        return replace(self, objective=objective, learning_rate=peak, controller=controller)
+
+    def draw(self, problem: Problem, density: Density) -> Drawn:
+        """Return the ticket of one density."""
+        finder = self.settled(problem)
+        network = FrozenNetwork(problem.network(), problem.layout, problem.task, problem.runtime)
         network.use_batch_statistics()
-        teacher = None
-        if objective.asks_outputs or objective.asks_network:
-            teacher = make_teacher(
-                model,
-                problem.layout,
-                problem.task,
-                problem.feed,
-                problem.runtime,
-                objective.asks_outputs,
-                problem.teacher_stage(),
-            )
-            problem.progress.say(f"teacher: {teacher.how}")
-        search = Search(problem, self._plan(density), network, teacher)
-        run_steps(search, self.steps, problem, stage, self.objective)
-        return self._finish(search, problem, stage.rows())
+        search = Search(finder, problem, finder.selection(problem, density), network, finder._teacher(problem))
+        assert finder.objective is not None
+        run_steps(search, finder.steps, problem, finder.objective.name)
+        return finder._finish(search, problem, density)
 
-    def _plan(self, density: float) -> Plan:
-        assert self.learning_rate is not None
-        return Plan(
-            objective=objective_named(self.objective),
-            controller=self.controller,
-            density=density,
-            steps=self.steps,
-            learning_rate=self.learning_rate,
-            schedule=SEARCH_SCHEDULES[self.lr_schedule].share,
-            temperature=self.temperature,
-            epsilon=self.epsilon,
-            relaxation=self.relaxation,
-            features=tuple(self.features),
+    def _teacher(self, problem: Problem) -> Teacher | None:
+        assert self.objective is not None
+        if not (self.objective.asks_outputs or self.objective.asks_network):
+            return None
+        teacher = make_teacher(
+            problem.network(),
+            problem.layout,
+            problem.task,
+            problem.feed,
+            problem.runtime,
+            self.objective.asks_outputs,
+            problem.teacher_stage(),
+            by_batch=self.teacher == "batch",
         )
+        problem.progress.say(f"teacher: {teacher.how}")
+        return teacher
 
-    def _finish(self, search: Search, problem: Problem, rows: list[dict[str, Any]]) -> Ticket:
+    def _finish(self, search: Search, problem: Problem, density: Density) -> Drawn:
         """Cut: keep the k largest logits, and look at what that made of the soft masks."""
-        mask, cost, logits = search.top(), search.meter.read(), search.logits.detach()
+        assert self.objective is not None
+        mask, cost, logits, rows = search.top(), search.meter.read(), search.logits, problem.entry.rows()
         seen = problem.looked_at()
         unseen = list(islice(problem.held_out.epoch(0), diagnostics.BATCHES)) if problem.held_out else []
         outcome = diagnostics.Outcome(
-            name=self.objective,
+            name=self.objective.name,
             first=diagnostics.window_mean(rows, "objective", last=False),
             soft=diagnostics.window_mean(rows, "objective", last=True),
             hard=search.hard_value(mask, seen),
@@ -153,14 +192,14 @@ class CTS:
             expected_density=concrete.expected_density(logits),
             hard_density=concrete.hard_density(logits),
         )
-        warnings = diagnostics.search_signs(outcome, search.plan.density, rows)
+        warnings = diagnostics.search_signs(outcome, search.selection.kept / problem.layout.total, rows)
         warnings += diagnostics.cut_paths(search.network, mask, problem.feed, problem.runtime)
-        return make_ticket(
+        return drawn(
             self,
             problem,
-            search.plan.density,
+            density,
             mask,
-            logits,
+            search.selection.groups.expand(logits),
             cost,
             objective=asdict(outcome),
             teacher=search.teacher.how if search.teacher else "",

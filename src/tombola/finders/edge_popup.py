@@ -1,62 +1,62 @@
 """Edge-popup (Ramanujan et al. 2020): scores learn which of the frozen weights to keep."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from tombola.allocation import check_allocation, keep
+from tombola.allocation import ALLOCATIONS, Allocation, Uniform
 from tombola.cost import Cost, Meter
 from tombola.data import Item
-from tombola.errors import SearchError, UsageError
-from tombola.finders.base import draw_each, full_ticket, make_ticket
+from tombola.errors import SearchError
+from tombola.finders.base import Drawn, Finder, Needs, drawn
 from tombola.finders.search import RECORD_EVERY, run_steps
 from tombola.flat import Layout
+from tombola.gates import Gates
 from tombola.network import FrozenNetwork
+from tombola.parts import COUNT, POSITIVE, option
 from tombola.problem import Problem
 from tombola.seeds import generator
-from tombola.store import Stage
+from tombola.selection import Density, Selection
 from tombola.task import batch_size
-from tombola.ticket import Ticket
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
 
 
 @dataclass(frozen=True)
-class EdgePopup:
+class EdgePopup(Finder):
     """Every step runs the network with the weights of the largest |score|; the gradient passes straight through.
 
-    steps: of SGD on the scores, whose learning rate falls to zero by a half cosine, momentum 0.9, weight decay 1e-4.
-    allocation: of the kept weights over the layers, uniform as published. The objective is the task's loss. Scores
-    start as PyTorch's linear layers do, uniform in ±1/√fan_in.
+    Steps are of SGD on the scores, whose learning rate falls to zero by a half cosine, momentum 0.9, weight decay 1e-4.
+    The objective is the task's loss. Scores start as PyTorch's linear layers do, uniform in ±1/√fan_in. Allocation is
+    uniform, as published.
     """
 
     name: ClassVar[str] = "edge-popup"
-    steps: int = 1960
-    learning_rate: float = 0.1
-    allocation: str = "uniform"
+    version: ClassVar[int] = 3
+    steps: int = option(1960, "length of the search", must=COUNT, group="search")
+    learning_rate: float = option(
+        0.1, "of SGD on the scores, at first", must=POSITIVE, flag="search-learning-rate", group="search"
+    )
+    batch_size: int = option(512, "samples a step", must=COUNT, flag="search-batch-size", group="search")
+    allocation: Allocation = option(
+        Uniform(), "how kept weights are spread over layers", family=ALLOCATIONS, group="ticket", kw_only=True
+    )
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise UsageError(f"steps must be a whole number of at least 1, got {self.steps!r}")
-        if not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"learning_rate of the search must be a number above 0, got {self.learning_rate!r}")
-        check_allocation(self.allocation)
+    def needs(self) -> Needs:
+        """Return what it needs of a run."""
+        return Needs(samples=self.batch_size)
 
-    def draw(self, problem: Problem, densities: Sequence[float]) -> Iterator[Ticket]:
-        """Yield one ticket for each density, each from a search of its own."""
-        return draw_each(self, problem, densities, lambda density, stage: self._draw_one(problem, density, stage))
-
-    def _draw_one(self, problem: Problem, density: float, stage: Stage) -> Ticket:
-        if density == 1:
-            return full_ticket(self, problem)
-        search = ScoreSearch(self, problem, density)
-        run_steps(search, self.steps, problem, stage)
-        cost = search.meter.read()
-        return make_ticket(self, problem, density, search.mask(), search.scores.detach().abs(), cost)
+    def draw(self, problem: Problem, density: Density) -> Drawn:
+        """Return the ticket of one density."""
+        search = ScoreSearch(self, problem, self.selection(problem, density))
+        run_steps(search, self.steps, problem)
+        scores = search.selection.groups.expand(search.scores.abs())
+        return drawn(self, problem, density, search.mask(), scores, search.meter.read())
 
 
 def initial_scores(layout: Layout, seed: int) -> Tensor:
@@ -67,32 +67,48 @@ def initial_scores(layout: Layout, seed: int) -> Tensor:
     return torch.cat([(2 * part - 1) * bound for part, bound in parts])
 
 
+class TopScores:
+    """Masks of the largest |score|; the gradient passes straight through the cut to |score|."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+
+    def mask(self, parameters: Tensor, step: int) -> Tensor:
+        """Return zeros and ones."""
+        return self._selection.keep(parameters.abs()).to(parameters.dtype)
+
+    def pull(self, gradient: Tensor, parameters: Tensor) -> Tensor:
+        """Return the gradient, its sign turned where the score is negative."""
+        return gradient * parameters.sign()
+
+
 class ScoreSearch:
     """One search under way."""
 
-    def __init__(self, finder: EdgePopup, problem: Problem, density: float) -> None:
-        self._finder, self._problem, self._density = finder, problem, density
+    def __init__(self, finder: EdgePopup, problem: Problem, selection: Selection) -> None:
+        self._finder, self._problem, self.selection = finder, problem, selection
         self._network = FrozenNetwork(problem.network(), problem.layout, problem.task, problem.runtime)
         self._network.use_batch_statistics()
-        start = initial_scores(problem.layout, problem.seed)
-        self.scores = start.to(self._network.weights.device).requires_grad_()
-        self._optimizer = torch.optim.SGD(
-            [self.scores], lr=finder.learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-        )
+        start = initial_scores(selection.groups.layout(), problem.seed).to(self._network.weights.device)
+        sgd = partial(torch.optim.SGD, lr=finder.learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        self._gates = Gates(start, selection.groups, TopScores(selection), sgd)
         self.step, self.meter = 0, Meter()
         self._loss_sum, self._losses = 0.0, 0
 
+    @property
+    def scores(self) -> Tensor:
+        """The scores (g,)."""
+        return self._gates.parameters.detach()
+
     def mask(self) -> Tensor:
-        """Return the flat mask of the largest |score|."""
-        return keep(self.scores.detach().abs(), self._problem.layout, self._density, self._finder.allocation)
+        """Return the flat mask (d,) of the largest |score|."""
+        return self.selection.keep(self.scores.abs())
 
     def advance(self, item: Item) -> dict[str, Any] | None:
         """Take one step on a batch; return a row of metrics when one is due."""
-        batch = self._problem.runtime.move(item.batch)
-        sizes = self.scores.abs()
-        mask = self.mask().to(sizes.dtype) + sizes - sizes.detach()
+        batch, mask = self._problem.runtime.move(item.batch), self._gates.mask(self.step)
         loss = self._problem.task.loss(self._network.under(mask * self._network.weights, batch), batch)
-        (self.scores.grad,) = torch.autograd.grad(loss, self.scores)
+        gradient = self._gates.pull(*torch.autograd.grad(loss, mask))
         self._loss_sum, self._losses = self._loss_sum + float(loss.detach()), self._losses + 1
         if not math.isfinite(self._loss_sum):
             raise SearchError(f"edge-popup broke down at step {self.step}: the loss is {float(loss.detach())}")
@@ -101,8 +117,7 @@ class ScoreSearch:
         if due:
             self._loss_sum, self._losses = 0.0, 0
         share = self.step / self._finder.steps
-        self._optimizer.param_groups[0]["lr"] = self._finder.learning_rate * (1 + math.cos(math.pi * share)) / 2
-        self._optimizer.step()
+        self._gates.move(gradient, self._finder.learning_rate * (1 + math.cos(math.pi * share)) / 2)
         self.meter.count(forward=batch_size(batch), backward=batch_size(batch))
         self.step += 1
         return row
@@ -110,8 +125,7 @@ class ScoreSearch:
     def state(self) -> dict[str, Any]:
         """Return everything of its own that the rest of the search depends on."""
         return {
-            "scores": self.scores.detach(),
-            "optimizer": self._optimizer.state_dict(),
+            "gates": self._gates.state(),
             "step": self.step,
             "loss_sum": self._loss_sum,
             "losses": self._losses,
@@ -120,8 +134,6 @@ class ScoreSearch:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from an earlier `state()`."""
-        with torch.no_grad():
-            self.scores.copy_(state["scores"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._gates.restore(state["gates"])
         self.step, self._loss_sum, self._losses = state["step"], state["loss_sum"], state["losses"]
         self.meter = Meter(Cost(**state["cost"]))

@@ -7,16 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tombola.errors import UsageError
-from tombola.finders.along import Along, check_share
-from tombola.finders.base import make_ticket
-from tombola.flat import Layout
+from tombola.finders.along import Along, falling_share
+from tombola.finders.base import Drawn, drawn
 from tombola.masking import by_canonical_name
+from tombola.parts import COUNT, one_of, option
 from tombola.problem import Problem
-from tombola.ranking import count_kept, keep_top
-from tombola.store import Stage
+from tombola.selection import Density, Selection
 from tombola.task import Task
-from tombola.ticket import Ticket
 from tombola.training import Companion
 
 
@@ -30,51 +27,51 @@ def geometric(density: float, done: float) -> float:
     return density**done
 
 
-SCHEDULES: dict[str, Callable[[float, float], float]] = {"cubic": cubic, "geometric": geometric}
+def linear(density: float, done: float) -> float:
+    """Return 1 + (κ - 1)s: every cut removes the same number of weights."""
+    return 1 + (density - 1) * done
+
+
+SCHEDULES: dict[str, Callable[[float, float], float]] = {"cubic": cubic, "geometric": geometric, "linear": linear}
 
 
 @dataclass(frozen=True)
 class Gradual(Along):
-    """Prunes the smallest weights of all layers together, and ends with the masked weights of a trained network.
+    """Prunes the smallest weights little by little, and ends with the masked weights of a trained network.
 
-    schedule: how the density falls, by name in SCHEDULES. share: of the training in which it falls. rounds: in how many
-    cuts. Pruned weights stay at zero; the ticket is rewound. Source: Zhu and Gupta 2017 (the cubic schedule).
+    Pruned weights stay at zero; the ticket is rewound. Source: Zhu and Gupta 2017 (the cubic schedule).
     """
 
     name: ClassVar[str] = "gradual"
-    schedule: str = "cubic"
-    share: float = 0.6
-    rounds: int = 50
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.schedule not in SCHEDULES:
-            raise UsageError(f"schedule {self.schedule!r} is unknown; allowed are {', '.join(SCHEDULES)}")
-        if not isinstance(self.rounds, int) or self.rounds < 1:
-            raise UsageError(f"rounds must be a whole number of at least 1, got {self.rounds!r}")
-        check_share(self.share)
+    version: ClassVar[int] = 2
+    schedule: str = option(
+        "cubic", f"how the density falls in gradual: {', '.join(SCHEDULES)}", must=one_of(SCHEDULES), group="rivals"
+    )
+    share: float = falling_share()
+    rounds: int = option(50, "cuts of gradual", must=COUNT, group="rivals")
 
     def density_at(self, density: float, share: float) -> float:
         """Return the density of the mask after a share of the training."""
         number = int(min(share / self.share, 1.0) * self.rounds)
         return SCHEDULES[self.schedule](density, number / self.rounds)
 
-    def draw_one(self, problem: Problem, density: float, stage: Stage) -> Ticket:
-        """Return the ticket of one density below 1."""
-        pruning = Pruning(self, problem.layout, density)
-        trained = problem.accompany(pruning, stage, self.name, self.epochs)
+    def find(self, problem: Problem, density: Density) -> Drawn:
+        """Return the ticket of one density, along a training."""
+        selection = self.selection(problem, density)
+        pruning = Pruning(self, selection)
+        trained = problem.accompany(pruning, problem.entry, self.name, self.epochs)
         # The weights that are left, by their size; those pruned early rank no lower than those pruned late.
         scores = problem.layout.flatten(problem.values_of(trained)).abs().masked_fill(~pruning.mask.cpu(), -torch.inf)
-        mask = keep_top(scores, count_kept(density, problem.layout.total))
-        return make_ticket(self, problem, density, mask, scores, trained.cost - problem.spent)
+        mask = selection.keep(selection.groups.reduce(scores))
+        return drawn(self, problem, density, mask, scores, trained.cost - problem.spent)
 
 
 class Pruning(Companion):
     """A mask that loses its smallest weights as the training goes on."""
 
-    def __init__(self, finder: Gradual, layout: Layout, density: float) -> None:
-        self._finder, self._layout, self._density = finder, layout, density
-        self.mask = torch.ones(layout.total, dtype=torch.bool)
+    def __init__(self, finder: Gradual, selection: Selection) -> None:
+        self._finder, self._selection, self._layout = finder, selection, selection.layout
+        self.mask = torch.ones(selection.layout.total, dtype=torch.bool)
 
     def begin(self, model: nn.Module, task: Task) -> None:
         """Find the weights."""
@@ -85,10 +82,10 @@ class Pruning(Companion):
     @torch.no_grad()
     def after_step(self, share: float) -> None:
         """Prune where the schedule asks for it, and keep what is pruned at zero: momentum would revive it."""
-        wanted = count_kept(self._finder.density_at(self._density, share), self._layout.total)
-        if wanted < int(self.mask.sum()):
-            sizes = self._layout.flatten(self._weights).abs()
-            self.mask = keep_top(sizes.masked_fill(~self.mask, -torch.inf), wanted)
+        now = self._selection.at(lambda density: self._finder.density_at(density, share))
+        if now.kept < int(self.mask.sum()):
+            sizes = self._layout.flatten(self._weights).abs().masked_fill(~self.mask, -torch.inf)
+            self.mask = now.keep(now.groups.reduce(sizes))
         for name, view in self._layout.views(self.mask).items():
             self._weights[name].masked_fill_(~view, 0.0)
 

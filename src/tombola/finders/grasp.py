@@ -9,6 +9,7 @@ from torch import Tensor
 from tombola.errors import UsageError
 from tombola.finders.saliency import SaliencyOnBatches, Sight
 from tombola.objectives import View
+from tombola.parts import POSITIVE, option
 from tombola.twice import twice_differentiable
 
 
@@ -21,7 +22,8 @@ class GraSP(SaliencyOnBatches):
     """
 
     name: ClassVar[str] = "grasp"
-    temperature: float = 200.0
+    version: ClassVar[int] = 2
+    temperature: float = option(200.0, "temperature by which grasp divides outputs", must=POSITIVE, group="search")
 
     def scores(self, sight: Sight, mask: Tensor) -> Tensor:
         """Return θ ⊙ Hg at the pruned network."""
@@ -41,7 +43,9 @@ class GraSP(SaliencyOnBatches):
         with twice_differentiable():
             output = sight.network.under(weights, view.batch)
         if not isinstance(output, Tensor):
-            raise UsageError(f"finder {self.name} divides outputs by a temperature and needs them to be tensors")
+            raise UsageError(
+                f"{self.name} divides outputs by a temperature and needs them to be tensors", option="finder"
+            )
         loss = sight.problem.task.loss(output / self.temperature, view.batch)
         return torch.autograd.grad(loss, weights, create_graph=create_graph)[0]
 

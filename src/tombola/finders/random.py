@@ -16,6 +16,7 @@ class Random(Ranked):
     """Ranks weights by uniform random scores."""
 
     name: ClassVar[str] = "random"
+    version: ClassVar[int] = 2
 
     def scores(self, problem: Problem) -> Tensor:
         """Return uniform random numbers, which depend on the seed alone."""

@@ -3,7 +3,7 @@
 The rounds are one loop; a saliency adds a few lines of mathematics to it. All scores are larger for better weights.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar
@@ -13,17 +13,17 @@ from torch import Tensor
 
 from tombola.cost import Meter
 from tombola.data import Item, forever
-from tombola.errors import SearchError, UsageError
-from tombola.finders.base import draw_each, full_ticket, make_ticket
+from tombola.errors import SearchError
+from tombola.finders.base import Drawn, Finder, Needs, drawn
+from tombola.finders.cts import default_objective
 from tombola.network import FrozenNetwork
-from tombola.objectives import View, objective_named
+from tombola.objectives import OBJECTIVES, Objective, View
+from tombola.parts import COUNT, INSIDE, POSITIVE, option
 from tombola.problem import Problem
-from tombola.ranking import count_kept, keep_top
 from tombola.seeds import generator
-from tombola.store import Stage
+from tombola.selection import Density, Selection
 from tombola.task import batch_size
 from tombola.teacher import Teacher, make_teacher
-from tombola.ticket import Ticket
 from tombola.twice import twice_differentiable
 
 
@@ -49,17 +49,23 @@ class Sight:
         self.meter.count(forward=forward * samples, backward=backward * samples)
 
 
-@dataclass(frozen=True)
-class Saliency:
-    """What saliencies share. rounds: of pruning, the density falling exponentially."""
+ROUNDS = "rounds of a saliency, the density falling exponentially; of gradual; most of continuous-sparsification"
 
-    name: ClassVar[str]
+
+@dataclass(frozen=True)
+class Saliency(Finder):
+    """What saliencies share: rounds of scores and cuts, the density falling exponentially."""
+
     # Whether a weight that one round has pruned may come back in the next.
     revives: ClassVar[bool] = False
-    rounds: int = 1
+    rounds: int = option(1, ROUNDS, must=COUNT, group="rivals")
+    batch_size: int = option(
+        512, "samples of a score's batch", must=COUNT, flag="search-batch-size", group="search", kw_only=True
+    )
 
-    def __post_init__(self) -> None:
-        _check_count("rounds", self.rounds)
+    def needs(self) -> Needs:
+        """Return what it needs of a run."""
+        return Needs(samples=self.batch_size)
 
     def scores(self, sight: Sight, mask: Tensor) -> Tensor:
         """Return one score for each weight (d,), at the network pruned by a flat mask of zeros and ones."""
@@ -73,26 +79,20 @@ class Saliency:
         """Return the network and the batches that scores are computed on."""
         raise NotImplementedError
 
-    def draw(self, problem: Problem, densities: Sequence[float]) -> Iterator[Ticket]:
-        """Yield one ticket for each density."""
-        return draw_each(self, problem, densities, lambda density, stage: self._draw_one(problem, density, stage))
-
-    def _draw_one(self, problem: Problem, density: float, stage: Stage) -> Ticket:
-        if density == 1:
-            return full_ticket(self, problem)
-        meter = Meter()
-        sight = self.sight(problem, meter)
+    def draw(self, problem: Problem, density: Density) -> Drawn:
+        """Return the ticket of one density."""
+        meter, selection = Meter(), self.selection(problem, density)
+        sight, groups = self.sight(problem, meter), selection.groups
         kept = torch.ones(problem.layout.total, dtype=torch.bool, device=sight.network.weights.device)
         with problem.progress.track(self.name, self.rounds) as tracker:
             for number in range(1, self.rounds + 1):
                 scores = self._checked(self.scores(sight, kept.to(sight.network.weights.dtype)), problem)
                 if not self.revives:
                     scores = scores.masked_fill(~kept, -torch.inf)
-                wanted = count_kept(density ** (number / self.rounds), problem.layout.total)
-                kept = keep_top(scores, wanted)
+                kept = _on_the_way(selection, number / self.rounds).keep(groups.reduce(scores))
                 tracker.update(number)
         cost = meter.read()
-        return make_ticket(self, problem, density, kept, scores, cost, **self.facts(sight, kept))
+        return drawn(self, problem, density, kept, scores, cost, **self.facts(sight, kept))
 
     def _checked(self, scores: Tensor, problem: Problem) -> Tensor:
         scores = scores.detach()
@@ -103,9 +103,9 @@ class Saliency:
         return scores
 
 
-def _check_count(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name} must be a whole number of at least 1, got {value!r}")
+def _on_the_way(selection: Selection, share: float) -> Selection:
+    """Return what is kept after a share of the rounds, densities falling exponentially."""
+    return selection.at(lambda density: density**share)
 
 
 def _on_batch_statistics(problem: Problem) -> FrozenNetwork:
@@ -116,13 +116,9 @@ def _on_batch_statistics(problem: Problem) -> FrozenNetwork:
 
 @dataclass(frozen=True)
 class SaliencyOnBatches(Saliency):
-    """A saliency whose scores are means over some batches. batches: how many."""
+    """A saliency whose scores are means over some batches."""
 
-    batches: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_count("batches", self.batches)
+    batches: int = option(1, "batches that a saliency is computed on", must=COUNT, group="rivals")
 
     def sight(self, problem: Problem, meter: Meter) -> Sight:
         """Return the network and the batches that scores are computed on."""
@@ -165,7 +161,7 @@ class FORCE(SaliencyOnBatches):
 
     name: ClassVar[str] = "force"
     revives: ClassVar[bool] = True
-    rounds: int = 60
+    rounds: int = option(60, ROUNDS, must=COUNT, group="rivals")
 
     def scores(self, sight: Sight, mask: Tensor) -> Tensor:
         """Return |θ ⊙ ∂L/∂θ̄|, θ̄ the pruned weights."""
@@ -178,19 +174,18 @@ class FORCE(SaliencyOnBatches):
 class ProsPr(Saliency):
     """|∂L(θ_M)/∂m|: what a weight's removal does to the loss after M steps of training (Alizadeh et al. 2022).
 
-    The mask multiplies the weights before the first step, and all parameters take the steps. training_steps: M, of
-    plain gradient descent, each on the next batch. training_rate: of these steps.
+    The mask multiplies the weights before the first step, and all parameters take the steps, of plain gradient descent,
+    each on the next batch.
     """
 
     name: ClassVar[str] = "prospr"
-    training_steps: int = 3
-    training_rate: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_count("training_steps", self.training_steps)
-        if not 0 < self.training_rate < float("inf"):
-            raise UsageError(f"training_rate must be a number above 0, got {self.training_rate!r}")
+    version: ClassVar[int] = 3
+    training_steps: int = option(
+        3, "steps of training that prospr looks ahead", must=COUNT, flag="prospr-steps", group="rivals"
+    )
+    training_rate: float = option(
+        0.1, "learning rate of these steps", must=POSITIVE, flag="prospr-rate", group="rivals"
+    )
 
     def sight(self, problem: Problem, meter: Meter) -> Sight:
         """Return one batch for each step, and one for the loss after them."""
@@ -226,18 +221,38 @@ class ObjectiveSaliency(SaliencyOnBatches):
     """
 
     name: ClassVar[str] = "saliency"
-    objective: str = "reverse-kl"
-    perturbation: float = 0.01
+    version: ClassVar[int] = 4
+    objective: Objective | None = option(
+        None,
+        "what the mask should minimise",
+        family=OBJECTIVES,
+        unset="loss while the network has learned nothing, else reverse-kl",
+        group="search",
+    )
+    perturbation: float = option(
+        0.01, "how far the saliency of an objective steps away from the dense network", must=INSIDE, group="rivals"
+    )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        objective_named(self.objective)
-        if not 0 < self.perturbation < 1:
-            raise UsageError(f"perturbation must lie between 0 and 1, got {self.perturbation!r}")
+    def check(self, network: FrozenNetwork) -> None:
+        """Raise UsageError where the objective cannot look at a network."""
+        if self.objective is not None:
+            self.objective.check(network)
+
+    def settled(self, problem: Problem) -> "ObjectiveSaliency":
+        """Return the same with the objective written out."""
+        return replace(self, objective=self.objective or default_objective(problem))
+
+    def draw(self, problem: Problem, density: Density) -> Drawn:
+        """Return the ticket of one density."""
+        return super(ObjectiveSaliency, self.settled(problem)).draw(problem, density)
+
+    def _objective(self) -> Objective:
+        assert self.objective is not None
+        return self.objective
 
     def sight(self, problem: Problem, meter: Meter) -> Sight:
         """Return what other saliencies see, and the dense network where the objective asks for it."""
-        found, objective = super().sight(problem, meter), objective_named(self.objective)
+        found, objective = super().sight(problem, meter), self._objective()
         teacher = None
         if objective.asks_outputs or objective.asks_network:
             # Without a table: a few batches are asked for, not all the data.
@@ -251,7 +266,7 @@ class ObjectiveSaliency(SaliencyOnBatches):
         """Return |∂R/∂m| at a mask a little below the given one."""
         noise = torch.rand(mask.shape, generator=generator(sight.problem.seed, "saliency"), dtype=mask.dtype)
         gate = (mask * (1 - self.perturbation * noise.to(mask.device))).requires_grad_()
-        objective, total = objective_named(self.objective), torch.zeros_like(mask)
+        objective, total = self._objective(), torch.zeros_like(mask)
         before = sight.teacher.forward if sight.teacher else 0
         for view in sight.views(gate):
             total = total + torch.autograd.grad(objective(view), gate)[0]
@@ -261,7 +276,7 @@ class ObjectiveSaliency(SaliencyOnBatches):
 
     def facts(self, sight: Sight, mask: Tensor) -> dict[str, Any]:
         """Return the objective's value for the ticket, on the batches on which CTS looks at its own."""
-        objective, problem = objective_named(self.objective), sight.problem
+        objective, problem = self._objective(), sight.problem
         seen = replace(sight, items=problem.looked_at())
         values = [float(objective(view).detach()) for view in seen.views(mask.to(sight.network.weights.dtype))]
-        return {"objective": {"name": self.objective, "hard": sum(values) / len(values)}}
+        return {"objective": {"name": objective.name, "hard": sum(values) / len(values)}}

@@ -1,44 +1,32 @@
-"""The loop of Concrete Ticket Search, all of its state in one place, resumable at any step."""
+"""Searches that go on step by step on frozen weights, and the loop of Concrete Ticket Search."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from tombola import concrete
-from tombola.controllers import Controller, Steering
 from tombola.cost import Cost, Meter
 from tombola.data import Item, forever
 from tombola.errors import SearchError
+from tombola.finders.balance import Balance, at_density, start_logits
+from tombola.gates import Gates, Sampled
 from tombola.network import FrozenNetwork
-from tombola.objectives import Objective, View
+from tombola.objectives import View
 from tombola.problem import Problem
-from tombola.ranking import count_kept, keep_top
 from tombola.seeds import GlobalState, seeded
-from tombola.store import Stage
+from tombola.selection import Selection
 from tombola.task import batch_size
 from tombola.teacher import Teacher
 
+if TYPE_CHECKING:
+    from tombola.finders.cts import CTS
+
 RECORD_EVERY = 20
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a search does: the constants of one draw."""
-
-    objective: Objective
-    controller: Controller
-    density: float
-    steps: int
-    learning_rate: float
-    schedule: Callable[[int, int], float]
-    temperature: float
-    epsilon: float
-    relaxation: str
-    features: tuple[str, ...]
 
 
 class Steps(Protocol):
@@ -56,11 +44,11 @@ class Steps(Protocol):
         """Continue from an earlier `state()`."""
 
 
-def run_steps(search: Steps, steps: int, problem: Problem, stage: Stage, name: str = "loss") -> None:
-    """Take the steps of a search, from where the stage's checkpoint left it; name: of its objective."""
-    device = problem.runtime.device
+def run_steps(search: Steps, steps: int, problem: Problem, name: str = "loss") -> None:
+    """Take the steps of a search, from where the checkpoint of the problem's entry left it; name: of its objective."""
+    device, entry = problem.runtime.device, problem.entry
     with seeded(problem.seed, "search", device=device):
-        kept = stage.resume()
+        kept = entry.resume()
         if kept is not None:
             search.restore(kept)
             GlobalState.from_dict(kept["generators"]).restore(device)
@@ -68,37 +56,47 @@ def run_steps(search: Steps, steps: int, problem: Problem, stage: Stage, name: s
             for item in islice(forever(problem.feed, search.step), steps - search.step):
                 row = search.advance(item)
                 if row is not None:
-                    stage.record(row)
+                    entry.record(row)
                 tracker.update(search.step, f"{name} {row['objective']:.4g}" if row else "")
-                if stage.due():
-                    stage.checkpoint({**search.state(), "generators": GlobalState.now(device).to_dict()})
+                if entry.due():
+                    entry.checkpoint({**search.state(), "generators": GlobalState.now(device).to_dict()})
 
 
 class Search:
-    """One search under way: logits, their optimiser, λ, the noise, and what is recorded."""
+    """One Concrete Ticket Search under way: gates, their balance, and what is recorded.
 
-    def __init__(self, problem: Problem, plan: Plan, network: FrozenNetwork, teacher: Teacher | None) -> None:
-        self._problem, self.plan, self.network, self.teacher = problem, plan, network, teacher
-        total = problem.layout.total
-        self.kept = count_kept(plan.density, total)
-        self.logits = concrete.initial_logits(plan.density, total, network.weights).requires_grad_()
-        self._optimizer = torch.optim.Adam([self.logits], lr=plan.learning_rate, eps=plan.epsilon, fused=True)
-        relaxation = concrete.RELAXATIONS[plan.relaxation]
-        self._sampler = concrete.Sampler(self.logits.detach(), relaxation, plan.temperature, problem.seed)
+    finder: with its objective and learning rate written out.
+    """
+
+    def __init__(
+        self, finder: "CTS", problem: Problem, selection: Selection, network: FrozenNetwork, teacher: Teacher | None
+    ) -> None:
+        assert finder.objective is not None
+        assert finder.learning_rate is not None
+        self._finder, self._problem, self.network, self.teacher = finder, problem, network, teacher
+        self.selection, self._objective_part, self._peak = selection, finder.objective, finder.learning_rate
+        start = start_logits(selection, at_density, network.weights)
+        forming = Sampled(finder.relaxation, problem.seed)
+        adam = partial(torch.optim.Adam, lr=self._peak, eps=finder.epsilon, fused=True)
+        self._gates = Gates(start, selection.groups, forming, adam)
+        self._balance = Balance(finder.controller, selection, start)
         self.step = 0
         self.meter = Meter(Cost(teacher.seconds, teacher.forward) if teacher else None)
-        self._multiplier = 0.0
-        self._value_sum = 0.0
+        self._value_sum = torch.zeros((), dtype=torch.float64, device=start.device)
         self._values = 0
         self._top: Tensor | None = None
+
+    @property
+    def logits(self) -> Tensor:
+        """The logits a (g,)."""
+        return self._gates.parameters.detach()
 
     def state(self) -> dict[str, Any]:
         """Return everything of its own that the rest of the search depends on."""
         return {
-            "logits": self.logits.detach(),
-            "optimizer": self._optimizer.state_dict(),
+            "gates": self._gates.state(),
+            "balance": self._balance.state(),
             "step": self.step,
-            "multiplier": self._multiplier,
             "value_sum": self._value_sum,
             "values": self._values,
             "top": self._top,
@@ -107,42 +105,36 @@ class Search:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from an earlier `state()`."""
-        with torch.no_grad():
-            self.logits.copy_(state["logits"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self.step, self._multiplier = state["step"], state["multiplier"]
-        self._value_sum, self._values = state["value_sum"], state["values"]
+        self._gates.restore(state["gates"])
+        self._balance.restore(state["balance"])
+        self.step, self._values = state["step"], state["values"]
+        self._value_sum = state["value_sum"].to(self.logits.device)
         self._top = None if state["top"] is None else state["top"].to(self.logits.device)
         self.meter = Meter(Cost(**state["cost"]))
 
     def advance(self, item: Item) -> dict[str, Any] | None:
         """Take one step on a batch; return a row of metrics when one is due."""
-        plan = self.plan
-        mask = self._sampler.draw(self.step)
+        mask = self._gates.mask(self.step)
         value = self._objective(mask, item, self.teacher)
-        task_gradient = self._sampler.pull(*torch.autograd.grad(value, mask))
-        self._value_sum += float(value.detach())
-        self._values += 1
+        task_gradient = self._gates.pull(*torch.autograd.grad(value, mask))
+        rate, share = self._learning_rate(), self.step / self._finder.steps
         with torch.no_grad():
-            steering = plan.controller.steer(
-                self.logits, task_gradient, plan.density, self._multiplier, self._learning_rate()
-            )
-        if not torch.isfinite(torch.tensor([steering.task_norm, self._value_sum])).all():
-            raise SearchError(self._breakdown(task_gradient))
-        row = self._row(steering) if self.step % RECORD_EVERY == 0 or self.step == plan.steps - 1 else None
-        self._multiplier = steering.multiplier
-        self._optimizer.param_groups[0]["lr"] = self._learning_rate()
-        self.logits.grad = steering.gradient
-        self._optimizer.step()
+            self._value_sum += value.detach()
+            self._values += 1
+            gradient, figures = self._balance.update(self.logits, task_gradient, lambda density: density, rate, share)
+        due = self.step % RECORD_EVERY == 0 or self.step == self._finder.steps - 1
+        # Looked at only where a row is due: a look waits for the device.
+        row = self._row({key: float(each) for key, each in figures.items()}, task_gradient) if due else None
+        self._gates.move(gradient, rate)
         self.step += 1
         return row
 
     def _learning_rate(self) -> float:
-        return self.plan.learning_rate * self.plan.schedule(self.step, self.plan.steps)
+        return self._peak * self._finder.schedule.share(self.step, self._finder.steps)
 
     def top(self) -> Tensor:
-        """Return the flat mask of the k largest logits."""
-        return keep_top(self.logits.detach(), self.kept)
+        """Return the flat mask (d,) of the largest logits."""
+        return self.selection.keep(self.logits)
 
     @torch.no_grad()
     def hard_value(self, mask: Tensor, items: list[Item], unseen: bool = False) -> float:
@@ -154,44 +146,44 @@ class Search:
     def _objective(self, mask: Tensor, item: Item, teacher: Teacher | None) -> Tensor:
         batch = self._problem.runtime.move(item.batch)
         size = batch_size(batch)
-        objective = self.plan.objective
+        objective = self._objective_part
         before = teacher.forward if teacher else 0
-        view = View(self.network, self._problem.task, mask, item, batch, teacher, self.plan.features)
-        value = objective(view)
+        value = objective(View(self.network, self._problem.task, mask, item, batch, teacher))
         recomputed = teacher.forward - before if teacher else 0
         self.meter.count(forward=size * objective.forward + recomputed, backward=size * objective.backward)
         return value
 
-    def _row(self, steering: Steering) -> dict[str, Any]:
-        """Return the figures of this step, taken before the logits move; the objective is averaged since the last."""
-        logits = self.logits.detach()
-        top = self.top()
-        turnover = None if self._top is None else float((top & ~self._top).sum()) / self.kept
+    def _row(self, figures: Mapping[str, float], gradient: Tensor) -> dict[str, Any]:
+        """Return the figures of this step, taken before the logits move; the objective is averaged since the last.
+
+        Raises SearchError where numbers have broken down since.
+        """
+        if not torch.isfinite(torch.tensor([figures["task_norm"], float(self._value_sum)])).all():
+            raise SearchError(self._breakdown(gradient))
+        logits, top = self.logits, self.top()
+        turnover = None if self._top is None else float((top & ~self._top).sum()) / self.selection.kept
         self._top = top
         row = {
             "stage": "search",
             "step": self.step,
-            "objective": self._value_sum / self._values,
+            "objective": float(self._value_sum) / self._values,
             "expected_density": concrete.expected_density(logits),
             "hard_density": concrete.hard_density(logits),
-            "density_error": steering.error,
-            "multiplier": steering.multiplier,
-            "task_norm": steering.task_norm,
-            "density_norm": steering.density_norm,
+            "density_error": figures["error"],
+            **{key: value for key, value in figures.items() if key != "error"},
             "logits_std": float(logits.std(correction=0)),
             "entropy": concrete.mean_entropy(logits),
             "turnover": turnover,
         }
-        self._value_sum, self._values = 0.0, 0
+        self._value_sum, self._values = torch.zeros_like(self._value_sum), 0
         return row
 
     def _breakdown(self, gradient: Tensor) -> str:
+        name = self._objective_part.name
         broken = (~torch.isfinite(gradient)).nonzero()
-        where = f"the gradient of {self.plan.objective.name} is not finite"
+        where = f"the gradient of {name} is not finite"
         if len(broken):
             index = int(broken[0])
-            where = (
-                f"the gradient of {self.plan.objective.name} is {float(gradient[index])} "
-                f"in layer {self._problem.layout.name_at(index)}"
-            )
-        return f"the search broke down at step {self.step}: {where}; check the model's weights and the data for NaN"
+            layer = self.selection.groups.layout().name_at(index)
+            where = f"the gradient of {name} is {float(gradient[index])} in layer {layer}"
+        return f"the search broke down by step {self.step}: {where}; check the model's weights and the data for NaN"

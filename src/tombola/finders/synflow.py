@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from tombola.cost import Meter
 from tombola.data import Item
 from tombola.errors import UsageError
-from tombola.finders.saliency import Saliency, Sight
+from tombola.finders.saliency import ROUNDS, Saliency, Sight
 from tombola.network import FrozenNetwork, statistics_modules
+from tombola.parts import COUNT, option
 from tombola.problem import Problem
 
 
@@ -25,7 +26,8 @@ class SynFlow(Saliency):
     """
 
     name: ClassVar[str] = "synflow"
-    rounds: int = 100
+    version: ClassVar[int] = 2
+    rounds: int = option(100, ROUNDS, must=COUNT, group="rivals")
 
     def sight(self, problem: Problem, meter: Meter) -> Sight:
         """Return the network with absolute values, and one input of ones in place of data."""
@@ -41,7 +43,7 @@ class SynFlow(Saliency):
         (view,) = sight.views(mask)
         output = sight.network.under(weights, view.batch)
         if not isinstance(output, Tensor):
-            raise UsageError(f"finder {self.name} sums outputs and needs them to be tensors")
+            raise UsageError(f"{self.name} sums outputs and needs them to be tensors", option="finder")
         (gradient,) = torch.autograd.grad(output.sum(), weights)
         sight.count(1, 1)
         return (weights * gradient).abs()
@@ -64,8 +66,8 @@ def _make_absolute_(model: nn.Module) -> None:
 def _one_of_ones(batch: Any) -> Any:
     """Return a batch of one sample whose input is all ones."""
     if not isinstance(batch, Sequence) or len(batch) != 2 or not isinstance(batch[0], Tensor):
-        raise UsageError("finder synflow needs batches of (inputs, targets), inputs being one tensor")
+        raise UsageError("synflow needs batches of (inputs, targets), inputs being one tensor", option="finder")
     inputs, targets = batch
     if not inputs.is_floating_point():
-        raise UsageError(f"finder synflow needs inputs of real numbers, got {inputs.dtype}")
+        raise UsageError(f"synflow needs inputs of real numbers, got {inputs.dtype}", option="finder")
     return torch.ones_like(inputs[:1], dtype=torch.float64), targets[:1]

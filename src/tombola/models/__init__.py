@@ -4,8 +4,12 @@ from tombola.models.registry import MODELS, build, builder
 from tombola.models.resnet import publish_batch_norm_
 from tombola.models.weights import load_into, read_weights, unshared, write_weights
 
+# Raised when the same name gives another network.
+VERSION = 1
+
 __all__ = [
     "MODELS",
+    "VERSION",
     "build",
     "builder",
     "load_into",

@@ -10,7 +10,7 @@ from tombola.errors import UsageError
 from tombola.models.lenet import lenet_300_100
 from tombola.models.resnet import resnet
 from tombola.models.vgg import vgg16
-from tombola.own import imported
+from tombola.plugins import imported_function
 
 Builder = Callable[[tuple[int, ...], int], nn.Module]
 
@@ -53,7 +53,7 @@ def build(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
 
 
 def _own(name: str) -> Builder:
-    function = imported("model", name)
+    function = imported_function("model", name)
     takes = len(inspect.signature(function).parameters)
 
     def call(shape: tuple[int, ...], classes: int) -> nn.Module:

@@ -1,27 +1,52 @@
 """The objective that compares features: feature-mse."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
+from tombola.network import FrozenNetwork
 from tombola.numeric import at_least_float32
+from tombola.objectives.base import Objective
 from tombola.objectives.gradients import SMALLEST_SPREAD
 from tombola.objectives.view import View
+from tombola.parts import option
 
 
-def feature_mse(view: View) -> Tensor:
-    """Return the mean over layers of the MSE between the standardised features of f_z and of f.
+@dataclass(frozen=True)
+class FeatureMSE(Objective):
+    """The mean over layers of the MSE between the standardised features of f_z and of f.
 
-    Features are the output of each ReLU, or of each module that `view.features` names, and the prediction (softmax for
+    Features are the output of each ReLU, or of each module that `features` names, and the prediction (softmax for
     classification); flattened and standardised sample by sample.
     """
-    weights = view.mask * view.network.weights
-    with view.network.capture(view.features) as sparse:
-        sparse_output = view.network.under(weights, view.batch)
-    with view.teacher.network.capture(view.features) as dense:
-        dense_output = view.teacher.network.dense(view.batch)
-    pairs = list(zip(sparse, dense, strict=True))
-    pairs.append((view.task.prediction(sparse_output), view.task.prediction(dense_output)))
-    return torch.stack([(_standardised(f) - _standardised(g)).square().mean() for f, g in pairs]).mean()
+
+    name: ClassVar[str] = "feature-mse"
+    asks_network: ClassVar[bool] = True
+    forward: ClassVar[int] = 2
+    features: tuple[str, ...] = option(
+        (),
+        "globs of names of the modules that feature-mse compares",
+        unset="every nn.ReLU",
+        flag="features",
+        group="search",
+    )
+
+    def __call__(self, view: View) -> Tensor:
+        """Return the mean over layers."""
+        with view.network.capture(self.features) as sparse:
+            sparse_output = view.network.under(view.mask * view.network.weights, view.batch)
+        with view.teacher.network.capture(self.features) as dense:
+            dense_output = view.teacher.network.dense(view.batch)
+        pairs = list(zip(sparse, dense, strict=True))
+        pairs.append((view.task.prediction(sparse_output), view.task.prediction(dense_output)))
+        return torch.stack([(_standardised(f) - _standardised(g)).square().mean() for f, g in pairs]).mean()
+
+    def check(self, network: FrozenNetwork) -> None:
+        """Raise UsageError where no module is meant."""
+        with network.capture(self.features):
+            pass
 
 
 def _standardised(features: Tensor) -> Tensor:

@@ -1,25 +1,45 @@
 """Objectives that look at gradients, by double backward: grad-norm, grad-match."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
+from tombola.objectives.base import Objective
 from tombola.objectives.view import View
 
 # Keeps a tensor without spread, such as the gradient of an empty layer, from dividing by zero.
 SMALLEST_SPREAD = 1e-12
 
 
-def grad_norm(view: View) -> Tensor:
-    """Return -‖∇_θ loss(f_z)‖₂ over all parameters: how fast the sparse network starts to learn."""
-    return -torch.linalg.vector_norm(view.gradient(view.network, view.mask, every_parameter=True))
+@dataclass(frozen=True)
+class GradNorm(Objective):
+    """How fast the sparse network starts to learn."""
+
+    name: ClassVar[str] = "grad-norm"
+    backward: ClassVar[int] = 4
+
+    def __call__(self, view: View) -> Tensor:
+        """Return -‖∇_θ loss(f_z)‖₂ over all parameters."""
+        return -torch.linalg.vector_norm(view.gradient(view.network, view.mask, every_parameter=True))
 
 
-def grad_match(view: View) -> Tensor:
-    """Return the mean over prunable tensors of the MSE between the standardised gradients of f_z and of f."""
-    sparse = view.network.layout.views(view.gradient(view.network, view.mask))
-    dense = view.network.layout.views(view.gradient(view.teacher.network, None))
-    distances = [(standardised(sparse[name]) - standardised(dense[name])).square().mean() for name in sparse]
-    return torch.stack(distances).mean()
+@dataclass(frozen=True)
+class GradMatch(Objective):
+    """How far the gradients of f_z and of f are apart, tensor by tensor."""
+
+    name: ClassVar[str] = "grad-match"
+    asks_network: ClassVar[bool] = True
+    forward: ClassVar[int] = 2
+    backward: ClassVar[int] = 5
+
+    def __call__(self, view: View) -> Tensor:
+        """Return the mean over prunable tensors of the MSE between the standardised gradients."""
+        sparse = view.network.layout.views(view.gradient(view.network, view.mask))
+        dense = view.network.layout.views(view.gradient(view.teacher.network, None))
+        distances = [(standardised(sparse[name]) - standardised(dense[name])).square().mean() for name in sparse]
+        return torch.stack(distances).mean()
 
 
 def standardised(tensor: Tensor) -> Tensor:

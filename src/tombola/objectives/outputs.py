@@ -1,25 +1,56 @@
 """Objectives that compare outputs: loss, delta-loss, reverse-kl, forward-kl."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from torch import Tensor
 
+from tombola.objectives.base import Objective
 from tombola.objectives.view import View
 
 
-def loss(view: View) -> Tensor:
-    """Return the task's loss of f_z."""
-    return view.task.loss(view.sparse, view.batch)
+@dataclass(frozen=True)
+class Loss(Objective):
+    """The task's loss of f_z."""
+
+    name: ClassVar[str] = "loss"
+
+    def __call__(self, view: View) -> Tensor:
+        """Return loss(f_z)."""
+        return view.task.loss(view.sparse, view.batch)
 
 
-def delta_loss(view: View) -> Tensor:
-    """Return |loss(f_z) / loss(f) - 1|."""
-    return (loss(view) / view.task.loss(view.dense, view.batch) - 1).abs()
+@dataclass(frozen=True)
+class DeltaLoss(Objective):
+    """How much the loss changes."""
+
+    name: ClassVar[str] = "delta-loss"
+    asks_outputs: ClassVar[bool] = True
+
+    def __call__(self, view: View) -> Tensor:
+        """Return |loss(f_z) / loss(f) - 1|."""
+        return (view.task.loss(view.sparse, view.batch) / view.task.loss(view.dense, view.batch) - 1).abs()
 
 
-def reverse_kl(view: View) -> Tensor:
-    """Return KL( softmax f_z || softmax f ), batch mean."""
-    return view.task.divergence(view.sparse, view.dense, view.batch)
+@dataclass(frozen=True)
+class ReverseKL(Objective):
+    """How far f_z strays from f, where f_z is sure."""
+
+    name: ClassVar[str] = "reverse-kl"
+    asks_outputs: ClassVar[bool] = True
+
+    def __call__(self, view: View) -> Tensor:
+        """Return KL( softmax f_z || softmax f ), batch mean."""
+        return view.task.divergence(view.sparse, view.dense, view.batch)
 
 
-def forward_kl(view: View) -> Tensor:
-    """Return KL( softmax f || softmax f_z ), batch mean."""
-    return view.task.divergence(view.dense, view.sparse, view.batch)
+@dataclass(frozen=True)
+class ForwardKL(Objective):
+    """How far f_z strays from f, where f is sure."""
+
+    name: ClassVar[str] = "forward-kl"
+    asks_outputs: ClassVar[bool] = True
+
+    def __call__(self, view: View) -> Tensor:
+        """Return KL( softmax f || softmax f_z ), batch mean."""
+        return view.task.divergence(view.dense, view.sparse, view.batch)

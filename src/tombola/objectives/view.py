@@ -1,6 +1,5 @@
 """View: one batch, seen by the masked network and by the dense one."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,7 +20,6 @@ class View:
 
     network: the network that masks are put on. mask: the flat relaxed or hard mask z of (d,). item, batch: the same
     batch as the feed gave it and in its place. dense_network: gives f, for objectives that announced that they ask it.
-    features: patterns of names of the modules whose outputs are compared.
     """
 
     network: FrozenNetwork
@@ -30,7 +28,6 @@ class View:
     item: Item
     batch: Batch
     dense_network: Teacher | None = None
-    features: tuple[str, ...] = ()
 
     @cached_property
     def sparse(self) -> Output:
@@ -64,23 +61,3 @@ class View:
                 loss, [weights, *others.values()], create_graph=mask is not None, materialize_grads=True
             )
         return torch.cat([part.reshape(-1) for part in parts])
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A named function of a View, minimised.
-
-    asks_outputs, asks_network: whether it looks at the dense network's outputs, or at what lies inside it. forward,
-    backward: passes that one value and its gradient take, the dense network's outputs not counted.
-    """
-
-    name: str
-    value: Callable[[View], Tensor]
-    asks_outputs: bool = False
-    asks_network: bool = False
-    forward: int = 1
-    backward: int = 1
-
-    def __call__(self, view: View) -> Tensor:
-        """Return R, a scalar."""
-        return self.value(view)

@@ -1,15 +1,14 @@
 """Which cells a study has: every finder, at every density, for every seed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
 from tombola.cell import resolve
-from tombola.config import FINDER_OPTIONS, RunConfig, from_values
+from tombola.config import RunConfig, lay_over, short_forms, start
 from tombola.errors import UsageError
-from tombola.finders import FINDERS
+from tombola.finders import FINDERS, needs_of
+from tombola.selection import Density
 
 
 @dataclass(frozen=True)
@@ -19,26 +18,33 @@ class Member:
     label: str
     config: RunConfig
 
+    @property
+    def density(self) -> float:
+        """The fraction of the weights kept; a study has one for all layers."""
+        assert isinstance(self.config.density, float)
+        return self.config.density
 
-def plan(config: RunConfig, finders: Sequence[str], densities: Sequence[float], seeds: int) -> list[Member]:
+
+def plan(
+    layers: Sequence[Mapping[str, Any]], finders: Sequence[str], densities: Sequence[Density], seeds: int
+) -> list[Member]:
     """Return the cells of a study, seeds outermost, so that a study stopped early has whole rows.
 
-    config: what all cells have in common; its seed is the first of `seeds`. finders: names, with options of their own
-    behind colons, such as "cts:objective=loss". An option in `config` that not all finders have goes to those that do.
+    layers: values that all cells have in common, the later over the earlier; their seed is the first of `seeds`. What
+    belongs to some finders goes to those that have it. finders: as they are written, such as "cts:objective=loss".
     Raises UsageError for anything that cannot be run.
     """
     if seeds < 1:
-        raise UsageError(f"--seeds must be at least 1, got {seeds}")
+        raise UsageError(f"must be at least 1, got {seeds}", option="seeds")
     if not finders or len(set(finders)) < len(finders):
         given = ",".join(finders) or "none"
-        raise UsageError(f"--finders must be a list without repetitions such as cts,snip,ltr, got {given}")
-    variants = {label: _variant(config, label) for label in finders}
-    for option, own in FINDER_OPTIONS.items():
-        owners = [label for label, variant in variants.items() if own in _fields(variant.finder)]
-        if _is_given(getattr(config, option)) and not owners:
-            raise UsageError(f"--{option.replace('_', '-')} is not an option of any of {', '.join(finders)}")
+        raise UsageError(f"must be a list without repetitions such as cts,snip,ltr, got {given}", option="finders")
+    if any(isinstance(density, Mapping) for density in densities):
+        raise UsageError("takes no patterns where densities are compared", option="density")
+    _check_shared(layers[-1], finders)
+    variants = {label: _variant(layers, label) for label in finders}
     members = [
-        Member(label, replace(variant, density=density, seed=config.seed + number))
+        Member(label, replace(variant, density=density, seed=variant.seed + number))
         for number in range(seeds)
         for density in densities
         for label, variant in variants.items()
@@ -47,40 +53,41 @@ def plan(config: RunConfig, finders: Sequence[str], densities: Sequence[float], 
         try:
             resolve(member.config)
         except UsageError as error:
-            raise UsageError(f"{error} (finder {member.label})") from None
+            raise UsageError(f"{error.message} (finder {member.label})", option=error.option) from None
     return members
 
 
-def _variant(config: RunConfig, label: str) -> RunConfig:
-    """Return the configuration of a finder as labelled, without the options that other finders have."""
-    name, *settings = label.split(":")
-    if name not in FINDERS:
-        raise UsageError(f"--finders: {name!r} is unknown; allowed are {', '.join(FINDERS)}")
-    owned = _fields(name)
-    values: dict[str, Any] = {
-        option: () if option == "features" else None for option, own in FINDER_OPTIONS.items() if own not in owned
-    }
-    if name == "imp":
-        values["draw_at"] = "init"  # that is what sets it apart from ltr
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        option = key.replace("-", "_")
-        if FINDER_OPTIONS.get(option) not in owned:
-            known = ", ".join(known.replace("_", "-") for known, own in FINDER_OPTIONS.items() if own in owned)
-            raise UsageError(f"--finders: {setting!r} is not an option of {name}; allowed are {known or 'none'}")
-        if not equals or not value:
-            raise UsageError(f"--finders: {key} of {label} needs a value, such as {name}:{key}=...")
-        try:
-            values[option] = yaml.safe_load(value)
-            from_values({option: values[option]})
-        except (yaml.YAMLError, UsageError):
-            raise UsageError(f"--finders: {key} of {label} cannot be {value!r}") from None
-    return from_values({**vars(config), **values, "finder": name})
+def _variant(layers: Sequence[Mapping[str, Any]], label: str) -> RunConfig:
+    """Return the configuration of a finder as labelled, of the shared options those that it has."""
+    try:
+        inline = FINDERS.parse(label)
+    except UsageError as error:
+        raise UsageError(error.message, option="finders") from None
+    spec = start()
+    for layer in layers:
+        values = dict(layer)
+        # A preset's settings of its own finder are for no other.
+        own = FINDERS.parse(values.pop("finder", "cts"))
+        if layer is layers[0] and own.part != inline.part:
+            values = {key: value for key, value in values.items() if not _of_finder(key)}
+        spec = lay_over(spec, {**values, "finder": replace(inline, given={})}, loose=True)
+    spec = lay_over(spec, {"finder": inline})
+    config: RunConfig = spec.build()
+    needs = needs_of(config.finder)
+    places = [place for place in needs.at if place != "given"]
+    if config.draw_at not in needs.at and len(places) == 1:
+        config = replace(config, draw_at=places[0])  # that is what sets imp apart from ltr
+    return config
 
 
-def _fields(name: str) -> set[str]:
-    return {f.name for f in fields(FINDERS[name])}
+def _of_finder(name: str) -> bool:
+    """Whether a key is a short form of finders' options, and of nothing else."""
+    form = short_forms().get(name.replace("-", "_"))
+    return name == "search" or (form is not None and all(owner for owner, _, _ in form.owners))
 
 
-def _is_given(value: object) -> bool:
-    return value is not None and value != ()
+def _check_shared(layer: Mapping[str, Any], finders: Sequence[str]) -> None:
+    """Raise UsageError for a shared option that none of the finders has."""
+    for name in filter(_of_finder, layer):
+        if name != "search" and not any(FINDERS.parse(label).find(name.replace("-", "_")) for label in finders):
+            raise UsageError(f"is not an option of any of {', '.join(finders)}", option=name)

@@ -50,7 +50,7 @@ def run_all(
     for number, member in enumerate(members, start=1):
         config = member.config
         progress.say(
-            f"cell {number} of {len(members)}: {member.label}, density {config.density:.4g}, seed {config.seed}"
+            f"cell {number} of {len(members)}: {member.label}, density {member.density:.4g}, seed {config.seed}"
         )
         try:
             result = run(config, out, progress)
@@ -72,7 +72,7 @@ def run_all(
 def failures(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Return the cells without a result, and why, as plain values."""
     return [
-        {"finder": o.member.label, "density": o.member.config.density, "seed": o.member.config.seed, "why": o.failure}
+        {"finder": o.member.label, "density": o.member.density, "seed": o.member.config.seed, "why": o.failure}
         for o in outcomes
         if o.failure
     ]

@@ -77,7 +77,7 @@ def tabulate(outcomes: Sequence[Outcome]) -> list[Row]:
     Intervals of differences hold over all densities together (Bonferroni); p values are adjusted for them (Holm).
     """
     labels = list(dict.fromkeys(outcome.member.label for outcome in outcomes))
-    densities = sorted({outcome.member.config.density for outcome in outcomes}, reverse=True)
+    densities = sorted({outcome.member.density for outcome in outcomes}, reverse=True)
     cells = {(label, density): _row(outcomes, label, density) for density in densities for label in labels}
     rows = {key: row for key, row in cells.items() if row is not None}
     for label in labels:
@@ -94,7 +94,7 @@ def tabulate(outcomes: Sequence[Outcome]) -> list[Row]:
 
 def _row(outcomes: Sequence[Outcome], label: str, density: float) -> Row | None:
     """Return one row without its differences, or None while there is no result."""
-    own = [o for o in outcomes if (o.member.label, o.member.config.density) == (label, density)]
+    own = [o for o in outcomes if (o.member.label, o.member.density) == (label, density)]
     done = [(o.member.config.seed, o.values) for o in own if o.values is not None]
     if not done:
         return None

@@ -12,7 +12,7 @@ class Provenance:
     """What made a ticket.
 
     finder: the finder's name and all its fields.
-    density: the density that was asked for.
+    density: the density that was asked for, or the densities by patterns of names.
     objective: name of the objective, with its value for the hard ticket and the last of the soft search, if any.
     seed: the seed of the draw. version: of tombola.
     architecture: hash of the model's parameter names and shapes. weights: hash of the weights the mask belongs to.
@@ -23,7 +23,7 @@ class Provenance:
     """
 
     finder: Mapping[str, Any]
-    density: float
+    density: float | Mapping[str, float]
     seed: int
     version: str
     architecture: str

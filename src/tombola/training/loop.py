@@ -18,6 +18,9 @@ from tombola.training.companion import Companion
 from tombola.training.lesson import Lesson
 from tombola.training.state import State
 
+# Raised when the same recipe trains otherwise.
+VERSION = 4
+
 UNFIT = "model cannot be run on a batch of the training data, though it could on the first"
 
 
@@ -66,12 +69,8 @@ class Loop:
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise UsageError("model has no parameter to train: all of them are frozen (requires_grad is False)")
         recipe = lesson.recipe
-        self._optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.nesterov,
+        self._optimizer = recipe.optimizer.build(
+            list(self.model.parameters()), recipe.learning_rate, recipe.weight_decay
         )
         if ticket is not None:
             ticket.attach(self.model, self._optimizer)

@@ -1,0 +1,97 @@
+"""Balance: logits that start at the wanted density, and a controller for each pool of layers that holds it there."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tombola.concrete import logit
+from tombola.controllers import Controller, Figures, State, Target
+from tombola.selection import Pool, Selection
+
+# A logit so far out that its gate is open, or closed, for good: sigmoid has no slope there, and no noise reaches it.
+FAR = 100.0
+
+
+def start_logits(selection: Selection, start: Callable[[float], float], like: Tensor) -> Tensor:
+    """Return logits (g,): `start` of each pool's density, far out where a pool is decided."""
+    counts = selection.groups.layout().counts
+    logits = torch.empty(sum(counts), dtype=like.dtype, device=like.device)
+    views = logits.split(list(counts))
+    for pool in selection.pools:
+        value = (FAR if pool.kept else -FAR) if pool.decided else start(pool.density)
+        for layer in pool.layers:
+            views[layer].fill_(value)
+    return logits
+
+
+def at_density(density: float) -> float:
+    """Return the logit at which a gate's expected value is the density."""
+    return logit(density)
+
+
+class Balance:
+    """One controller's work on each pool whose layers are ranked together; one pool where allocation is global."""
+
+    def __init__(self, controller: Controller, selection: Selection, logits: Tensor) -> None:
+        self._controller = controller
+        self._counts = list(selection.groups.layout().counts)
+        self._pools = [pool for pool in selection.pools if not pool.decided]
+        self._states: list[State] = [controller.init(self._gather(pool, logits)) for pool in self._pools]
+
+    def update(
+        self, logits: Tensor, gradient: Tensor, wanted: Callable[[float], float], learning_rate: float, share: float
+    ) -> tuple[Tensor, Figures]:
+        """Return what the optimiser gets (g,), and the figures of the step.
+
+        wanted: the density to aim at now, of a pool's final one. share: of the search that is done.
+        """
+        if len(self._pools) == 1 and len(self._pools[0].layers) == len(self._counts):
+            return self._step(0, logits, gradient, wanted, learning_rate, share)
+        combined = torch.zeros_like(gradient)
+        views, figures = combined.split(self._counts), []
+        for number, pool in enumerate(self._pools):
+            mine, theirs = self._gather(pool, logits), self._gather(pool, gradient)
+            pushed, found = self._step(number, mine, theirs, wanted, learning_rate, share)
+            for layer, piece in zip(pool.layers, pushed.split([self._counts[i] for i in pool.layers]), strict=True):
+                views[layer].copy_(piece)
+            figures.append(found)
+        return combined, _together(figures, self._pools)
+
+    def _step(
+        self, number: int, logits: Tensor, gradient: Tensor, wanted: Callable[[float], float], rate: float, share: float
+    ) -> tuple[Tensor, Figures]:
+        target = Target(wanted(self._pools[number].density), rate, share)
+        pushed, self._states[number], figures = self._controller.update(logits, gradient, target, self._states[number])
+        return pushed, figures
+
+    def _gather(self, pool: Pool, vector: Tensor) -> Tensor:
+        """Return the part of a vector (g,) that belongs to a pool."""
+        if len(pool.layers) == len(self._counts):
+            return vector
+        parts = vector.split(self._counts)
+        return torch.cat([parts[layer] for layer in pool.layers]) if len(pool.layers) > 1 else parts[pool.layers[0]]
+
+    def state(self) -> list[dict[str, Tensor]]:
+        """Return the controllers' states."""
+        return [dict(state) for state in self._states]
+
+    def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Continue from an earlier `state()`."""
+        self._states = [
+            {key: value.to(before[key].device) for key, value in state.items()}
+            for state, before in zip(states, self._states, strict=True)
+        ]
+
+
+def _together(figures: Sequence[Figures], pools: Sequence[Pool]) -> Figures:
+    """Return the figures of several pools as one: norms over all of them, the rest as means over their weights."""
+    total = sum(pool.total for pool in pools)
+    weights = [pool.total / total for pool in pools]
+    found: dict[str, Tensor] = {}
+    for key in figures[0]:
+        values = torch.stack([each[key] for each in figures])
+        share = torch.tensor(weights, dtype=values.dtype, device=values.device)
+        found[key] = values.square().sum().sqrt() if key.endswith("norm") else (values * share).sum()
+    return found

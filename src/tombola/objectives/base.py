@@ -1,0 +1,56 @@
+"""Objective: a part that gives a number for a masked network, minimised."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from tombola.network import FrozenNetwork
+from tombola.objectives.view import View
+from tombola.parts import Part
+from tombola.plugins import code_of
+
+
+@dataclass(frozen=True)
+class Objective(Part):
+    """What makes a mask good: R of a masked network f_z, minimised.
+
+    asks_outputs, asks_network: whether it looks at the dense network's outputs, or at what lies inside it. forward,
+    backward: passes that one value and its gradient take, the dense network's outputs not counted.
+    """
+
+    asks_outputs: ClassVar[bool] = False
+    asks_network: ClassVar[bool] = False
+    forward: ClassVar[int] = 1
+    backward: ClassVar[int] = 1
+
+    def __call__(self, view: View) -> Tensor:
+        """Return R, a scalar, differentiable in the view's mask."""
+        raise NotImplementedError
+
+    def check(self, network: FrozenNetwork) -> None:
+        """Raise UsageError where the objective cannot look at a network."""
+
+
+@dataclass(frozen=True)
+class OwnObjective(Objective):
+    """An objective that is a function of a View, of the user's own: MODULE:FUNCTION.
+
+    It may ask the dense network for its outputs (`view.dense`).
+    """
+
+    name: str = ""  # type: ignore[misc]
+    function: Callable[[View], Tensor] | None = field(default=None, repr=False, compare=False)
+    code: str = field(default="", compare=False)
+    asks_outputs: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, name: str, function: Callable[..., Any]) -> "OwnObjective":
+        """Return the objective of a function and its MODULE:FUNCTION."""
+        return cls(name, function, code_of(function))
+
+    def __call__(self, view: View) -> Tensor:
+        """Return the function's value."""
+        assert self.function is not None
+        return self.function(view)

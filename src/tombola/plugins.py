@@ -1,0 +1,77 @@
+"""Code of the user's own: functions, classes and objects named MODULE:NAME, and what results depend on of it."""
+
+import functools
+import hashlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tombola.errors import TombolaError, UsageError, in_words
+
+
+def imported(option: str, name: str) -> Any:
+    """Return what "package.module:name" names; raises UsageError naming the option."""
+    module, colon, attribute = name.partition(":")
+    if not colon or not module or not attribute:
+        raise UsageError(f"{name!r} must be MODULE:NAME", option=option)
+    if module.endswith(".py"):
+        raise UsageError(f"{name!r} must name the module without .py: {module[:-3]}:{attribute}", option=option)
+    with explained(option, name, "cannot be imported"):
+        found = import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+        return found
+
+
+def imported_function(option: str, name: str) -> Callable[..., Any]:
+    """Return the function that "package.module:function" names, its own errors explained."""
+    found = imported(option, name)
+    if not callable(found):
+        raise UsageError(f"{name!r} is not a function", option=option)
+
+    @functools.wraps(found)
+    def guarded(*arguments: Any) -> Any:
+        with explained(option, name, "failed"):
+            return found(*arguments)
+
+    return guarded
+
+
+@contextmanager
+def explained(option: str, name: str, what: str) -> Iterator[None]:
+    """Turn whatever the user's own code raises into one sentence that says where; the traceback stays its cause."""
+    try:
+        yield
+    except TombolaError:
+        raise
+    except Exception as error:  # the code is not ours: anything may come out of it
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        ours = last.filename == __file__ or last.filename.startswith("<frozen importlib")
+        where = "" if ours else f" ({Path(last.filename).name}, line {last.lineno})"
+        raise UsageError(f"{name!r} {what}: {in_words(error)}{where}", option=option) from error
+
+
+def source(name: str | None) -> str:
+    """Return a function's name and its module's source text, or nothing for other names: results depend on both."""
+    return f"{name}\n{inspect.getsource(import_module(name.partition(':')[0]))}" if name and ":" in name else ""
+
+
+def code_of(value: Any) -> str:
+    """Return a hash of the code of an object of the user's own class, or of their own function; "" for ours.
+
+    Of the whole module, where its source can be had; else (typed into an interpreter) of the compiled methods.
+    """
+    kind = value if inspect.isfunction(value) else type(value)
+    if kind.__module__.partition(".")[0] in {"tombola", "builtins"}:
+        return ""
+    try:
+        text = inspect.getsource(sys.modules[kind.__module__])
+    except (OSError, TypeError, KeyError):
+        functions = [kind] if inspect.isfunction(kind) else [f for f in vars(kind).values() if inspect.isfunction(f)]
+        text = repr([(f.__qualname__, f.__code__.co_code, f.__code__.co_names) for f in functions])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
