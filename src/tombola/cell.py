@@ -18,9 +18,9 @@ from tombola.half import HalfWatch
 from tombola.identity import digest
 from tombola.masking import Survey, survey, unwrap
 from tombola.models import VERSION as MODELS_VERSION
-from tombola.models import build, builder, load_into, publish_batch_norm_, read_weights
+from tombola.models import build, load_into, publish_batch_norm_, read_weights
 from tombola.network import FrozenNetwork, explained_run, load_weights, uses_batch_statistics
-from tombola.parts import identify
+from tombola.parts import identify, written_name
 from tombola.plugins import imported_function, source
 from tombola.problem import Problem, Trainer
 from tombola.progress import Progress
@@ -46,7 +46,6 @@ def resolve(config: RunConfig) -> RunConfig:
     Raises UsageError for values that do not go together, and for names that mean nothing.
     """
     config.check()
-    builder(config.model)
     if config.fit:
         imported_function("fit", config.fit)
     device = resolve_device("auto").type if config.device == "auto" else config.device
@@ -71,13 +70,17 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
     """
     network = FrozenNetwork(model, found.layout, Task(), runtime)
     batch = runtime.move(next(iter(splits.train.feed(2, 0, "probe", shuffle=False).epoch(0))).batch)
-    words = f"--model {config.model} cannot be run on inputs of {list(splits.shape)}"
-    with explained_run(words), seeded(0, "probe", device=runtime.device), HalfWatch() as watch:
+    name = written_name(config.model)
+    with (
+        explained_run(f"{name} cannot be run on inputs of {list(splits.shape)}", option="model"),
+        seeded(0, "probe", device=runtime.device),
+        HalfWatch() as watch,
+    ):
         output = network.dense(batch)
     if not isinstance(output, torch.Tensor) or output.dim() != 2 or output.shape[1] < splits.classes:
         shape = list(output.shape[1:]) if isinstance(output, torch.Tensor) else type(output).__name__
         raise UsageError(
-            f"--model {config.model} must give {splits.classes} outputs a sample, one a class, got {shape}"
+            f"{name} must give {splits.classes} outputs a sample, one a class, got {shape}", option="model"
         )
     if isinstance(config.finder, Finder):
         config.finder.check(network)
@@ -150,7 +153,7 @@ class Cell:
 
     def model_identity(self) -> str:
         """Return the model's name and, for one's own, its code: names, shapes and weights say nothing of `forward`."""
-        return digest([self.config.model, source(self.config.model), self.config.batch_norm, MODELS_VERSION])
+        return digest([identify(self.config.model), self.config.batch_norm, MODELS_VERSION])
 
     def initial_model(self, seed: int, *purpose: str) -> nn.Module:
         """Return the model with initial weights that depend on a seed and on what they are for."""

@@ -57,14 +57,17 @@ def explained_batches() -> Iterator[None]:
 
 
 @contextmanager
-def explained_run(what: str) -> Iterator[None]:
-    """Turn what Python or torch say when a model meets a batch into a UsageError that begins with `what`."""
+def explained_run(what: str, option: str = "") -> Iterator[None]:
+    """Turn what Python or torch say when a model meets a batch into a UsageError that begins with `what`.
+
+    option: that it is about.
+    """
     try:
         yield
     except Exception as error:  # the model is the user's: anything may come out of it
         if isinstance(error, TombolaError) or lacks_memory(error):
             raise
-        raise UsageError(f"{what}: {in_words(error)}") from error
+        raise UsageError(f"{what}: {in_words(error)}", option=option) from error
 
 
 def private_copy(model: nn.Module) -> nn.Module:

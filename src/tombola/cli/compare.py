@@ -11,6 +11,7 @@ from tombola.cli.options import add_output_options, make_parser, out_directory, 
 from tombola.cli.runs import configure_many
 from tombola.cli.show import print_table, show_json, show_table, show_text
 from tombola.errors import UsageError
+from tombola.parts import written_name
 
 if TYPE_CHECKING:
     from tombola.studies import Outcome, Row
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     finders = split_list(options.finders)
     members = plan(layers, finders, densities, options.seeds)
     config = members[0].config
-    title = f"{config.model} on {config.data}"
+    title = f"{written_name(config.model)} on {config.data}"
     with board() as shown:
         outcomes = run_all(
             members,

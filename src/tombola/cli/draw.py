@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from tombola.cli.options import add_output_options, make_parser, out_directory
 from tombola.cli.runs import configure
 from tombola.cli.show import show_json, show_table, show_ticket_words
+from tombola.parts import written_name
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -29,5 +30,9 @@ def main(arguments: Sequence[str]) -> None:
         show_json({**values, "repeated": result.repeated})
         return
     row = (values["finder"], f"{values['kept']:,} of {values['prunable']:,}", f"{values['seconds']:.1f}")
-    show_table(f"{config.model} on {config.data}, seed {config.seed}", ("ticket", "weights kept", "seconds"), [row])
+    show_table(
+        f"{written_name(config.model)} on {config.data}, seed {config.seed}",
+        ("ticket", "weights kept", "seconds"),
+        [row],
+    )
     show_ticket_words(values)

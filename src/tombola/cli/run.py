@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from tombola.cli.options import add_output_options, make_parser, out_directory
 from tombola.cli.runs import configure
 from tombola.cli.show import cells_table, show_json, show_text, show_ticket_words
+from tombola.parts import written_name
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -29,5 +30,5 @@ def main(arguments: Sequence[str]) -> None:
         return
     if result.repeated:
         show_text(f"This run was finished already; its result lies in {result.directory}")
-    cells_table(f"{config.model} on {config.data}, seed {config.seed}", [result.values])
+    cells_table(f"{written_name(config.model)} on {config.data}, seed {config.seed}", [result.values])
     show_ticket_words(result.values)

@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 from tombola.cli.options import add_output_options, add_ticket_options, make_parser, out_directory
 from tombola.cli.runs import configure_for_ticket
 from tombola.cli.show import show_json, show_table, show_ticket_words
+from tombola.parts import written_name
 
 
 def _parser() -> ArgumentParser:
@@ -44,5 +45,5 @@ def main(arguments: Sequence[str]) -> None:
     kept = f"{values['kept']:,} of {values['prunable']:,}"
     row = (values.get("finder", "ticket"), f"{values['test_accuracy']:.2f} %", kept, f"{values['seconds']:.1f}")
     columns = ("ticket", "test accuracy", "weights kept", "seconds of training")
-    show_table(f"{config.model} on {config.data}, seed {config.seed}", columns, [row])
+    show_table(f"{written_name(config.model)} on {config.data}, seed {config.seed}", columns, [row])
     show_ticket_words(values)

@@ -16,6 +16,8 @@ from tombola.written import Family, Spec, from_text
 
 # Names the settings of a finder that belong together: --search published.
 VARIANT = "search"
+# Fields whose parts' options all have short forms; of parts elsewhere, those that declare one.
+OPEN = ("finder", "training")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def short_forms() -> dict[str, ShortForm]:
         if f.name != "training":
             found.setdefault(flag_of(f), []).append(("", f, kinds(type(start().part))[f.name]))
         for part in family.known.values() if family else ():
-            for name, inner, kind in _flat_options(part, written_name(part), every=True):
+            for name, inner, kind in _flat_options(part, written_name(part), every=f.name in OPEN):
                 found.setdefault(flag_of(inner), []).append((name if f.name == "finder" else "", inner, kind))
     return {name: ShortForm(name, tuple(owners)) for name, owners in found.items()}
 
@@ -61,16 +63,18 @@ def _flat_options(part: Any, owner: str, every: bool) -> Iterator[tuple[str, "Fi
 
 def path_of(spec: Spec, name: str) -> tuple[str, ...] | None:
     """Return the path of fields to the option of a configuration that has a short form, or None."""
-    return _path(spec, name, every=True, depth=0)
+    return _path(spec, name, every=True)
 
 
-def _path(spec: Spec, name: str, every: bool, depth: int) -> tuple[str, ...] | None:
+def _path(spec: Spec, name: str, every: bool) -> tuple[str, ...] | None:
+    """Return the path to an option; every: also of this part's own that declare no short form."""
     for f in options_of(spec.part):
         if flag_of(f) == name and (every or f.metadata.get("flag")):
             return (f.name,)
     for f in options_of(spec.part):
         inner = spec.within(f.name)
-        found = _path(inner, name, every=depth == 0, depth=depth + 1) if inner is not None else None
+        is_open = isinstance(spec.part, RunConfig) and f.name in OPEN
+        found = _path(inner, name, is_open) if inner is not None else None
         if found is not None:
             return (f.name, *found)
     return None

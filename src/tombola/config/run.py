@@ -8,6 +8,7 @@ from tombola.config.densities import parse_density
 from tombola.data import AUGMENTATIONS
 from tombola.errors import UsageError
 from tombola.finders import CTS, FINDERS, Finds, needs_of
+from tombola.models import MODELS, Model
 from tombola.parts import BELOW_ONE, COUNT, NATURAL, Part, describe, one_of, option, written_name
 from tombola.runtime import LAYOUTS, PRECISIONS
 from tombola.selection import Density
@@ -59,12 +60,12 @@ class RunConfig(Part):
         must=one_of(AUGMENTATIONS),
         group="data",
     )
-    model: str = option(
-        "lenet-300-100",
+    model: Model = option(
+        MODELS.named("lenet-300-100"),
         "model: lenet-300-100, resnet20, resnet20-w8 (half as wide), resnet32, resnet56, vgg16, any of torchvision, or "
         "my_module:build",
+        family=MODELS,
         group="model",
-        named=False,
     )
     weights: str | None = option(
         None,

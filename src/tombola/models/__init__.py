@@ -1,6 +1,7 @@
 """Plain modules, built for the shape of the data; models by name."""
 
-from tombola.models.registry import MODELS, build, builder
+from tombola.models.base import Model
+from tombola.models.registry import MODELS, build
 from tombola.models.resnet import publish_batch_norm_
 from tombola.models.weights import load_into, read_weights, unshared, write_weights
 
@@ -10,8 +11,8 @@ VERSION = 1
 __all__ = [
     "MODELS",
     "VERSION",
+    "Model",
     "build",
-    "builder",
     "load_into",
     "publish_batch_norm_",
     "read_weights",

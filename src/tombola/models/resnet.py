@@ -1,8 +1,11 @@
 """ResNets for small images (He et al. 2016, section 4.2), as the paper of Concrete Ticket Search uses them."""
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from tombola.parts import COUNT, Must, Part, option
 
 
 class Block(nn.Module):
@@ -29,28 +32,37 @@ class Block(nn.Module):
         return self.relu2(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
-def resnet(depth: int, shape: tuple[int, ...], classes: int, width: int = 16) -> nn.Module:
-    """Return a ResNet of 6n + 2 layers for images of `shape` (channels, height, width).
+@dataclass(frozen=True)
+class ResNet(Part):
+    """A ResNet of 6n + 2 layers. Convolutions and the linear layer are Kaiming-normal, BatchNorm scales 1."""
 
-    Convolutions and the linear layer are Kaiming-normal, BatchNorm scales 1; `width` is that of the first stage.
-    """
-    blocks: OrderedDict[str, nn.Module] = OrderedDict()
-    inputs = width
-    for stage in range(3):
-        for number in range((depth - 2) // 6):
-            outputs = width * 2**stage
-            blocks[f"stage{stage + 1}_{number + 1}"] = Block(inputs, outputs, 2 if stage and not number else 1)
-            inputs = outputs
-    layers = OrderedDict(
-        conv=nn.Conv2d(shape[0], width, 3, padding=1, bias=False),
-        bn=nn.BatchNorm2d(width),
-        relu=nn.ReLU(),
-        **blocks,
-        pool=nn.AdaptiveAvgPool2d(1),
-        flatten=nn.Flatten(),
-        fc=nn.Linear(inputs, classes),
-    )
-    return kaiming_normal_(nn.Sequential(layers))
+    depth: int = option(20, "layers, 6n + 2", must=Must(lambda depth: depth >= 8 and depth % 6 == 2, "of 6n + 2"))
+    width: int = option(16, "channels of the first stage", must=COUNT)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """resnet20, say."""
+        return f"resnet{self.depth}"
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """Return the network for images of `shape` (channels, height, width)."""
+        blocks: OrderedDict[str, nn.Module] = OrderedDict()
+        inputs = self.width
+        for stage in range(3):
+            for number in range((self.depth - 2) // 6):
+                outputs = self.width * 2**stage
+                blocks[f"stage{stage + 1}_{number + 1}"] = Block(inputs, outputs, 2 if stage and not number else 1)
+                inputs = outputs
+        layers = OrderedDict(
+            conv=nn.Conv2d(shape[0], self.width, 3, padding=1, bias=False),
+            bn=nn.BatchNorm2d(self.width),
+            relu=nn.ReLU(),
+            **blocks,
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            fc=nn.Linear(inputs, classes),
+        )
+        return kaiming_normal_(nn.Sequential(layers))
 
 
 def publish_batch_norm_(model: nn.Module) -> nn.Module:
