@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tombola.controllers import GradBalance, Lagrangian, ProportionalBalance
     from tombola.errors import SearchError, TicketWarning, TombolaError, UsageError
     from tombola.finders import CTS, Random
+    from tombola.parts import Part, option
     from tombola.task import Task
     from tombola.ticket import Ticket
     from tombola.training import Job, Recipe
@@ -22,6 +23,7 @@ _HOMES = {
     "GradBalance": "controllers",
     "Job": "training",
     "Lagrangian": "controllers",
+    "Part": "parts",
     "ProportionalBalance": "controllers",
     "Random": "finders",
     "Recipe": "training",
@@ -33,17 +35,19 @@ _HOMES = {
     "TombolaError": "errors",
     "UsageError": "errors",
     "draw": "api",
+    "option": "parts",
     "preview": "api",
     "sparsify": "api",
 }
 
-_MODULES = ("controllers", "data", "finders", "objectives", "task", "ticket", "training")
+_MODULES = ("allocation", "concrete", "controllers", "data", "finders", "objectives", "task", "ticket", "training")
 
 __all__ = [
     "CTS",
     "GradBalance",
     "Job",
     "Lagrangian",
+    "Part",
     "ProportionalBalance",
     "Random",
     "Recipe",
@@ -56,6 +60,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "draw",
+    "option",
     "preview",
     "sparsify",
 ]

@@ -106,6 +106,7 @@ RELAXATIONS: Family[Relaxation] = Family(
     {kind.name: kind() for kind in (Concrete, StraightThrough, Deterministic)},
     lambda value: isinstance(value, Relaxation),
 )
+RELAXATION_HELP = "how masks are sampled: concrete; ablations straight-through, deterministic"
 
 
 def expected_density(logits: Tensor) -> float:

@@ -245,3 +245,4 @@ CONTROLLERS: Family[Controller] = Family(
     {kind.name: kind() for kind in (GradBalance, ProportionalBalance, Lagrangian)},
     _is_controller,
 )
+CONTROLLER_HELP = f"what holds the density: {', '.join(CONTROLLERS)}, or my_module:MyController"

@@ -210,9 +210,11 @@ def identify(part: Any) -> dict[str, Any]:
         value = getattr(part, f.name)
         if not f.metadata.get("named", True):
             continue
-        # A part at its default is named too: its version counts.
         if is_part(value):
-            known[f.name] = identify(value)
+            inner = identify(value)
+            # Left out like any default, until its version has been raised.
+            if value != f.default or inner != {"name": inner["name"], "version": 1}:
+                known[f.name] = inner
         elif value != f.default:
             known[f.name] = plain(value)
     code = getattr(part, "code", "") or code_of(part)

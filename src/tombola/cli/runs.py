@@ -28,8 +28,10 @@ from tombola.config import (
 )
 from tombola.config.layers import VARIANT
 from tombola.errors import UsageError
+from tombola.finders import FINDERS
 from tombola.parts import is_part, plain
 from tombola.selection import Density
+from tombola.written import Spec
 
 _METAVARS: dict[Any, str] = {int: "N", float: "X", bool: "true|false"}
 # Layers of values, the later over the earlier.
@@ -209,7 +211,7 @@ def _add_options(
         )
 
 
-def _value_at(spec: Any, path: tuple[str, ...]) -> Any:
+def _value_at(spec: Spec, path: tuple[str, ...]) -> Any:
     owner = spec.at(path[:-1])
     return owner.given.get(path[-1], getattr(owner.part, path[-1]))
 
@@ -224,36 +226,38 @@ def _metavar(form: ShortForm) -> str:
 
 
 def _help(form: ShortForm) -> str:
-    """Return what an option means, each meaning once, with the finders that have it where not all of its kind do."""
-    texts = list(dict.fromkeys(f.metadata["help"] for _, f, _ in form.owners))
-    owners = list(dict.fromkeys(owner for owner, _, _ in form.owners if owner))
-    words = "; ".join(texts)
-    return f"{words} [{', '.join(owners)}]" if owners and form.name != "allocation" else words
+    """Return what an option means, each meaning with the finders for which it has it."""
+    owners: dict[str, list[str]] = {}
+    for owner, f, _ in form.owners:
+        owners.setdefault(f.metadata["help"], []).append(owner)
+    everywhere = len({owner for owner, _, _ in form.owners}) == len(list(FINDERS))
+    parts = [
+        f"{text} [{', '.join(dict.fromkeys(names))}]" if any(names) and not everywhere else text
+        for text, names in owners.items()
+    ]
+    return "; ".join(parts)
 
 
 def _shown(form: ShortForm, value: Any) -> str:
     """Return an option's default in words."""
+    if isinstance(value, Spec):  # given by a layer, and not built yet
+        value = value.build()
     if is_part(value):
         return str(plain(value)["name"])
-    if hasattr(value, "part"):  # given by a layer, and not built yet
-        return str(plain(value.build())["name"])
-    if value is None or value == ():
-        defaults = dict.fromkeys(_default_of(f) for _, f, _ in form.owners)
-        return "; ".join(str(each) for each in defaults)
-    return (
-        str(value).lower()
-        if isinstance(value, bool)
-        else ",".join(map(str, value))
-        if isinstance(value, tuple | list)
-        else str(value)
-    )
+    if value is None or value == () or value == form.field.default:
+        return "; ".join(dict.fromkeys(_default_of(f) for _, f, _ in form.owners))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def _default_of(f: Any) -> str:
     default = f.default
-    if default is None or default == ():
+    if f.metadata["unset"] or default is None or default == ():
         return str(f.metadata["unset"] or "none")
-    return str(plain(default)["name"]) if is_part(default) else str(f.metadata["unset"] or default)
+    if isinstance(default, bool):
+        return str(default).lower()
+    return str(plain(default)["name"]) if is_part(default) else str(default)
 
 
 def without_sparsity(arguments: Sequence[str]) -> list[str]:

@@ -93,8 +93,8 @@ class RunConfig(Part):
     )
     density: Density = option(
         0.02,
-        "fraction of prunable weights to keep: 0.02, 2% or 0.8**22, or by patterns of names: 'conv*=5%%; *=20%%'; or "
-        "--sparsity with what to prune: 98%%",
+        "fraction of prunable weights to keep: 0.02, 2% or 0.8**22, or by patterns of names: 'conv*=5%; *=20%'; or "
+        "--sparsity with what to prune: 98%",
         read=parse_density,
         group="ticket",
     )

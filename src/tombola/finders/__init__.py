@@ -9,6 +9,7 @@ from tombola.finders.grasp import GraSP, GraSPMagnitude
 from tombola.finders.joint import Joint
 from tombola.finders.magnitude import Magnitude
 from tombola.finders.random import Random
+from tombola.finders.ranked import Ranked
 from tombola.finders.rewinding import IMP, LTR
 from tombola.finders.saliency import FORCE, SNIP, ObjectiveSaliency, ProsPr
 from tombola.finders.synflow import SynFlow
@@ -61,6 +62,7 @@ __all__ = [
     "ObjectiveSaliency",
     "ProsPr",
     "Random",
+    "Ranked",
     "SynFlow",
     "draw",
     "drawn",

@@ -64,6 +64,9 @@ class Finds(Protocol):
         """Return the ticket of one density, in (0, 1], or of densities by pattern."""
 
 
+ALLOCATION_HELP = "how kept weights are spread over layers: global (ranked together), uniform (layers alike), erk (small layers denser)"
+
+
 @dataclass(frozen=True)
 class Finder(Part):
     """Base of the finders: a ticket of exactly k weights at the problem's weights.
@@ -74,8 +77,7 @@ class Finder(Part):
 
     allocation: Allocation = option(
         Global(),
-        "how kept weights are spread over layers: global (ranked together), uniform (layers alike), erk (small layers "
-        "denser)",
+        ALLOCATION_HELP,
         family=ALLOCATIONS,
         group="ticket",
         kw_only=True,

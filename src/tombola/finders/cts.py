@@ -6,8 +6,8 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from tombola import concrete, diagnostics
-from tombola.concrete import RELAXATIONS, Concrete, Relaxation
-from tombola.controllers import CONTROLLERS, Controller, ProportionalBalance, settled
+from tombola.concrete import RELAXATION_HELP, RELAXATIONS, Concrete, Relaxation
+from tombola.controllers import CONTROLLER_HELP, CONTROLLERS, Controller, ProportionalBalance, settled
 from tombola.finders.base import Drawn, Finder, Needs, drawn
 from tombola.finders.search import Search, run_steps
 from tombola.network import FrozenNetwork
@@ -52,6 +52,10 @@ SEARCH_SCHEDULES = {
 }
 
 
+OBJECTIVE_HELP = f"what the search minimises: {', '.join(OBJECTIVES)}, or my_module:function"
+OBJECTIVE_UNSET = "loss while the network has learned nothing, else reverse-kl"
+
+
 def default_objective(problem: Problem) -> Objective:
     """Return what to minimise where nobody says: the loss while the network has learned nothing, else reverse KL."""
     informed = is_informed(problem.network(), problem.layout, problem.task, problem.feed, problem.runtime)
@@ -84,14 +88,14 @@ class CTS(Finder):
     }
     objective: Objective | None = option(
         None,
-        "what the search minimises: loss, delta-loss, grad-norm, reverse-kl, forward-kl, feature-mse, grad-match",
+        OBJECTIVE_HELP,
         family=OBJECTIVES,
-        unset="loss while the network has learned nothing, else reverse-kl",
+        unset=OBJECTIVE_UNSET,
         group="search",
     )
     steps: int = option(1960, "length of the search", must=COUNT, group="search")
     controller: Controller = option(
-        ProportionalBalance(), "what holds the density: gradbalance, proportional, lagrangian", family=CONTROLLERS,
+        ProportionalBalance(), CONTROLLER_HELP, family=CONTROLLERS,
         group="search",
     )  # fmt: skip
     learning_rate: float | None = option(
@@ -110,7 +114,7 @@ class CTS(Finder):
         group="search",
     )
     relaxation: Relaxation = option(
-        Concrete(), "how masks are sampled: concrete; ablations straight-through, deterministic", family=RELAXATIONS,
+        Concrete(), RELAXATION_HELP, family=RELAXATIONS,
         group="search",
     )  # fmt: skip
     epsilon: float = option(1e-8, "epsilon of Adam on the logits", must=POSITIVE, flag="search-epsilon", group="search")

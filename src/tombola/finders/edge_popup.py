@@ -13,7 +13,7 @@ from tombola.allocation import ALLOCATIONS, Allocation, Uniform
 from tombola.cost import Cost, Meter
 from tombola.data import Item
 from tombola.errors import SearchError
-from tombola.finders.base import Drawn, Finder, Needs, drawn
+from tombola.finders.base import ALLOCATION_HELP, Drawn, Finder, Needs, drawn
 from tombola.finders.search import RECORD_EVERY, run_steps
 from tombola.flat import Layout
 from tombola.gates import Gates
@@ -42,10 +42,10 @@ class EdgePopup(Finder):
     learning_rate: float = option(
         0.1, "of SGD on the scores, at first", must=POSITIVE, flag="search-learning-rate", group="search"
     )
-    batch_size: int = option(512, "samples a step", must=COUNT, flag="search-batch-size", group="search")
-    allocation: Allocation = option(
-        Uniform(), "how kept weights are spread over layers", family=ALLOCATIONS, group="ticket", kw_only=True
+    batch_size: int = option(
+        512, "samples a step of the search, or of a score's batch", must=COUNT, flag="search-batch-size", group="search"
     )
+    allocation: Allocation = option(Uniform(), ALLOCATION_HELP, family=ALLOCATIONS, group="ticket", kw_only=True)
 
     def needs(self) -> Needs:
         """Return what it needs of a run."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tombola import concrete, diagnostics
-from tombola.concrete import RELAXATIONS, Concrete, Relaxation
-from tombola.controllers import CONTROLLERS, Controller, Figures, ProportionalBalance
+from tombola.concrete import RELAXATION_HELP, RELAXATIONS, Concrete, Relaxation
+from tombola.controllers import CONTROLLER_HELP, CONTROLLERS, Controller, Figures, ProportionalBalance
 from tombola.errors import SearchError
 from tombola.finders.along import Along, falling_share
 from tombola.finders.balance import Balance, start_logits
@@ -45,14 +45,14 @@ class Joint(Along):
     share: float = falling_share()
     controller: Controller = option(
         ProportionalBalance(),
-        "what holds the density: gradbalance, proportional, lagrangian",
+        CONTROLLER_HELP,
         family=CONTROLLERS,
         group="search",
     )
     learning_rate: float = option(
         0.1, "of Adam on the logits", must=POSITIVE, flag="search-learning-rate", group="search"
     )
-    relaxation: Relaxation = option(Concrete(), "how masks are sampled", family=RELAXATIONS, group="search")
+    relaxation: Relaxation = option(Concrete(), RELAXATION_HELP, family=RELAXATIONS, group="search")
 
     def wanted(self, density: float, share: float) -> float:
         """Return the density to aim at after a share of the training."""

@@ -15,7 +15,7 @@ from tombola.cost import Meter
 from tombola.data import Item, forever
 from tombola.errors import SearchError
 from tombola.finders.base import Drawn, Finder, Needs, drawn
-from tombola.finders.cts import default_objective
+from tombola.finders.cts import OBJECTIVE_HELP, OBJECTIVE_UNSET, default_objective
 from tombola.network import FrozenNetwork
 from tombola.objectives import OBJECTIVES, Objective, View
 from tombola.parts import COUNT, INSIDE, POSITIVE, option
@@ -49,7 +49,7 @@ class Sight:
         self.meter.count(forward=forward * samples, backward=backward * samples)
 
 
-ROUNDS = "rounds of a saliency, the density falling exponentially; of gradual; most of continuous-sparsification"
+ROUNDS = "rounds of a saliency, the density falling exponentially"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,12 @@ class Saliency(Finder):
     revives: ClassVar[bool] = False
     rounds: int = option(1, ROUNDS, must=COUNT, group="rivals")
     batch_size: int = option(
-        512, "samples of a score's batch", must=COUNT, flag="search-batch-size", group="search", kw_only=True
+        512,
+        "samples a step of the search, or of a score's batch",
+        must=COUNT,
+        flag="search-batch-size",
+        group="search",
+        kw_only=True,
     )
 
     def needs(self) -> Needs:
@@ -224,9 +229,9 @@ class ObjectiveSaliency(SaliencyOnBatches):
     version: ClassVar[int] = 4
     objective: Objective | None = option(
         None,
-        "what the mask should minimise",
+        OBJECTIVE_HELP,
         family=OBJECTIVES,
-        unset="loss while the network has learned nothing, else reverse-kl",
+        unset=OBJECTIVE_UNSET,
         group="search",
     )
     perturbation: float = option(
