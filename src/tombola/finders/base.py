@@ -64,7 +64,10 @@ class Finds(Protocol):
         """Return the ticket of one density, in (0, 1], or of densities by pattern."""
 
 
-ALLOCATION_HELP = "how kept weights are spread over layers: global (ranked together), uniform (layers alike), erk (small layers denser)"
+ALLOCATION_HELP = (
+    "how kept weights are spread over layers: global (ranked together), uniform (layers alike), "
+    "erk (small layers denser)"
+)
 
 
 @dataclass(frozen=True)
