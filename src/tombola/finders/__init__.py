@@ -16,6 +16,7 @@ from tombola.finders.gradual import Gradual as Gradual
 from tombola.finders.grasp import GraSP as GraSP
 from tombola.finders.grasp import GraSPMagnitude as GraSPMagnitude
 from tombola.finders.joint import Joint as Joint
+from tombola.finders.lrr import LRR as LRR
 from tombola.finders.magnitude import Magnitude as Magnitude
 from tombola.finders.random import Random as Random
 from tombola.finders.ranked import Ranked as Ranked

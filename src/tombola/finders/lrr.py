@@ -1,0 +1,32 @@
+"""Learning-rate rewinding: iterative pruning that rewinds the schedule and keeps the weights."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tombola.finders.rewinding import LTR, Round
+from tombola.parts import NATURAL, option
+from tombola.problem import Problem
+from tombola.training import State
+
+
+@dataclass(frozen=True)
+class LRR(LTR):
+    """LTR that keeps its weights, and so their signs: every round goes on from where the last one ended.
+
+    Only the schedule is rewound, so the ticket belongs to the weights that the last round left, and is trained from
+    them by the recipe's epochs from `back_to` on. Source: Renda, Frankle and Carbin 2020, arXiv 2003.02389.
+    """
+
+    name: ClassVar[str] = "lrr"
+    back_to: int | None = option(
+        None,
+        "epoch to which lrr rewinds the schedule",
+        must=NATURAL,
+        unset="--rewind-to",
+        group="rivals",
+    )
+
+    def start(self, problem: Problem, before: Round) -> State | None:
+        """Return the weights that a round left, at the epoch to which the schedule goes back."""
+        epoch = problem.weights.epoch if self.back_to is None else min(self.back_to, problem.epochs - 1)
+        return State(before.trained.tensors, epoch, problem.weights.cost)
