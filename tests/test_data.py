@@ -160,7 +160,7 @@ def test_a_sample_that_cannot_be_read_is_named():
     with pytest.raises(UsageError, match=message):
         list(feed_of(dataset, 0, 4).epoch(0))
     with pytest.raises(UsageError, match=message):
-        labels_of(dataset, "--data mine:datasets, train")
+        labels_of(dataset, "data mine:datasets, train")
 
 
 def test_a_shuffling_loader_follows_the_seed_and_leaves_the_callers_generator_alone():
@@ -205,7 +205,7 @@ def test_training_on_some_of_the_samples_only():
     assert set(some.train.targets.tolist()) == set(range(10))
     assert not torch.equal(some.train.inputs, whole.train.inputs[:100]), "a choice by chance, not the first ones"
     for samples in (0, 1294):
-        with pytest.raises(UsageError, match=f"--train-samples must lie between 1 and 1,293, got {samples}"):
+        with pytest.raises(UsageError, match=f"train_samples must lie between 1 and 1,293, got {samples}"):
             whole.with_training(samples)
 
 
@@ -258,7 +258,7 @@ def test_a_constant_channel_is_not_divided_by_zero():
 
 
 def test_images_that_are_too_small_for_flip_crop():
-    message = "--augmentation flip-crop needs images of at least 5x5 pixels, got 4x9; flip and none take any"
+    message = "augmentation flip-crop needs images of at least 5x5 pixels, got 4x9; flip and none take any"
     small = replace(arrays(), inputs=torch.zeros(10, 1, 4, 9, dtype=torch.uint8))
     with pytest.raises(UsageError, match=message):
         small.feed(5, 0, "training", augmentation=AUGMENTATIONS["flip-crop"])
@@ -301,7 +301,7 @@ def test_torchvision_reads_the_same_files(tmp_path):
 
 
 def test_errors_name_the_file(tmp_path):
-    with pytest.raises(UsageError, match="--data-dir: there is no train-images-idx3-ubyte"):
+    with pytest.raises(UsageError, match="data_dir: there is no train-images-idx3-ubyte"):
         load("fashion-mnist", tmp_path)
     (tmp_path / "junk").write_bytes(b"junkjunk")
     with pytest.raises(UsageError, match="junk is not an idx file"):
@@ -316,7 +316,7 @@ def test_errors_name_the_file(tmp_path):
     (tmp_path / "torn.gz").write_bytes(gzip.compress(bytes(range(256)) * 9)[:10] + b"\xff" * 40)
     with pytest.raises(UsageError, match=r"cannot read .*torn\.gz: Error -3"):
         read_idx(tmp_path / "torn.gz")
-    with pytest.raises(UsageError, match="--data 'cats' is unknown; allowed are digits, mnist, fashion-mnist"):
+    with pytest.raises(UsageError, match="data 'cats' is unknown; allowed are digits, mnist, fashion-mnist"):
         load("cats")
     with pytest.raises(UsageError, match="digits come with scikit-learn"):
         load("digits", tmp_path)

@@ -1,9 +1,24 @@
 """What can go wrong, in one place."""
 
+import unicodedata
+
+# A message that begins like this says something of its option, and follows its name after a space.
+_PREDICATES = ("must ", "needs ", "takes ", "is ", "cannot ")
+# Control characters, halves of characters (bytes of a file's name that are no UTF-8), ends of lines and paragraphs.
+_UNSHOWN = {"Cc", "Cs", "Zl", "Zp"}
+
 
 def in_words(error: BaseException) -> str:
     """Return an error's kind and text on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def shown(name: object) -> str:
+    """Return a name or path as one line of text, with escapes for what is none."""
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNSHOWN else character
+        for character in str(name)
+    )
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -17,7 +32,20 @@ class TombolaError(Exception):
 
 
 class UsageError(TombolaError, ValueError):
-    """Something the user gave cannot be used; the message is one sentence that says what is allowed."""
+    """Something the user gave cannot be used; the message is one sentence that says what is allowed.
+
+    option: the option or argument at fault, by its name in Python; the error's text begins with it.
+    """
+
+    def __init__(self, message: str = "", *, option: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.option = option
+
+    def __str__(self) -> str:
+        if not self.option or self.message.startswith((f"{self.option} ", f"{self.option}:")):
+            return self.message
+        return f"{self.option}{' ' if self.message.startswith(_PREDICATES) else ': '}{self.message}"
 
 
 class SearchError(TombolaError, ArithmeticError):

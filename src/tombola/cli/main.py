@@ -37,12 +37,15 @@ def _help() -> str:
     )
 
 
-def _with_dashes(message: str) -> str:
-    """Return a message of code that Python's users call too, with the option it begins with written as one."""
+def _with_dashes(error: TombolaError) -> str:
+    """Return the message of code that Python's users call too, with the option it begins with written as one."""
     from dataclasses import fields
 
     from tombola.config import RunConfig
 
+    message = " ".join(str(error).split())
+    if isinstance(error, UsageError) and error.option:
+        return f"--{error.option.replace('_', '-')}{message[len(error.option) :]}"
     first, _, rest = message.partition(" ")
     name = first.rstrip(":")
     return f"--{first.replace('_', '-')} {rest}" if name in {f.name for f in fields(RunConfig)} else message
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int | None = import_module(f"tombola.cli.{command}").main(arguments[1:])
     except TombolaError as error:
-        print(f"tombola {command}: {_with_dashes(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"tombola {command}: {_with_dashes(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:
         # Whoever read the output wants no more of it; nothing is left to be flushed into the pipe at exit.
