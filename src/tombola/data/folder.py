@@ -63,14 +63,16 @@ def _is_image(name: str) -> bool:
 
 
 def _cache_file(source: Path, size: int | None) -> Path:
-    """Return where the decoded form of a source lies; the name changes with any file in the source."""
+    """Return where the decoded form of a source lies; the name changes with any file or folder in the source."""
     root = Path(os.environ.get("TOMBOLA_CACHE") or Path.home() / ".cache" / "tombola")
     seen = hashlib.sha256(os.fsencode(f"{source.resolve()}|{size}"))
-    files = tree(source, _is_image)[1] if source.is_dir() else [source]
+    folders, files = tree(source, _is_image) if source.is_dir() else ([], [source])
     for path in files:
         status = path.stat()
         # With its class folder: a rename leaves size and time as they are.
         seen.update(os.fsencode(f"{path.relative_to(source).as_posix()}|{status.st_size}|{status.st_mtime_ns}"))
+    for path in folders:
+        seen.update(os.fsencode(f"{path.relative_to(source).as_posix()}/"))
     return root / f"folder-{seen.hexdigest()[:24]}.safetensors"
 
 
@@ -111,8 +113,7 @@ def _decode(source: Path, size: int | None) -> Part:
             continue
         if shown(name) != name:
             raise UsageError(f"{shown(source)}: {shown(name)} has a name that is not one line of UTF-8; rename it")
-        image = _image(f"{shown(source)}: {name}", content)
-        pixels[name] = _tensor(image if image.mode == "L" else image.convert("RGB"), size)
+        pixels[name] = _tensor(_image(f"{shown(source)}: {name}", content), size)
     if not pixels:
         raise UsageError(f"{shown(source)} holds no images in class folders")
     ordered = sorted(pixels)
@@ -130,27 +131,32 @@ def _decode(source: Path, size: int | None) -> Part:
 
 
 def _image(what: str, content: bytes) -> Image.Image:
-    """Return an image of 8 bits a channel; raises UsageError, beginning with `what`, where there is none."""
+    """Return a grey or RGB image of 8 bits a channel; raises UsageError, beginning with `what`, where there is none."""
     if not content:
         raise UsageError(f"{what} is not an image: it is empty")
     try:
         image = Image.open(io.BytesIO(content))
-        pixels = image.width * image.height
-        if pixels <= _MOST_PIXELS:
-            image.load()
+        if not 0 < image.width * image.height <= _MOST_PIXELS:
+            size = f"{image.width}x{image.height}"
+            raise UsageError(f"{what} has {size} pixels; images of 1 to {_MOST_PIXELS:,} pixels are read")
+        image.load()
+        return _of_bytes(what, image)
+    except UsageError:
+        raise
     except UnidentifiedImageError as error:
         raise UsageError(f"{what} is not an image of a known format") from error
     except Exception as error:  # of a damaged image Pillow may raise anything
         raise UsageError(f"{what} is not an image ({in_words(error)})") from error
-    if pixels > _MOST_PIXELS:
-        raise UsageError(f"{what} has {image.width}x{image.height} pixels; images of {_MOST_PIXELS:,} at most are read")
+
+
+def _of_bytes(what: str, image: Image.Image) -> Image.Image:
     # Pillow gives grey images of 16 bits as I;16 or, of some formats, as I. Its own conversion would clip them at 255.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"}):
         return Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))
     if image.mode in {"I", "F"}:
         kind = "floating-point" if image.mode == "F" else "32-bit"
         raise UsageError(f"{what} has {kind} pixels; images must have 8 or 16 bits a channel")
-    return image
+    return image if image.mode == "L" else image.convert("RGB")
 
 
 def _tensor(image: Image.Image, size: int | None) -> Tensor:

@@ -60,7 +60,7 @@ def _unknown(name: str) -> str:
     if os.path.isdir(name):
         hint = f"; the folder {shown(name)} does not hold train and test"
     allowed = f"{', '.join(DATASETS)}, a folder with train and test, or MODULE:FUNCTION"
-    return f"data {shown(name)!r} is unknown; allowed are {allowed}{hint}"
+    return f"data '{shown(name)}' is unknown; allowed are {allowed}{hint}"
 
 
 def load(
