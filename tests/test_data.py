@@ -1,7 +1,7 @@
 import gzip
 import random
 import struct
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,28 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from tombola.data import AUGMENTATIONS, ArrayFeed, Arrays, FlipCrop, ListFeed, StreamFeed, feed_of, forever, load
+from tombola.cli.main import main
+from tombola.data import (
+    AUGMENTATIONS,
+    DATASETS,
+    ArrayFeed,
+    Arrays,
+    FlipCrop,
+    ListFeed,
+    StreamFeed,
+    feed_of,
+    forever,
+    load,
+)
 from tombola.data.idx import read_idx
 from tombola.data.resizing import resize
 from tombola.data.samples import Samples, labels_of
+from tombola.data.sources import make_source
+from tombola.data.sources.cifar import Cifar10
+from tombola.data.sources.digits import Digits
+from tombola.data.sources.folder import Folder
 from tombola.data.splits import Normalisation, Raw, Splits, split
-from tombola.errors import UsageError
+from tombola.errors import UsageError, shown
 
 
 def arrays(count=10):
@@ -115,6 +131,20 @@ def test_what_a_user_gives_becomes_a_feed():
         feed_of(torch.zeros(2), 0, 8)
 
 
+def test_a_generator_is_read_whole_unless_told_otherwise_and_then_no_further():
+    asked = []
+
+    def batches():
+        for number in range(3_000):
+            asked.append(number)
+            yield number
+
+    assert feed_of(batches(), 0, 8).length == 3_000
+    asked.clear()
+    assert feed_of(batches(), 0, 8, most=5).batches == [0, 1, 2, 3, 4]
+    assert len(asked) == 5
+
+
 def test_looking_at_what_a_user_gives_draws_no_random_number():
     loader = DataLoader(TensorDataset(torch.arange(12)), shuffle=True)
     before = torch.get_rng_state()
@@ -160,7 +190,7 @@ def test_a_sample_that_cannot_be_read_is_named():
     with pytest.raises(UsageError, match=message):
         list(feed_of(dataset, 0, 4).epoch(0))
     with pytest.raises(UsageError, match=message):
-        labels_of(dataset, "--data mine:datasets, train")
+        labels_of(dataset, "data mine:datasets, train")
 
 
 def test_a_shuffling_loader_follows_the_seed_and_leaves_the_callers_generator_alone():
@@ -194,6 +224,19 @@ def test_digits_are_split_by_class_and_always_alike():
     assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, load_digits().data.astype(int).tolist()))
 
 
+def test_fingerprints_stay_what_they_are():
+    """Results are filed under them: another value is another result."""
+    inputs = torch.arange(16, dtype=torch.uint8).view(2, 2, 2, 2)
+    small = Arrays(inputs, torch.tensor([1, 0]), (0.5, 0.25), (0.25, 0.5))
+    assert small.fingerprint == "13e0be8fb88cae3ca46c2c1fb7f08030a80f2fb3dad10600ef6bc2f7fb358fc9"
+    labels = torch.tensor([0, 1, 0, 1])
+    own = Samples(TensorDataset(torch.arange(4.0), labels), "code", labels)
+    assert own.fingerprint == "72663ded718b78c60a797c4e7a76fc0bb55f339f52deddfff68e75a63620712e"
+    # Of the split, too, and of its normalisation.
+    found = load("digits").fingerprint
+    assert found == "464247d9069b832add89794b15c2955307cdcb9a75c2010f745403bfd43ccd73"
+
+
 def test_training_on_some_of_the_samples_only():
     whole = load("digits")
     some, again = whole.with_training(100), whole.with_training(100)
@@ -205,7 +248,7 @@ def test_training_on_some_of_the_samples_only():
     assert set(some.train.targets.tolist()) == set(range(10))
     assert not torch.equal(some.train.inputs, whole.train.inputs[:100]), "a choice by chance, not the first ones"
     for samples in (0, 1294):
-        with pytest.raises(UsageError, match=f"--train-samples must lie between 1 and 1,293, got {samples}"):
+        with pytest.raises(UsageError, match=f"train_samples must lie between 1 and 1,293, got {samples}"):
             whole.with_training(samples)
 
 
@@ -258,13 +301,100 @@ def test_a_constant_channel_is_not_divided_by_zero():
 
 
 def test_images_that_are_too_small_for_flip_crop():
-    message = "--augmentation flip-crop needs images of at least 5x5 pixels, got 4x9; flip and none take any"
+    message = "augmentation flip-crop needs images of at least 5x5 pixels, got 4x9; flip and none take any"
     small = replace(arrays(), inputs=torch.zeros(10, 1, 4, 9, dtype=torch.uint8))
     with pytest.raises(UsageError, match=message):
         small.feed(5, 0, "training", augmentation=AUGMENTATIONS["flip-crop"])
     assert len(list(small.feed(5, 0, "training", augmentation=AUGMENTATIONS["flip"]).epoch(0))) == 2
     large = replace(arrays(), inputs=torch.zeros(10, 1, 5, 5, dtype=torch.uint8))
     assert len(list(large.feed(5, 0, "training", augmentation=AUGMENTATIONS["flip-crop"]).epoch(0))) == 2
+
+
+def test_every_source_is_a_part_whose_fields_are_its_options():
+    assert list(DATASETS) == ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "folder"]
+    for name, kind in DATASETS.items():
+        assert (kind.name, kind.version) == (name, 1)
+        assert all(field.metadata["help"] for field in fields(kind))
+        with pytest.raises(FrozenInstanceError):
+            kind().name = "other"
+    assert make_source("cifar10", Path("x"), True) == Cifar10(data_dir="x", download=True)
+    assert make_source("digits") == Digits()
+    with pytest.raises(UsageError, match="data_dir: digits come with scikit-learn and take no folder"):
+        make_source("digits", Path("x"))
+    with pytest.raises(UsageError, match="download: there is nothing to fetch for digits"):
+        make_source("digits", download=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("cifar-10", "; did you mean cifar10?"),
+        ("Fashion_MNIST", "; did you mean fashion-mnist?"),
+        ("digit", "; did you mean digits?"),
+        ("images", "; the folder images does not hold train and test"),
+        ("nothing\nlike", ""),
+        ("x" * 300, ""),
+        ("", ""),
+    ],
+)
+def test_an_unknown_name_gets_a_hint(tmp_path, monkeypatch, name, hint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    (tmp_path / "test").mkdir()
+    with pytest.raises(UsageError) as found:
+        load(name)
+    assert str(found.value) == (
+        f"data '{shown(name)}' is unknown; allowed are digits, mnist, fashion-mnist, cifar10, cifar100, folder, "
+        f"a folder with train and test, or MODULE:FUNCTION{hint}"
+    )
+
+
+def test_the_path_of_a_folder_is_a_dataset(tmp_path, monkeypatch, capsys):
+    from .test_folder import contents, write_folder, write_tar
+
+    monkeypatch.setenv("TOMBOLA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "a:b" / "train", contents())
+    write_tar(tmp_path / "a:b" / "test.tar", contents())
+    assert make_source("a:b") == Folder("a:b")
+    expected = load("folder", tmp_path / "a:b", held_out=0.2).fingerprint
+    assert load("a:b", held_out=0.2).fingerprint == load(str(tmp_path / "a:b"), held_out=0.2).fingerprint == expected
+    (tmp_path / "a:b").rename("digits")
+    assert make_source("digits") == Digits(), "a dataset's name goes before a folder's"
+    assert make_source("./digits") == Folder("./digits")
+    with pytest.raises(UsageError, match=r"data_dir: data ./digits is a folder already; give one of them"):
+        make_source("./digits", tmp_path)
+    assert main(["run", "--data", "./digits", "--data-dir", "x", "--out", "out"]) == 2
+    assert capsys.readouterr().err == "tombola run: --data-dir: data ./digits is a folder already; give one of them\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "cifar10"], "--data-dir: CIFAR10 needs the folder with its files"),
+        (["--data", "mnist"], "--data-dir: give the folder with MNIST's idx files"),
+        (["--data", "mnist", "--data-dir", "."], "--data-dir: there is no train-images-idx3-ubyte or train-images-"),
+        (["--data-dir", "."], "--data-dir: digits come with scikit-learn and take no folder"),
+        (["--download", "true"], "--download: there is nothing to fetch for digits"),
+        (["--data", "digit"], "--data 'digit' is unknown; allowed are digits, mnist, "),
+        (["--std", "[0.0]"], "--std must be above 0, got (0.0,)"),
+        (["--train-samples", "9999"], "--train-samples must lie between 1 and 1,293, got 9999"),
+    ],
+)
+def test_the_command_line_words_options_with_dashes(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", *arguments, "--out", "out"]) == 2
+    assert capsys.readouterr().err.startswith(f"tombola run: {message}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("part", ["train", "t10k"])
+def test_a_part_without_images_is_refused(part):
+    images, none = torch.zeros(4, 1, 2, 2).byte(), torch.zeros(0, 1, 2, 2).byte()
+    full, empty = (images, torch.tensor([0, 0, 1, 1])), (none, torch.zeros(0).long())
+    raw = Raw(empty, full) if part == "train" else Raw(full, empty)
+    with pytest.raises(UsageError, match=f"data: {'train' if part == 'train' else 'test'} holds no images"):
+        split(raw, 0.5, Normalisation())
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:
@@ -301,7 +431,7 @@ def test_torchvision_reads_the_same_files(tmp_path):
 
 
 def test_errors_name_the_file(tmp_path):
-    with pytest.raises(UsageError, match="--data-dir: there is no train-images-idx3-ubyte"):
+    with pytest.raises(UsageError, match="data_dir: there is no train-images-idx3-ubyte"):
         load("fashion-mnist", tmp_path)
     (tmp_path / "junk").write_bytes(b"junkjunk")
     with pytest.raises(UsageError, match="junk is not an idx file"):
@@ -316,7 +446,7 @@ def test_errors_name_the_file(tmp_path):
     (tmp_path / "torn.gz").write_bytes(gzip.compress(bytes(range(256)) * 9)[:10] + b"\xff" * 40)
     with pytest.raises(UsageError, match=r"cannot read .*torn\.gz: Error -3"):
         read_idx(tmp_path / "torn.gz")
-    with pytest.raises(UsageError, match="--data 'cats' is unknown; allowed are digits, mnist, fashion-mnist"):
+    with pytest.raises(UsageError, match="data 'cats' is unknown; allowed are digits, mnist, fashion-mnist"):
         load("cats")
     with pytest.raises(UsageError, match="digits come with scikit-learn"):
         load("digits", tmp_path)

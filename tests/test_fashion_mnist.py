@@ -7,7 +7,7 @@ import pytest
 from tombola import pipeline
 from tombola.config import from_dict, load_preset
 from tombola.data import load
-from tombola.data.sources import DEBIAN_FASHION_MNIST
+from tombola.data.sources.mnist import DEBIAN_FASHION_MNIST
 from tombola.progress import Silent
 
 pytestmark = pytest.mark.skipif(

@@ -70,7 +70,7 @@ def test_grey_images_have_one_channel(tmp_path):
     for part in ("train", "test"):
         write_folder(tmp_path / part, contents(mode="L"))
     assert load("folder", tmp_path, held_out=0.2).shape == (1, 4, 4)
-    with pytest.raises(UsageError, match=r"--held-out 0\.1 of 10 training images leaves a side without"):
+    with pytest.raises(UsageError, match=r"held_out 0\.1 of 10 training images leaves a side without"):
         load("folder", tmp_path)
 
 
@@ -162,7 +162,7 @@ def test_damaged_archives_are_named_in_one_sentence(tmp_path, kind):
         ({**contents(), "a/99.pgm": b"P5 4 four 255\n"}, r"a/99\.pgm is not an image"),
         (
             {**contents(), "a/99.png": picture(1, size=(2, 2))},
-            r"a/99\.png is 2x2 with 3 channels, and a/00\.png is 4x4 with 3 channels; .*--image-size makes them so",
+            r"a/99\.png is 2x2 with 3 channels, and a/00\.png is 4x4 with 3 channels; .*image_size makes them so",
         ),
         ({**contents(), "a/99.png": picture(1, mode="L")}, r"a/99\.png is 4x4 with 1 channel, .* must be alike$"),
     ],
@@ -177,7 +177,7 @@ def test_errors_name_the_file(tmp_path, files, message):
 def test_errors_name_the_folder_and_the_class(tmp_path):
     with pytest.raises(UsageError, match=r"holds none of train, train\.tar"):
         load("folder", tmp_path)
-    with pytest.raises(UsageError, match="--data-dir: folder needs the folder"):
+    with pytest.raises(UsageError, match="data_dir: folder needs the folder"):
         load("folder")
     (tmp_path / "train.tar").write_bytes(b"junk")
     with pytest.raises(UsageError, match=r"train\.tar is not a tar file"):

@@ -1,4 +1,4 @@
-"""What users bring: a training function, datasets, a recipe; in Python and on the command line."""
+"""What users bring: a training function, a model, a recipe; in Python and on the command line."""
 
 import copy
 import json
@@ -17,8 +17,6 @@ from tombola.cell import Cell
 from tombola.cli.main import main
 from tombola.cli.runs import read_config
 from tombola.config import from_dict, load_preset
-from tombola.data import Normalisation, load
-from tombola.data.custom import load_own
 from tombola.models import build, publish_batch_norm_
 from tombola.progress import Silent
 from tombola.runtime import Runtime
@@ -29,10 +27,9 @@ from tombola.training import Lesson, State, fit
 from .conftest import batches, mlp
 
 MODULE = """
-import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 def build(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, classes))
@@ -44,10 +41,6 @@ def numbers(count, seed):
 def datasets():
     return numbers(200, 0), numbers(60, 1)
 
-def three(data_dir):
-    assert data_dir is None
-    return numbers(200, 0), numbers(40, 2), numbers(60, 1)
-
 def train(model, job):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     job.hold(model, optimizer)
@@ -56,41 +49,6 @@ def train(model, job):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
-
-class Labelled(Dataset):
-    def __init__(self, label):
-        self.label = label
-    def __len__(self):
-        return 5
-    def __getitem__(self, row):
-        return torch.zeros(6), self.label
-
-def one():
-    return numbers(5, 0)
-
-def halves():
-    return Labelled(0), Labelled(0.5)
-
-def strange():
-    return Labelled(0), Labelled(3)
-
-def unseen():
-    return Labelled(0), Labelled(3), Labelled(0)
-
-def words():
-    return Labelled("cat"), Labelled("cat")
-
-def nameless():
-    return Labelled(0), Labelled(None)
-
-def shuffled():
-    whole = numbers(60, 0)
-    order = np.random.permutation(40)
-    parts = torch.utils.data.random_split(whole, [40, 20])
-    return TensorDataset(*parts[0][:][:1], torch.tensor(order)), parts[1]
-
-def pictures():
-    return [("image", 0)], [("image", 0)]
 """
 
 
@@ -169,59 +127,6 @@ def test_a_training_function_by_name(capsys, module, tmp_path):
     assert all((weights[name][~mask] == 0).all() for name, mask in Ticket.load(own["ticket"]).items())
     assert tombola_json(capsys, "run", *OWN, "--fit", "brought:train", "--out", tmp_path / "o")["repeated"]
     assert own["seconds_by_stage"]["pretraining"] > 0
-
-
-def test_datasets_of_ones_own(module):
-    splits = load_own("brought:datasets", None, 0.1)
-    assert (len(splits.train), len(splits.held_out), len(splits.test)) == (180, 20, 60)
-    assert (splits.classes, splits.shape) == (3, (6,))
-    assert splits.fingerprint == load("brought:datasets").fingerprint
-    assert len(load_own("brought:three", None, 0.1).held_out) == 40
-    assert load_own("brought:datasets", None, 0).held_out is None
-    rows = {tuple(x.tolist()) for part in (splits.train, splits.held_out) for x, _ in part.dataset}
-    assert len(rows) == 200
-    feed = splits.train.feed(50, 0, "training")
-    assert [len(item.batch[1]) for item in feed.epoch(0)] == [50, 50, 50, 30]
-    assert torch.equal(next(feed.epoch(3, 2)).batch[0], list(feed.epoch(3))[2].batch[0])
-
-
-def test_datasets_that_are_split_by_chance_are_split_alike_every_time(module):
-    torch.manual_seed(1)
-    first = load_own("brought:shuffled", None, 0.1)
-    torch.manual_seed(2)
-    before = torch.get_rng_state()
-    again = load_own("brought:shuffled", None, 0.1)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert first.fingerprint == again.fingerprint
-    assert list(first.test.dataset.indices) == list(again.test.dataset.indices)
-    assert torch.equal(first.train.labels, again.train.labels)
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        ("one", r"must return \(train, test\) or \(train, held_out, test\)"),
-        ("halves", r"test: sample 0 has the label 0\.5; labels must be whole numbers from 0 on"),
-        ("strange", "--data: test has the label 3; the classes of train are 0 to 0"),
-        ("unseen", "--data: held-out has the label 3; the classes of train are 0 to 0"),
-        ("words", "train: sample 0 has the label 'cat'; labels must be whole numbers from 0 on"),
-        ("nameless", "test: sample 0 has the label None; labels must be whole numbers from 0 on"),
-        ("pictures", r"train: a sample must be a pair \(input tensor, label\), got tuple"),
-        ("nothing", "cannot be imported"),
-    ],
-)
-def test_datasets_that_cannot_be_used(module, function, message):
-    with pytest.raises(UsageError, match=message):
-        load_own(f"brought:{function}", None, 0.1)
-
-
-def test_what_is_only_for_datasets_with_a_name(module, capsys):
-    with pytest.raises(UsageError, match="--mean and --std are for the datasets with a name"):
-        load("brought:datasets", normalisation=Normalisation((0.5,), (0.5,)))
-    with pytest.raises(UsageError, match="--image-size is for the datasets with a name"):
-        load("brought:datasets", image_size=8)
-    assert main(["run", *OWN, "--augmentation", "flip-crop", "--out", str(module / "o")]) == 2
-    assert "--augmentation is for the datasets with a name" in capsys.readouterr().err
 
 
 def careful(model, job):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tombola import diagnostics
 from tombola.controllers import Controller
 from tombola.data import Feed, feed_of
 from tombola.errors import TicketWarning, UsageError
@@ -83,7 +84,8 @@ def draw(
     search = _finder(finder, {"steps": steps, "objective": objective, "controller": controller})
     selection_of(search, checked.layout, density)
     samples = _batch_size(batch_size, search)
-    feed = feed_of(data, seed, samples, most=getattr(search, "steps", None))
+    # Of a generator no more than it takes to search, and to look at the ticket.
+    feed = feed_of(data, seed, samples, most=max(needs_of(search).batches, diagnostics.BATCHES))
     display = progress_on() if progress else Silent()
     held_out_feed = None if held_out is None else feed_of(held_out, seed, samples, name="held_out")
     runtime = _settled(model, checked, task, (feed, held_out_feed), runtime, precision)

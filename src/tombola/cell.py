@@ -110,14 +110,7 @@ class Cell:
     @classmethod
     def prepare(cls, config: RunConfig) -> "Cell":
         """Load the data and build the model of a resolved configuration; raises UsageError if they do not fit."""
-        splits = load(
-            config.data,
-            Path(config.data_dir) if config.data_dir else None,
-            config.held_out,
-            config.download,
-            Normalisation(config.mean, config.std),
-            config.image_size,
-        )
+        splits = load(config.data, config.held_out, Normalisation(config.mean, config.std), config.image_size)
         if config.train_samples is not None:
             splits = splits.with_training(config.train_samples)
         _training_feed(config, splits)  # refuses what the augmentation cannot change

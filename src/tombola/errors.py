@@ -1,12 +1,24 @@
 """What can go wrong, in one place."""
 
-# Words with which a message goes on from the name of its option; others follow a colon.
-_GOES_ON = ("must ", "needs ", "takes ", "is ", "are ", "cannot ", "excludes ", "has ", "'", '"')
+import unicodedata
+
+# A message that begins like this says something of its option, and follows its name after a space.
+_PREDICATES = ("must ", "needs ", "takes ", "is ", "are ", "cannot ", "excludes ", "has ", "'", '"')
+# Control characters, halves of characters (bytes of a file's name that are no UTF-8), ends of lines and paragraphs.
+_UNSHOWN = {"Cc", "Cs", "Zl", "Zp"}
 
 
 def in_words(error: BaseException) -> str:
     """Return an error's kind and text on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def shown(name: object) -> str:
+    """Return a name or path as one line of text, with escapes for what is none."""
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNSHOWN else character
+        for character in str(name)
+    )
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -22,11 +34,11 @@ class TombolaError(Exception):
 class UsageError(TombolaError, ValueError):
     """Something the user gave cannot be used; one sentence that says what is allowed.
 
-    message: the sentence. option: the argument that it is about, by its name in Python, if it is about one; the text
-    then begins with it, and the command line writes it as it is written there.
+    message: the sentence. option: the argument at fault, by its name in Python, if it is one; the text then begins with
+    it, and the command line writes it as it is written there.
     """
 
-    def __init__(self, message: str, *, option: str = "") -> None:
+    def __init__(self, message: str = "", *, option: str = "") -> None:
         super().__init__(message)
         self.message, self.option = message, option
 
@@ -34,10 +46,12 @@ class UsageError(TombolaError, ValueError):
         return self.worded(self.option)
 
     def worded(self, name: str) -> str:
-        """Return the sentence with the option written as `name`."""
-        if not name:
+        """Return the sentence with its option, if it has one, written as `name`."""
+        if not self.option:
             return self.message
-        return f"{name}{'' if self.message.startswith(_GOES_ON) else ':'} {self.message}"
+        if self.message.startswith((f"{self.option} ", f"{self.option}:")):
+            return name + self.message[len(self.option) :]
+        return f"{name}{'' if self.message.startswith(_PREDICATES) else ':'} {self.message}"
 
 
 class SearchError(TombolaError, ArithmeticError):

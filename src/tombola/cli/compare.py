@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     finders = split_list(options.finders)
     members = plan(layers, finders, densities, options.seeds)
     config = members[0].config
-    title = f"{written_name(config.model)} on {config.data}"
+    title = f"{written_name(config.model)} on {written_name(config.data)}"
     with board() as shown:
         outcomes = run_all(
             members,

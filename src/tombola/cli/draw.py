@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     row = (values["finder"], f"{values['kept']:,} of {values['prunable']:,}", f"{values['seconds']:.1f}")
     show_table(
-        f"{written_name(config.model)} on {config.data}, seed {config.seed}",
+        f"{written_name(config.model)} on {written_name(config.data)}, seed {config.seed}",
         ("ticket", "weights kept", "seconds"),
         [row],
     )

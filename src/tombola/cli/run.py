@@ -30,5 +30,5 @@ def main(arguments: Sequence[str]) -> None:
         return
     if result.repeated:
         show_text(f"This run was finished already; its result lies in {result.directory}")
-    cells_table(f"{written_name(config.model)} on {config.data}, seed {config.seed}", [result.values])
+    cells_table(f"{written_name(config.model)} on {written_name(config.data)}, seed {config.seed}", [result.values])
     show_ticket_words(result.values)

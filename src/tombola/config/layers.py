@@ -10,8 +10,7 @@ from typing import Any
 
 from tombola.config.run import RunConfig
 from tombola.errors import UsageError
-from tombola.finders import FINDERS
-from tombola.parts import allowed_words, flag_of, is_part, kinds, options_of, written_name
+from tombola.parts import allowed_words, flag_of, kinds, options_of, written_name
 from tombola.written import Family, Spec, from_text
 
 # Names the settings of a finder that belong together: --search published.
@@ -22,9 +21,13 @@ OPEN = ("finder", "training")
 
 @dataclass(frozen=True)
 class ShortForm:
-    """An option with a short form: its name, and the fields and types of all that go by it, with the parts' names."""
+    """An option with a short form: its name, and all fields that go by it, with their types and the finders' names.
+
+    holder: the field of the configuration that holds the part that has it, or "" for the run's own options.
+    """
 
     name: str
+    holder: str
     owners: tuple[tuple[str, "Field[Any]", Any], ...]
 
     @property
@@ -41,14 +44,16 @@ class ShortForm:
 def short_forms() -> dict[str, ShortForm]:
     """Return every option of a run by its name on the command line (with underscores), parts' own ones included."""
     found: dict[str, list[tuple[str, Field[Any], Any]]] = {}
+    holders: dict[str, str] = {}
     for f in options_of(RunConfig()):
         family: Family[Any] | None = f.metadata["family"]
         if f.name != "training":
             found.setdefault(flag_of(f), []).append(("", f, kinds(type(start().part))[f.name]))
         for part in family.known.values() if family else ():
             for name, inner, kind in _flat_options(part, written_name(part), every=f.name in OPEN):
+                holders.setdefault(flag_of(inner), f.name)
                 found.setdefault(flag_of(inner), []).append((name if f.name == "finder" else "", inner, kind))
-    return {name: ShortForm(name, tuple(owners)) for name, owners in found.items()}
+    return {name: ShortForm(name, holders.get(name, ""), tuple(owners)) for name, owners in found.items()}
 
 
 def _flat_options(part: Any, owner: str, every: bool) -> Iterator[tuple[str, "Field[Any]", Any]]:
@@ -92,12 +97,12 @@ def lay_over(spec: Spec, values: Mapping[str, Any], loose: bool = False) -> Spec
     leave out what the finder does not have, where several finders share a layer. Raises UsageError for keys that are no
     options, and for values that cannot be.
     """
-    values = dict(values)
-    inline = Spec(None, {})
-    if values.get("finder") is not None:
-        inline = FINDERS.parse(values.pop("finder"))
-        before = spec.within("finder")
-        spec = spec.put(("finder",), before.under(inline) if before is not None else inline)
+    values, inline = dict(values), dict[str, Spec]()
+    for f in options_of(spec.part):
+        if f.metadata["family"] is not None and f.name != "training" and values.get(f.name) is not None:
+            inline[f.name] = f.metadata["family"].parse(values.pop(f.name))
+            before = spec.within(f.name)
+            spec = spec.put((f.name,), before.under(inline[f.name]) if before is not None else inline[f.name])
     training = values.pop("training", {})
     if not isinstance(training, Mapping):
         raise UsageError("must hold keys and values", option="training")
@@ -110,7 +115,7 @@ def lay_over(spec: Spec, values: Mapping[str, Any], loose: bool = False) -> Spec
     return spec
 
 
-def _with_variant(spec: Spec, name: str, inline: Spec, loose: bool) -> Spec:
+def _with_variant(spec: Spec, name: str, inline: Mapping[str, Spec], loose: bool) -> Spec:
     finder = spec.at(("finder",))
     variants: Mapping[str, Mapping[str, Any]] = getattr(finder.part, "variants", {})
     if name == "default":
@@ -123,26 +128,26 @@ def _with_variant(spec: Spec, name: str, inline: Spec, loose: bool) -> Spec:
     for key, value in variants[name].items():
         path = finder.find(key)
         assert path is not None
-        if not inline.has_given(path):
+        if "finder" not in inline or not inline["finder"].has_given(path):
             f, _ = finder.field(path)
             family: Family[Any] | None = f.metadata.get("family")
             spec = spec.put(("finder", *path), family.parse(value) if family else value)
     return spec
 
 
-def _put(spec: Spec, name: str, value: Any, inline: Spec, loose: bool) -> Spec:
+def _put(spec: Spec, name: str, value: Any, inline: Mapping[str, Spec], loose: bool) -> Spec:
     name = name.replace("-", "_")
     path = path_of(spec, name)
     if path is None:
-        if name not in short_forms():
+        form = short_forms().get(name)
+        if form is None:
             raise UsageError(f"unknown key {name!r}", option="config")
-        if loose:
+        if loose and form.holder == "finder":
             return spec
-        finder = spec.at(("finder",))
-        raise UsageError(
-            f"is not an option of the finder {written_name(finder.part)}, which has {_dashed(finder)}", option=name
-        )
-    if path[0] == "finder" and inline.has_given(path[1:]):
+        holder = spec.at((form.holder,))
+        words = f"is not an option of the {form.holder} {written_name(holder.part)}, which has {_dashed(holder)}"
+        raise UsageError(words, option=name)
+    if path[0] in inline and len(path) > 1 and inline[path[0]].has_given(path[1:]):
         return spec
     f, kind = spec.field(path)
     return spec.put(path, settled(f, kind, value))
@@ -162,17 +167,14 @@ def settled(f: "Field[Any]", kind: Any, value: Any) -> Any:
         raise UsageError(f"must be {allowed_words(kind, must)}, got {value}", option=flag_of(f)) from None
 
 
-def _dashed(finder: Spec) -> str:
-    names = [flag_of(f) for _, f, _ in _own_flat(finder)]
+def _dashed(holder: Spec) -> str:
+    """Return the short forms of a part's options, those of the parts that it holds now among them, in words."""
+    names: list[str] = []
+    for f in options_of(holder.part):
+        inner = holder.within(f.name)
+        deeper = _flat_options(inner.part, "", every=False) if inner is not None else ()
+        names += [flag_of(f), *(flag_of(g) for _, g, _ in deeper)]
     return ", ".join(f"--{name.replace('_', '-')}" for name in dict.fromkeys(names)) or "none"
-
-
-def _own_flat(finder: Spec) -> Iterator[tuple[str, "Field[Any]", Any]]:
-    for f in options_of(finder.part):
-        yield "", f, None
-        inner = finder.within(f.name)
-        if inner is not None and is_part(inner.part):
-            yield from ((o, g, k) for o, g, k in _flat_options(inner.part, "", every=False))
 
 
 def built(layers: Sequence[Mapping[str, Any]]) -> RunConfig:

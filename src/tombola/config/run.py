@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from tombola.config.densities import parse_density
-from tombola.data import AUGMENTATIONS
+from tombola.data import AUGMENTATIONS, DATASETS, Source
 from tombola.errors import UsageError
 from tombola.finders import CTS, FINDERS, Finds, needs_of
 from tombola.models import MODELS, Model
@@ -26,17 +26,12 @@ class RunConfig(Part):
     """One cell, start to end."""
 
     name: ClassVar[str] = "run"
-    data: str = option(
-        "digits",
-        "dataset: digits, mnist, fashion-mnist, cifar10, cifar100, folder, or my_module:datasets",
+    data: Source = option(
+        DATASETS.named("digits"),
+        f"dataset: {', '.join(DATASETS)}, the path of a folder with train and test, or my_module:datasets",
+        family=DATASETS,
         group="data",
         named=False,
-    )
-    data_dir: str | None = option(
-        None, "folder with the dataset's files", unset="where packages put them", group="data", named=False
-    )
-    download: bool = option(
-        False, "fetch the dataset's files into --data-dir if they are not there", group="data", named=False
     )
     held_out: float = option(
         0.1, "share of the training data that is held out for choices; 0 for none", must=BELOW_ONE, group="data"

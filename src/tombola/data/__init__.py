@@ -5,7 +5,7 @@ from tombola.data.augmentation import AUGMENTATIONS, FlipCrop
 from tombola.data.feeds import Feed, Item, ListFeed, Recall, StreamFeed, forever
 from tombola.data.given import feed_of
 from tombola.data.samples import Samples
-from tombola.data.sources import DATASETS, load
+from tombola.data.sources import DATASETS, Source, load
 from tombola.data.splits import Normalisation, Split, Splits
 
 # Raised when the same source gives other batches.
@@ -24,6 +24,7 @@ __all__ = [
     "Normalisation",
     "Recall",
     "Samples",
+    "Source",
     "Split",
     "Splits",
     "StreamFeed",

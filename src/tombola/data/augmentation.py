@@ -31,8 +31,9 @@ class FlipCrop:
         height, width = shape[1:]
         if min(height, width) <= self.padding:
             raise UsageError(
-                f"--augmentation flip-crop needs images of at least {self.padding + 1}x{self.padding + 1} pixels, "
-                f"got {height}x{width}; flip and none take any"
+                f"augmentation flip-crop needs images of at least {self.padding + 1}x{self.padding + 1} pixels, "
+                f"got {height}x{width}; flip and none take any",
+                option="augmentation",
             )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -57,7 +57,7 @@ def forever(feed: Feed, position: int = 0) -> Iterator[Item]:
             empty = False
             yield item
         if empty:
-            raise UsageError(f"data gave no batch in epoch {number}; it must give at least one in every epoch")
+            raise UsageError(f"the data gave no batch in epoch {number}; they must give at least one in every epoch")
         number, skip = number + 1, 0
 
 

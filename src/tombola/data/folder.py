@@ -2,109 +2,161 @@
 
 import hashlib
 import io
-import lzma
 import os
-import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image
-from safetensors.torch import load_file
+from PIL import Image, UnidentifiedImageError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from tombola.data.archive import MOST_BYTES, members
+from tombola.data.packed import UNREADABLE, read_up_to
 from tombola.data.resizing import resize
-from tombola.errors import UsageError, in_words
+from tombola.data.tree import tree
+from tombola.errors import UsageError, in_words, shown
+from tombola.identity import digest_tensors
 from tombola.store import write_bytes
 
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
 _IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp"}
-# Bytes read at once behind an archive's last file.
-_AT_ONCE = 1 << 20
+# A file of a few kilobytes can say that it holds any number of pixels, all of one colour.
+_MOST_PIXELS = 8_192 * 8_192
+
+Part = tuple[Tensor, Tensor, list[str]]
 
 
-def load_part(data_dir: Path, part: str, size: int | None = None) -> tuple[Tensor, Tensor, list[str]]:
+def load_part(data_dir: Path, part: str, size: int | None = None) -> Part:
     """Return images (N, C, H, W) uint8, labels (N,) and class names of `data_dir/part`.
 
     A part is a folder or a tar file (plain, gz, xz) of class folders, inside one wrapping folder or not. size: images
     are resized to size x size pixels. Decoded images are kept in the cache ($TOMBOLA_CACHE, else ~/.cache/tombola).
     Raises UsageError that names what is at fault.
     """
-    source = _source(data_dir, part)
+    source = find_part(data_dir, part)
+    if source is None:
+        allowed = ", ".join(candidate.name for candidate in _candidates(data_dir, part))
+        raise UsageError(f"{shown(data_dir)} holds none of {allowed}", option="data_dir")
     kept = _cache_file(source, size)
-    if kept.is_file():
-        found = load_file(kept)
-        names = bytes(found["names"].tolist()).decode().split("\n")
-        return found["images"], found["labels"], names
-    images, labels, names = _decode(source, size)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    text = torch.tensor(list("\n".join(names).encode()), dtype=torch.uint8)
-    write_bytes(kept, tensors_to_bytes({"images": images, "labels": labels, "names": text}))
-    return images, labels, names
+    found = _read_cache(kept)
+    if found is None:
+        found = _decode(source, size)
+        _write_cache(kept, found)
+    return found
 
 
-def _source(data_dir: Path, part: str) -> Path:
-    candidates = [data_dir / part, *(data_dir / f"{part}{ending}" for ending in _TAR_ENDINGS)]
-    for candidate in candidates:
-        if candidate.exists():
-            return candidate
-    names = ", ".join(candidate.name for candidate in candidates)
-    raise UsageError(f"--data-dir: {data_dir} holds none of {names}")
+def find_part(data_dir: Path, part: str) -> Path | None:
+    """Return the folder or tar file of a part, or None where there is neither."""
+    found = (path for path in _candidates(data_dir, part) if os.path.isdir(path) or os.path.isfile(path))
+    return next(found, None)
+
+
+def _candidates(data_dir: Path, part: str) -> list[Path]:
+    return [data_dir / part, *(data_dir / f"{part}{ending}" for ending in _TAR_ENDINGS)]
+
+
+def _is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in _IMAGE_ENDINGS
 
 
 def _cache_file(source: Path, size: int | None) -> Path:
-    """Return where the decoded form of a source lies; the name changes with any file in the source."""
+    """Return where the decoded form of a source lies; the name changes with any file or folder in the source."""
     root = Path(os.environ.get("TOMBOLA_CACHE") or Path.home() / ".cache" / "tombola")
-    seen = hashlib.sha256(f"{source.resolve()}|{size}".encode())
-    files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
+    seen = hashlib.sha256(os.fsencode(f"{source.resolve()}|{size}"))
+    folders, files = tree(source, _is_image) if source.is_dir() else ([], [source])
     for path in files:
         status = path.stat()
         # With its class folder: a rename leaves size and time as they are.
-        seen.update(f"{path.relative_to(source).as_posix()}|{status.st_size}|{status.st_mtime_ns}".encode())
+        seen.update(os.fsencode(f"{path.relative_to(source).as_posix()}|{status.st_size}|{status.st_mtime_ns}"))
+    for path in folders:
+        seen.update(os.fsencode(f"{path.relative_to(source).as_posix()}/"))
     return root / f"folder-{seen.hexdigest()[:24]}.safetensors"
 
 
-def _decode(source: Path, size: int | None) -> tuple[Tensor, Tensor, list[str]]:
+def _read_cache(kept: Path) -> Part | None:
+    """Return what was decoded, or None where there is no cache, or one that is not, to the bit, what was written."""
+    try:
+        with safe_open(kept, "pt") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it cannot be iterated
+            expected = (file.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError):
+        return None
+    if expected != digest_tensors(found):
+        return None
+    return found["images"], found["labels"], bytes(found["names"].tolist()).decode().split("\n")
+
+
+def _write_cache(kept: Path, part: Part) -> None:
+    images, labels, names = part
+    text = torch.tensor(list("\n".join(names).encode()), dtype=torch.uint8)
+    tensors = {"images": images, "labels": labels, "names": text}
+    content = tensors_to_bytes(tensors, {"sha256": digest_tensors(tensors)})
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(kept, content)
+    except OSError as error:
+        raise UsageError(
+            f"decoded images cannot be kept in {shown(kept)} ({error.strerror}); "
+            "the variable TOMBOLA_CACHE names another folder for them"
+        ) from error
+
+
+def _decode(source: Path, size: int | None) -> Part:
     pixels: dict[str, Tensor] = {}
-    for name, content in _files(source):
-        if PurePosixPath(name).suffix.lower() not in _IMAGE_ENDINGS:
+    folders: set[str] = set()
+    for name, content in _entries(source):
+        if content is None:
+            folders.add(name)
             continue
-        image = _image(f"{source}: {name}", content)
-        pixels[name] = _tensor(image if image.mode == "L" else image.convert("RGB"), size)
+        if shown(name) != name:
+            raise UsageError(f"{shown(source)}: {shown(name)} has a name that is not one line of UTF-8; rename it")
+        pixels[name] = _tensor(_image(f"{shown(source)}: {name}", content), size)
     if not pixels:
-        raise UsageError(f"{source} holds no images in class folders")
+        raise UsageError(f"{shown(source)} holds no images in class folders")
     ordered = sorted(pixels)
     classes = _classes(source, ordered)
+    _check_folders(source, folders, ordered)
     names = sorted(set(classes.values()))
     first = pixels[ordered[0]]
     for name in ordered:
         if pixels[name].shape != first.shape:
-            hint = " (--image-size makes them so)" if pixels[name].shape[1] == first.shape[1] else ""
+            hint = " (image_size makes them so)" if pixels[name].shape[1] == first.shape[1] else ""
             sizes = f"{name} is {_size(pixels[name])}, and {ordered[0]} is {_size(first)}"
-            raise UsageError(f"{source}: {sizes}; all must be alike{hint}")
+            raise UsageError(f"{shown(source)}: {sizes}; all must be alike{hint}")
     images = torch.cat([pixels[name] for name in ordered])
     return images, torch.tensor([names.index(classes[name]) for name in ordered]), names
 
 
 def _image(what: str, content: bytes) -> Image.Image:
-    """Return an image of 8 bits a channel; raises UsageError, beginning with `what`, where there is none."""
-    # Beside OSError, these are what Pillow raises of damaged files.
-    damage = (SyntaxError, ValueError, Image.DecompressionBombError)
+    """Return a grey or RGB image of 8 bits a channel; raises UsageError, beginning with `what`, where there is none."""
+    if not content:
+        raise UsageError(f"{what} is not an image: it is empty")
     try:
         image = Image.open(io.BytesIO(content))
+        if not 0 < image.width * image.height <= _MOST_PIXELS:
+            size = f"{image.width}x{image.height}"
+            raise UsageError(f"{what} has {size} pixels; images of 1 to {_MOST_PIXELS:,} pixels are read")
         image.load()
-    except (OSError, *damage) as error:
-        raise UsageError(f"{what} is not an image ({error})") from error
+        return _of_bytes(what, image)
+    except UsageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UsageError(f"{what} is not an image of a known format") from error
+    except Exception as error:  # of a damaged image Pillow may raise anything
+        raise UsageError(f"{what} is not an image ({in_words(error)})") from error
+
+
+def _of_bytes(what: str, image: Image.Image) -> Image.Image:
     # Pillow gives grey images of 16 bits as I;16 or, of some formats, as I. Its own conversion would clip them at 255.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"}):
         return Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))
     if image.mode in {"I", "F"}:
         kind = "floating-point" if image.mode == "F" else "32-bit"
         raise UsageError(f"{what} has {kind} pixels; images must have 8 or 16 bits a channel")
-    return image
+    return image if image.mode == "L" else image.convert("RGB")
 
 
 def _tensor(image: Image.Image, size: int | None) -> Tensor:
@@ -126,39 +178,41 @@ def _classes(source: Path, names: list[str]) -> dict[str, str]:
     wrapping = {parts[0] for parts in folders.values() if parts} if depth == 2 else {""}
     for name, parts in folders.items():
         if len(parts) != depth or depth not in {1, 2} or len(wrapping) > 1:
-            raise UsageError(f"{source}: {name} does not lie in a class folder, or in one wrapping folder of them")
+            raise UsageError(
+                f"{shown(source)}: {name} does not lie in a class folder, or in one wrapping folder of them"
+            )
     return {name: parts[-1] for name, parts in folders.items()}
 
 
-def _files(source: Path) -> Iterator[tuple[str, bytes]]:
-    if source.is_dir():
-        for path in sorted(source.rglob("*")):
-            if path.is_file():
-                yield path.relative_to(source).as_posix(), path.read_bytes()
+def _check_folders(source: Path, folders: set[str], names: list[str]) -> None:
+    """Raise UsageError naming a class folder that holds no images; hidden ones are of programs."""
+    filled = {PurePosixPath(name).parts[:-1] for name in names}
+    beside = {parts[:-1] for parts in filled}
+    for folder in sorted(folders):
+        parts = PurePosixPath(folder).parts
+        if parts and parts[:-1] in beside and parts not in filled and not parts[-1].startswith("."):
+            raise UsageError(f"{shown(source)}: the class folder {shown(folder)} holds no images")
+
+
+def _entries(source: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Give the names of a source's folders (content None) and of its images, with their contents."""
+    if not source.is_dir():
+        yield from members(source, _is_image)
         return
+    folders, files = tree(source, _is_image)
+    for path in folders:
+        yield path.relative_to(source).as_posix(), None
+    for path in files:
+        if _is_image(path.name):
+            yield path.relative_to(source).as_posix(), _content(path)
+
+
+def _content(path: Path) -> bytes:
     try:
-        with tarfile.open(source) as archive:
-            for member in archive:
-                file = archive.extractfile(member) if member.isfile() else None
-                if file is not None:
-                    yield str(PurePosixPath(member.name)), file.read()
-            _check_end(archive)
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise UsageError(f"{source} is not a tar file, or a damaged one ({in_words(error)})") from error
-
-
-def _check_end(archive: tarfile.TarFile) -> None:
-    """Read on behind the last member found, which compares a compressed file's checksum.
-
-    Raises ReadError unless only zeros follow, with which a tar file ends: tarfile takes a damaged header for the end.
-    """
-    stream = archive.fileobj
-    assert stream is not None
-    stream.seek(archive.offset)
-    found = 0
-    while chunk := stream.read(_AT_ONCE):
-        if chunk.count(0) < len(chunk):
-            raise tarfile.ReadError(f"after {archive.offset:,} bytes there is neither a file nor the end")
-        found += len(chunk)
-    if found < tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("it is cut off")
+        with path.open("rb") as file:
+            content = read_up_to(file, MOST_BYTES + 1)
+    except UNREADABLE as error:
+        raise UsageError(f"{shown(path)} cannot be read ({in_words(error)})") from error
+    if len(content) > MOST_BYTES:
+        raise UsageError(f"{shown(path)} has more than {MOST_BYTES:,} bytes; no larger image is read")
+    return bytes(content)

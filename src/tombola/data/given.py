@@ -16,23 +16,26 @@ def feed_of(data: Any, seed: int, batch_size: int, most: int | None = None, name
     """Return the feed for what a user gives: batches in a list or tuple, a map-style dataset, or any iterable.
 
     A torch Dataset is cut into shuffled batches of `batch_size`. What can be iterated only once (a generator) is read
-    into a list, at most `most` batches of it. name: of the argument, for errors.
+    into a list: whole, which it must come to an end for, or `most` batches of it and no further. Whoever gives `most`
+    must see to it that no more are asked for in an epoch: a finder's own number of steps. name: of the argument, for
+    errors.
     """
     if isinstance(data, RowFeed | ListFeed | StreamFeed):
         return data
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         samples = Samples(data)
         if not len(samples):
-            raise UsageError(f"{name} is empty: the dataset has no samples")
+            raise UsageError("is empty: the dataset has no samples", option=name)
         return SampleFeed(samples, batch_size, seed)
     if not isinstance(data, Iterable) or isinstance(data, Tensor | str | bytes | Mapping):
         raise UsageError(
-            f"{name} must be an iterable of (input, target) batches or a map-style dataset, got {type(data).__name__}"
+            f"must be an iterable of (input, target) batches or a map-style dataset, got {type(data).__name__}",
+            option=name,
         )
     if isinstance(data, Iterator):
         data = list(itertools.islice(data, most))
     if isinstance(data, list | tuple):
         if not data:
-            raise UsageError(f"{name} is empty: it must give at least one batch")
+            raise UsageError("is empty: it must give at least one batch", option=name)
         return ListFeed(data)
     return StreamFeed(data, seed)

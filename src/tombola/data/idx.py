@@ -1,39 +1,64 @@
-"""The idx format of the MNIST family, plain or gzipped."""
+"""The idx format of the MNIST family, plain or compressed."""
 
-import gzip
+import math
+import os
 import struct
-import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tombola.errors import UsageError
+from tombola.data.packed import UNREADABLE, read_up_to, unpacked
+from tombola.errors import UsageError, shown
+
+_MOST_DIMENSIONS = 4
+# The largest dataset of the family, 814,255 characters of 28x28 pixels, has 0.64 billion bytes.
+_MOST_BYTES = 1 << 31
 
 
 def read_idx(path: Path) -> Tensor:
-    """Return the uint8 array of an idx file; raises UsageError naming the file when it is not one."""
+    """Return the uint8 array of an idx file; raises UsageError naming the file when it is not one.
+
+    No more is read than the header says, and one byte: a compressed file can unpack to any size.
+    """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"cannot read {path}: {error}") from error
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise UsageError(f"{path} is not an idx file of bytes")
-    start = 4 + 4 * content[3]
-    if len(content) < start:
-        raise UsageError(f"{path} is cut off in its header")
-    shape = struct.unpack(f">{content[3]}I", content[4:start])
-    if len(content) - start != int(np.prod(shape, dtype=np.int64)):
-        raise UsageError(f"{path} should hold {' x '.join(map(str, shape))} bytes and holds {len(content) - start}")
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy())
+        with unpacked(path) as file:
+            shape = _shape(file, path)
+            size = math.prod(shape)
+            content = read_up_to(file, size + 1)
+    except UNREADABLE as error:
+        raise UsageError(f"cannot read {shown(path)}: {error}") from error
+    if len(content) != size:
+        found = "more" if len(content) > size else str(len(content))
+        raise UsageError(f"{shown(path)} should hold {' x '.join(map(str, shape))} bytes and holds {found}")
+    return torch.from_numpy(np.frombuffer(content, np.uint8).reshape(shape))
+
+
+def _shape(file: IO[bytes], path: Path) -> tuple[int, ...]:
+    start = read_up_to(file, 4)
+    if len(start) < 4 or start[:3] != b"\0\0\x08":
+        raise UsageError(f"{shown(path)} is not an idx file of bytes")
+    dimensions = start[3]
+    if not 1 <= dimensions <= _MOST_DIMENSIONS:
+        raise UsageError(f"{shown(path)} says it has {dimensions} dimensions; allowed are 1 to {_MOST_DIMENSIONS}")
+    lengths = read_up_to(file, 4 * dimensions)
+    if len(lengths) < 4 * dimensions:
+        raise UsageError(f"{shown(path)} is cut off in its header")
+    shape = struct.unpack(f">{dimensions}I", lengths)
+    if not 0 < math.prod(shape) <= _MOST_BYTES:
+        raise UsageError(
+            f"{shown(path)} says it holds {' x '.join(map(str, shape))} bytes; allowed are 1 to {_MOST_BYTES:,} in all"
+        )
+    return shape
 
 
 def find_idx(name: str, folders: list[Path]) -> Path:
     """Return the first of `name`, `name`.gz in the folders; raises UsageError naming them when there is none."""
     for folder in folders:
         for candidate in (folder / name, folder / f"{name}.gz"):
-            if candidate.is_file():
+            if os.path.isfile(candidate):  # False, too, where the folder cannot be looked into
                 return candidate
-    places = " or ".join(str(folder) for folder in folders)
-    raise UsageError(f"--data-dir: there is no {name} or {name}.gz in {places}")
+    places = " or ".join(shown(folder) for folder in folders)
+    raise UsageError(f"there is no {name} or {name}.gz in {places}", option="data_dir")

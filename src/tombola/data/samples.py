@@ -42,7 +42,7 @@ class Samples:
         try:
             return self.dataset[row]
         except Exception as error:  # the dataset is the user's: anything may come out of it
-            raise UsageError(f"data: sample {row} cannot be read ({in_words(error)})") from error
+            raise UsageError(f"sample {row} cannot be read ({in_words(error)})", option="data") from error
 
     @property
     def fingerprint(self) -> str:
@@ -60,7 +60,9 @@ class Samples:
     ) -> "SampleFeed":
         """Return batches of these samples; raises UsageError for an augmentation, which is the dataset's own matter."""
         if augmentation is not None:
-            raise UsageError("--augmentation is for the datasets with a name; one's own datasets augment themselves")
+            raise UsageError(
+                "is for the datasets with a name; one's own datasets augment themselves", option="augmentation"
+            )
         return SampleFeed(self, batch_size, seed, purpose, shuffle)
 
     def take(self, rows: Tensor) -> "Samples":
@@ -82,7 +84,7 @@ class SampleFeed(RowFeed):
         try:
             return default_collate(found)
         except (TypeError, RuntimeError) as error:
-            raise UsageError(f"data: samples cannot be batched ({str(error).splitlines()[0]})") from error
+            raise UsageError(f"samples cannot be batched ({str(error).splitlines()[0]})", option="data") from error
 
     @property
     def repeatable(self) -> bool:
@@ -117,13 +119,15 @@ def labels_of(dataset: Any, what: str) -> Tensor:
     for row, label in enumerate(labels):
         if not _is_label(label):
             shown = " ".join(repr(label).split())[:60]
-            raise UsageError(f"{what}: sample {row} has the label {shown}; labels must be whole numbers from 0 on")
+            raise UsageError(
+                f"{what}: sample {row} has the label {shown}; labels must be whole numbers from 0 on", option="data"
+            )
     return torch.tensor([int(label) for label in labels])
 
 
 def _is_label(label: Any) -> bool:
     try:
         value = torch.as_tensor(label)
-    except (TypeError, ValueError, RuntimeError):  # a text, None: nothing that a tensor could hold
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # a text, None: nothing that a tensor could hold
         return False
     return not (value.dim() or value.is_floating_point() or value.is_complex() or int(value) < 0)

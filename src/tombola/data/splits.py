@@ -5,7 +5,6 @@ from functools import cached_property
 from typing import Protocol
 
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from tombola.data.arrays import Arrays, channel_statistics
@@ -32,9 +31,11 @@ class Normalisation:
         found = channel_statistics(inputs, scale)
         for name, given in (("mean", self.mean), ("std", self.std)):
             if given and len(given) != inputs.shape[1]:
-                raise UsageError(f"--{name} must have one number for each of {inputs.shape[1]} channels, got {given}")
+                raise UsageError(
+                    f"must have one number for each of {inputs.shape[1]} channels, got {given}", option=name
+                )
         if any(value <= 0 for value in self.std):
-            raise UsageError(f"--std must be above 0, got {self.std}")
+            raise UsageError(f"must be above 0, got {self.std}", option="std")
         return self.mean or found[0], self.std or found[1]
 
 
@@ -87,20 +88,25 @@ class Splits:
         """
         total = len(self.train)
         if not 1 <= samples <= total:
-            raise UsageError(f"--train-samples must lie between 1 and {total:,}, got {samples}")
+            raise UsageError(f"must lie between 1 and {total:,}, got {samples}", option="train_samples")
         rows = torch.randperm(total, generator=generator(SPLIT_SEED, "train-samples"))[:samples]
         return replace(self, train=self.train.take(rows.sort().values))
 
 
 def stratified(targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Split rows in two, the second with `share` of every class; both in increasing order."""
+    from sklearn.model_selection import train_test_split
+
     fewest = int(targets.bincount().min())
     if fewest < 2:
         label = int(targets.bincount().argmin())
-        raise UsageError(f"--data: class {label} has {fewest} training images; each needs two, one to be held out")
+        raise UsageError(
+            f"class {label} has {fewest} training images; each needs two, one to be held out", option="data"
+        )
     if min(share, 1 - share) * len(targets) < len(targets.unique()):
         raise UsageError(
-            f"--held-out {share} of {len(targets)} training images leaves a side without one of each class"
+            f"held_out {share} of {len(targets)} training images leaves a side without one of each class",
+            option="held_out",
         )
     first, second = train_test_split(
         torch.arange(len(targets)).numpy(),
@@ -131,12 +137,15 @@ def check_labels(part: str, labels: Tensor, classes: int) -> None:
     """Raise UsageError naming a label of some part of the data that is none of the training data's classes."""
     if len(labels) and int(labels.max()) >= classes:
         raise UsageError(
-            f"--data: {part} has the label {int(labels.max())}; the classes of train are 0 to {classes - 1}"
+            f"{part} has the label {int(labels.max())}; the classes of train are 0 to {classes - 1}", option="data"
         )
 
 
 def split(raw: Raw, held_out: float, normalisation: Normalisation) -> Splits:
     """Cut a share of every class off the training data, in [0, 1); 0 holds nothing out."""
+    for part, (images, _) in (("train", raw.train), ("test", raw.test)):
+        if not images.numel():
+            raise UsageError(f"{part} holds no images", option="data")
     inputs, targets = raw.train
     classes = int(targets.max()) + 1
     check_labels("test", raw.test[1], classes)

@@ -26,12 +26,13 @@ from tombola.version import __version__
 class Needs:
     """What a finder needs of a run.
 
-    samples: of the batches that it searches or scores on. trains: whether it trains the weights, so that its tickets
-    depend on how. own_training: whether a training function of the user's own may do that. at: at which weights it can
-    be drawn, of "init", "rewind", "trained" and "given".
+    samples: of the batches that it searches or scores on. batches: how many it looks at, at most. trains: whether it
+    trains the weights, so that its tickets depend on how. own_training: whether a training function of the user's own
+    may do that. at: at which weights it can be drawn, of "init", "rewind", "trained" and "given".
     """
 
     samples: int = 512
+    batches: int = 1
     trains: bool = False
     own_training: bool = True
     at: tuple[str, ...] = ("rewind", "init", "trained", "given")

@@ -140,7 +140,7 @@ class CTS(Finder):
 
     def needs(self) -> Needs:
         """Return what it needs of a run."""
-        return Needs(samples=self.batch_size)
+        return Needs(samples=self.batch_size, batches=self.steps)
 
     def check(self, network: FrozenNetwork) -> None:
         """Raise UsageError where the objective cannot look at a network."""

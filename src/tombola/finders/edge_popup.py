@@ -49,7 +49,7 @@ class EdgePopup(Finder):
 
     def needs(self) -> Needs:
         """Return what it needs of a run."""
-        return Needs(samples=self.batch_size)
+        return Needs(samples=self.batch_size, batches=self.steps)
 
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density."""

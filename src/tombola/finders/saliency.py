@@ -125,6 +125,10 @@ class SaliencyOnBatches(Saliency):
 
     batches: int = option(1, "batches that a saliency is computed on", must=COUNT, group="rivals")
 
+    def needs(self) -> Needs:
+        """Return what it needs of a run."""
+        return Needs(samples=self.batch_size, batches=self.batches)
+
     def sight(self, problem: Problem, meter: Meter) -> Sight:
         """Return the network and the batches that scores are computed on."""
         return Sight(problem, _on_batch_statistics(problem), list(islice(forever(problem.feed), self.batches)), meter)
@@ -191,6 +195,10 @@ class ProsPr(Saliency):
     training_rate: float = option(
         0.1, "learning rate of these steps", must=POSITIVE, flag="prospr-rate", group="rivals"
     )
+
+    def needs(self) -> Needs:
+        """Return what it needs of a run."""
+        return Needs(samples=self.batch_size, batches=self.training_steps + 1)
 
     def sight(self, problem: Problem, meter: Meter) -> Sight:
         """Return one batch for each step, and one for the loss after them."""

@@ -1,0 +1,57 @@
+"""Where images come from: every source is a part, a frozen dataclass whose fields are its options."""
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+
+from tombola.data.folder import find_part
+from tombola.data.sources.base import Source as Source
+from tombola.data.sources.cifar import Cifar10, Cifar100
+from tombola.data.sources.digits import Digits
+from tombola.data.sources.folder import Folder
+from tombola.data.sources.mnist import FashionMnist, Mnist
+from tombola.data.sources.own import Own
+from tombola.data.splits import Normalisation, Splits
+from tombola.errors import UsageError, shown
+from tombola.written import Family
+
+
+class _Sources(Family[Source]):
+    """Sources by name; the path of a folder with train and test means the folder source."""
+
+    def named(self, name: str) -> Source:
+        """Return the source of a name; raises UsageError listing what there is."""
+        if name in self.known:
+            return self.known[name]
+        if name and all(find_part(Path(name), part) is not None for part in ("train", "test")):
+            return Folder(name)
+        if ":" in name:
+            return super().named(name)
+        near = get_close_matches(name.lower(), self.known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        if os.path.isdir(name):
+            hint = f"; the folder {shown(name)} does not hold train and test"
+        allowed = f"{', '.join(self.known)}, a folder with train and test, or MODULE:FUNCTION"
+        raise UsageError(f"'{shown(name)}' is unknown; allowed are {allowed}{hint}", option=self.option)
+
+
+DATASETS: Family[Source] = _Sources(
+    "data",
+    {kind.name: kind() for kind in (Digits, Mnist, FashionMnist, Cifar10, Cifar100, Folder)},
+    lambda value: isinstance(value, Source),
+    Own.of,
+)
+
+
+def load(
+    source: Source | str,
+    held_out: float = 0.1,
+    normalisation: Normalisation | None = None,
+    image_size: int | None = None,
+) -> Splits:
+    """Return a dataset, its training data split by classes into training and a `held_out` share.
+
+    source: one, or as it is written. held_out: in [0, 1). normalisation: of images; by default by mean and standard
+    deviation of the training data. image_size: images are resized to so many pixels in height and width.
+    """
+    return DATASETS.read(source).splits(held_out, normalisation or Normalisation(), image_size)

@@ -1,0 +1,51 @@
+"""What sources have in common."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tombola.data.splits import Normalisation, Raw, Splits, split
+from tombola.errors import UsageError, in_words
+from tombola.parts import Part, option
+
+
+@dataclass(frozen=True)
+class Source(Part):
+    """A dataset with a name; its fields are its options, on which its samples do not depend."""
+
+    def read(self, image_size: int | None) -> Raw:
+        """Return all images, where a size is given resized to so many pixels in height and width."""
+        raise NotImplementedError
+
+    def splits(self, held_out: float, normalisation: Normalisation, image_size: int | None) -> Splits:
+        """Return training data, a share of every class of it held out, and test data; held_out: in [0, 1)."""
+        return split(self.read(image_size), held_out, normalisation)
+
+
+def data_dir_option(unset: str = "none") -> Any:
+    """Declare the folder with a dataset's files."""
+    return option(None, "folder with the dataset's files", flag="data-dir", unset=unset, group="data", named=False)
+
+
+def download_option() -> Any:
+    """Declare that a dataset's files may be fetched."""
+    words = "fetch the dataset's files into --data-dir if they are not there"
+    return option(False, words, flag="download", group="data", named=False)
+
+
+def needed(data_dir: str | None, what: str) -> Path:
+    """Return the folder with the files of a dataset; raises UsageError where none was given."""
+    if data_dir is None:
+        raise UsageError(f"{what} needs the folder with its files", option="data_dir")
+    return Path(data_dir)
+
+
+def fetched(what: str, data_dir: str | None) -> None:
+    """Let torchvision fetch a dataset's files; raises UsageError where it cannot."""
+    import torchvision.datasets
+
+    folder = needed(data_dir, what)
+    try:
+        getattr(torchvision.datasets, what)(str(folder), download=True)
+    except (RuntimeError, OSError) as error:
+        raise UsageError(f"{what} cannot be fetched ({in_words(error)})", option="download") from error

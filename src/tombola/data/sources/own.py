@@ -1,0 +1,103 @@
+"""Datasets of the user's own, by MODULE:FUNCTION."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tombola.data.samples import Samples, labels_of
+from tombola.data.sources.base import Source, data_dir_option
+from tombola.data.splits import SPLIT_SEED, Normalisation, Splits, check_labels
+from tombola.errors import UsageError
+from tombola.plugins import explained, source
+from tombola.seeds import generator, seeded
+
+
+@dataclass(frozen=True)
+class Own(Source):
+    """A function of the user's own, MODULE:FUNCTION, which gives map-style datasets of (input tensor, label).
+
+    The function takes the data directory (or nothing) and returns (train, test) or (train, held_out, test). Of two, a
+    random share of the training data is held out. The number of classes is the length of the training data's
+    `classes`, where it has one, else the largest label plus one. What the function draws from the global generators is
+    the same at every call.
+    """
+
+    name: str = ""  # type: ignore[misc]
+    data_dir: str | None = data_dir_option("nothing is given to the function")
+    function: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, name: str, function: Callable[..., Any]) -> "Own":
+        """Return the source of a function and its MODULE:FUNCTION."""
+        return cls(name=name, function=function)
+
+    def splits(self, held_out: float, normalisation: Normalisation, image_size: int | None) -> Splits:
+        """Return the splits; raises UsageError naming what of them cannot be used. held_out: in [0, 1)."""
+        for option, given in (("mean", normalisation.mean), ("std", normalisation.std)):
+            if given:
+                what = "is for the datasets with a name; one's own datasets normalise themselves"
+                raise UsageError(what, option=option)
+        if image_size is not None:
+            what = "is for the datasets with a name; one's own datasets resize themselves"
+            raise UsageError(what, option="image_size")
+        return self._splits(held_out)
+
+    def _splits(self, held_out: float) -> Splits:
+        name = self.name
+        parts = self._parts()
+        with seeded(SPLIT_SEED, "labels"):
+            labels = {part: labels_of(dataset, f"data {name}, {part}") for part, dataset in parts.items()}
+        code = source(name)
+        samples = {part: Samples(dataset, code, labels[part]) for part, dataset in parts.items()}
+        train, held = samples["train"], samples.get("held-out")
+        for part in samples:
+            if samples[part].shape != train.shape:
+                shapes = f"inputs of train are {list(train.shape)}, of {part} {list(samples[part].shape)}"
+                raise UsageError(f"data {name}: {shapes}", option="data")
+        classes = len(getattr(parts["train"], "classes", ())) or int(labels["train"].max()) + 1
+        for part in parts:
+            check_labels(part, labels[part], classes)
+        if held is None and held_out:
+            train, held = _cut(train, held_out, name)
+        return Splits(train, held, samples["test"], classes)
+
+    def _parts(self) -> dict[str, Any]:
+        """Return the datasets that the function gives, by their parts' names."""
+        function = self.function
+        assert function is not None
+        takes = len(inspect.signature(function).parameters)
+        with seeded(SPLIT_SEED, "datasets"), explained("data", self.name, "failed"):
+            found = function(Path(self.data_dir) if self.data_dir is not None else None) if takes else function()
+        if not isinstance(found, Sequence) or len(found) not in {2, 3}:
+            raise UsageError(f"data {self.name} must return (train, test) or (train, held_out, test)", option="data")
+        names = ("train", "held-out", "test") if len(found) == 3 else ("train", "test")
+        parts = dict(zip(names, found, strict=True))
+        for part, dataset in parts.items():
+            with explained("data", self.name, f"failed in the first sample of {part}"):
+                _check(f"data {self.name}, {part}", dataset)
+        return parts
+
+
+def _check(what: str, dataset: Any) -> None:
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
+        raise UsageError(
+            f"{what}: a map-style dataset with at least one sample is needed, got {type(dataset).__name__}",
+            option="data",
+        )
+    first = dataset[0]
+    if not isinstance(first, Sequence) or len(first) != 2 or not isinstance(first[0], torch.Tensor):
+        raise UsageError(
+            f"{what}: a sample must be a pair (input tensor, label), got {type(first).__name__}", option="data"
+        )
+
+
+def _cut(train: Samples, share: float, name: str) -> tuple[Samples, Samples]:
+    order = torch.randperm(len(train), generator=generator(SPLIT_SEED, "held-out"))
+    count = round(share * len(train))
+    if not 0 < count < len(train):
+        raise UsageError(f"held_out {share} of {len(train)} samples of {name} leaves a side empty", option="held_out")
+    return train.take(order[count:].sort().values), train.take(order[:count].sort().values)

@@ -1,0 +1,141 @@
+"""Datasets of the user's own, by MODULE:FUNCTION."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tombola.cli.main import main
+from tombola.data import Normalisation, load
+from tombola.data.sources import make_source
+from tombola.data.sources.own import Own
+from tombola.errors import UsageError
+
+MODULE = """
+import numpy as np
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+def numbers(count, seed):
+    x = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(x, x[:, :3].argmax(dim=1))
+
+def datasets():
+    return numbers(200, 0), numbers(60, 1)
+
+def three(data_dir):
+    assert data_dir is None
+    return numbers(200, 0), numbers(40, 2), numbers(60, 1)
+
+class Labelled(Dataset):
+    def __init__(self, label):
+        self.label = label
+    def __len__(self):
+        return 5
+    def __getitem__(self, row):
+        return torch.zeros(6), self.label
+
+def one():
+    return numbers(5, 0)
+
+def halves():
+    return Labelled(0), Labelled(0.5)
+
+def strange():
+    return Labelled(0), Labelled(3)
+
+def unseen():
+    return Labelled(0), Labelled(3), Labelled(0)
+
+def words():
+    return Labelled("cat"), Labelled("cat")
+
+def nameless():
+    return Labelled(0), Labelled(None)
+
+def shuffled():
+    whole = numbers(60, 0)
+    order = np.random.permutation(40)
+    parts = torch.utils.data.random_split(whole, [40, 20])
+    return TensorDataset(*parts[0][:][:1], torch.tensor(order)), parts[1]
+
+def huge():
+    return Labelled(0), Labelled(2**70)
+
+def there(data_dir):
+    assert (data_dir / "brought.py").is_file()
+    return datasets()
+
+def pictures():
+    return [("image", 0)], [("image", 0)]
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "brought.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("brought", None)
+
+
+def test_datasets_of_ones_own(module):
+    splits = Own("brought:datasets").splits(0.1)
+    assert (len(splits.train), len(splits.held_out), len(splits.test)) == (180, 20, 60)
+    assert (splits.classes, splits.shape) == (3, (6,))
+    assert splits.fingerprint == load("brought:datasets").fingerprint
+    assert len(Own("brought:three").splits(0.1).held_out) == 40
+    assert Own("brought:datasets").splits(0).held_out is None
+    rows = {tuple(x.tolist()) for part in (splits.train, splits.held_out) for x, _ in part.dataset}
+    assert len(rows) == 200
+    feed = splits.train.feed(50, 0, "training")
+    assert [len(item.batch[1]) for item in feed.epoch(0)] == [50, 50, 50, 30]
+    assert torch.equal(next(feed.epoch(3, 2)).batch[0], list(feed.epoch(3))[2].batch[0])
+
+
+def test_datasets_that_are_split_by_chance_are_split_alike_every_time(module):
+    torch.manual_seed(1)
+    first = Own("brought:shuffled").splits(0.1)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    again = Own("brought:shuffled").splits(0.1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.fingerprint == again.fingerprint
+    assert list(first.test.dataset.indices) == list(again.test.dataset.indices)
+    assert torch.equal(first.train.labels, again.train.labels)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("one", r"must return \(train, test\) or \(train, held_out, test\)"),
+        ("halves", r"test: sample 0 has the label 0\.5; labels must be whole numbers from 0 on"),
+        ("strange", "data: test has the label 3; the classes of train are 0 to 0"),
+        ("unseen", "data: held-out has the label 3; the classes of train are 0 to 0"),
+        ("huge", r"test: sample 0 has the label 1180591620717411303424; labels must be whole numbers from 0 on"),
+        ("words", "train: sample 0 has the label 'cat'; labels must be whole numbers from 0 on"),
+        ("nameless", "test: sample 0 has the label None; labels must be whole numbers from 0 on"),
+        ("pictures", r"train: a sample must be a pair \(input tensor, label\), got tuple"),
+        ("nothing", "cannot be imported"),
+    ],
+)
+def test_datasets_that_cannot_be_used(module, function, message):
+    with pytest.raises(UsageError, match=message):
+        Own(f"brought:{function}").splits(0.1)
+
+
+def test_what_is_only_for_datasets_with_a_name(module, capsys):
+    with pytest.raises(UsageError, match="mean is for the datasets with a name"):
+        load("brought:datasets", normalisation=Normalisation((0.5,), (0.5,)))
+    with pytest.raises(UsageError, match="image_size is for the datasets with a name"):
+        load("brought:datasets", image_size=8)
+    assert main(["run", "--data", "brought:datasets", "--augmentation", "flip", "--out", str(module / "o")]) == 2
+    assert "--augmentation is for the datasets with a name" in capsys.readouterr().err
+
+
+def test_a_function_may_take_the_data_directory(module):
+    assert len(Own("brought:there", str(module)).splits(0.1).train) == 180
+    assert make_source("brought:there", Path(module)) == Own("brought:there", str(module))
+    with pytest.raises(UsageError, match="download: there is nothing to fetch for brought:there"):
+        make_source("brought:there", module, download=True)
