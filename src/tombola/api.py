@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import torch
@@ -14,17 +13,16 @@ from tombola.data import Feed, feed_of
 from tombola.errors import TicketWarning, UsageError
 from tombola.evaluation import evaluate
 from tombola.finders import CTS, Finder, usual_batch_size
-from tombola.half import HalfWatch
 from tombola.masking import Patterns, Survey, survey, unwrap
-from tombola.network import FrozenNetwork, explained_run, load_weights
+from tombola.network import load_weights
+from tombola.probe import parts_asked, settle
 from tombola.problem import Problem, Trainer
 from tombola.progress import Progress, Silent, progress_on
 from tombola.ranking import count_kept
 from tombola.runtime import Runtime
-from tombola.seeds import seeded
 from tombola.store import MemoryStore
 from tombola.task import Task
-from tombola.teacher import is_informed
+from tombola.teacher import usual_objective
 from tombola.ticket import Ticket
 from tombola.training import Lesson, OwnFit, Recipe, State, TrainingFunction
 
@@ -74,7 +72,6 @@ def draw(
     checked = survey(model, include, exclude)
     count_kept(density, checked.prunable)
     _check_kind("task", task, Task)
-    task = task or Task()
     runtime = Runtime.choose(model, next(model.parameters()).device, precision)
     _check_seed(seed)
     if isinstance(finder, str | type):
@@ -92,7 +89,9 @@ def draw(
     feed = feed_of(data, seed, batch_size, most=search.steps)
     display = progress_on() if progress else Silent()
     held_out_feed = None if held_out is None else feed_of(held_out, seed, batch_size, name="held_out")
-    runtime = _settled(model, checked, task, (feed, held_out_feed), runtime, precision)
+    asked = parts_asked(objective if finder is None else getattr(finder, "objective", None))
+    task, spoilt = settle(model, checked.layout, task, (feed, held_out_feed), runtime, asked)
+    runtime = runtime.trusted(spoilt, precision)
     if finder is None:
         finder = search
         if objective is None:
@@ -127,26 +126,10 @@ def _check_seed(seed: int) -> None:
         raise UsageError(f"seed must be a whole number that is not negative, got {seed!r}")
 
 
-def _settled(
-    model: nn.Module, checked: Survey, task: Task, feeds: Iterable[Feed | None], runtime: Runtime, precision: str
-) -> Runtime:
-    """Run the model on first batches, so that what does not fit is known before any work; return its runtime."""
-    network = FrozenNetwork(model, checked.layout, task, runtime)
-    with seeded(0, "probe", device=runtime.device), HalfWatch() as watch:
-        for feed in feeds:
-            for item in islice(feed.epoch(0) if feed else (), 1):
-                with explained_run("model cannot be run on the data's batches"):
-                    network.dense(runtime.move(item.batch))
-    return runtime.trusted(watch.wrong, precision)
-
-
 def _with_default_objective(
     search: CTS, model: nn.Module, checked: Survey, task: Task, feed: Feed, runtime: Runtime, display: Progress
 ) -> CTS:
-    informed = is_informed(unwrap(model), checked.layout, task, feed, runtime)
-    if informed is False:
-        display.say("objective: loss, since the network's outputs do not predict its targets yet")
-    return replace(search, objective="loss" if informed is False else "reverse-kl")
+    return replace(search, objective=usual_objective(unwrap(model), checked.layout, task, feed, runtime, display))
 
 
 def _announced(tickets: Iterator[Ticket]) -> Ticket:
@@ -203,7 +186,7 @@ def sparsify(
     """
     _check_kind("task", task, Task)
     _check_kind("recipe", recipe, Recipe)
-    recipe, task = recipe or Recipe(), task or Task()
+    recipe = recipe or Recipe()
     if not 0 <= rewind_to < recipe.epochs:
         raise UsageError(
             f"rewind_to must lie between 0 and {recipe.epochs - 1}, the recipe's last epoch but one, got {rewind_to}"
@@ -218,7 +201,8 @@ def sparsify(
     feed = feed_of(train, seed, batch_size, name="train")
     held_out_feed = feed_of(held_out, seed, batch_size, name="held_out")
     display = progress_on() if progress else Silent()
-    runtime = _settled(model, checked, task, (feed, held_out_feed), runtime, precision)
+    task, spoilt = settle(model, checked.layout, task, (feed, held_out_feed), runtime, ("loss", "metric"))
+    runtime = runtime.trusted(spoilt, precision)
     plain = unwrap(model)
     lesson = Lesson(plain, task, feed, held_out_feed, recipe, runtime, seed, display)
     lesson.say_unreached()

@@ -121,11 +121,10 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
     words = f"--model {config.model} cannot be run on inputs of {list(splits.shape)}"
     with explained_run(words), seeded(0, "probe", device=runtime.device), HalfWatch() as watch:
         output = network.dense(batch)
-    if not isinstance(output, torch.Tensor) or output.dim() != 2 or output.shape[1] < splits.classes:
+    wanted = max(splits.classes, 2)  # one alone has no alternative
+    if not isinstance(output, torch.Tensor) or output.dim() != 2 or output.shape[1] < wanted:
         shape = list(output.shape[1:]) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise UsageError(
-            f"--model {config.model} must give {splits.classes} outputs a sample, one a class, got {shape}"
-        )
+        raise UsageError(f"--model {config.model} must give {wanted} outputs a sample, one a class, got {shape}")
     if config.objective == "feature-mse":
         with network.capture(config.features):
             pass  # raises where no module is meant

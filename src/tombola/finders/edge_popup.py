@@ -19,7 +19,6 @@ from tombola.network import FrozenNetwork
 from tombola.problem import Problem
 from tombola.seeds import generator
 from tombola.store import Stage
-from tombola.task import batch_size
 from tombola.ticket import Ticket
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
@@ -103,7 +102,8 @@ class ScoreSearch:
         share = self.step / self._finder.steps
         self._optimizer.param_groups[0]["lr"] = self._finder.learning_rate * (1 + math.cos(math.pi * share)) / 2
         self._optimizer.step()
-        self.meter.count(forward=batch_size(batch), backward=batch_size(batch))
+        samples = self._problem.task.samples(batch)
+        self.meter.count(forward=samples, backward=samples)
         self.step += 1
         return row
 

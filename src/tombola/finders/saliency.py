@@ -21,7 +21,6 @@ from tombola.problem import Problem
 from tombola.ranking import count_kept, keep_top
 from tombola.seeds import generator
 from tombola.store import Stage
-from tombola.task import batch_size
 from tombola.teacher import Teacher, make_teacher
 from tombola.ticket import Ticket
 from tombola.twice import twice_differentiable
@@ -45,7 +44,7 @@ class Sight:
 
     def count(self, forward: int, backward: int) -> None:
         """Count passes of all batches; differentiating a gradient once more costs three further backward passes."""
-        samples = sum(batch_size(item.batch) for item in self.items)
+        samples = sum(self.problem.task.samples(item.batch) for item in self.items)
         self.meter.count(forward=forward * samples, backward=backward * samples)
 
 

@@ -19,7 +19,6 @@ from tombola.problem import Problem
 from tombola.ranking import count_kept, keep_top
 from tombola.seeds import GlobalState, seeded
 from tombola.store import Stage
-from tombola.task import batch_size
 from tombola.teacher import Teacher
 
 RECORD_EVERY = 20
@@ -153,7 +152,7 @@ class Search:
 
     def _objective(self, mask: Tensor, item: Item, teacher: Teacher | None) -> Tensor:
         batch = self._problem.runtime.move(item.batch)
-        size = batch_size(batch)
+        size = self._problem.task.samples(batch)
         objective = self.plan.objective
         before = teacher.forward if teacher else 0
         view = View(self.network, self._problem.task, mask, item, batch, teacher, self.plan.features)

@@ -12,7 +12,7 @@ def feature_mse(view: View) -> Tensor:
     """Return the mean over layers of the MSE between the standardised features of f_z and of f.
 
     Features are the output of each ReLU, or of each module that `view.features` names, and the prediction (softmax for
-    classification); flattened and standardised sample by sample.
+    classification); flattened and standardised sample by sample, but for a single number a sample, which has no spread.
     """
     weights = view.mask * view.network.weights
     with view.network.capture(view.features) as sparse:
@@ -25,7 +25,9 @@ def feature_mse(view: View) -> Tensor:
 
 
 def _standardised(features: Tensor) -> Tensor:
-    flat = at_least_float32(features.flatten(1))
+    flat = at_least_float32(features.reshape(len(features), -1))
+    if flat.shape[1] == 1:
+        return flat
     # The square root of variance plus a little has a gradient where all features of a sample are alike (a dead layer).
     centred = flat - flat.mean(dim=1, keepdim=True)
     variance = centred.square().sum(dim=1, keepdim=True) / max(flat.shape[1] - 1, 1)
