@@ -26,7 +26,7 @@ COMPONENT_VERSIONS = {
     "imp": 1,
     "continuous-sparsification": 1,
     "edge-popup": 2,
-    "objectives": 2,
+    "objectives": 3,
     "controllers": 2,
     "ranking": 1,
     "training": 3,

@@ -19,7 +19,7 @@ from tombola.task import Batch, Output, Task, settle_task
 # What the objectives ask of a task, the loss but for these.
 ASKED = {"reverse-kl": ("divergence",), "forward-kl": ("divergence",), "feature-mse": ("prediction",)}
 # Batches whose targets are looked at where those of the first do not say what they are.
-FURTHER = 20
+FURTHER = 8
 
 
 def settle(
@@ -45,14 +45,14 @@ def settle(
                 with explained_run("model cannot be run on the data's batches"):
                     output = network.dense(batch)
                 further = (item.batch for item in islice(items, FURTHER))
-                settled = settled or _explained(settle_task(task, output, batch, further))
+                settled = settled or _explained(settle_task(task, output, batch, further), output)
                 _check_parts(settled, output, batch, needs)
-    return settled or _explained(task or Task()), watch.wrong
+    return settled or task or Task(), watch.wrong
 
 
 def parts_asked(objective: str | None) -> tuple[str, ...]:
-    """Return the parts of a task that an objective asks for; None is the one that is yet to be chosen, by the loss."""
-    return ASKED.get(objective or "loss", ("loss",))
+    """Return the parts of a task that an objective asks for; None is one that is yet to be chosen, by the loss."""
+    return ASKED.get(objective or "", ("loss",))
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,44 @@ class _Explained:
     part: Callable[..., Any]
 
     def __call__(self, *arguments: Any) -> Any:
-        if self.name == "forward":
-            with explained_run("model cannot be run on a batch of the data"), explained_batches():
-                return self.part(*arguments)
         with explained_run(f"Task({self.name}=...) cannot be used on a batch of the data"):
             return self.part(*arguments)
 
 
-def _explained(task: Task) -> Task:
-    return replace(task, **{f.name: _Explained(f.name, getattr(task, f.name)) for f in fields(task)})
+@dataclass(frozen=True)
+class _Forward:
+    """Runs the model, and says what it cannot be run on."""
+
+    part: Callable[[nn.Module, Batch], Output]
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Output:
+        with explained_run("model cannot be run on a batch of the data"), explained_batches():
+            return self.part(model, batch)
+
+
+@dataclass(frozen=True)
+class _Divergence(_Explained):
+    """The divergence, which looks at no targets: outputs of other axes than the first had mean something else."""
+
+    axes: int | None
+
+    def __call__(self, output: Output, *others: Any) -> Any:
+        if _axes(output) != self.axes:
+            first = "no tensor" if self.axes is None else f"one of {self.axes} axes"
+            raise UsageError(f"the model gives {_shown(output)} for a batch of the data, and {first} for the first one")
+        return super().__call__(output, *others)
+
+
+def _axes(output: Output) -> int | None:
+    return output.dim() if isinstance(output, Tensor) else None
+
+
+def _explained(task: Task, output: Output) -> Task:
+    parts: dict[str, Any] = {
+        f.name: _Explained(f.name, getattr(task, f.name)) for f in fields(task) if f.name != "forward"
+    }
+    parts["divergence"] = _Divergence("divergence", task.divergence, _axes(output))
+    return replace(task, forward=_Forward(task.forward), **parts)
 
 
 def _check_parts(task: Task, output: Output, batch: Batch, needs: Collection[str]) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import UsageError
-from tombola.task.batches import Batch, Output, batch_size, counted_targets
+from tombola.task.batches import Batch, Output, batch_size, counted_targets, target_keys
 from tombola.task.classification import are_probabilities, in_shape
 from tombola.task.core import Task
 from tombola.task.hugging_face import Heads
@@ -47,8 +47,10 @@ def settle_task(task: Task | None, output: Output, batch: Batch, further: Iterab
 def _check_samples(task: Task, output: Output, batch: Batch) -> None:
     if task.samples is not batch_size or not isinstance(output, Tensor) or not output.dim():
         return
-    told = counted_targets(batch)
-    if told is not None and (not isinstance(batch, list | tuple) or len(batch) == 2):
+    targets = [batch[key] for key in target_keys(batch)]
+    if any(isinstance(value, Tensor) and not value.dim() for value in targets):
+        return  # a sample in place of a batch, of which the loss says more
+    if counted_targets(batch) is not None and (not isinstance(batch, list | tuple) or len(batch) == 2):
         return
     count = batch_size(batch)
     if count != output.shape[0]:
@@ -78,6 +80,8 @@ def _chosen(output: Output, batch: Batch, further: Iterable[Batch]) -> Task | No
         return None
     one = output.dim() == 1 or output.shape[1] == 1
     if not one and targets.shape != output.shape:
+        return None
+    if one and not targets.is_floating_point() and bool((targets > 1).any()):
         return None
     if _without_axis(targets, one).shape != _without_axis(output, one).shape:
         raise UsageError(
@@ -144,11 +148,11 @@ def _sees_softmax(task: Task, output: Output, batch: Batch) -> bool:
     drawn = torch.randn(output.shape, generator=generator).to(output)
     by = torch.randn(output[:, :1].shape, generator=generator).to(output)
     try:
-        before, after, other = (task.loss(values, batch) for values in (drawn, drawn + by, drawn.flip(1)))
+        before, after, other = (float(task.loss(values, batch)) for values in (drawn, drawn + by, drawn.flip(1)))
     except Exception:  # noqa: BLE001 - the loss is the user's, and what it says of the model's own outputs counts
         return False
-    near = ALIKE * max(1.0, abs(float(before)))
-    return abs(float(before - after)) < near < abs(float(before - other))
+    near = ALIKE * max(1.0, abs(before))
+    return abs(before - after) < near < abs(before - other)
 
 
 def _with_heads(task: Task, output: Output, batch: Batch) -> Task:

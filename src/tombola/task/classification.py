@@ -23,18 +23,19 @@ def forward_inputs(model: nn.Module, batch: Batch) -> Output:
 
 def targets_of(batch: Batch) -> Tensor:
     """Return the second entry of an (inputs, targets) batch; raises UsageError where there is no such tensor."""
-    _check_pair(batch)
+    wanted = "Task(loss=..., divergence=..., metric=...)"
+    _check_pair(batch, wanted)
     if not isinstance(batch[1], Tensor):
         raise UsageError(
-            f"data's targets must be a tensor, got {type(batch[1]).__name__}; give task= for anything else"
+            f"data's targets must be a tensor, got {type(batch[1]).__name__}; give {wanted} for anything else"
         )
     return batch[1]
 
 
-def _check_pair(batch: Batch) -> None:
+def _check_pair(batch: Batch, wanted: str = "task=") -> None:
     if not isinstance(batch, Sequence) or len(batch) != 2:
         raise UsageError(
-            f"a batch must be a pair (inputs, targets), got {type(batch).__name__}; give task= for anything else"
+            f"a batch must be a pair (inputs, targets), got {type(batch).__name__}; give {wanted} for anything else"
         )
 
 
@@ -107,7 +108,7 @@ def of_classes(output: Output) -> Tensor:
     if not isinstance(output, Tensor) or output.dim() < 2:
         raise UsageError(
             f"the model's output, {in_shape(output)}, is no batch of scores for classes, (samples, classes, ...); give "
-            "task= for anything else"
+            "task= for anything else, such as Task.binary() or Task.regression()"
         )
     if output.shape[1] < 2:
         raise UsageError(

@@ -30,7 +30,7 @@ CLASS_AXES = {
 ARGUMENTS = ("input_ids", "decoder_input_ids", "pixel_values", "input_values", "input_features", "inputs_embeds")
 # By how much the model's own loss may differ from ours of the same outputs, which half precision rounds.
 LIKENESS = 0.05
-UNTOLD = "the model's outputs do not say what to compare ({}): give Task(divergence=..., metric=..., prediction=...)"
+UNTOLD = "the model's outputs do not say what to compare ({}): give Task(divergence=...), or take the objective loss"
 
 
 class Head(NamedTuple):

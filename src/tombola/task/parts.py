@@ -25,7 +25,8 @@ class Missing(Default):
 
     def __call__(self, *arguments: Any) -> Any:
         """Raise UsageError naming the part."""
+        otherwise = ", or take the objective loss" if self.name == "divergence" else ""
         raise UsageError(
             f"Task(loss=...) is given without {self.name}, and classification's, made for softmaxes, does not belong "
-            f"to it: give Task({self.name}=...) too"
+            f"to it: give Task({self.name}=...) too{otherwise}"
         )
