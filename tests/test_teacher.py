@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -98,10 +100,14 @@ def test_a_trained_network_is_informed_and_a_fresh_one_is_not(seed):
     assert informed(list(zip(x[order].split(64), y[order].split(64), strict=True))) is True
 
 
-def test_outputs_that_are_no_tensors_tell_nothing():
-    task = Task(forward=lambda model, batch: {"logits": model(batch[0])})
-    model = mlp()
-    assert is_informed(model, survey(model).layout, task, ListFeed(batches()), CPU) is None
+def test_batches_that_do_not_tell_their_targets_tell_nothing():
+    task = Task(
+        forward=lambda model, batch: {"logits": model(batch.inputs)},
+        loss=lambda output, batch: nn.functional.cross_entropy(output["logits"], batch.labels),
+        samples=lambda batch: len(batch.labels),
+    )
+    model, data = mlp(), [SimpleNamespace(inputs=x, labels=y) for x, y in batches()]
+    assert is_informed(model, survey(model).layout, task, ListFeed(data), CPU) is None
 
 
 @pytest.mark.parametrize("kind", ["rows", "list"])

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,19 @@ from torch import nn
 
 from tombola import diagnostics
 from tombola.controllers import Controller
-from tombola.data import Feed, feed_of
+from tombola.data import feed_of
 from tombola.errors import TicketWarning, UsageError
 from tombola.evaluation import evaluate
 from tombola.finders import CTS, FINDERS, Drawn, Finds, needs_of, selection_of
 from tombola.finders import draw as draw_ticket
-from tombola.half import HalfWatch
 from tombola.masking import Patterns, Survey, survey, unwrap
-from tombola.network import FrozenNetwork, explained_run, load_weights
+from tombola.network import load_weights
 from tombola.objectives import Objective
 from tombola.plugins import code_of
+from tombola.probe import settle
 from tombola.problem import Problem, Trainer
 from tombola.progress import Silent, progress_on
 from tombola.runtime import Runtime
-from tombola.seeds import seeded
 from tombola.selection import Density
 from tombola.store import DiskStore, MemoryStore
 from tombola.task import Task
@@ -78,7 +76,6 @@ def draw(
     """
     checked = survey(model, include, exclude)
     _check_kind("task", task, Task)
-    task = task or Task()
     runtime = Runtime.choose(model, next(model.parameters()).device, precision)
     _check_seed(seed)
     search = _finder(finder, {"steps": steps, "objective": objective, "controller": controller})
@@ -88,7 +85,8 @@ def draw(
     feed = feed_of(data, seed, samples, most=max(needs_of(search).batches, diagnostics.BATCHES))
     display = progress_on() if progress else Silent()
     held_out_feed = None if held_out is None else feed_of(held_out, seed, samples, name="held_out")
-    runtime = _settled(model, checked, task, (feed, held_out_feed), runtime, precision)
+    task, spoilt = settle(model, checked.layout, task, (feed, held_out_feed), runtime, needs_of(search).task)
+    runtime = runtime.trusted(spoilt, precision)
     problem = Problem(
         model=unwrap(model),
         layout=checked.layout,
@@ -131,19 +129,6 @@ def _check_kind(name: str, value: object, kind: type) -> None:
 def _check_seed(seed: int) -> None:
     if not isinstance(seed, int) or seed < 0:
         raise UsageError(f"must be a whole number that is not negative, got {seed!r}", option="seed")
-
-
-def _settled(
-    model: nn.Module, checked: Survey, task: Task, feeds: Iterable[Feed | None], runtime: Runtime, precision: str
-) -> Runtime:
-    """Run the model on first batches, so that what does not fit is known before any work; return its runtime."""
-    network = FrozenNetwork(model, checked.layout, task, runtime)
-    with seeded(0, "probe", device=runtime.device), HalfWatch() as watch:
-        for feed in feeds:
-            for item in islice(feed.epoch(0) if feed else (), 1):
-                with explained_run("model cannot be run on the data's batches"):
-                    network.dense(runtime.move(item.batch))
-    return runtime.trusted(watch.wrong, precision)
 
 
 def _announced(found: Drawn) -> Drawn:
@@ -204,7 +189,7 @@ def sparsify(
     """
     _check_kind("task", task, Task)
     _check_kind("recipe", recipe, Recipe)
-    recipe, task = recipe or Recipe(), task or Task()
+    recipe = recipe or Recipe()
     whole = isinstance(rewind_to, int) and not isinstance(rewind_to, bool)
     if not whole or not 0 <= rewind_to < recipe.epochs:
         raise UsageError(
@@ -225,7 +210,9 @@ def sparsify(
     search_feed = feed_of(train, seed, _batch_size(search_batch_size, search), name="train")
     held_out_feed = feed_of(held_out, seed, samples, name="held_out")
     display = progress_on() if progress else Silent()
-    runtime = _settled(model, checked, task, (feed, held_out_feed), runtime, precision)
+    asked = ("loss", "metric", *needs_of(search).task)
+    task, spoilt = settle(model, checked.layout, task, (feed, search_feed, held_out_feed), runtime, asked)
+    runtime = runtime.trusted(spoilt, precision)
     plain = unwrap(model)
     lesson = Lesson(plain, task, feed, held_out_feed, recipe, runtime, seed, display)
     lesson.say_unreached()

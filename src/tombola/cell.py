@@ -77,11 +77,10 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
         HalfWatch() as watch,
     ):
         output = network.dense(batch)
-    if not isinstance(output, torch.Tensor) or output.dim() != 2 or output.shape[1] < splits.classes:
+    wanted = max(splits.classes, 2)  # one alone has no alternative
+    if not isinstance(output, torch.Tensor) or output.dim() != 2 or output.shape[1] < wanted:
         shape = list(output.shape[1:]) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise UsageError(
-            f"{name} must give {splits.classes} outputs a sample, one a class, got {shape}", option="model"
-        )
+        raise UsageError(f"{name} must give {wanted} outputs a sample, one a class, got {shape}", option="model")
     if isinstance(config.finder, Finder):
         config.finder.check(network)
     return watch.wrong

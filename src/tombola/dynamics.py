@@ -19,7 +19,6 @@ from tombola.progress import Progress
 from tombola.runtime import on_threads
 from tombola.seeds import seeded
 from tombola.store import DiskStore
-from tombola.task import batch_size
 from tombola.ticket import Ticket
 from tombola.training import State
 
@@ -85,20 +84,20 @@ def compare(problem: Problem, dense: State, sparse: State, mask: Tensor, items: 
     """Return how two networks agree on some batches; mask: flat, of the weights whose gradients are compared."""
     networks = [_frozen(problem, state.tensors) for state in (dense, sparse)]
     gradients = [torch.zeros_like(network.weights, dtype=torch.float64) for network in networks]
-    divergence = samples = 0.0
+    divergence = counted = 0.0
     for item in items:
         batch = problem.runtime.move(item.batch)
-        size = batch_size(batch)
+        size = problem.task.counted(batch)
         outputs = [network.dense(batch) for network in networks]
         divergence += float(problem.task.divergence(outputs[1], outputs[0], batch)) * size
         for total, network in zip(gradients, networks, strict=True):
             view = View(network, problem.task, mask, item, batch)
             total += size * view.gradient(network, None).double()
-        samples += size
+        counted += size
     chosen = [gradient[mask.to(gradient.device)] for gradient in gradients]
     lengths = float(norm(chosen[0]) * norm(chosen[1]))
     cosine = float(chosen[0] @ chosen[1]) / lengths if lengths else 0.0
-    return Moment(epoch, divergence / samples, cosine)
+    return Moment(epoch, divergence / counted, cosine)
 
 
 def _frozen(problem: Problem, tensors: Mapping[str, Any]) -> FrozenNetwork:

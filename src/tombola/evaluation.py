@@ -7,9 +7,10 @@ from torch import nn
 
 from tombola.data import Feed
 from tombola.errors import UsageError
+from tombola.network import explained_batches, explained_run
 from tombola.runtime import Runtime
 from tombola.seeds import seeded
-from tombola.task import Task, batch_size
+from tombola.task import Task
 
 # Raised when the same network on the same data measures otherwise.
 VERSION = 2
@@ -46,11 +47,11 @@ def _means(model: nn.Module, task: Task, feed: Feed, runtime: Runtime) -> Evalua
     counted = samples = 0
     for item in feed.epoch(0):
         batch = runtime.move(item.batch)
-        samples += batch_size(batch)
+        samples += task.samples(batch)
         count = task.counted(batch)
         if not count:  # a mean over nothing need be no number
             continue
-        with runtime.autocast():
+        with runtime.autocast(), explained_run("model cannot be run on a batch of the data"), explained_batches():
             output = task.forward(model, batch)
         metric += float(task.metric(output, batch)) * count
         loss += float(task.loss(output, batch)) * count

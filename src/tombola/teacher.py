@@ -1,21 +1,23 @@
 """The dense network's outputs: kept once per sample where the data allows, else recomputed."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tombola.cost import Cost, Meter
 from tombola.data import Feed, Item, Recall
+from tombola.errors import TicketWarning
 from tombola.flat import Layout
 from tombola.network import FrozenNetwork, estimate_statistics, lacks_statistics, uses_batch_statistics
+from tombola.progress import Progress
 from tombola.runtime import Runtime
 from tombola.seeds import seeded
 from tombola.store import Stage
-from tombola.task import Batch, Output, Task, batch_size
+from tombola.task import Batch, Output, Task, batch_size, exchanged
 
 # Raised when the same network's kept outputs change.
 VERSION = 3
@@ -26,6 +28,9 @@ STATISTICS_BATCHES = 200
 # Fresh networks reach 1.05 to 1.2 times the loss of their mean output on images, and 0.91 on tiny toys by chance;
 # after one epoch of training it is well below 0.9.
 INFORMED = 0.9
+# Of the loss for others' targets, which is larger than the mean output's: fresh networks reach 0.92 times it, and
+# linear toys 0.76 by chance; six steps of training bring it well below.
+INFORMED_OF_OTHERS = 0.8
 
 
 @dataclass
@@ -33,7 +38,8 @@ class Teacher:
     """Gives the dense network's output on a batch.
 
     how: in words, whether outputs are kept or recomputed. forward: samples that went through the network for it.
-    seconds: what it took to make, also where its outputs were remembered from another time.
+    seconds: what it took to make, also where its outputs were remembered from another time. samples: counts those of a
+    batch.
     """
 
     network: FrozenNetwork
@@ -41,12 +47,13 @@ class Teacher:
     how: str
     forward: int = 0
     seconds: float = 0.0
+    samples: Callable[[Batch], int] = batch_size
 
     def output(self, item: Item, batch: Batch) -> Output:
         """Return f's output on the item, whose batch is already in place."""
         if self.recall is not None:
             return self.recall(item)
-        self.forward += batch_size(batch)
+        self.forward += self.samples(batch)
         return self.network.dense(batch)
 
 
@@ -66,7 +73,7 @@ def make_teacher(
     asked for, so that keeping them is worth a pass over the data. stage: remembers them for others who ask the same.
     by_batch: normalise by the statistics of each batch, as the published searches do, in place of the running ones.
     """
-    meter, counted = Meter(), _Counter()
+    meter, counted = Meter(), _Counter(task.samples)
     estimated = lacks_statistics(model) and not by_batch
     with seeded(0, "teacher", device=runtime.device):
         if estimated:
@@ -82,7 +89,8 @@ def make_teacher(
     how = "outputs of the dense network are kept once per sample" if recall else f"outputs are recomputed: {why}"
     if estimated:
         how += "; its running statistics, never set before, were estimated on the data"
-    return Teacher(network, recall, how, counted.samples + saved.forward, meter.read().seconds + saved.seconds)
+    seconds = meter.read().seconds + saved.seconds
+    return Teacher(network, recall, how, counted.samples + saved.forward, seconds, task.samples)
 
 
 def _remembered(
@@ -108,7 +116,7 @@ def _recall(network: FrozenNetwork, feed: Feed, runtime: Runtime, counted: "_Cou
         return None, "the network normalises by the statistics of each batch"
 
     def compute(batch: Batch) -> Output:
-        counted.samples += batch_size(batch)
+        counted.add(batch)
         return network.dense(runtime.move(batch))
 
     if feed.length is None:
@@ -125,12 +133,16 @@ def _recall(network: FrozenNetwork, feed: Feed, runtime: Runtime, counted: "_Cou
 class _Counter:
     """Counts samples as batches pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: Callable[[Batch], int]) -> None:
+        self._count = count
         self.samples = 0
+
+    def add(self, batch: Batch) -> None:
+        self.samples += self._count(batch)
 
     def through(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            self.samples += batch_size(batch)
+            self.add(batch)
             yield batch
 
 
@@ -141,25 +153,60 @@ def is_informed(
     """Whether a network's outputs predict its targets: whether it has learned anything yet.
 
     Its loss is compared with that of its own mean output, which knows nothing of the input. By Jensen's inequality
-    outputs that are independent of the targets cannot have the lower loss, for a loss convex in the output. Returns
-    None where outputs are no tensors or cannot be averaged over the batch.
+    outputs that are independent of the targets cannot have the lower loss, for a loss convex in the output. Where
+    outputs cannot be averaged over the samples, its loss is compared with that for targets of other samples. Returns
+    None where batches do not tell their targets either.
     """
     frozen = FrozenNetwork(model, layout, task, runtime)
     if lacks_statistics(model):
         frozen.use_batch_statistics()
-    seen: list[tuple[Any, Tensor]] = []
     with seeded(0, "teacher", device=runtime.device):
-        for item in islice(feed.epoch(0), most):
-            batch = runtime.move(item.batch)
-            output = frozen.dense(batch)
-            if not isinstance(output, Tensor) or output.shape[:1] != (batch_size(batch),):
-                return None
-            seen.append((batch, output.float()))
-    if not seen:
-        return None
-    mean = torch.cat([output for _, output in seen]).mean(dim=0, keepdim=True)
+        batches = [runtime.move(item.batch) for item in islice(feed.epoch(0), most)]
+        if not batches:
+            return None
+        outputs = [frozen.dense(batch) for batch in batches]
+        if all(_has_rows(output, task.samples(batch)) for output, batch in zip(outputs, batches, strict=True)):
+            own, other = _against_mean(task, [output.float() for output in outputs], batches)
+            return own < INFORMED * other
+        strangers = exchanged(batches)
+        if strangers is not None:
+            own = _total(task, outputs, batches)
+            return own < INFORMED_OF_OTHERS * _total(task, [frozen.dense(b) for b in strangers], strangers)
+    return None
 
-    def total(of: Callable[[Tensor], Tensor]) -> float:
-        return sum(float(task.loss(of(output), batch)) * len(output) for batch, output in seen)
 
-    return total(lambda output: output) < INFORMED * total(lambda output: mean.expand_as(output))
+def _has_rows(output: Output, samples: int) -> bool:
+    return isinstance(output, Tensor) and output.shape[:1] == (samples,)
+
+
+def _against_mean(task: Task, outputs: list[Tensor], batches: list[Batch]) -> tuple[float, float]:
+    """Return the loss of some outputs (N, ...), and that of their mean in place of each."""
+    mean = torch.cat(outputs).mean(dim=0, keepdim=True)
+    return _total(task, outputs, batches), _total(task, [mean.expand_as(output) for output in outputs], batches)
+
+
+def _total(task: Task, outputs: list[Output], batches: list[Batch]) -> float:
+    return sum(
+        float(task.loss(output, batch)) * task.counted(batch) for output, batch in zip(outputs, batches, strict=True)
+    )
+
+
+def usual_objective(
+    model: nn.Module, layout: Layout, task: Task, feed: Feed, runtime: Runtime, progress: Progress
+) -> str:
+    """Return the objective for a search of which none was asked: reverse-kl where the network has learned something.
+
+    Else it is the loss, which is said; where nothing tells, by a TicketWarning.
+    """
+    informed = is_informed(model, layout, task, feed, runtime)
+    if informed:
+        return "reverse-kl"
+    if informed is None:
+        warnings.warn(
+            "objective: loss, since batches do not tell whether the network has learned anything; give an objective",
+            TicketWarning,
+            stacklevel=2,
+        )
+    else:
+        progress.say("objective: loss, since the network's outputs do not predict its targets yet")
+    return "loss"

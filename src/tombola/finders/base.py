@@ -28,7 +28,8 @@ class Needs:
 
     samples: of the batches that it searches or scores on. batches: how many it looks at, at most. trains: whether it
     trains the weights, so that its tickets depend on how. own_training: whether a training function of the user's own
-    may do that. at: at which weights it can be drawn, of "init", "rewind", "trained" and "given".
+    may do that. at: at which weights it can be drawn, of "init", "rewind", "trained" and "given". task: which parts of
+    the task it uses.
     """
 
     samples: int = 512
@@ -36,6 +37,7 @@ class Needs:
     trains: bool = False
     own_training: bool = True
     at: tuple[str, ...] = ("rewind", "init", "trained", "given")
+    task: tuple[str, ...] = ()
 
     def check_at(self, finder: str, at: str) -> None:
         """Raise UsageError where the finder cannot be drawn."""

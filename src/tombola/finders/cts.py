@@ -11,12 +11,12 @@ from tombola.controllers import CONTROLLER_HELP, CONTROLLERS, Controller, Propor
 from tombola.finders.base import Drawn, Finder, Needs, drawn
 from tombola.finders.search import Search, run_steps
 from tombola.network import FrozenNetwork
-from tombola.objectives import OBJECTIVES, Loss, Objective, ReverseKL
+from tombola.objectives import OBJECTIVES, Objective
 from tombola.parts import COUNT, POSITIVE, one_of, option
 from tombola.problem import Problem
 from tombola.schedules import one_cycle
 from tombola.selection import Density
-from tombola.teacher import Teacher, is_informed, make_teacher
+from tombola.teacher import Teacher, make_teacher, usual_objective
 
 # Steps of the published searches, short and long (20 and 160 epochs of CIFAR), and when their learning rates drop.
 PUBLISHED_DROPS = {1_960: 1_568, 15_680: 13_622}
@@ -58,10 +58,10 @@ OBJECTIVE_UNSET = "loss while the network has learned nothing, else reverse-kl"
 
 def default_objective(problem: Problem) -> Objective:
     """Return what to minimise where nobody says: the loss while the network has learned nothing, else reverse KL."""
-    informed = is_informed(problem.network(), problem.layout, problem.task, problem.feed, problem.runtime)
-    if informed is False:
-        problem.progress.say("objective: loss, since the network's outputs do not predict its targets yet")
-    return Loss() if informed is False else ReverseKL()
+    name = usual_objective(
+        problem.network(), problem.layout, problem.task, problem.feed, problem.runtime, problem.progress
+    )
+    return OBJECTIVES.read(name)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ class CTS(Finder):
 
     def needs(self) -> Needs:
         """Return what it needs of a run."""
-        return Needs(samples=self.batch_size, batches=self.steps)
+        asked = self.objective.asks_task if self.objective is not None else ("loss",)
+        return Needs(samples=self.batch_size, batches=self.steps, task=asked)
 
     def check(self, network: FrozenNetwork) -> None:
         """Raise UsageError where the objective cannot look at a network."""

@@ -22,7 +22,6 @@ from tombola.parts import COUNT, POSITIVE, option
 from tombola.problem import Problem
 from tombola.seeds import generator
 from tombola.selection import Density, Selection
-from tombola.task import batch_size
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
 
@@ -49,7 +48,7 @@ class EdgePopup(Finder):
 
     def needs(self) -> Needs:
         """Return what it needs of a run."""
-        return Needs(samples=self.batch_size, batches=self.steps)
+        return Needs(samples=self.batch_size, batches=self.steps, task=("loss",))
 
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density."""
@@ -118,7 +117,8 @@ class ScoreSearch:
             self._loss_sum, self._losses = 0.0, 0
         share = self.step / self._finder.steps
         self._gates.move(gradient, self._finder.learning_rate * (1 + math.cos(math.pi * share)) / 2)
-        self.meter.count(forward=batch_size(batch), backward=batch_size(batch))
+        samples = self._problem.task.samples(batch)
+        self.meter.count(forward=samples, backward=samples)
         self.step += 1
         return row
 

@@ -22,7 +22,6 @@ from tombola.parts import COUNT, INSIDE, POSITIVE, option
 from tombola.problem import Problem
 from tombola.seeds import generator
 from tombola.selection import Density, Selection
-from tombola.task import batch_size
 from tombola.teacher import Teacher, make_teacher
 from tombola.twice import twice_differentiable
 
@@ -45,7 +44,7 @@ class Sight:
 
     def count(self, forward: int, backward: int) -> None:
         """Count passes of all batches; differentiating a gradient once more costs three further backward passes."""
-        samples = sum(batch_size(item.batch) for item in self.items)
+        samples = sum(self.problem.task.samples(item.batch) for item in self.items)
         self.meter.count(forward=forward * samples, backward=backward * samples)
 
 
@@ -127,7 +126,7 @@ class SaliencyOnBatches(Saliency):
 
     def needs(self) -> Needs:
         """Return what it needs of a run."""
-        return Needs(samples=self.batch_size, batches=self.batches)
+        return Needs(samples=self.batch_size, batches=self.batches, task=("loss",))
 
     def sight(self, problem: Problem, meter: Meter) -> Sight:
         """Return the network and the batches that scores are computed on."""
@@ -198,7 +197,7 @@ class ProsPr(Saliency):
 
     def needs(self) -> Needs:
         """Return what it needs of a run."""
-        return Needs(samples=self.batch_size, batches=self.training_steps + 1)
+        return Needs(samples=self.batch_size, batches=self.training_steps + 1, task=("loss",))
 
     def sight(self, problem: Problem, meter: Meter) -> Sight:
         """Return one batch for each step, and one for the loss after them."""
@@ -250,6 +249,11 @@ class ObjectiveSaliency(SaliencyOnBatches):
         """Raise UsageError where the objective cannot look at a network."""
         if self.objective is not None:
             self.objective.check(network)
+
+    def needs(self) -> Needs:
+        """Return what it needs of a run."""
+        asked = self.objective.asks_task if self.objective is not None else ("loss",)
+        return replace(super().needs(), task=asked)
 
     def settled(self, problem: Problem) -> "ObjectiveSaliency":
         """Return the same with the objective written out."""

@@ -20,7 +20,6 @@ from tombola.objectives import View
 from tombola.problem import Problem
 from tombola.seeds import GlobalState, seeded
 from tombola.selection import Selection
-from tombola.task import batch_size
 from tombola.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ class Search:
 
     def _objective(self, mask: Tensor, item: Item, teacher: Teacher | None) -> Tensor:
         batch = self._problem.runtime.move(item.batch)
-        size = batch_size(batch)
+        size = self._problem.task.samples(batch)
         objective = self._objective_part
         before = teacher.forward if teacher else 0
         value = objective(View(self.network, self._problem.task, mask, item, batch, teacher))

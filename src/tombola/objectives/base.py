@@ -16,12 +16,14 @@ from tombola.plugins import code_of
 class Objective(Part):
     """What makes a mask good: R of a masked network f_z, minimised.
 
-    asks_outputs, asks_network: whether it looks at the dense network's outputs, or at what lies inside it. forward,
-    backward: passes that one value and its gradient take, the dense network's outputs not counted.
+    asks_outputs, asks_network: whether it looks at the dense network's outputs, or at what lies inside it. asks_task:
+    which parts of the task it uses. forward, backward: passes that one value and its gradient take, the dense network's
+    outputs not counted.
     """
 
     asks_outputs: ClassVar[bool] = False
     asks_network: ClassVar[bool] = False
+    asks_task: ClassVar[tuple[str, ...]] = ("loss",)
     forward: ClassVar[int] = 1
     backward: ClassVar[int] = 1
 
@@ -44,6 +46,7 @@ class OwnObjective(Objective):
     function: Callable[[View], Tensor] | None = field(default=None, repr=False, compare=False)
     code: str = field(default="", compare=False)
     asks_outputs: ClassVar[bool] = True
+    asks_task: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def of(cls, name: str, function: Callable[..., Any]) -> "OwnObjective":

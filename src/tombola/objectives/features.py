@@ -19,11 +19,13 @@ class FeatureMSE(Objective):
     """The mean over layers of the MSE between the standardised features of f_z and of f.
 
     Features are the output of each ReLU, or of each module that `features` names, and the prediction (softmax for
-    classification); flattened and standardised sample by sample.
+    classification); flattened and standardised sample by sample, but for a single number a sample, which has no spread.
     """
 
     name: ClassVar[str] = "feature-mse"
+    version: ClassVar[int] = 2
     asks_network: ClassVar[bool] = True
+    asks_task: ClassVar[tuple[str, ...]] = ("prediction",)
     forward: ClassVar[int] = 2
     features: tuple[str, ...] = option(
         (),
@@ -50,7 +52,9 @@ class FeatureMSE(Objective):
 
 
 def _standardised(features: Tensor) -> Tensor:
-    flat = at_least_float32(features.flatten(1))
+    flat = at_least_float32(features.reshape(len(features), -1))
+    if flat.shape[1] == 1:
+        return flat
     # The square root of variance plus a little has a gradient where all features of a sample are alike (a dead layer).
     centred = flat - flat.mean(dim=1, keepdim=True)
     variance = centred.square().sum(dim=1, keepdim=True) / max(flat.shape[1] - 1, 1)

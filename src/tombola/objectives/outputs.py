@@ -38,6 +38,7 @@ class ReverseKL(Objective):
 
     name: ClassVar[str] = "reverse-kl"
     asks_outputs: ClassVar[bool] = True
+    asks_task: ClassVar[tuple[str, ...]] = ("divergence",)
 
     def __call__(self, view: View) -> Tensor:
         """Return KL( softmax f_z || softmax f ), batch mean."""
@@ -50,6 +51,7 @@ class ForwardKL(Objective):
 
     name: ClassVar[str] = "forward-kl"
     asks_outputs: ClassVar[bool] = True
+    asks_task: ClassVar[tuple[str, ...]] = ("divergence",)
 
     def __call__(self, view: View) -> Tensor:
         """Return KL( softmax f || softmax f_z ), batch mean."""

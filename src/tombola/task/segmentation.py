@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tombola.errors import UsageError
 from tombola.numeric import at_least_float32, softmax_kl
 from tombola.task.batches import Batch, Output
-from tombola.task.classification import forward_inputs
+from tombola.task.classification import forward_inputs, of_classes, probabilities, targets_of
 
 
 def forward_pixels(model: nn.Module, batch: Batch) -> Output:
@@ -21,29 +22,40 @@ def forward_pixels(model: nn.Module, batch: Batch) -> Output:
 class Pixels:
     """Means over the pixels whose target is not `ignored`, 0 where there is none.
 
-    Outputs are (N, C, H, W), targets (N, H, W).
+    Outputs are (N, C, H, W) with C above 1, targets (N, H, W).
     """
 
     ignored: int
 
     def counted(self, batch: Batch) -> int:
         """Return the number of such pixels."""
-        return int((batch[1] != self.ignored).sum())
+        return int((targets_of(batch) != self.ignored).sum())
 
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """Cross-entropy."""
+        scores = at_least_float32(of_classes(output))
         return self._mean(
-            F.cross_entropy(at_least_float32(output), batch[1], ignore_index=self.ignored, reduction="none"), batch
+            F.cross_entropy(scores, targets_of(batch), ignore_index=self.ignored, reduction="none"), batch
         )
 
     def divergence(self, output: Output, reference: Output, batch: Batch) -> Tensor:
         """KL( softmax output || softmax reference )."""
-        return self._mean(softmax_kl(output, reference, dim=1), batch)
+        return self._mean(softmax_kl(of_classes(output), reference, dim=1), batch)
 
     def accuracy(self, output: Output, batch: Batch) -> Tensor:
         """Fraction of pixels whose largest output is the target."""
-        return self._mean((output.argmax(dim=1) == batch[1]).double(), batch)
+        return self._mean((of_classes(output).argmax(dim=1) == targets_of(batch)).double(), batch)
+
+    def probabilities(self, output: Output) -> Tensor:
+        """Softmax over the classes."""
+        return probabilities(output)
 
     def _mean(self, values: Tensor, batch: Batch) -> Tensor:
-        counted = batch[1] != self.ignored
+        targets = targets_of(batch)
+        if values.shape != targets.shape:
+            raise UsageError(
+                f"data's targets of shape {tuple(targets.shape)} do not fit the model's outputs, which need some of "
+                f"shape {tuple(values.shape)}"
+            )
+        counted = targets != self.ignored
         return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)

@@ -12,7 +12,6 @@ from tombola.evaluation import evaluate
 from tombola.network import explained_batches, explained_run, load_weights
 from tombola.seeds import GlobalState, seeded
 from tombola.store import Stage
-from tombola.task import batch_size
 from tombola.ticket import Ticket
 from tombola.training.companion import Companion
 from tombola.training.lesson import Lesson
@@ -79,7 +78,7 @@ class Loop:
         self.meter = Meter()
         self._position = 0
         self._loss_sum = torch.zeros((), dtype=torch.float64)
-        self._samples = 0
+        self._counted = 0
 
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the training depends on."""
@@ -90,7 +89,7 @@ class Loop:
             "epoch": self.epoch,
             "position": self._position,
             "loss_sum": self._loss_sum,
-            "samples": self._samples,
+            "samples": self._counted,
             "generators": GlobalState.now(self._lesson.runtime.device).to_dict(),
             "cost": self.meter.read().to_dict(),
         }
@@ -103,7 +102,7 @@ class Loop:
         self._optimizer.load_state_dict(state["optimizer"])
         self._companion.restore(state["companion"])
         self.epoch, self._position = state["epoch"], state["position"]
-        self._loss_sum, self._samples = state["loss_sum"].clone(), state["samples"]
+        self._loss_sum, self._counted = state["loss_sum"].clone(), state["samples"]
         GlobalState.from_dict(state["generators"]).restore(self._lesson.runtime.device)
         self.meter = Meter(Cost(**state["cost"]))
 
@@ -117,11 +116,12 @@ class Loop:
                 output = self._companion.forward(batch, self._share())
             loss = lesson.task.loss(output, batch)
             self._optimizer.zero_grad(set_to_none=True)
-            (loss * batch_size(batch) if lesson.recipe.summed else loss).backward()
+            counted = lesson.task.counted(batch)
+            (loss * counted if lesson.recipe.summed else loss).backward()
             if lesson.recipe.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), lesson.recipe.clip_norm)
             self._optimizer.step()
-            self._count(batch_size(batch), loss)
+            self._count(lesson.task.samples(batch), counted, loss)
             self._companion.after_step(self._share())
             if stage.due():
                 stage.checkpoint(self.state())
@@ -135,18 +135,18 @@ class Loop:
         length = self._lesson.feed.length
         return min(self._position / length, 1.0) if length else 0.0
 
-    def _count(self, samples: int, loss: torch.Tensor) -> None:
+    def _count(self, samples: int, counted: int, loss: torch.Tensor) -> None:
         self._position += 1
-        self._samples += samples
-        self._loss_sum += loss.detach().double().cpu() * samples
+        self._counted += counted
+        self._loss_sum += loss.detach().double().cpu() * counted
         self.meter.count(forward=samples, backward=samples)
 
     def finish_epoch(self, title: str) -> dict[str, Any]:
         """Close the epoch and return its row of metrics."""
         lesson = self._lesson
-        if not self._samples:
-            raise UsageError("training data gave no batch")
-        loss = float(self._loss_sum) / self._samples
+        if not self._counted:
+            raise UsageError("training data gave no batch, or none with a target that counts")
+        loss = float(self._loss_sum) / self._counted
         if not math.isfinite(loss):
             raise SearchError(
                 f"{title}: the loss is {loss} in epoch {self.epoch + 1}; lower the learning rate "
@@ -164,6 +164,6 @@ class Loop:
             "held_out_metric": held_out and held_out.metric,
             **self._companion.row(),
         }
-        self.epoch, self._position, self._samples = self.epoch + 1, 0, 0
+        self.epoch, self._position, self._counted = self.epoch + 1, 0, 0
         self._loss_sum = torch.zeros((), dtype=torch.float64)
         return row

@@ -15,7 +15,7 @@ from tombola.masking import by_canonical_name, unwrap
 from tombola.network import load_weights
 from tombola.seeds import seeded
 from tombola.store import Stage
-from tombola.task import Batch, batch_size
+from tombola.task import Batch
 from tombola.ticket import Ticket
 from tombola.training.lesson import Lesson
 from tombola.training.recipe import Recipe
@@ -83,7 +83,8 @@ class OwnFit:
                 tracker.update(epoch - start.epoch)
                 for item in lesson.feed.epoch(epoch):
                     batch = lesson.runtime.move(item.batch)
-                    meter.count(forward=batch_size(batch), backward=batch_size(batch))
+                    samples = lesson.task.samples(batch)
+                    meter.count(forward=samples, backward=samples)
                     yield batch
 
             job = Job(epochs, lesson.recipe, lesson.seed, lesson.runtime.device, ticket, batches, start)
