@@ -16,7 +16,7 @@ from tombola.runtime import Runtime
 from tombola.store import MemoryStore
 from tombola.task import batch_size
 from tombola.teacher import is_informed, make_teacher
-from tombola.training import Lesson, State, fit
+from tombola.training import SGD, Lesson, State, fit
 
 from .conftest import batches, mlp
 
@@ -132,7 +132,7 @@ def trained(model, data, task=None, **recipe):
 def test_a_summed_loss_is_the_mean_times_what_it_is_the_mean_over():
     torch.manual_seed(0)
     model, (x, y) = Mean(), sequences(1)[0]
-    state, _ = trained(model, [(x, y)], epochs=1, learning_rate=0.01, momentum=0.0, weight_decay=0.0, summed=True)
+    state, _ = trained(model, [(x, y)], epochs=1, learning_rate=0.01, optimizer=SGD(momentum=0.0), weight_decay=0.0, summed=True)
     nn.functional.cross_entropy(model(x), y, reduction="sum").backward()
     wanted = model.out.weight - 0.01 * model.out.weight.grad
     assert torch.allclose(state.tensors["out.weight"], wanted, atol=1e-6)
@@ -143,7 +143,7 @@ def test_a_summed_loss_of_pixels_is_their_sum():
     torch.manual_seed(0)
     model, x, y = nn.Conv2d(1, 3, 1), torch.randn(2, 1, 2, 2), torch.randint(3, (2, 2, 2))
     y[0] = 255
-    recipe = {"epochs": 1, "learning_rate": 0.01, "momentum": 0.0, "weight_decay": 0.0, "summed": True}
+    recipe = {"epochs": 1, "learning_rate": 0.01, "optimizer": SGD(momentum=0.0), "weight_decay": 0.0, "summed": True}
     state, _ = trained(model, [(x, y)], Task.segmentation(), **recipe)
     nn.functional.cross_entropy(model(x), y, reduction="sum", ignore_index=255).backward()
     assert torch.allclose(state.tensors["weight"], model.weight - 0.01 * model.weight.grad, atol=1e-6)

@@ -15,7 +15,7 @@ from tombola.controllers import CONTROLLERS
 from tombola.finders import FINDERS
 from tombola.models import MODELS
 from tombola.objectives import OBJECTIVES
-from tombola.parts import allowed_words, flag_of, is_part, kinds, options_of, plain
+from tombola.parts import allowed_words, flag_of, is_part, kinds, options_of, written_name
 from tombola.training import OPTIMIZERS, Recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
@@ -50,7 +50,7 @@ def default_of(f: Any) -> str:
     if f.metadata.get("unset"):
         return str(f.metadata["unset"])
     if is_part(f.default):
-        return f"`{plain(f.default)['name']}`"
+        return f"`{written_name(f.default)}`"
     return "none" if f.default in (None, ()) else f"`{str(f.default).lower()}`"
 
 

@@ -211,7 +211,7 @@ def sparsify(
     held_out_feed = feed_of(held_out, seed, samples, name="held_out")
     display = progress_on() if progress else Silent()
     asked = ("loss", "metric", *needs_of(search).task)
-    task, spoilt = settle(model, checked.layout, task, (feed, search_feed, held_out_feed), runtime, asked)
+    task, spoilt = settle(model, checked.layout, task, (feed, held_out_feed), runtime, asked)
     runtime = runtime.trusted(spoilt, precision)
     plain = unwrap(model)
     lesson = Lesson(plain, task, feed, held_out_feed, recipe, runtime, seed, display)

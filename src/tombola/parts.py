@@ -192,9 +192,10 @@ def describe(part: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return an option's value as lists, mappings, texts and numbers."""
+    """Return an option's value as lists, mappings, texts and numbers; a part without options is its name."""
     if is_part(value):
-        return describe(value)
+        described = describe(value)
+        return described if len(described) > 1 else described["name"]
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
     return [plain(inner) for inner in value] if isinstance(value, tuple) else value

@@ -29,7 +29,7 @@ from tombola.config import (
 from tombola.config.layers import VARIANT
 from tombola.errors import UsageError
 from tombola.finders import FINDERS
-from tombola.parts import is_part, plain
+from tombola.parts import is_part, written_name
 from tombola.selection import Density
 from tombola.written import Spec
 
@@ -243,7 +243,7 @@ def _shown(form: ShortForm, value: Any) -> str:
     if isinstance(value, Spec):  # given by a layer, and not built yet
         value = value.build()
     if is_part(value):
-        return str(plain(value)["name"])
+        return written_name(value)
     if value is None or value == () or value == form.field.default:
         return "; ".join(dict.fromkeys(_default_of(f) for _, f, _ in form.owners))
     if isinstance(value, bool):
@@ -257,7 +257,7 @@ def _default_of(f: Any) -> str:
         return str(f.metadata["unset"] or "none")
     if isinstance(default, bool):
         return str(default).lower()
-    return str(plain(default)["name"]) if is_part(default) else str(default)
+    return written_name(default) if is_part(default) else str(default)
 
 
 def without_sparsity(arguments: Sequence[str]) -> list[str]:
