@@ -18,7 +18,7 @@ from tombola.finders import CTS, FINDERS, Drawn, Finds, needs_of, selection_of
 from tombola.finders import draw as draw_ticket
 from tombola.masking import Patterns, Survey, survey, unwrap
 from tombola.network import load_weights
-from tombola.objectives import Objective
+from tombola.objectives import Loss, Objective
 from tombola.plugins import code_of
 from tombola.probe import settle
 from tombola.problem import Problem, Trainer
@@ -210,7 +210,9 @@ def sparsify(
     search_feed = feed_of(train, seed, _batch_size(search_batch_size, search), name="train")
     held_out_feed = feed_of(held_out, seed, samples, name="held_out")
     display = progress_on() if progress else Silent()
-    asked = ("loss", "metric", *needs_of(search).task)
+    # An objective that is chosen after the pretraining may be the divergence: it is asked for before that.
+    later = ("divergence",) if getattr(search, "objective", Loss()) is None else ()
+    asked = ("loss", "metric", *needs_of(search).task, *later)
     task, spoilt = settle(model, checked.layout, task, (feed, held_out_feed), runtime, asked)
     runtime = runtime.trusted(spoilt, precision)
     plain = unwrap(model)
