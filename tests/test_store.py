@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tombola.errors import TombolaError, UsageError
+from tombola.files import write_atomically, write_bytes
 from tombola.identity import differing_keys, digest, digest_tensors
-from tombola.store import DiskStore, MemoryStore, claim, write_atomically, write_bytes
+from tombola.store import DiskStore, MemoryStore, claim
 
 STORES = {"disk": DiskStore, "memory": lambda path: MemoryStore()}
 
@@ -98,6 +99,7 @@ def test_another_configuration_is_refused_with_the_differing_keys(tmp_path):
 
 def test_damaged_artefacts_say_what_to_do(tmp_path):
     stage = DiskStore(tmp_path).stage("a", {})
+    stage.put("x", 1)
     (stage.directory / "x.pt").write_bytes(b"junk")
     with pytest.raises(TombolaError, match=r"x\.pt is damaged .* delete it"):
         stage.get("x")

@@ -23,7 +23,9 @@ from tombola.config import (
     preset_names,
     recipe_names,
 )
+from tombola.digests import check_digest
 from tombola.errors import UsageError
+from tombola.files import read_yaml
 
 _METAVARS: dict[Any, str] = {
     int: "N",
@@ -132,10 +134,9 @@ def configure_for_ticket(
 def read_config(directory: Path) -> RunConfig:
     """Return the configuration of a run directory; raises UsageError where there is none that can be read."""
     path = directory / "config.yaml"
-    try:
-        return from_dict(yaml.safe_load(path.read_text()))
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    config = from_dict(read_yaml(path, str(path)))
+    check_digest(path)
+    return config
 
 
 def _add_options(parser: ArgumentParser, values: Mapping[str, Any], groups: Sequence[str] = ()) -> None:
@@ -238,12 +239,8 @@ def _of_finder(values: Mapping[str, Any], arguments: Sequence[str]) -> Mapping[s
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"--config: there is no file {path}")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"--config {path} must hold keys and values")
+    content = read_yaml(path, f"--config {path}")
+    check_digest(path)
     return content
 
 

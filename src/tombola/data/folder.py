@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tombola.data.resizing import resize
 from tombola.errors import UsageError, in_words
-from tombola.store import write_bytes
+from tombola.files import write_bytes
 
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
 _IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp"}

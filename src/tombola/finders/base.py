@@ -92,7 +92,7 @@ def make_ticket(
         **facts,
     )
     views = problem.layout.views
-    return Ticket(views(mask.cpu()), provenance, views(scores.detach().cpu()))
+    return Ticket(views(mask.cpu()), provenance, views(scores.detach().float().cpu()))
 
 
 def full_ticket(finder: Finder, problem: Problem) -> Ticket:

@@ -2,7 +2,7 @@
 
 from tombola.models.registry import MODELS, build, builder
 from tombola.models.resnet import publish_batch_norm_
-from tombola.models.weights import load_into, read_weights, unshared, write_weights
+from tombola.models.weights import load_into, read_weights, tensors_as_bytes, unshared, write_weights
 
 __all__ = [
     "MODELS",
@@ -11,6 +11,7 @@ __all__ = [
     "load_into",
     "publish_batch_norm_",
     "read_weights",
+    "tensors_as_bytes",
     "unshared",
     "write_weights",
 ]
