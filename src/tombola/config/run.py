@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from tombola.errors import UsageError
 
@@ -266,6 +266,9 @@ def from_values(values: Mapping[str, Any]) -> RunConfig:
         allowed: Any = tuple if get_origin(f.type) is tuple else f.type
         value = settled.get(f.name, f.default)
         number_for_float = isinstance(value, int) and not isinstance(value, bool) and isinstance(0.0, allowed)
-        if not isinstance(value, allowed) and not number_for_float:
+        inner = get_args(f.type)[0] if allowed is tuple else None
+        kind = int | float if inner is float else inner
+        strange = isinstance(value, tuple) and kind and not all(isinstance(part, kind) for part in value)
+        if strange or (not isinstance(value, allowed) and not number_for_float):
             raise UsageError(f"config: {f.name} cannot be {value!r}")
     return RunConfig(**settled)

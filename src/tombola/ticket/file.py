@@ -56,20 +56,7 @@ def read(path: Path) -> tuple[dict[str, Bits], Provenance | None]:
     Files of format 1 have no digest: whether they are as they were written is not known.
     """
     text, tensors = _open(path)
-    try:
-        header = json.loads(text, object_pairs_hook=_unrepeated)
-        text.encode()  # fails where an escape makes half a character
-        json.dumps(header, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        why = "nested too deep" if isinstance(error, RecursionError) else error
-        raise UsageError(f"{path} is damaged: its header is no JSON ({why})") from None
-    if not isinstance(header, dict):
-        raise UsageError(f"{path} is damaged, or a safetensors file, but not a ticket: its tombola header is no JSON object")
-    if header.get("format") not in {1, FORMAT} or type(header["format"]) is not int:
-        raise UsageError(
-            f"{path} has ticket format {header.get('format')!r}; this version of tombola reads format 1 and format "
-            f"{FORMAT} (or the file is damaged)"
-        )
+    header = _header(path, text)
     masks = _masks(path, header, tensors)
     provenance = _provenance(path, header)
     _check_digest(path, header, text, tensors)
@@ -90,6 +77,27 @@ def _open(path: Path) -> tuple[str, dict[str, Tensor]]:
     if text is None:
         raise UsageError(f"{path} is damaged, or a safetensors file, but not a ticket: it has no tombola header")
     return text, tensors
+
+
+def _header(path: Path, text: str) -> dict[str, Any]:
+    """Return the header of a known format."""
+    try:
+        header = json.loads(text, object_pairs_hook=_unrepeated)
+        # Fails where an escape made half a character, which no terminal could be shown.
+        json.dumps(header, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        why = "nested too deep" if isinstance(error, RecursionError) else error
+        raise UsageError(f"{path} is damaged: its header is no JSON ({why})") from None
+    if not isinstance(header, dict):
+        raise UsageError(f"{path} is damaged: its tombola header is no JSON object")
+    found = header.get("format")
+    # Not isinstance: True is an int.
+    if type(found) is not int or not 1 <= found <= FORMAT:
+        raise UsageError(
+            f"{path} has ticket format {found!r}; this version of tombola reads format 1 and format {FORMAT} (or the "
+            "file is damaged)"
+        )
+    return header
 
 
 def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -129,7 +137,6 @@ def _check_facts(path: Path, name: str, facts: object) -> None:
         raise UsageError(f"{path} is damaged: its header does not describe the mask of {name}")
     shape, kept = facts.get("shape"), facts.get("kept")
     sizes = shape if isinstance(shape, list) else [None]
-    # Not isinstance: True is an int.
     if len(sizes) > _MOST_DIMENSIONS or not all(type(size) is int and size >= 0 for size in sizes):
         raise UsageError(f"{path} is damaged: the shape of {name} must be a list of whole numbers from 0 on")
     if type(kept) is not int or kept < 0:
