@@ -158,8 +158,8 @@ class DiskStage:
         """
         self._check()
         kept = self._read_checkpoint()
+        self._sealed.unlink(missing_ok=True)  # the next artefact seals it anew
         if kept is None:
-            self._sealed.unlink(missing_ok=True)
             self._journal.unlink(missing_ok=True)
             return None
         if self._journal.exists():
@@ -171,7 +171,7 @@ class DiskStage:
             kept = read_archive(self._checkpoint)
             if not isinstance(kept, dict) or not {"state", "journal", "sha256"} <= set(kept):
                 raise ValueError("it holds something else")
-            if self._digest(kept["journal"]) != kept["sha256"]:
+            if not _begins_as(self._content(), kept["journal"], kept["sha256"]):
                 raise ValueError(f"{self._journal.name} beside it is not the one that it belongs to")
         except FileNotFoundError:
             return None
@@ -201,7 +201,7 @@ class DiskStage:
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of metrics.jsonl; raises TombolaError where it is not what was written."""
         self._check()
-        content = self._journal.read_bytes() if self._journal.exists() else b""
+        content = self._content()
         try:
             if self._is_sound(content):
                 return [json.loads(line) for line in content.splitlines()]
@@ -216,23 +216,19 @@ class DiskStage:
             return under_way or not any(self.directory.glob("*.pt"))
         sealed = read_json_object(self._sealed)
         length = sealed.get("length")
-        if not isinstance(length, int) or (len(content) != length and not under_way):
-            return False
-        return _digest_of(content, length) == sealed.get("sha256")
+        return (len(content) == length or under_way) and _begins_as(content, length, sealed.get("sha256"))
 
     def _sync(self) -> tuple[int, str]:
         """Bring the journal to the disk, which must not have it later than what vouches for it; length and digest."""
         if not self._journal.exists():
-            return 0, _digest_of(b"", 0)
+            return 0, hashlib.sha256().hexdigest()
         with self._journal.open("rb+") as file:
             os.fsync(file.fileno())
             content = file.read()
-        return len(content), _digest_of(content, len(content))
+        return len(content), hashlib.sha256(content).hexdigest()
 
-    def _digest(self, length: object) -> str:
-        """Return the digest of the journal's first bytes; empty where there are not as many."""
-        content = self._journal.read_bytes() if self._journal.exists() else b""
-        return _digest_of(content, length) if isinstance(length, int) else ""
+    def _content(self) -> bytes:
+        return self._journal.read_bytes() if self._journal.exists() else b""
 
     def clear_checkpoint(self) -> None:
         """Remove the checkpoint."""
@@ -255,9 +251,11 @@ class DiskStage:
             self._claimed = True
 
 
-def _digest_of(content: bytes, length: int) -> str:
-    """Return the SHA-256 of the first bytes; empty where there are not as many."""
-    return hashlib.sha256(content[:length]).hexdigest() if 0 <= length <= len(content) else ""
+def _begins_as(content: bytes, length: object, sha256: object) -> bool:
+    """Whether there are so many bytes and the first of them have this digest."""
+    if not isinstance(length, int) or not 0 <= length <= len(content):
+        return False
+    return hashlib.sha256(content[:length]).hexdigest() == sha256
 
 
 class MemoryStore:
