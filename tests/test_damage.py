@@ -1,9 +1,11 @@
 """Files that are not what was written: never another result, always one sentence."""
 
 import json
+import os
 import random
 import shutil
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +17,10 @@ from tombola.cli.main import main
 from tombola.cli.runs import read_config
 from tombola.cost import Cost
 from tombola.digests import check_digest
+from tombola.inventory import clean
 from tombola.progress import Silent
 from tombola.rundir import DRAWN, FILES, is_whole
+from tombola.store import DiskStage
 from tombola.ticket import Provenance
 
 from .test_pipeline import contents
@@ -481,3 +485,63 @@ def test_a_fuzzed_run_directory(capsys, original, tmp_path):
 @pytest.mark.hard
 def test_many_fuzzed_run_directories(capsys, original, tmp_path):
     check_fuzzed(capsys, original, tmp_path, 250)
+
+
+class Dead(BaseException):
+    """What a killed process does from then on: nothing, not even tidy up."""
+
+
+def dying(monkeypatch, after):
+    """Let this process die at its `after`th change of the disk; return the count of those made."""
+    made = [0]
+
+    def mortal(original):
+        def change(*arguments, **options):
+            made[0] += 1
+            if made[0] >= after:
+                raise Dead
+            return original(*arguments, **options)
+
+        return change
+
+    def record(stage, row):
+        if made[0] + 1 >= after and stage.directory.is_dir():
+            with (stage.directory / "metrics.jsonl").open("a") as file:
+                file.write('{"torn": ')
+        mortal_record(stage, row)
+
+    mortal_record = mortal(DiskStage.record)
+    for owner, name in ((Path, "replace"), (Path, "unlink"), (os, "link"), (os, "fsync"), (os, "truncate")):
+        monkeypatch.setattr(owner, name, mortal(getattr(owner, name)))
+    monkeypatch.setattr(DiskStage, "record", record)
+    return made
+
+
+def check_deaths(original, tmp_path, monkeypatch, share):
+    """Die at some of all moments at which a run changes the disk, go on, and end in the same bits."""
+    expected, config = contents(run_in(original)), read_config(run_in(original))
+    with monkeypatch.context() as patch:
+        made = dying(patch, after=10**9)
+        pipeline.run(config, tmp_path / "whole", Silent(), checkpoint_seconds=0)
+    assert made[0] > 100
+    for after in range(1, made[0] + 1, share):
+        out = tmp_path / str(after)
+        with monkeypatch.context() as patch, suppress(Dead):
+            dying(patch, after)
+            pipeline.run(config, out, Silent(), checkpoint_seconds=0)
+        found = pipeline.run(config, out, Silent()).directory
+        assert contents(found) == expected
+        with monkeypatch.context() as patch:
+            patch.setattr("tombola.files._is_running", lambda process: False)
+            clean(out)
+        assert not list(out.rglob("*.partial")), "what was left is swept away"
+        shutil.rmtree(out)
+
+
+def test_a_death_at_some_writes_loses_nothing(original, tmp_path, monkeypatch):
+    check_deaths(original, tmp_path, monkeypatch, 23)
+
+
+@pytest.mark.hard
+def test_a_death_at_any_write_loses_nothing(original, tmp_path, monkeypatch):
+    check_deaths(original, tmp_path, monkeypatch, 1)
