@@ -32,7 +32,7 @@ def tombola(capsys, *arguments):
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("cli")
     assert main(["run", *QUICK, "--out", str(out)]) == 0
-    return next(path for path in out.iterdir() if path.name != "store")
+    return next(path for path in out.iterdir() if path.name != ".store")
 
 
 def test_json_is_one_object_and_nothing_else(capsys, tmp_path):
@@ -232,7 +232,7 @@ def test_presets_and_configuration_files(capsys, tmp_path):
 def test_damaged_run_directories_say_what_to_do(capsys, tmp_path):
     run = ["run", *QUICK, "--finder", "random", "--steps", "null", "--out", tmp_path]
     assert tombola(capsys, *run)[0] == 0
-    directory = next(path for path in tmp_path.iterdir() if path.name != "store")
+    directory = next(path for path in tmp_path.iterdir() if path.name != ".store")
     for name in ("weights.safetensors", "ticket.safetensors"):
         before = (directory / name).read_bytes()
         (directory / name).write_bytes(before[:50]) if name.startswith("t") else (directory / name).unlink()

@@ -49,7 +49,7 @@ def finished(tmp_path_factory):
 def test_a_run_directory_holds_what_it_promises(finished):
     names = {path.name for path in finished.directory.iterdir()}
     assert names == {
-        "config.yaml", "environment.json", "identity.json", "metrics.jsonl", "result.json",
+        "config.yaml", "digests.json", "environment.json", "identity.json", "metrics.jsonl", "result.json",
         "scores.safetensors", "start.safetensors", "ticket.safetensors", "weights.safetensors",
     }  # fmt: skip
     config = yaml.safe_load((finished.directory / "config.yaml").read_text())
@@ -98,7 +98,7 @@ def test_a_run_killed_in_any_stage_goes_on_to_the_same_bits(finished, tmp_path, 
     with pytest.raises(Killed):
         run(QUICK, tmp_path, every=0)
     monkeypatch.undo()
-    (directory,) = (path for path in tmp_path.iterdir() if path.name != "store")
+    (directory,) = (path for path in tmp_path.iterdir() if path.name != ".store")
     assert not (directory / "result.json").exists()
     resumed = run(QUICK, tmp_path)
     assert resumed.directory == directory

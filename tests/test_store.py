@@ -1,14 +1,19 @@
 import errno
 import json
 import multiprocessing
+import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
+from tombola.archives import read_archive, write_archive
 from tombola.errors import TombolaError, UsageError
+from tombola.files import digest_of, sweep, write_atomically, write_bytes, write_shared
 from tombola.identity import differing_keys, digest, digest_tensors
-from tombola.store import DiskStore, MemoryStore, claim, write_atomically, write_bytes
+from tombola.store import DiskStore, MemoryStore, claim
 
 STORES = {"disk": DiskStore, "memory": lambda path: MemoryStore()}
 
@@ -98,9 +103,235 @@ def test_another_configuration_is_refused_with_the_differing_keys(tmp_path):
 
 def test_damaged_artefacts_say_what_to_do(tmp_path):
     stage = DiskStore(tmp_path).stage("a", {})
+    stage.put("x", 1)
     (stage.directory / "x.pt").write_bytes(b"junk")
     with pytest.raises(TombolaError, match=r"x\.pt is damaged .* delete it"):
         stage.get("x")
+
+
+def said_by(path, lines):
+    """Return a stage that tells what it says to a list."""
+    return DiskStore(path, say=lines.append).stage("fit", {})
+
+
+def lose(journal):
+    journal.unlink()
+
+
+def empty(journal):
+    journal.write_bytes(b"")
+
+
+def cut(journal):
+    journal.write_bytes(journal.read_bytes()[:-3])
+
+
+def change(journal):
+    journal.write_bytes(journal.read_bytes().replace(b"0", b"7"))
+
+
+def zeros(journal):
+    journal.write_bytes(bytes(journal.stat().st_size))
+
+
+@pytest.mark.parametrize("harm", [lose, empty, cut, change, zeros])
+def test_a_journal_that_its_checkpoint_does_not_know_is_begun_anew(tmp_path, harm):
+    lines = []
+    stage = said_by(tmp_path, lines)
+    stage.record({"step": 0})
+    stage.record({"step": 10})
+    stage.checkpoint({"step": 11})
+    harm(stage.directory / "metrics.jsonl")
+    again = said_by(tmp_path, lines)
+    assert again.resume() is None
+    assert again.rows() == []
+    (line,) = lines
+    assert "checkpoint.pt cannot be gone on from" in line
+    assert "begins anew" in line
+    assert again.resume() is None
+    assert len(lines) == 1, "said once"
+    again.record({"step": 0})
+    assert again.rows() == [{"step": 0}]
+
+
+@pytest.mark.parametrize("content", [{"state": {}, "journal": 10**12, "sha256": ""}, {"state": {}, "journal": -1}, 3])
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_checkpoint_that_makes_no_sense_is_begun_anew(tmp_path, content, signed):
+    lines = []
+    stage = said_by(tmp_path, lines)
+    stage.record({"step": 0})
+    stage.checkpoint({"step": 1})
+    path = stage.directory / "checkpoint.pt"
+    write_archive(path, content) if signed else torch.save(content, path)
+    assert said_by(tmp_path, lines).resume() is None
+    assert len(lines) == 1
+    assert not path.exists()
+    assert not (stage.directory / "metrics.jsonl").exists()
+
+
+def test_a_store_without_a_listener_warns(tmp_path):
+    stage = DiskStore(tmp_path).stage("fit", {})
+    stage.checkpoint({})
+    (stage.directory / "checkpoint.pt").write_bytes(b"")
+    with pytest.warns(UserWarning, match="begins anew"):
+        DiskStore(tmp_path).stage("fit", {}).resume()
+
+
+@pytest.mark.parametrize("harm", [lose, empty, cut, change, zeros])
+@pytest.mark.parametrize("also", [False, True])
+def test_the_journal_of_finished_work_is_what_it_was(tmp_path, harm, also):
+    stage = DiskStore(tmp_path).stage("fit", {})
+    stage.record({"step": 0})
+    stage.put("trained", 1)
+    assert DiskStore(tmp_path).stage("fit", {}).rows() == [{"step": 0}]
+    harm(stage.directory / "metrics.jsonl")
+    if also:
+        (stage.directory / "journal.json").unlink()
+    with pytest.raises(TombolaError, match=r"metrics\.jsonl is damaged; delete the directory .*fit-"):
+        DiskStore(tmp_path).stage("fit", {}).rows()
+
+
+def test_work_that_goes_on_behind_an_artefact_keeps_its_journal(tmp_path):
+    """As the dense training does, which is asked for one epoch first and for all of them later."""
+    stage = DiskStore(tmp_path).stage("dense", {})
+    for epoch in (1, 2):
+        assert (stage.resume() or {"epoch": 0})["epoch"] == epoch - 1
+        stage.record({"epoch": epoch})
+        stage.checkpoint({"epoch": epoch})
+        stage.put(f"epoch-{epoch}", epoch)
+    stage.clear_checkpoint()
+    again = DiskStore(tmp_path).stage("dense", {})
+    assert again.rows() == [{"epoch": 1}, {"epoch": 2}]
+    assert (again.get("epoch-1"), again.get("epoch-2")) == (1, 2)
+
+
+def test_a_stage_that_is_only_looked_at_leaves_nothing(tmp_path):
+    root = tmp_path / "store"
+    stage = DiskStore(root).stage("draw", {})
+    assert (stage.get("x"), stage.resume(), stage.rows(), stage.due()) == (None, None, [], False)
+    assert not root.exists()
+    with stage.locked():
+        assert not stage.directory.exists()
+
+
+@pytest.mark.parametrize("value", [torch.zeros(3000), {"a": torch.ones(3000), "b": [1, "x"]}, 3, None])
+def test_every_flipped_bit_of_an_artefact_is_damage(tmp_path, value):
+    """Written plainly, or compressed where it is mostly zeros."""
+    path = tmp_path / "x.pt"
+    write_archive(path, value)
+    before = path.read_bytes()
+    assert (len(before) < 3000) == (not isinstance(value, dict))
+    assert str(read_archive(path)) == str(value)
+    for at in [*range(0, len(before), 97), *range(len(before) - 80, len(before))]:
+        changed = bytearray(before)
+        changed[at] ^= 4
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match="digest"):
+            read_archive(path)
+
+
+def test_an_artefact_of_another_place_is_none_of_this(tmp_path):
+    store = DiskStore(tmp_path)
+    one, other = store.stage("fit", {"a": 1}), store.stage("fit", {"a": 2})
+    one.put("x", 1)
+    other.put("x", 2)
+    (one.directory / "x.pt").write_bytes((other.directory / "x.pt").read_bytes())
+    with pytest.raises(TombolaError, match=r"x\.pt is damaged"):
+        one.get("x")
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b"[" * 5000])
+def test_damaged_json_says_so(tmp_path, content):
+    (tmp_path / "identity.json").write_bytes(content)
+    with pytest.raises(TombolaError, match=r"identity\.json is damaged .* delete it"):
+        claim(tmp_path, {})
+
+
+def test_of_many_claims_at_once_one_wins(tmp_path):
+    for trial in range(20):
+        directory, start = tmp_path / str(trial), threading.Barrier(8)
+
+        def attempt(number, directory=directory, start=start):
+            start.wait()
+            try:
+                claim(directory, {"number": number})
+            except UsageError as error:
+                return str(error)
+            return number
+
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(attempt, range(8)))
+        winners = [each for each in found if isinstance(each, int)]
+        assert len(winners) == 1
+        assert json.loads((directory / "identity.json").read_text()) == {"number": winners[0]}
+        assert [path.name for path in directory.iterdir()] == ["identity.json"]
+
+
+def no_links(source, target):
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+def test_claims_and_shared_files_without_hard_links(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", no_links)
+    claim(tmp_path / "run", {"a": 1})
+    claim(tmp_path / "run", {"a": 1})
+    with pytest.raises(UsageError, match="differs in a"):
+        claim(tmp_path / "run", {"a": 2})
+    write_shared(tmp_path / "x", b"content", tmp_path / "pool")
+    assert (tmp_path / "x").read_bytes() == b"content"
+    assert list((tmp_path / "pool").iterdir()) == []
+
+
+def test_equal_files_are_shared_and_damage_of_one_is_not_taken_over(tmp_path):
+    one, other, third, pool = (tmp_path / name for name in ("one", "other", "third", "pool"))
+    digests = {write_shared(path, b"content", pool) for path in (one, other)}
+    assert digests == {digest_of(one)}
+    assert one.samefile(other)
+    one.write_bytes(b"c0ntent")
+    assert write_shared(third, b"content", pool) in digests
+    assert write_shared(other, b"content", pool) in digests
+    assert third.read_bytes() == other.read_bytes() == b"content"
+
+
+def write_half(path, started):
+    def half(sink):
+        sink.write(b"half")
+        sink.flush()
+        started.set()
+        time.sleep(60)
+
+    write_atomically(path, half)
+
+
+def test_what_a_killed_process_left_of_a_file_is_swept_away(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    process = context.Process(target=write_half, args=(tmp_path / "weights", started))
+    process.start()
+    assert started.wait(60)
+    (partial,) = tmp_path.iterdir()
+    assert sweep(tmp_path) == [], "it is being written"
+    process.kill()
+    process.join()
+    assert sweep(tmp_path, dry=True) == [(partial, 4)]
+    assert partial.exists()
+    claim(tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["identity.json"]
+
+
+def test_partial_files_of_other_machines_are_swept_away_when_they_are_old(tmp_path):
+    names = [".x.elsewhere-123.1-0.partial", ".x.partial", ".x.other.partial"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    assert sweep(tmp_path) == []
+    for name in names:
+        os.utime(tmp_path / name, (0, 0))
+    assert [path.name for path, _ in sweep(tmp_path)] == names[:1]
+
+
+def test_a_name_as_long_as_a_directory_can_hold(tmp_path):
+    write_bytes(tmp_path / ("x" * 250), b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["x" * 250]
 
 
 def hold(path, started):

@@ -16,7 +16,7 @@ from tombola.config import from_dict, load_preset
 from tombola.network import FrozenNetwork
 from tombola.problem import Problem, Trainer
 from tombola.progress import progress_on
-from tombola.store import DiskStore
+from tombola.rundir import store_below
 from tombola.ticket import Ticket
 
 
@@ -25,7 +25,8 @@ def rewind_problem(preset: str, seed: int, out: Path) -> tuple[Cell, Trainer, Pr
     # One thread: networks this small gain nothing from more, and the figures do not depend on the number of cores.
     torch.set_num_threads(1)
     cell = Cell.prepare(resolve(replace(from_dict(load_preset(preset)), seed=seed, threads=1, search_batch_size=512)))
-    store, progress = DiskStore(out / "store"), progress_on()
+    progress = progress_on()
+    store = store_below(out, progress)
     trainer = cell.trainer(store, progress)
     return cell, trainer, cell.problem(trainer.dense_at(cell.config.rewind_to), store, progress, trainer)
 

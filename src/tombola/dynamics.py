@@ -16,9 +16,9 @@ from tombola.network import FrozenNetwork, load_weights
 from tombola.objectives import View
 from tombola.problem import Problem
 from tombola.progress import Progress
+from tombola.rundir import store_below
 from tombola.runtime import on_threads
 from tombola.seeds import seeded
-from tombola.store import DiskStore
 from tombola.ticket import Ticket
 from tombola.training import State
 
@@ -50,7 +50,7 @@ def follow(config: RunConfig, directory: Path, out: Path, progress: Progress) ->
         cell = Cell.prepare(replace(config, weights=str(directory / "start.safetensors")))
         ticket = Ticket.load(directory / "ticket.safetensors", cell.model)
         start = cell.start_of(ticket, given=True)
-        store = DiskStore(out / "store")
+        store = store_below(out, progress)
         trainer = cell.trainer(store, progress)
         problem = cell.problem(start, store, progress, trainer)
         # Beside the training, what is measured depends on the search's batches and on where they run.

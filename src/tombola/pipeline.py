@@ -23,11 +23,17 @@ from tombola.rundir import (
     claim_below,
     describe_run,
     is_whole,
-    write_drawn,
+    read_result,
+    run_name,
+    say_damage,
+    store_below,
+    ticket_name,
+    write_scores,
+    write_ticket,
     write_trained,
 )
 from tombola.runtime import on_threads
-from tombola.store import CHECKPOINT_SECONDS, DiskStore, read_json
+from tombola.store import CHECKPOINT_SECONDS, DiskStore
 from tombola.ticket import Ticket
 from tombola.training import State
 
@@ -47,21 +53,24 @@ def run(config: RunConfig, out: Path, progress: Progress, checkpoint_seconds: fl
 
     Raises UsageError for a configuration that cannot be run, before anything is written.
     """
-    with _claimed(config, out) as (cell, directory):
+    store = store_below(out, progress, checkpoint_seconds)
+    with _claimed(config, out, store) as (cell, directory):
         repeated = is_whole(directory, FILES)
         if not repeated:
-            # Also when files of a finished run are gone: the store has what they were made from.
-            drawn = _draw(cell, DiskStore(out / "store", checkpoint_seconds), directory, progress)
+            # Also when files of a finished run are gone or damaged: the store has what they were made from.
+            say_damage(directory, progress)
+            drawn = _draw(cell, store, directory, progress)
             _train(drawn, directory)
-        return Result(directory, _places(directory) | read_json(directory / "result.json"), repeated)
+        return Result(directory, _places(directory) | read_result(directory), repeated)
 
 
 def draw(config: RunConfig, out: Path, progress: Progress) -> Result:
     """Do the first part of a run: pretrain and draw. The run directory is the one that `run` goes on with."""
-    with _claimed(config, out) as (cell, directory):
+    store = store_below(out, progress)
+    with _claimed(config, out, store) as (cell, directory):
         repeated = is_whole(directory, DRAWN)
         if not repeated:
-            _draw(cell, DiskStore(out / "store"), directory, progress)
+            _draw(cell, store, directory, progress)
     ticket = Ticket.load(directory / "ticket.safetensors")
     return Result(directory, _places(directory) | _ticket_values(ticket), repeated)
 
@@ -77,19 +86,26 @@ def train(config: RunConfig, ticket_file: Path, weights: Path | None, out: Path,
         cell = Cell.prepare(replace(config, weights=str(weights)) if weights else config)
         ticket = Ticket.load(ticket_file, cell.model)
         start = cell.start_of(ticket, given=weights is not None)
-        directory = claim_below(out, {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch})
-        repeated = is_whole(directory, TRAINED)
-        if not repeated:
-            trainer = cell.trainer(DiskStore(out / "store"), progress)
-            trainer.lesson.say_unreached()
-            describe_run(directory, cell.config)
-            trained = trainer.fit(ticket, start)
-            test = cell.evaluate(trained, "test")
-            values = _ticket_values(ticket) | {"seed": config.seed, "seconds": trained.cost.seconds}
-            values |= {"test_accuracy": 100 * test.metric, "test_loss": test.loss}
-            ticket.save(directory / "ticket.safetensors")
-            write_trained(directory, start, trained, trainer.ticket_stage(ticket, start).rows(), values)
-        return Result(directory, _places(directory) | read_json(directory / "result.json"), repeated)
+        identity = {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch}
+        directory = claim_below(out, f"trained-{ticket_name(ticket, config.seed)}", identity)
+        store = store_below(out, progress)
+        with store.lock(directory.name):
+            repeated = is_whole(directory, TRAINED)
+            if not repeated:
+                say_damage(directory, progress)
+                _train_alone(cell, ticket, start, cell.trainer(store, progress), directory)
+            return Result(directory, _places(directory) | read_result(directory), repeated)
+
+
+def _train_alone(cell: Cell, ticket: Ticket, start: State, trainer: Trainer, directory: Path) -> None:
+    trainer.lesson.say_unreached()
+    describe_run(directory, cell.config, TRAINED)
+    write_ticket(directory, ticket, start)
+    trained = trainer.fit(ticket, start)
+    test = cell.evaluate(trained, "test")
+    values = _ticket_values(ticket) | {"seed": cell.config.seed, "seconds": trained.cost.seconds}
+    values |= {"test_accuracy": 100 * test.metric, "test_loss": test.loss}
+    write_trained(directory, trained, trainer.ticket_stage(ticket, start).rows(), values)
 
 
 def evaluate_ticket(config: RunConfig, ticket_file: Path, weights: Path, split: str) -> Evaluation:
@@ -107,12 +123,19 @@ def evaluate_ticket(config: RunConfig, ticket_file: Path, weights: Path, split: 
 
 
 @contextmanager
-def _claimed(config: RunConfig, out: Path) -> Iterator[tuple[Cell, Path]]:
-    """Give the cell of a configuration and the run directory that is its own, on the configured threads."""
+def _claimed(config: RunConfig, out: Path, store: DiskStore) -> Iterator[tuple[Cell, Path]]:
+    """Give the cell of a configuration and the run directory that is its own, on the configured threads.
+
+    Another process that does the same waits, and then finds it done.
+    """
     config = resolve(config)
     with on_threads(config.threads):
         cell = Cell.prepare(config)
-        yield cell, claim_below(out, cell.identity())
+        directory = claim_below(
+            out, run_name(written_name(config.finder), config.density, config.seed), cell.identity()
+        )
+        with store.lock(directory.name):
+            yield cell, directory
 
 
 def _places(directory: Path) -> dict[str, Any]:
@@ -138,7 +161,7 @@ def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> 
     progress.say(f"{name} ticket of density {density_words(config.density)} at {config.draw_at}, in {directory}")
     trainer = cell.trainer(store, progress)
     trainer.lesson.say_unreached()
-    describe_run(directory, config)
+    describe_run(directory, config, FILES)
     # Pretrain. A ticket is drawn at one point of the dense training and trained from another, or the same.
     epochs = {"init": 0, "rewind": config.rewind_to, "trained": config.training.epochs}
     drawn_at = trainer.dense_at(epochs[config.draw_at])
@@ -147,7 +170,8 @@ def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> 
     problem = cell.problem(drawn_at, store, progress, trainer)
     found = draw_ticket(config.finder, problem, config.density)
     start = found.start or start
-    write_drawn(directory, found.ticket, start)
+    write_ticket(directory, found.ticket, start)
+    write_scores(directory, found.ticket)
     return _Drawn(cell, found.ticket, drawn_at, start, problem, trainer, found.rows)
 
 
@@ -168,7 +192,7 @@ def _train(drawn: _Drawn, directory: Path) -> None:
         "dense_test_accuracy": 100 * dense_test.metric,
         "dense_test_loss": dense_test.loss,
     }
-    write_trained(directory, drawn.start, trained, rows, values)
+    write_trained(directory, trained, rows, values)
 
 
 def _values(drawn: _Drawn, trained: State, dense: State) -> dict[str, Any]:

@@ -1,27 +1,36 @@
 """Artefacts by key, checkpoints in between, and a journal of metrics.
 
 A stage is one piece of work with an identity. A stage whose artefact exists is not done again; one that was
-interrupted goes on from its last checkpoint, and its journal is cut back to that point.
+interrupted goes on from its last checkpoint, and its journal is cut back to that point. Whatever is read is checked
+against a digest that was written with it.
 """
 
 import copy
+import hashlib
 import json
 import os
 import time
-import zipfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
-import torch
 from filelock import FileLock
 
+from tombola.archives import read_archive, write_archive
 from tombola.errors import TombolaError, UsageError
+from tombola.files import (
+    read_json_object,
+    sweep,
+    write_json,
+    write_new_json,
+)
 from tombola.identity import differing_keys, digest
 
 CHECKPOINT_SECONDS = 10.0
+LOCKS = ".locks"
+CHECKPOINT = "checkpoint.pt"
 
 
 class Stage(Protocol):
@@ -63,135 +72,163 @@ class Store(Protocol):
         """Return the stage with this identity."""
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Write a file so that it is seen whole or not at all; raises OSError naming it where the disk will not have it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        # torch.save closes its archive on the way out and hides a full disk behind its own complaint.
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
-            raise
-        raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file of known content atomically."""
-
-    def write(file: IO[bytes]) -> None:
-        file.write(content)
-
-    write_atomically(path, write)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file atomically."""
-    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file; raises TombolaError naming it when it is damaged."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise TombolaError(f"{path} is damaged ({error}); delete it and start again") from error
-
-
-def load_archive(path: Path) -> Any:
-    """Read what torch.save wrote, tensors and plain values only; raises ValueError when it is something else."""
-    # torch.save writes zip files; what else lies here would fail in torch.load in a dozen ways.
-    if not zipfile.is_zipfile(path):
-        raise ValueError("not an archive of torch.save")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, OSError) as error:
-        raise ValueError(str(error).splitlines()[0]) from error
-
-
 def claim(directory: Path, identity: Mapping[str, Any]) -> None:
-    """Make the directory the home of `identity`, or check that it already is.
+    """Make the directory the home of `identity`, or check that it already is; of several at once, one makes it.
 
     Raises UsageError naming the differing keys when it belongs to something else.
     """
     path = directory / "identity.json"
     asked = json.loads(json.dumps(identity))
-    if path.exists():
-        keys = differing_keys(read_json(path), asked)
+    directory.mkdir(parents=True, exist_ok=True)
+    sweep(directory)
+    if path.exists() or not write_new_json(path, asked):
+        keys = differing_keys(read_json_object(path), asked)
         if keys:
             raise UsageError(
                 f"{directory} holds another configuration; it differs in {', '.join(keys)}: choose another --out"
             )
-    else:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_json(path, asked)
+
+
+def _say_by_warning(text: str) -> None:
+    warnings.warn(text, stacklevel=3)
 
 
 class DiskStore:
-    """Stages in directories below `root`, named by kind and hash."""
+    """Stages in directories below `root`, named by kind and hash; nothing is made before something is written.
 
-    def __init__(self, root: Path, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> None:
+    say: is told, in a line, what was found damaged and is done again.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        say: Callable[[str], None] = _say_by_warning,
+    ) -> None:
         self.root = root
         self.checkpoint_seconds = checkpoint_seconds
+        self.say = say
 
     def stage(self, kind: str, identity: Mapping[str, Any]) -> "DiskStage":
-        """Return the stage with this identity, its directory made."""
-        directory = self.root / f"{kind}-{digest(identity)[:16]}"
-        claim(directory, identity)
-        return DiskStage(directory, self.checkpoint_seconds)
+        """Return the stage with this identity; its directory is made by the first write."""
+        return DiskStage(self, f"{kind}-{digest(identity)[:16]}", identity)
+
+    def lock(self, name: str) -> FileLock:
+        """Return the lock of a stage, or of whatever else has a name here; it falls with its process."""
+        directory = self.root / LOCKS
+        directory.mkdir(parents=True, exist_ok=True)
+        return FileLock(directory / name)
 
 
 class DiskStage:
     """One stage in one directory."""
 
-    def __init__(self, directory: Path, checkpoint_seconds: float) -> None:
-        self.directory = directory
-        self._every = checkpoint_seconds
+    def __init__(self, store: DiskStore, name: str, identity: Mapping[str, Any]) -> None:
+        self.directory = store.root / name
+        self._store, self._identity = store, identity
+        self._claimed = False
         self._last = time.monotonic()
-        self._journal = directory / "metrics.jsonl"
-        self._checkpoint = directory / "checkpoint.pt"
+        self._journal = self.directory / "metrics.jsonl"
+        self._sealed = self.directory / "journal.json"
+        self._checkpoint = self.directory / CHECKPOINT
 
     def get(self, name: str) -> Any | None:
-        """Return a finished artefact, or None."""
-        return self._load(self.directory / f"{name}.pt")
+        """Return a finished artefact, or None; raises TombolaError naming the file when it is damaged."""
+        self._check()
+        path = self.directory / f"{name}.pt"
+        try:
+            return read_archive(path)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise TombolaError(f"{path} is damaged ({error}); delete it and start again") from error
 
     def put(self, name: str, artefact: Any) -> None:
-        """Keep a finished artefact."""
-        write_atomically(self.directory / f"{name}.pt", lambda file: torch.save(artefact, file))
+        """Keep a finished artefact; the journal is final as it now stands."""
+        self._claim()
+        length, total = self._sync()
+        # Before the artefact: one that exists has a journal that is vouched for.
+        write_json(self._sealed, {"length": length, "sha256": total})
+        write_archive(self.directory / f"{name}.pt", artefact)
 
     def resume(self) -> Any | None:
-        """Return the last checkpoint's state, or None, with the journal cut back to it."""
-        kept = self._load(self._checkpoint)
+        """Return the last checkpoint's state, or None, with the journal cut back to it.
+
+        What is damaged, or does not fit the other, is not believed: the work begins anew, and the store says so.
+        """
+        self._check()
+        kept = self._read_checkpoint()
+        self._sealed.unlink(missing_ok=True)  # the next artefact seals it anew
+        if kept is None:
+            self._journal.unlink(missing_ok=True)
+            return None
         if self._journal.exists():
-            os.truncate(self._journal, kept["journal"] if kept else 0)
-        return kept["state"] if kept else None
+            os.truncate(self._journal, kept["journal"])
+        return kept["state"]
+
+    def _read_checkpoint(self) -> dict[str, Any] | None:
+        try:
+            kept = read_archive(self._checkpoint)
+            if not isinstance(kept, dict) or not {"state", "journal", "sha256"} <= set(kept):
+                raise ValueError("it holds something else")
+            if not _begins_as(self._content(), kept["journal"], kept["sha256"]):
+                raise ValueError(f"{self._journal.name} beside it is not the one that it belongs to")
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            self._store.say(f"{self._checkpoint} cannot be gone on from ({error}); its work begins anew")
+            self.clear_checkpoint()
+            return None
+        return kept
 
     def due(self) -> bool:
         """Whether the checkpoint interval has passed."""
-        return time.monotonic() - self._last >= self._every
+        return time.monotonic() - self._last >= self._store.checkpoint_seconds
 
     def checkpoint(self, state: Any) -> None:
-        """Keep the state and the length of the journal that belongs to it."""
-        length = self._journal.stat().st_size if self._journal.exists() else 0
-        write_atomically(self._checkpoint, lambda file: torch.save({"state": state, "journal": length}, file))
+        """Keep the state, and length and digest of the journal that belongs to it."""
+        self._claim()
+        length, total = self._sync()
+        write_archive(self._checkpoint, {"state": state, "journal": length, "sha256": total})
         self._last = time.monotonic()
 
     def record(self, row: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
-        with self._journal.open("a") as file:
+        self._claim()
+        with self._journal.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of metrics.jsonl."""
+        """Return the rows of metrics.jsonl; raises TombolaError where it is not what was written."""
+        self._check()
+        content = self._content()
+        try:
+            if self._is_sound(content):
+                return [json.loads(line) for line in content.splitlines()]
+        except ValueError:
+            pass  # a line that is none
+        raise TombolaError(f"{self._journal} is damaged; delete the directory {self.directory} and start again")
+
+    def _is_sound(self, content: bytes) -> bool:
+        """Whether the journal is what was sealed with the last artefact, and then what is being added now."""
+        under_way = self._checkpoint.exists()
+        if not self._sealed.exists():
+            return under_way or not any(self.directory.glob("*.pt"))
+        sealed = read_json_object(self._sealed)
+        length = sealed.get("length")
+        return (len(content) == length or under_way) and _begins_as(content, length, sealed.get("sha256"))
+
+    def _sync(self) -> tuple[int, str]:
+        """Bring the journal to the disk, which must not have it later than what vouches for it; length and digest."""
         if not self._journal.exists():
-            return []
-        return [json.loads(line) for line in self._journal.read_text().splitlines()]
+            return 0, hashlib.sha256().hexdigest()
+        with self._journal.open("rb+") as file:
+            os.fsync(file.fileno())
+            content = file.read()
+        return len(content), hashlib.sha256(content).hexdigest()
+
+    def _content(self) -> bytes:
+        return self._journal.read_bytes() if self._journal.exists() else b""
 
     def clear_checkpoint(self) -> None:
         """Remove the checkpoint."""
@@ -200,17 +237,25 @@ class DiskStage:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Wait for other processes that work on the same stage; the lock falls with its process."""
-        with FileLock(self.directory / ".lock"):
+        with self._store.lock(self.directory.name):
             yield
 
-    @staticmethod
-    def _load(path: Path) -> Any | None:
-        if not path.exists():
-            return None
-        try:
-            return load_archive(path)
-        except ValueError as error:
-            raise TombolaError(f"{path} is damaged ({error}); delete it and start again") from error
+    def _check(self) -> None:
+        """Raise UsageError where the directory is another stage's."""
+        if not self._claimed and (self.directory / "identity.json").exists():
+            self._claim()
+
+    def _claim(self) -> None:
+        if not self._claimed:
+            claim(self.directory, self._identity)
+            self._claimed = True
+
+
+def _begins_as(content: bytes, length: object, sha256: object) -> bool:
+    """Whether there are so many bytes and the first of them have this digest."""
+    if not isinstance(length, int) or not 0 <= length <= len(content):
+        return False
+    return hashlib.sha256(content[:length]).hexdigest() == sha256
 
 
 class MemoryStore:

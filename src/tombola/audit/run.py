@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from tombola.audit.alterations import Impossible, changed, inverted, inverted_by_layer, shared, shuffled
 from tombola.audit.connectivity import Connectivity, walk
@@ -18,13 +17,14 @@ from tombola.config import RunConfig
 from tombola.errors import UsageError
 from tombola.finders import Magnitude, Random, draw
 from tombola.flat import Layout
+from tombola.models import read_weights
 from tombola.network import estimate_statistics, lacks_statistics, load_weights, statistics_modules
 from tombola.problem import Problem
 from tombola.progress import Progress
-from tombola.rundir import claim_below
+from tombola.rundir import claim_below, name_of_finder, store_below, ticket_name, write_audit
 from tombola.runtime import on_threads
 from tombola.seeds import derive, generator, seeded
-from tombola.store import DiskStore, write_json
+from tombola.store import DiskStore
 from tombola.ticket import Ticket
 from tombola.training import State
 
@@ -63,13 +63,22 @@ def audit(
             raise UsageError(f"{ticket_file} keeps no weight: there is nothing to audit")
         start = cell.start_of(ticket, given=weights is not None)
         if scores:
-            ticket = Ticket(dict(ticket), ticket.provenance, load_file(scores))
+            ticket = Ticket(dict(ticket), ticket.provenance, _read_scores(scores, ticket))
         identity = {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch, "audit": seeds}
-        directory = claim_below(out, identity)
-        bench = _Bench(cell, ticket, start, DiskStore(out / "store"), progress, range(seeds))
-        report = bench.report()
-    write_json(directory / "audit.json", report.to_dict())
+        directory = claim_below(out, f"audit-{ticket_name(ticket, config.seed)}", identity)
+        store = store_below(out, progress)
+        with store.lock(directory.name):
+            report = _Bench(cell, ticket, start, store, progress, range(seeds)).report()
+            facts = {"finder": name_of_finder(ticket), "density": ticket.density, "seed": config.seed}
+            write_audit(directory, facts | report.to_dict())
     return report, directory
+
+
+def _read_scores(path: Path, ticket: Ticket) -> dict[str, torch.Tensor]:
+    scores = read_weights(path, "scores")
+    if {name: tuple(score.shape) for name, score in scores.items()} != ticket.shapes:
+        raise UsageError(f"{path} does not hold a score for each weight of the ticket")
+    return {name: scores[name] for name in ticket}
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,16 @@ def main(arguments: Sequence[str]) -> None:
     parser = make_parser(
         "info",
         "Show a ticket: how many weights each layer keeps, and where the ticket comes from. Of a run directory, show "
-        "also how well the trained ticket does.",
+        "also how well the trained ticket does; of an audit's, what it found.",
         "tombola info runs/RUN",
         "TICKET",
     )
     parser.add_argument("ticket", type=str, help="ticket file, or run directory")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     options = parse(parser, arguments)
+    if (Path(options.ticket) / "audit.json").is_file():
+        _show_audit(Path(options.ticket), options.json)
+        return
 
     from tombola.ticket import Ticket
 
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
     rows.append(("all layers", "", f"{ticket.kept:,} of {ticket.prunable:,}", f"{100 * ticket.density:.4g} %", ""))
     show_table(options.ticket, ("layer", "shape", "kept", "density", "dead units"), rows)
     for key, words in _FIGURES.items():
-        if key in result:
+        if isinstance(result.get(key), int | float):
             show_text(f"{words}: {result[key]:.2f}")
     for key in ("finder", "objective", "at", "epoch", "seed", "version", "cost", "teacher", "warnings", "weights"):
         if provenance.get(key) not in (None, "", [], {}):
@@ -78,10 +81,27 @@ def main(arguments: Sequence[str]) -> None:
 
 def _result(directory: Path) -> dict[str, Any]:
     """Return a run's result, or nothing where it is not finished."""
-    from tombola.store import read_json
+    from tombola.rundir import read_result
 
-    path = directory / "result.json"
-    return read_json(path) if path.is_file() else {}
+    return read_result(directory) if (directory / "result.json").is_file() else {}
+
+
+def _show_audit(directory: Path, as_json: bool) -> None:
+    """Show what an audit found."""
+    from tombola.rundir import read_result
+
+    found = read_result(directory, "audit.json")
+    if as_json:
+        show_json(found)
+        return
+    checks = found.get("checks")
+    rows = [
+        (check.get("name"), check.get("verdict"), check.get("why") or _plain(check.get("test_accuracies")))
+        for check in (checks if isinstance(checks, list) else [])
+        if isinstance(check, dict)
+    ]
+    own = ("the ticket itself", "", _plain(found.get("test_accuracies")))
+    show_table(str(directory), ("check", "verdict", "test accuracies (%)"), [own, *rows])
 
 
 def _plain(value: Any) -> str:

@@ -19,6 +19,8 @@ COMMANDS = {
     "evaluate": "measure a ticket's weights on data",
     "info": "show what is in a ticket or a run",
     "export": "write plain weights with zeros where a ticket prunes",
+    "list": "list the runs below a directory",
+    "clean": "delete what can be made again",
     "demo": "draw a 98 % sparse ticket from a digits classifier, beside a random one",
 }
 

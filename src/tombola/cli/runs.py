@@ -27,7 +27,9 @@ from tombola.config import (
     start,
 )
 from tombola.config.layers import VARIANT
+from tombola.digests import check_digest
 from tombola.errors import UsageError
+from tombola.files import read_yaml
 from tombola.finders import FINDERS
 from tombola.parts import is_part, written_name
 from tombola.selection import Density
@@ -162,10 +164,15 @@ def _names_preset(arguments: Sequence[str]) -> bool:
 def read_config(directory: Path) -> RunConfig:
     """Return the configuration of a run directory; raises UsageError where there is none that can be read."""
     path = directory / "config.yaml"
+    values = read_yaml(path, str(path))
+    if not {"data", "model"} <= set(values):
+        raise UsageError(f"{path} is not the configuration of a run: it must name data and model")
     try:
-        return from_dict(yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        config = from_dict(values)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    check_digest(path)
+    return config
 
 
 def _add_options(
@@ -298,10 +305,6 @@ def _start(arguments: Sequence[str]) -> tuple[dict[str, str], Layers]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"there is no file {path}", option="config")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}", option="config") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} must hold keys and values", option="config")
+    content = read_yaml(path, f"--config {path}")
+    check_digest(path)
     return content

@@ -47,6 +47,16 @@ def show_ticket_words(values: Mapping[str, Any]) -> None:
     show_text(f"ticket: {values['ticket']}")
 
 
+def size_words(size: int) -> str:
+    """Return a number of bytes in words, such as 12.3 MB."""
+    value, unit = float(size), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}"
+
+
 def sparsity_words(kept: int, total: int) -> str:
     """Return the pruned share in percent: four digits, or more where those would say 100 though weights are kept."""
     digits = 4 if kept == 0 else max(4, 3 - math.floor(math.log10(100 * kept / total)))

@@ -187,7 +187,7 @@ def drawn(
         **facts,
     )
     views = problem.layout.views
-    ticket = Ticket(views(mask.cpu()), provenance, views(scores.detach().cpu()))
+    ticket = Ticket(views(mask.cpu()), provenance, views(scores.detach().float().cpu()))
     return Drawn(ticket, problem.entry.rows(), start)
 
 

@@ -3,7 +3,7 @@
 from tombola.models.base import Model
 from tombola.models.registry import MODELS, build
 from tombola.models.resnet import publish_batch_norm_
-from tombola.models.weights import load_into, read_weights, unshared, write_weights
+from tombola.models.weights import load_into, read_weights, tensors_as_bytes, unshared, write_weights
 
 # Raised when the same name gives another network.
 VERSION = 1
@@ -16,6 +16,7 @@ __all__ = [
     "load_into",
     "publish_batch_norm_",
     "read_weights",
+    "tensors_as_bytes",
     "unshared",
     "write_weights",
 ]

@@ -4,40 +4,51 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
+from tombola.archives import load_archive, save_archive
+from tombola.digests import check_digest
 from tombola.errors import UsageError
-from tombola.store import load_archive, write_atomically, write_bytes
+from tombola.files import write_atomically, write_bytes
 
 ENDINGS = (".safetensors", ".pt", ".pth")
 
 
 def _check_ending(option: str, path: Path) -> None:
     if path.suffix not in ENDINGS:
-        raise UsageError(f"--{option} {path} must end in {', '.join(ENDINGS)}")
+        raise UsageError(f"{option} {path} must end in {', '.join(ENDINGS)}", option=option)
 
 
 def read_weights(path: Path, option: str = "weights") -> dict[str, Any]:
-    """Return the state_dict in a file; raises UsageError naming the option and the file."""
+    """Return the state_dict in a file; raises UsageError naming the option and the file.
+
+    A run directory's own must be as it was written; a foreign file is taken as it is.
+    """
     _check_ending(option, path)
     if not path.is_file():
-        raise UsageError(f"--{option}: there is no file {path}")
+        raise UsageError(f"{option}: there is no file {path}", option=option)
+    check_digest(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        found = load_archive(path)
-    except (SafetensorError, ValueError) as error:
-        raise UsageError(f"--{option} {path} cannot be read: {error}") from error
+        found = load_tensors(path) if path.suffix == ".safetensors" else load_archive(path)
+    except ValueError as error:
+        raise UsageError(f"{option} {path} cannot be read: {error}", option=option) from error
     if not isinstance(found, dict):
-        raise UsageError(f"--{option} {path} must hold a state_dict, got {type(found).__name__}")
+        raise UsageError(f"{option} {path} must hold a state_dict, got {type(found).__name__}", option=option)
     strange = [key for key in found if not isinstance(key, str)]
     if strange:
-        raise UsageError(f"--{option} {path} must hold tensors by name, got the key {strange[0]!r}")
+        raise UsageError(f"{option} {path} must hold tensors by name, got the key {strange[0]!r}", option=option)
     return found
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; raises ValueError for anything else."""
+    try:
+        return load_file(path)
+    except (SafetensorError, LookupError, TypeError, RuntimeError, MemoryError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Any], path: Path, option: str = "weights") -> None:
@@ -56,21 +67,39 @@ def load_into(model: nn.Module, tensors: Mapping[str, Any], path: Path, option: 
     ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UsageError(f"--{option} {path} {what} {', '.join(names[:3])}{more}")
-    model.load_state_dict(tensors)
+            raise UsageError(f"{option} {path} {what} {', '.join(names[:3])}{more}", option=option)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        # Sparse or quantised tensors, say, which have the right names and shapes.
+        raise UsageError(
+            f"{option} {path} does not fit the model: {' '.join(str(error).split())}", option=option
+        ) from None
 
 
 def write_weights(path: Path, tensors: Mapping[str, Any], option: str = "out") -> None:
     """Write a plain state_dict, atomically."""
     _check_ending(option, path)
     if path.exists() and not path.is_file():
-        raise UsageError(f"--{option} {path} is there already and is no file")
+        raise UsageError(f"{option} {path} is there already and is no file", option=option)
     if not path.parent.is_dir():
-        raise UsageError(f"--{option} {path}: {path.parent} is not a directory")
+        raise UsageError(f"{option} {path}: {path.parent} is not a directory", option=option)
     if path.suffix == ".safetensors":
-        write_bytes(path, tensors_to_bytes(unshared(tensors)))
+        try:
+            content = tensors_as_bytes(tensors)
+        except ValueError as error:
+            raise UsageError(f"{option} {path} must end in .pt: {error}", option=option) from None
+        write_bytes(path, content)
     else:
-        write_atomically(path, lambda file: torch.save(dict(tensors), file))
+        write_atomically(path, lambda sink: save_archive(dict(tensors), sink))
+
+
+def tensors_as_bytes(tensors: Mapping[str, Any]) -> bytes:
+    """Return the content of a safetensors file; raises ValueError for what it cannot hold, such as sparse tensors."""
+    try:
+        return tensors_to_bytes(unshared(tensors))
+    except (SafetensorError, LookupError, TypeError, RuntimeError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def unshared(tensors: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -8,10 +8,10 @@ from typing import Any
 from tombola.config import RunConfig
 from tombola.dynamics import follow
 from tombola.errors import in_words
+from tombola.files import write_json
 from tombola.pipeline import run
 from tombola.progress import Progress
 from tombola.rundir import check_out
-from tombola.store import write_json
 from tombola.studies.plan import Member
 
 

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from tombola.errors import UsageError
 
+# Masks of fewer weights have indices of 32 bits in files.
+INT32_BELOW = 2**31
+
 
 @dataclass(frozen=True, eq=False)
 class Bits:
@@ -51,7 +54,7 @@ class Bits:
 
     def encode(self) -> tuple[str, Tensor]:
         """Return the smaller encoding and its name: "bits" (uint8) or "indices" (int32 or int64)."""
-        index = np.dtype(np.int32 if self.total < 2**31 else np.int64)
+        index = np.dtype(np.int32 if self.total < INT32_BELOW else np.int64)
         if self.kept * index.itemsize >= self.packed.nbytes:
             return "bits", torch.from_numpy(self.packed.copy())
         return "indices", torch.from_numpy(np.flatnonzero(self.flags()).astype(index))
@@ -59,17 +62,29 @@ class Bits:
     @classmethod
     def decode(cls, name: str, encoding: str, data: Tensor, shape: tuple[int, ...]) -> "Bits":
         """Read either encoding; raises UsageError, naming the mask, if the data cannot be such a mask."""
-        total, values = prod(shape), data.numpy()
+        total = prod(shape)
+        if encoding not in {"bits", "indices"}:
+            raise UsageError(f"the mask of {name} is encoded as {encoding!r}; known are bits and indices")
         if encoding == "bits":
-            fits = values.dtype == np.uint8 and values.shape == ((total + 7) // 8,)
-            if not fits or np.unpackbits(values)[total:].any():
+            fits = data.dtype == torch.uint8 and data.shape == ((total + 7) // 8,)
+            values = data.numpy() if fits else None
+            if values is None or np.unpackbits(values[-1:])[(total - 1) % 8 + 1 :].any():
                 raise UsageError(f"the mask of {name} does not consist of {total} bits")
             return cls(shape, values.copy())
-        if encoding != "indices":
-            raise UsageError(f"the mask of {name} is encoded as {encoding!r}; known are bits and indices")
-        ordered = values.ndim == 1 and bool((np.diff(values) > 0).all())
-        if not ordered or (values.size and (values[0] < 0 or values[-1] >= total)):
-            raise UsageError(f"the mask of {name} has indices that do not increase or are not below {total}")
-        flags = np.zeros(total, dtype=bool)
-        flags[values] = True
-        return cls(shape, np.packbits(flags))
+        wanted = torch.int32 if total < INT32_BELOW else torch.int64
+        if data.dtype != wanted:
+            raise UsageError(f"the mask of {name} must have indices of type {wanted}, got {data.dtype}")
+        return cls(shape, _packed(name, data.numpy(), total))
+
+
+def _packed(name: str, indices: np.ndarray, total: int) -> np.ndarray:
+    """Return the bits (total,), packed, of increasing indices; no more than these eighths of a byte are allocated."""
+    ordered = indices.ndim == 1 and bool((indices[1:] > indices[:-1]).all())
+    if not ordered or (indices.size and (indices[0] < 0 or indices[-1] >= total)):
+        raise UsageError(f"the mask of {name} has indices that do not increase or are not below {total}")
+    packed = np.zeros((total + 7) // 8, dtype=np.uint8)
+    places = indices >> 3
+    first = np.flatnonzero(np.diff(places, prepend=-1))
+    if first.size:
+        packed[places[first]] = np.bitwise_or.reduceat((128 >> (indices & 7)).astype(np.uint8), first)
+    return packed

@@ -1,19 +1,29 @@
-"""The ticket's file format: safetensors, masks as bits or indices, the rest as JSON in the metadata."""
+"""The ticket's file format: safetensors, masks as bits or indices, the rest as JSON in the metadata, with a digest."""
 
+import hashlib
 import json
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
+from torch import Tensor
 
+from tombola.digests import check_digest
 from tombola.errors import UsageError
-from tombola.store import write_bytes
+from tombola.files import write_bytes
 from tombola.ticket.bits import Bits
 from tombola.ticket.provenance import Provenance
 
-FORMAT = 1
+FORMAT = 2
+# What the digest's place holds while the digest is computed.
+_BLANK = "0" * 64
+# A file may say that it covers this many weights, or, where it keeps many, this many for each. What is not in the file
+# has to be in memory, a bit for each.
+_COVERED, _COVERED_FOR_EACH = 2**30, 2**20
+_MOST_DIMENSIONS = 64
 
 
 def write(path: Path, masks: Mapping[str, Bits], provenance: Provenance | None) -> None:
@@ -22,48 +32,152 @@ def write(path: Path, masks: Mapping[str, Bits], provenance: Provenance | None) 
         raise UsageError(f"cannot write {path}: it is {'a directory' if path.is_dir() else 'no file'}")
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {path}: {path.parent} is not a directory")
+    if not masks:
+        raise UsageError(f"cannot write {path}: the ticket has no mask")
+    _check_size(path, [mask.shape for mask in masks.values()], sum(mask.kept for mask in masks.values()))
     encoded = {name: mask.encode() for name, mask in masks.items()}
     header = {
         "format": FORMAT,
+        "digest": _BLANK,
         "masks": {
             name: {"shape": mask.shape, "kept": mask.kept, "encoding": encoded[name][0]} for name, mask in masks.items()
         },
         "provenance": provenance.to_dict() if provenance else None,
     }
-    # One metadata entry only: safetensors does not keep the order of several.
     tensors = {name: data for name, (_, data) in encoded.items()}
-    write_bytes(path, to_bytes(tensors, {"tombola": json.dumps(header)}))
+    text = json.dumps(header)
+    # One metadata entry only: safetensors does not keep the order of several.
+    write_bytes(path, to_bytes(tensors, {"tombola": text.replace(_BLANK, _digest(text, tensors), 1)}))
 
 
 def read(path: Path) -> tuple[dict[str, Bits], Provenance | None]:
-    """Read masks and provenance, checked against the file's own header."""
-    header, tensors = _open(path)
-    if header.get("format") != FORMAT:
-        raise UsageError(
-            f"{path} has ticket format {header.get('format')}; this version of tombola reads format {FORMAT}"
-        )
-    if set(tensors) != set(header["masks"]):
-        differing = ", ".join(sorted(set(tensors) ^ set(header["masks"])))
-        raise UsageError(f"{path} is damaged: header and masks differ in {differing}")
-    masks = {}
-    for name, facts in header["masks"].items():
-        mask = Bits.decode(name, facts["encoding"], tensors[name], tuple(facts["shape"]))
-        if mask.kept != facts["kept"]:
-            raise UsageError(f"{path} is damaged: {name} keeps {mask.kept} weights, its header says {facts['kept']}")
-        masks[name] = mask
-    provenance = header["provenance"]
-    return masks, Provenance.from_dict(provenance) if provenance else None
+    """Read masks and provenance, checked against the file's own header and digest.
+
+    Files of format 1 have no digest: whether they are as they were written is not known.
+    """
+    text, tensors = _open(path)
+    header = _header(path, text)
+    masks = _masks(path, header, tensors)
+    provenance = _provenance(path, header)
+    _check_digest(path, header, text, tensors)
+    check_digest(path)
+    return masks, provenance
 
 
-def _open(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _open(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """Return the header's text and the tensors."""
     if not path.is_file():
         raise UsageError(f"there is no ticket file {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("tombola", "null"))
+            text = (file.metadata() or {}).get("tombola")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
-        raise UsageError(f"{path} is not a ticket file ({error})") from error
+    except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        raise UsageError(f"{path} is not a ticket file, or damaged ({' '.join(str(error).split())})") from error
+    if text is None:
+        raise UsageError(f"{path} is damaged, or a safetensors file, but not a ticket: it has no tombola header")
+    return text, tensors
+
+
+def _header(path: Path, text: str) -> dict[str, Any]:
+    """Return the header of a known format."""
+    try:
+        header = json.loads(text, object_pairs_hook=_unrepeated)
+        # Fails where an escape made half a character, which no terminal could be shown.
+        json.dumps(header, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        why = "nested too deep" if isinstance(error, RecursionError) else error
+        raise UsageError(f"{path} is damaged: its header is no JSON ({why})") from None
     if not isinstance(header, dict):
-        raise UsageError(f"{path} is a safetensors file, but not a ticket: it has no tombola header")
-    return header, tensors
+        raise UsageError(f"{path} is damaged: its tombola header is no JSON object")
+    found = header.get("format")
+    # Not isinstance: True is an int.
+    if type(found) is not int or not 1 <= found <= FORMAT:
+        raise UsageError(
+            f"{path} has ticket format {found!r}; this version of tombola reads format 1 and format {FORMAT} (or the "
+            "file is damaged)"
+        )
+    return header
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands in it twice")
+    return found
+
+
+def _masks(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Bits]:
+    described = header.get("masks")
+    if not isinstance(described, dict) or not described:
+        raise UsageError(f"{path} is damaged: its header has no masks")
+    if set(tensors) != set(described):
+        differing = ", ".join(sorted(set(tensors) ^ set(described)))
+        raise UsageError(f"{path} is damaged: header and masks differ in {differing}")
+    for name, facts in described.items():
+        _check_facts(path, name, facts)
+    # What the data can keep at most; the header may say anything.
+    kept = sum(min(facts["kept"], 8 * tensors[name].numel()) for name, facts in described.items())
+    _check_size(path, [facts["shape"] for facts in described.values()], kept)
+    masks = {}
+    for name, facts in described.items():
+        try:
+            mask = Bits.decode(name, facts["encoding"], tensors[name], tuple(facts["shape"]))
+        except UsageError as error:
+            raise UsageError(f"{path} is damaged: {error}") from None
+        if mask.kept != facts["kept"]:
+            raise UsageError(f"{path} is damaged: {name} keeps {mask.kept} weights, its header says {facts['kept']}")
+        masks[name] = mask
+    return masks
+
+
+def _check_facts(path: Path, name: str, facts: object) -> None:
+    """Raise UsageError unless the header describes a mask by a shape, a count and an encoding."""
+    if not isinstance(facts, dict):
+        raise UsageError(f"{path} is damaged: its header does not describe the mask of {name}")
+    shape, kept = facts.get("shape"), facts.get("kept")
+    sizes = shape if isinstance(shape, list) else [None]
+    if len(sizes) > _MOST_DIMENSIONS or not all(type(size) is int and size >= 0 for size in sizes):
+        raise UsageError(f"{path} is damaged: the shape of {name} must be a list of whole numbers from 0 on")
+    if type(kept) is not int or kept < 0:
+        raise UsageError(f"{path} is damaged: {name} must keep a whole number of weights")
+    if not isinstance(facts.get("encoding"), str):
+        raise UsageError(f"{path} is damaged: the encoding of {name} must be bits or indices")
+
+
+def _check_size(path: Path, shapes: list[Any], kept: int) -> None:
+    """Raise UsageError for masks that would take much memory and are in no proportion to what they keep."""
+    # Empty dimensions do not excuse the others.
+    covered = sum(prod(max(size, 1) for size in shape) for shape in shapes)
+    if covered > max(_COVERED, _COVERED_FOR_EACH * kept):
+        raise UsageError(
+            f"{path}: the shapes of its masks are damaged or too large: masks that keep {kept:,} weights may cover "
+            f"{_COVERED:,}, or {_COVERED_FOR_EACH:,} times what they keep"
+        )
+
+
+def _provenance(path: Path, header: Mapping[str, Any]) -> Provenance | None:
+    values = header.get("provenance")
+    try:
+        return None if values is None else Provenance.from_dict(values)
+    except UsageError as error:
+        raise UsageError(f"{path} is damaged: {error}") from None
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the header's text, its own digest blank, and of all tensors: names, types, shapes, data."""
+    total = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        data = tensors[name]
+        total.update(f"|{name}|{data.dtype}|{tuple(data.shape)}|".encode() + data.numpy().tobytes())
+    return total.hexdigest()
+
+
+def _check_digest(path: Path, header: Mapping[str, Any], text: str, tensors: Mapping[str, Tensor]) -> None:
+    found = header.get("digest")
+    if header["format"] == 1 and "digest" not in header:
+        return
+    if not isinstance(found, str) or len(found) != len(_BLANK):
+        raise UsageError(f"{path} is damaged: its header has no digest")
+    if found != _digest(text.replace(found, _BLANK, 1), tensors):
+        raise UsageError(f"{path} is damaged: its content is not what its digest says")

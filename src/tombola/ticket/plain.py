@@ -19,9 +19,12 @@ def pruned_state(
     Tied weights have several names, of which the ticket has one: the rest are those without a mask of their own that
     hold equal values. trained: the state_dict after training, if known, in which they must be equal too: it tells one
     layer under two names from layers that only began as copies of each other. Raises UsageError naming the ticket's
-    parameters that are missing or of another shape.
+    parameters that are missing or of another shape, and tensors that are sparse, quantised or without values.
     """
     values = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
+    for name, value in values.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise UsageError(f"the state_dict does not fit the ticket: {name} is no dense tensor")
     own = {name: entry for name, entry in state_names(values, ticket).items() if name in ticket}
     unfit = [name for name, shape in ticket.shapes.items() if name not in own or values[own[name]].shape != shape]
     if unfit:

@@ -1,10 +1,12 @@
 """Where a ticket comes from."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from tombola.cost import Cost
+from tombola.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,53 @@ class Provenance:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Provenance":
-        """Read what `to_dict` wrote; unknown entries (from a later version) are left out."""
+        """Read what `to_dict` wrote; unknown entries (from a later version) are left out.
+
+        Raises UsageError for entries that are missing or of another kind.
+        """
+        if not isinstance(values, Mapping):
+            raise UsageError("the provenance must hold names and values")
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        for f in fields(cls):
+            if f.name not in known and f.default is MISSING and f.default_factory is MISSING:
+                raise UsageError(f"the provenance has no {f.name}")
+        for name, fits in _KINDS.items():
+            if name in known and not fits(known[name]):
+                raise UsageError(f"the provenance's {name} cannot be what it is, a {type(known[name]).__name__}")
         known["cost"] = Cost(**known.get("cost", {}))
         known["warnings"] = tuple(known.get("warnings", ()))
         return cls(**known)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_cost(value: object) -> bool:
+    known = {f.name for f in fields(Cost)}
+    return isinstance(value, Mapping) and set(value) <= known and all(map(_is_number, value.values()))
+
+
+# Of what kind each entry must be.
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "finder": lambda value: isinstance(value, Mapping) and _is_text(value.get("name")),
+    "density": _is_number,
+    "seed": _is_count,
+    "version": _is_text,
+    "architecture": _is_text,
+    "weights": _is_text,
+    "at": _is_text,
+    "epoch": lambda value: value is None or _is_count(value),
+    "objective": lambda value: isinstance(value, Mapping),
+    "cost": _is_cost,
+    "teacher": _is_text,
+    "warnings": lambda value: isinstance(value, list | tuple) and all(map(_is_text, value)),
+}

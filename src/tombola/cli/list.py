@@ -1,0 +1,51 @@
+"""`tombola list`: the runs below a directory and how they stand."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tombola.cli.options import make_parser, parse
+from tombola.cli.show import show_json, show_table, show_text, size_words
+
+if TYPE_CHECKING:
+    from tombola.inventory import Entry
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    parser = make_parser(
+        "list",
+        "List the runs, trainings and audits below a directory, one a row: finished, drawn (only the ticket is there), "
+        "unfinished, or damaged (a file is missing or is not as it was written; the same command makes it again).",
+        "tombola list runs",
+        "DIR",
+    )
+    parser.add_argument("directory", type=str, help="the --out that the runs were made with")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    options = parse(parser, arguments)
+
+    from tombola.files import size_of
+    from tombola.inventory import entries
+    from tombola.rundir import STORE
+
+    out = Path(options.directory)
+    found = entries(out)
+    store = size_of(out / STORE)
+    if options.json:
+        show_json({"runs": [entry.to_dict() for entry in found], "store_bytes": store})
+        return
+    columns = ("name", "finder", "density", "seed", "state", "test accuracy", "size")
+    show_table(options.directory, columns, map(_row, found))
+    show_text(f"what they share (in {STORE}): {size_words(store)}; tombola clean {options.directory} makes it smaller")
+
+
+def _row(entry: "Entry") -> tuple[str, ...]:
+    return (
+        entry.name,
+        entry.finder or "",
+        "" if entry.density is None else f"{100 * entry.density:.4g} %",
+        "" if entry.seed is None else str(entry.seed),
+        entry.state,
+        "" if entry.test_accuracy is None else f"{entry.test_accuracy:.2f} %",
+        size_words(entry.bytes),
+    )

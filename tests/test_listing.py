@@ -1,0 +1,300 @@
+"""What lies below an --out: its names, `tombola list`, `tombola clean`, and how much it takes."""
+
+import json
+import multiprocessing
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from tombola import UsageError, pipeline
+from tombola.cli.main import main
+from tombola.cli.runs import read_config
+from tombola.cli.show import size_words
+from tombola.files import size_of
+from tombola.inventory import clean, entries
+from tombola.rundir import run_name
+from tombola.store import DiskStage
+
+from .test_pipeline import Killed, contents
+
+QUICK = ["--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--threads", "2"]
+RANDOM = [*QUICK, "--finder", "random", "--steps", "null"]
+
+
+def tombola(capsys, *arguments):
+    capsys.readouterr()
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def as_json(capsys, *arguments):
+    status, out, err = tombola(capsys, *arguments, "--json")
+    assert status == 0, err
+    return json.loads(out)
+
+
+def visible(out):
+    return sorted(path for path in Path(out).iterdir() if not path.name.startswith("."))
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """Two runs, a ticket alone, a training and an audit."""
+    out = tmp_path_factory.mktemp("original")
+    assert main(["run", *RANDOM, "--out", str(out)]) == 0
+    (run,) = visible(out)
+    assert main(["run", *RANDOM, "--density", "0.3", "--seed", "1", "--out", str(out)]) == 0
+    assert main(["draw", *QUICK, "--finder", "magnitude", "--steps", "null", "--seed", "9", "--out", str(out)]) == 0
+    assert main(["train", str(run), "--seed", "3", "--out", str(out)]) == 0
+    assert main(["audit", str(run), "--seeds", "1"]) in {0, 1, 3}
+    return out
+
+
+@pytest.fixture
+def out(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "out")
+
+
+def test_runs_have_readable_names(original):
+    prefixes = [path.name.rpartition("-")[0] for path in visible(original)]
+    expected = [
+        "audit-random-0.02-s0",
+        "magnitude-0.02-s9",
+        "random-0.02-s0",
+        "random-0.3-s1",
+        "trained-random-0.02-s3",
+    ]
+    assert prefixes == expected
+    for path in visible(original):
+        assert len(path.name.rpartition("-")[2]) == 8
+
+
+@pytest.mark.parametrize(
+    ("finder", "density", "name"),
+    [
+        ("cts", 0.02, "cts-0.02-s0"),
+        ("cts", 0.8**22, "cts-0.007379-s0"),
+        ("my_module:Mine", 1e-5, "my_module-Mine-1e-05-s0"),
+        ("../../etc", 1.0, "etc-1-s0"),
+        ("::", 1.0, "ticket-1-s0"),
+        ("x" * 300, 1.0, "x" * 40 + "-1-s0"),
+    ],
+)
+def test_names_of_runs(finder, density, name):
+    assert run_name(finder, density, 0) == name
+
+
+def test_what_runs_share_is_out_of_the_way_of_patterns(original):
+    assert (original / ".store").is_dir()
+    assert all((path / "identity.json").is_file() for path in visible(original))
+
+
+def test_list_says_how_runs_stand(capsys, original):
+    rows = as_json(capsys, "list", original)["runs"]
+    by_name = {row["name"].rpartition("-")[0]: row for row in rows}
+    assert [row["state"] for row in rows] == ["finished", "drawn", "finished", "finished", "finished"]
+    first = by_name["random-0.02-s0"]
+    (directory,) = original.glob("random-0.02-s0-*")
+    result = json.loads((directory / "result.json").read_text())
+    assert (first["finder"], first["density"], first["seed"]) == ("random", 0.02, 0)
+    assert first["test_accuracy"] == result["test_accuracy"]
+    assert first["bytes"] == sum(path.stat().st_size for path in directory.iterdir())
+    assert by_name["magnitude-0.02-s9"]["test_accuracy"] is None
+    assert by_name["trained-random-0.02-s3"]["finder"] == "random"
+    assert by_name["audit-random-0.02-s0"]["density"] == 0.02
+    status, text, _ = tombola(capsys, "list", original)
+    assert status == 0
+    assert all(row["name"] in text for row in rows)
+    assert f"{result['test_accuracy']:.2f} %" in text
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "result.json", "config.yaml", "digests.json", "identity.json"])
+@pytest.mark.parametrize("content", [None, b"junk", b"[]"])
+def test_list_names_the_damaged(capsys, out, name, content):
+    (directory,) = out.glob("random-0.02-s0-*")
+    (directory / name).unlink() if content is None else (directory / name).write_bytes(content)
+    states = {entry.name: entry.state for entry in entries(out)}
+    if (name, content) == ("identity.json", None):
+        assert directory.name not in states, "whose it is cannot be known"
+    else:
+        # Without its list nothing vouches for a run, which is then done again.
+        expected = "unfinished" if (name, content) == ("digests.json", None) else "damaged"
+        assert states.pop(directory.name) == expected
+    assert sorted(states.values()) == ["drawn", "finished", "finished", "finished"]
+    assert tombola(capsys, "list", out)[0] == 0
+
+
+def test_what_is_written_just_now_is_not_called_damaged(out):
+    (directory,) = out.glob("random-0.02-s0-*")
+    (directory / "environment.json").write_text("{}")
+    with FileLock(out / ".store" / ".locks" / directory.name):
+        assert {entry.name: entry.state for entry in entries(out)}[directory.name] == "unfinished"
+    assert {entry.name: entry.state for entry in entries(out)}[directory.name] == "damaged"
+
+
+def test_list_of_something_else(capsys, tmp_path):
+    (tmp_path / "holiday").mkdir()
+    (tmp_path / "file").write_text("")
+    assert as_json(capsys, "list", tmp_path)["runs"] == []
+    for name in ("none", "file"):
+        status, _, err = tombola(capsys, "list", tmp_path / name)
+        assert (status, err) == (2, f"tombola list: there is no directory {tmp_path / name}\n")
+
+
+def test_info_reads_an_audit(capsys, original):
+    (directory,) = original.glob("audit-*")
+    status, text, _ = tombola(capsys, "info", directory)
+    assert status == 0
+    assert "shuffled within layers" in text
+    assert as_json(capsys, "info", directory)["checks"][0]["name"] == "shuffled within layers"
+    before = (directory / "audit.json").read_bytes()
+    for content in (before.replace(b"undecided", b"informative"), b"[]", b"\xff"):
+        (directory / "audit.json").write_bytes(content)
+        status, _, err = tombola(capsys, "info", directory)
+        assert (status, err.count("\n")) == (2, 1)
+        assert "audit.json is damaged" in err
+    (directory / "audit.json").write_bytes(before)
+
+
+def results(out):
+    return {str(path.relative_to(out)): path.read_bytes() for run in visible(out) for path in run.iterdir()}
+
+
+def test_clean_keeps_results_and_what_an_unfinished_run_needs(capsys, out):
+    (checkpoint,) = (out / ".store").glob("dense-*/checkpoint.pt")
+    before = results(out)
+    # A copy of the directory has no hard links, so that what runs shared lies there for nobody.
+    assert {Path(each["path"]).parent.name for each in as_json(capsys, "clean", out)["deleted"]} == {"shared"}
+    assert checkpoint.exists(), "the drawn one goes on from there"
+    for directory in out.glob("magnitude-*"):
+        shutil.rmtree(directory)
+    before = results(out)
+    said = as_json(capsys, "clean", out, "--dry-run")
+    assert checkpoint.exists()
+    size = size_of(out)
+    cleaned = as_json(capsys, "clean", out)
+    assert cleaned | {"dry_run": True} == said
+    assert str(checkpoint) in [each["path"] for each in cleaned["deleted"]]
+    assert not checkpoint.exists()
+    assert cleaned["bytes"] == size - size_of(out) > 0
+    assert results(out) == before
+    assert as_json(capsys, "clean", out)["deleted"] == []
+
+
+def test_clean_all_deletes_the_store_and_no_result(capsys, original, out):
+    before = results(out)
+    text = tombola(capsys, "clean", out, "--all", "--dry-run")[1]
+    assert (out / ".store").is_dir()
+    assert "would be deleted" in text
+    text = tombola(capsys, "clean", out, "--all")[1]
+    assert str(out / ".store") in text
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+    assert results(out) == before
+    # What can be made again is, to the bit.
+    (directory,) = out.glob("random-0.02-s0-*")
+    expected = contents(directory)
+    assert as_json(capsys, "run", *RANDOM, "--out", out)["repeated"]
+    (directory / "weights.safetensors").unlink()
+    assert not as_json(capsys, "run", *RANDOM, "--out", out)["repeated"]
+    assert contents(directory) == expected
+
+
+def test_clean_refuses_where_there_are_no_runs(capsys, tmp_path):
+    (tmp_path / ".store").mkdir()
+    (tmp_path / ".store" / "precious").write_text("")
+    (tmp_path / "holiday").mkdir()
+    for arguments in ([tmp_path], [tmp_path, "--all"], [tmp_path / "holiday"], [tmp_path / "none"]):
+        status, _, err = tombola(capsys, "clean", *arguments)
+        assert (status, err.count("\n")) == (2, 1)
+    assert (tmp_path / ".store" / "precious").exists()
+
+
+def hold(path, started):
+    with FileLock(path):
+        started.set()
+        time.sleep(60)
+
+
+def test_clean_leaves_alone_what_another_process_works_on(out):
+    for directory in out.glob("magnitude-*"):
+        shutil.rmtree(directory)
+    (checkpoint,) = (out / ".store").glob("dense-*/checkpoint.pt")
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    path = out / ".store" / ".locks" / checkpoint.parent.name
+    process = context.Process(target=hold, args=(path, started))
+    process.start()
+    assert started.wait(60)
+    try:
+        cleaned = clean(out)
+        assert cleaned.busy == (checkpoint.parent.name,)
+        assert checkpoint.exists()
+        with pytest.raises(UsageError, match="another process works below"):
+            clean(out, everything=True)
+    finally:
+        process.kill()
+        process.join()
+    assert clean(out).busy == ()
+    assert not checkpoint.exists()
+
+
+def test_clean_follows_no_links(out, tmp_path):
+    elsewhere = shutil.copytree(out, tmp_path / "elsewhere")
+    shutil.rmtree(out / ".store")
+    (out / "link").symlink_to(elsewhere)
+    clean(out, everything=True)
+    assert (elsewhere / ".store").is_dir()
+
+
+def test_an_interrupted_run_survives_cleaning(original, tmp_path, monkeypatch):
+    config = read_config(next(original.glob("random-0.02-s0-*")))
+    config = replace(config, seed=5)
+    from tombola.progress import Silent
+
+    expected = contents(pipeline.run(config, tmp_path / "straight", Silent()).directory)
+
+    def dying(stage, state):
+        original_checkpoint(stage, state)
+        if stage.directory.name.startswith("train"):
+            raise Killed
+
+    original_checkpoint = DiskStage.checkpoint
+    monkeypatch.setattr(DiskStage, "checkpoint", dying)
+    with pytest.raises(Killed):
+        pipeline.run(config, tmp_path / "killed", Silent(), checkpoint_seconds=0)
+    monkeypatch.undo()
+    (entry,) = entries(tmp_path / "killed")
+    assert entry.state == "drawn"
+    clean(tmp_path / "killed")
+    assert contents(pipeline.run(config, tmp_path / "killed", Silent()).directory) == expected
+
+
+def test_ltr_leaves_no_empty_stage(capsys, tmp_path):
+    options = [*QUICK, "--finder", "ltr", "--steps", "null", "--density", "0.8", "--out", tmp_path]
+    assert tombola(capsys, "run", *options)[0] == 0
+    stages = [path for path in (tmp_path / ".store").iterdir() if path.name not in {".locks", "shared"}]
+    assert stages
+    assert all(list(stage.glob("*.pt")) for stage in stages)
+    assert not list((tmp_path / ".store").glob("draw-*"))
+
+
+def test_a_finished_run_keeps_little_twice(capsys, tmp_path):
+    """No checkpoint; trained tickets compressed; the weights that all runs of a seed start from once."""
+    for density in ("0.02", "0.05"):
+        assert tombola(capsys, "run", *RANDOM, "--density", density, "--out", tmp_path)[0] == 0
+    one, other = (path / "start.safetensors" for path in visible(tmp_path))
+    assert one.samefile(other)
+    assert not list((tmp_path / ".store").rglob("checkpoint.pt"))
+    for path in (tmp_path / ".store").glob("train-*/trained.pt"):
+        assert path.stat().st_size < one.stat().st_size / 4
+    scores = one.with_name("scores.safetensors")
+    assert scores.stat().st_size < one.stat().st_size, "float32"
+
+
+def test_sizes_in_words():
+    assert [size_words(size) for size in (0, 999, 1000, 311_000_000)] == ["0 bytes", "999 bytes", "1 kB", "311 MB"]
