@@ -2,6 +2,10 @@
 
 import sys
 
-from tombola.cli.main import main
+from tombola import alive
+
+alive.guard()
+
+from tombola.cli.main import main  # noqa: E402 - Ctrl-C is quiet from here on
 
 sys.exit(main())

@@ -162,9 +162,8 @@ class Cell:
             config.download,
             Normalisation(config.mean, config.std),
             config.image_size,
+            config.train_samples,
         )
-        if config.train_samples is not None:
-            splits = splits.with_training(config.train_samples)
         _training_feed(config, splits)  # refuses what the augmentation cannot change
         model = _initial_model(config, splits, config.seed, "model")
         runtime = Runtime.choose(model, config.device, config.precision, config.layout)

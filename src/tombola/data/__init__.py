@@ -4,8 +4,9 @@ from tombola.data.arrays import ArrayFeed, Arrays
 from tombola.data.augmentation import AUGMENTATIONS, FlipCrop
 from tombola.data.feeds import Feed, Item, ListFeed, Recall, StreamFeed, forever
 from tombola.data.given import feed_of
+from tombola.data.kept import load, shared
 from tombola.data.samples import Samples
-from tombola.data.sources import DATASETS, load
+from tombola.data.sources import DATASETS
 from tombola.data.splits import Normalisation, Split, Splits
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "feed_of",
     "forever",
     "load",
+    "shared",
 ]

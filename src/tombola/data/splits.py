@@ -5,7 +5,6 @@ from functools import cached_property
 from typing import Protocol
 
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from tombola.data.arrays import Arrays, channel_statistics
@@ -102,6 +101,8 @@ def stratified(targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
         raise UsageError(
             f"--held-out {share} of {len(targets)} training images leaves a side without one of each class"
         )
+    from sklearn.model_selection import train_test_split  # which takes a second to load
+
     first, second = train_test_split(
         torch.arange(len(targets)).numpy(),
         test_size=share,

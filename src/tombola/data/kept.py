@@ -1,0 +1,64 @@
+"""Datasets that the cells of a study share: loaded once in a process, and with them their fingerprints."""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tombola.data import sources
+from tombola.data.splits import Normalisation, Splits
+
+# A study has one dataset; two where it is looked at beside another.
+MOST = 2
+_shared: OrderedDict[Hashable, Splits] | None = None
+
+
+@contextmanager
+def shared() -> Iterator[None]:
+    """Load each dataset once inside the block, as long as its files stay as they are.
+
+    Outside of such a block every `load` reads anew: data of the user's own may come from anywhere.
+    """
+    global _shared
+    before = _shared
+    _shared = OrderedDict() if before is None else before
+    try:
+        yield
+    finally:
+        _shared = before
+
+
+def load(
+    name: str,
+    data_dir: Path | None = None,
+    held_out: float = 0.1,
+    download: bool = False,
+    normalisation: Normalisation | None = None,
+    image_size: int | None = None,
+    train_samples: int | None = None,
+) -> Splits:
+    """Return what `sources.load` does, once for all inside of `shared()`.
+
+    train_samples: see `Splits.with_training`; None: all.
+    """
+    key = (name, data_dir, held_out, download, normalisation, image_size, train_samples, _stamp(data_dir))
+    if _shared is not None and key in _shared:
+        _shared.move_to_end(key)
+        return _shared[key]
+    found = sources.load(name, data_dir, held_out, download, normalisation, image_size)
+    if train_samples is not None:
+        found = found.with_training(train_samples)
+    if _shared is not None:
+        _shared[(*key[:-1], _stamp(data_dir))] = found  # a download or a cache may have come to lie there
+        while len(_shared) > MOST:
+            _shared.popitem(last=False)
+    return found
+
+
+def _stamp(folder: Path | None) -> tuple[tuple[str, int, int], ...]:
+    """Return names, sizes and times of change of what lies in a folder, down to class folders, not of each image."""
+    if folder is None or not folder.is_dir():
+        return ()
+    paths = sorted((folder, *folder.glob("*"), *folder.glob("*/*")))
+    found = [(path, path.stat()) for path in paths if path.exists()]
+    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found)
