@@ -4,8 +4,8 @@ import sys
 
 from tombola import alive
 
-alive.guard()
+alive.guard()  # before anything else is imported
 
-from tombola.cli.main import main  # noqa: E402 - Ctrl-C is quiet from here on
+from tombola.cli.main import main
 
 sys.exit(main())

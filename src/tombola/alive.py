@@ -3,9 +3,14 @@
 import os
 import signal
 import sys
-import threading
-from types import FrameType
-from typing import TextIO
+from contextlib import suppress
+
+# The first thing that the command line loads, so that no more of the standard library is loaded than it needs.
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import TextIO
 
 # On a terminal the line comes at once where a command's options are read, and at the latest after so many seconds.
 TERMINAL_SECONDS = 0.3
@@ -16,7 +21,9 @@ PIPE_SECONDS = 2.0
 class _Waiting:
     """The time between a command's start and the first thing that it shows itself."""
 
-    def __init__(self, command: str, stream: TextIO, works: bool) -> None:
+    def __init__(self, command: str, stream: "TextIO", works: bool) -> None:
+        import threading
+
         self._stream = stream
         self._words = f"{command}: loading PyTorch"
         self._on_terminal = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
@@ -84,9 +91,9 @@ def guard() -> None:
     A KeyboardInterrupt in there would come out as a traceback, or as the error of whatever was being imported. Handlers
     that others have set stay.
     """
-    mine = threading.current_thread() is threading.main_thread()
-    if mine and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupted)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with suppress(ValueError):  # in a thread, which Ctrl-C does not reach
+            signal.signal(signal.SIGINT, _interrupted)
 
 
 def unguard() -> None:
@@ -95,7 +102,7 @@ def unguard() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _interrupted(number: int, frame: FrameType | None) -> None:
+def _interrupted(number: int, frame: "FrameType | None") -> None:
     while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
     if frame is None or (_waiting is None and "torch" in sys.modules):

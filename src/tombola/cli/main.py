@@ -1,15 +1,20 @@
 """`tombola COMMAND ...`: finds the command, imports it alone, and turns errors into one sentence."""
 
-import errno
 import os
 import sys
+
+from tombola import alive
+
+if os.path.basename(sys.argv[0]) == "tombola":  # the installed command, for which Ctrl-C is quiet from here on
+    alive.guard()
+
+import errno
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TextIO
 
-from tombola import alive
 from tombola.errors import TicketWarning, TombolaError, UsageError, in_words, lacks_memory
 from tombola.literal import literal
 from tombola.version import __version__

@@ -128,12 +128,25 @@ def print_table(table: Table) -> None:
 def show_text(text: str) -> None:
     """Print a text on one line; a terminal that is narrower has it wrapped at words."""
     alive.end()
-    console, line = Console(soft_wrap=True), Text(literal(text))
-    room = terminal_width()
-    # A word longer than a line, such as a path, is left to the terminal, from which it can then be copied whole.
-    for part in [line] if room is None else line.wrap(console, room, overflow="ignore"):
-        part.rstrip()
-        console.print(part)
+    console, line, room = Console(soft_wrap=True), literal(text), terminal_width()
+    for part in [line] if room is None else _wrapped(line, room):
+        console.print(Text(part))
+
+
+def _wrapped(line: str, room: int) -> list[str]:
+    """Cut a line between words into parts of at most `room` cells.
+
+    A word that is longer, such as a path, stays whole: from a terminal, which folds it, it can then be copied.
+    """
+    first, *words = line.split(" ")
+    parts = [first]
+    for word in words:
+        longer = f"{parts[-1]} {word}"
+        if cell_len(longer) <= room:
+            parts[-1] = longer
+        else:
+            parts.append(word)
+    return parts
 
 
 def show_lines(text: str) -> None:
