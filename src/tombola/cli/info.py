@@ -40,10 +40,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("ticket", type=str, help="ticket file, or run directory")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     options = parse(parser, arguments)
+    directory, path = run_and_ticket(options.ticket)
 
     from tombola.ticket import Ticket
 
-    directory, path = run_and_ticket(options.ticket)
     ticket = Ticket.load(path)
     result = _result(directory) if Path(options.ticket).is_dir() else {}
     provenance = ticket.provenance.to_dict() if ticket.provenance else {}

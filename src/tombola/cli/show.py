@@ -118,19 +118,26 @@ def show_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[objec
 
 
 def print_table(table: Table) -> None:
-    """Print a table as wide as it was made."""
+    """Print a table as wide as it was made, its title on lines of their own, which may be wider."""
+    title, table.title = table.title, None
     alive.end()
+    if title:
+        show_literal(str(title), "bold")
     width = sum(column.width or 0 for column in table.columns) + 3 * len(table.columns) + 1
-    title = table.title.cell_len if isinstance(table.title, Text) else 0
-    Console(width=terminal_width() or max(width, title, 80)).print(table)
+    Console(width=terminal_width() or max(width, 80)).print(table)
 
 
-def show_text(text: str) -> None:
+def show_text(text: str, style: str = "") -> None:
     """Print a text on one line; a terminal that is narrower has it wrapped at words."""
+    show_literal(literal(text), style)
+
+
+def show_literal(line: str, style: str = "") -> None:
+    """Do the same with what is literal already."""
     alive.end()
-    console, line, room = Console(soft_wrap=True), literal(text), terminal_width()
+    console, room = Console(soft_wrap=True), terminal_width()
     for part in [line] if room is None else _wrapped(line, room):
-        console.print(Text(part))
+        console.print(Text(part, style))
 
 
 def _wrapped(line: str, room: int) -> list[str]:
