@@ -41,18 +41,23 @@ def load(
 
     train_samples: see `Splits.with_training`; None: all.
     """
-    key = (name, data_dir, held_out, download, normalisation, image_size, train_samples, _stamp(data_dir))
-    if _shared is not None and key in _shared:
-        _shared.move_to_end(key)
-        return _shared[key]
-    found = sources.load(name, data_dir, held_out, download, normalisation, image_size)
-    if train_samples is not None:
-        found = found.with_training(train_samples)
-    if _shared is not None:
-        _shared[(*key[:-1], _stamp(data_dir))] = found  # a download or a cache may have come to lie there
+
+    def read() -> Splits:
+        found = sources.load(name, data_dir, held_out, download, normalisation, image_size)
+        return found if train_samples is None else found.with_training(train_samples)
+
+    if _shared is None:
+        return read()
+    key = (name, data_dir, held_out, download, normalisation, image_size, train_samples)
+    before = (*key, _stamp(data_dir))
+    if before not in _shared:
+        found = read()
+        _shared[(*key, _stamp(data_dir))] = found  # a download or a cache may have come to lie there
         while len(_shared) > MOST:
             _shared.popitem(last=False)
-    return found
+        return found
+    _shared.move_to_end(before)
+    return _shared[before]
 
 
 def _stamp(folder: Path | None) -> tuple[tuple[str, int, int], ...]:
