@@ -4,11 +4,14 @@ The public names are looked up on first use (PEP 562), so `import tombola` itsel
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from tombola.version import __version__
 
+TYPE_CHECKING = False  # for type checkers it is true; `typing` itself is a third of what the command line loads
+
 if TYPE_CHECKING:
+    from typing import Any
+
     from tombola.api import Sparsified, draw, preview, sparsify
     from tombola.controllers import GradBalance, Lagrangian, ProportionalBalance
     from tombola.errors import SearchError, TicketWarning, TombolaError, UsageError
@@ -66,7 +69,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name in _MODULES:
         return import_module(f"tombola.{name}")
     if name not in _HOMES:

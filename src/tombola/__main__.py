@@ -2,6 +2,10 @@
 
 import sys
 
+from tombola import alive
+
+alive.guard()  # before anything else is imported
+
 from tombola.cli.main import main
 
 sys.exit(main())

@@ -109,9 +109,8 @@ class Cell:
     @classmethod
     def prepare(cls, config: RunConfig) -> "Cell":
         """Load the data and build the model of a resolved configuration; raises UsageError if they do not fit."""
-        splits = load(config.data, config.held_out, Normalisation(config.mean, config.std), config.image_size)
-        if config.train_samples is not None:
-            splits = splits.with_training(config.train_samples)
+        normalisation = Normalisation(config.mean, config.std)
+        splits = load(config.data, config.held_out, normalisation, config.image_size, config.train_samples)
         _training_feed(config, splits)  # refuses what the augmentation cannot change
         model = _initial_model(config, splits, config.seed, "model")
         runtime = Runtime.choose(model, config.device, config.precision, config.layout)

@@ -142,7 +142,9 @@ def clean(out: Path, everything: bool = False, dry: bool = False) -> Cleaned:
     with ExitStack() as held:
         busy = _hold(store, held)
         if everything and busy:
-            raise UsageError(f"--all: another process works below {out} ({', '.join(busy)}); nothing was deleted")
+            raise UsageError(
+                f"another process works below {out} ({', '.join(busy)}); nothing was deleted", option="all"
+            )
         found = [partial for directory in (out, *runs) for partial in sweep(directory, dry)]
         if store.is_dir():
             found += _delete_store(store, dry) if everything else _thin(store, busy, _is_unfinished(runs), dry)

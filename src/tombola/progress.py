@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from statistics import median
 from types import TracebackType
 from typing import Protocol, TextIO
 
@@ -11,6 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
+from rich.text import Text
+
+from tombola import alive
+from tombola.literal import literal
 
 
 class Tracker(Protocol):
@@ -59,21 +64,21 @@ class Silent:
 class _BarTracker:
     def __init__(self, bars: RichProgress, title: str, total: int, done: int) -> None:
         self._bars = bars
-        self._task = bars.add_task(title, total=total, completed=done, note="")
+        self._task = bars.add_task(literal(title), total=total, completed=done, note="")
 
     def remove(self) -> None:
         """Take the bar away."""
         self._bars.remove_task(self._task)
 
     def update(self, done: int, note: str = "") -> None:
-        fields = {"note": note} if note else {}
+        fields = {"note": literal(note)} if note else {}
         self._bars.update(self._task, completed=done, **fields)  # type: ignore[arg-type]
 
 
 def bars_for(console: Console) -> RichProgress:
     """Return bars narrow enough that count and ETA survive 80 columns; only the note gives way."""
     columns = (
-        TextColumn("{task.description}", table_column=Column(width=16, no_wrap=True)),
+        TextColumn("{task.description}", markup=False, table_column=Column(width=16, no_wrap=True)),
         BarColumn(bar_width=12),
         TextColumn("{task.completed}/{task.total}", table_column=Column(no_wrap=True)),
         TimeRemainingColumn(table_column=Column(width=7, no_wrap=True)),
@@ -103,12 +108,14 @@ class Bars:
     @contextmanager
     def track(self, title: str, total: int, done: int = 0) -> Iterator[Tracker]:
         """Show one bar until the work ends."""
+        alive.end()
         with bars_for(self._console) as bars:
             yield _BarTracker(bars, title, total, done)
 
     def say(self, text: str) -> None:
         """Print one line above the bars."""
-        self._console.print(text, highlight=False, markup=False)
+        alive.end()
+        self._console.print(Text(literal(text)))
 
 
 class _LineTracker:
@@ -124,7 +131,9 @@ class _LineTracker:
         self._shown = now
         left = (now - self._since) / max(done - self._first, 1) * (self._total - done)
         ending = f"{left:.0f} s left" if done < self._total else f"done in {now - self._since:.1f} s"
-        print(f"{self._title}: {done}/{self._total}, {ending} {note}".rstrip(), file=self._stream, flush=True)
+        alive.end()
+        line = literal(f"{self._title}: {done}/{self._total}, {ending} {note}".rstrip())
+        print(line, file=self._stream, flush=True)
 
 
 class Lines:
@@ -141,10 +150,33 @@ class Lines:
 
     def say(self, text: str) -> None:
         """Write one line."""
-        print(text, file=self._stream, flush=True)
+        alive.end()
+        print(literal(text), file=self._stream, flush=True)
 
 
 def progress_on(stream: TextIO | None = None) -> Progress:
     """Return the progress display that fits a stream, standard error by default."""
     stream = stream or sys.stderr
     return Bars(Console(file=stream)) if stream.isatty() else Lines(stream)
+
+
+def expected_time(parts: Mapping[str, tuple[Sequence[float], int]]) -> str:
+    """Return what a piece of work will take, in one line such as "about 62 minutes: pretraining 1, search 58, ...".
+
+    parts: by name, the seconds that a few steps took, of which the median counts, and how many steps there will be.
+    """
+    seconds = {name: median(measured) * steps for name, (measured, steps) in parts.items()}
+    total = sum(seconds.values())
+    unit, length, digits = next(each for each in _UNITS if total < 120 * each[1] or each is _UNITS[-1])
+
+    def said(part: float) -> str:
+        value = round(part / length, digits)
+        return f"{value:.{digits}f}" if value or not part else f"under {10**-digits:g}"
+
+    words = f"about {said(total)} {unit}"
+    return (
+        f"{words}: {', '.join(f'{name} {said(part)}' for name, part in seconds.items())}" if len(parts) > 1 else words
+    )
+
+
+_UNITS = (("seconds", 1.0, 0), ("minutes", 60.0, 0), ("hours", 3600.0, 1))

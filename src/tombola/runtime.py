@@ -5,9 +5,11 @@ model and the size of its images, never at a clock. docs/performance.md says wha
 CPU has instructions for bf16; where it has none, bf16 is emulated and slower than float32.
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -59,9 +61,47 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def _is_tensor(part: Any) -> bool:
+    return isinstance(part, Tensor)
+
+
+def changed(data: Any, wanted: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:
+    """Return nested data with its wanted parts changed: of lists, tuples, mappings and dataclasses, whose kind stays.
+
+    Everything else is the same object as before.
+    """
+    if wanted(data):
+        return change(data)
+    if is_dataclass(data) and not isinstance(data, type):
+        return _changed_fields(data, wanted, change)
+    if isinstance(data, Mapping):
+        found = {key: changed(value, wanted, change) for key, value in data.items()}
+        kind: Any = type(data)
+        return kind(data.default_factory, found) if isinstance(data, defaultdict) else kind(found)
+    if isinstance(data, Sequence) and not isinstance(data, str | bytes | range):
+        parts = [changed(part, wanted, change) for part in data]
+        kind = type(data)
+        return kind(*parts) if hasattr(data, "_fields") else kind(parts)
+    return data
+
+
+def _changed_fields(data: Any, wanted: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:
+    found = copy.copy(data)
+    for field in fields(data):
+        value = changed(getattr(data, field.name), wanted, change)
+        try:
+            setattr(found, field.name, value)
+        except FrozenInstanceError:
+            object.__setattr__(found, field.name, value)
+    for name, attribute in vars(type(data)).items():
+        if isinstance(attribute, cached_property):
+            vars(found).pop(name, None)  # it was made of the parts as they were
+    return found
+
+
 @dataclass(frozen=True)
 class Runtime:
-    """A device, a precision (lightning-fabric's name for it) and a memory layout."""
+    """A device, a precision ("32-true" or "bf16-mixed") and a memory layout."""
 
     device: torch.device
     precision: str = "32-true"
@@ -86,18 +126,11 @@ class Runtime:
             layout = "channels-last" if convolutional else "contiguous"
         return cls(where, precision, layout)
 
-    @cached_property
-    def _plugin(self) -> Any:
-        # Fabric's precision classes without a Fabric: no strategy, no process group, no log lines.
-        from lightning_fabric.plugins.precision import MixedPrecision, Precision
-
-        if self.precision == "32-true":
-            return Precision()
-        return MixedPrecision("bf16-mixed", device=self.device.type)
-
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which networks run forward."""
-        return self._plugin.forward_context()
+        if self.precision == "32-true":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model that is ours to change to the device and the memory layout."""
@@ -111,11 +144,13 @@ class Runtime:
 
     def move(self, batch: Any) -> Any:
         """Return the batch on the device, images in the memory layout of the runtime."""
-        from lightning_fabric.utilities.apply_func import move_data_to_device
-        from lightning_utilities.core.apply_func import apply_to_collection
+        batch = changed(batch, lambda part: callable(getattr(type(part), "to", None)), self._moved)
+        return changed(batch, _is_tensor, self._lay_out) if self.layout == "channels-last" else batch
 
-        batch = move_data_to_device(batch, self.device)
-        return apply_to_collection(batch, Tensor, self._lay_out) if self.layout == "channels-last" else batch
+    def _moved(self, part: Any) -> Any:
+        waits = self.device.type == "cpu" or not isinstance(part, Tensor)
+        found = part.to(self.device) if waits else part.to(self.device, non_blocking=True)
+        return part if found is None else found  # an object of one's own may move in place
 
     def _lay_out(self, tensor: Tensor) -> Tensor:
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor

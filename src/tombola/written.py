@@ -25,6 +25,8 @@ def from_text(text: str, kind: Any) -> Any:
     """Return what a text means as an option of some type; raises ValueError where it cannot be one."""
     if fits(text, kind):
         return text
+    if not text.strip():
+        raise ValueError(text)
     if text.strip().lower() in {"none", "null"} and is_optional(kind):
         return None
     if get_origin(kind) is tuple:

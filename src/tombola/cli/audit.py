@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
-from tombola.cli.options import add_ticket_options, is_run, make_parser
+from tombola.cli.options import add_ticket_options, is_run, make_parser, out_directory
 from tombola.cli.runs import configure_for_ticket
 from tombola.cli.show import show_json, show_table, show_text
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     in_run = is_run(directory)
     start, scores = directory / "start.safetensors", directory / "scores.safetensors"
     weights = Path(options.weights) if options.weights else start if in_run and start.is_file() else None
-    out = Path(options.out) if options.out else directory.parent if in_run else Path("runs")
+    out = out_directory(options) if options.out else directory.parent if in_run else Path("runs")
 
     from tombola.audit import audit
     from tombola.progress import progress_on

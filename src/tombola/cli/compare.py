@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from tombola.cli.board import board
+from tombola.cli.board import Later, board
 from tombola.cli.options import add_output_options, make_parser, out_directory, split_list
 from tombola.cli.runs import configure_many
-from tombola.cli.show import print_table, show_json, show_table, show_text
+from tombola.cli.show import Column, fitted_table, print_table, show_json, show_table, show_text, terminal_width
 from tombola.errors import UsageError
 from tombola.parts import written_name
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     options, layers, densities = configure_many(parser, arguments)
     out = out_directory(options)
 
-    from tombola.studies import failures, plan, read_dynamics, run_all, tabulate
+    from tombola.studies import plan, read_dynamics, run_all, summary, tabulate, write_tables
     from tombola.studies.figure import check_picture, draw_study
 
     if options.plot:
@@ -56,83 +56,67 @@ def main(arguments: Sequence[str]) -> int:
             members,
             out,
             shown,
-            lambda found: shown.show(_table(title, tabulate(found), finders[0])),
+            lambda found: shown.show(Later(lambda width: _table(title, tabulate(found), finders[0], width)[0])),
             [read_dynamics] if options.dynamics else [],
         )
     rows = tabulate(outcomes)
     if not rows:
         raise UsageError(f"--finders: every cell failed; the first said: {outcomes[0].failure}")
-    dense = _dense(outcomes)
-    failed = failures(outcomes)
-    status = 1 if failed else 0
+    found = summary(rows, outcomes)
+    write_tables(rows, found, finders[0], out)
+    status = 1 if found["failures"] else 0
     if options.plot:
-        draw_study(rows, dense, Path(options.plot))
+        draw_study(rows, found["dense_test_accuracy_mean"], Path(options.plot))
     if options.json:
-        show_json(
-            {
-                "rows": [row.to_dict() for row in rows],
-                "dense_test_accuracy_mean": dense,
-                "failures": failed,
-            }
-        )
+        show_json(found)
         return status
-    print_table(_table(title, rows, finders[0]))
-    _explain(rows, dense, outcomes)
+    table, left_out = _table(title, rows, finders[0], terminal_width())
+    print_table(table)
+    if left_out:
+        show_text(f"There is no room for {', '.join(left_out)}; {out / 'table.csv'} has them.")
+    _explain(rows, found["dense_test_accuracy_mean"], outcomes, left_out)
     _show_objectives(rows)
     _show_dynamics(rows)
     return status
 
 
-def _table(title: str, rows: "Sequence[Row]", first: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    columns = (
-        "finder",
-        "density",
-        "kept",
-        "test accuracy",
-        "n",
-        "seconds",
-        "dense trainings",
-        "LTR takes",
-        f"{first} is",
-    )
-    for number, column in enumerate(columns):
-        # Names may be long and fold; figures are never cut.
-        table.add_column(column, justify="right" if number else "left", no_wrap=bool(number), overflow="fold")
+def _table(title: str, rows: "Sequence[Row]", first: str, width: int | None) -> tuple[Table, list[str]]:
+    """Return the table for a terminal of some width, and the titles of the columns for which it has no room."""
     ahead = {row.density: row for row in rows if row.finder == first}
-    for row in rows:
-        gain = ahead[row.density].differences.get(row.finder) if row.density in ahead else None
-        table.add_row(
-            row.finder,
-            f"{100 * row.density:.4g} %",
-            f"{row.kept:,}",
-            f"{row.accuracy} %",
-            f"{row.accuracy.n}",
-            f"{row.seconds:,.1f}",
-            "" if row.dense_equivalents is None else f"{row.dense_equivalents:.2f}",
-            "" if row.speed_up is None else f"{row.speed_up:.1f} x as long",
-            "" if gain is None else f"{gain[0].verdict} ({gain[0].summary.mean:+.2f})",
-        )
-    return table
+    gains = [ahead[row.density].differences.get(row.finder) if row.density in ahead else None for row in rows]
+    columns = (
+        Column("finder", tuple(row.finder for row in rows)),
+        Column("density", tuple(f"{100 * row.density:.4g} %" for row in rows)),
+        Column("kept", tuple(f"{row.kept:,}" for row in rows), 3),
+        Column("test accuracy", tuple(f"{row.accuracy} %" for row in rows)),
+        Column("n", tuple(f"{row.accuracy.n}" for row in rows), 1),
+        Column("seconds", tuple(f"{row.seconds:,.1f}" for row in rows), 2),
+        Column(
+            "dense trainings",
+            tuple("" if row.dense_equivalents is None else f"{row.dense_equivalents:.2f}" for row in rows),
+            5,
+        ),
+        Column("LTR takes", tuple("" if not row.speed_up else f"{row.speed_up:.1f} x as long" for row in rows), 4),
+        Column(
+            f"{first} is",
+            tuple("" if gain is None else f"{gain[0].verdict} ({gain[0].summary.mean:+.2f})" for gain in gains),
+        ),
+    )
+    return fitted_table(title, columns, width)
 
 
-def _dense(outcomes: "Sequence[Outcome]") -> float:
-    """Return the dense network's mean accuracy, one figure a seed."""
-    by_seed = {o.member.config.seed: o.values["dense_test_accuracy"] for o in outcomes if o.values is not None}
-    return sum(by_seed.values()) / len(by_seed)
-
-
-def _explain(rows: "Sequence[Row]", dense: float, outcomes: "Sequence[Outcome]") -> None:
+def _explain(rows: "Sequence[Row]", dense: float, outcomes: "Sequence[Outcome]", left_out: Sequence[str]) -> None:
     show_text(
         f"dense network: {dense:.2f} %. seconds, and dense trainings' worth of work, count from the initial weights on."
     )
-    show_text(
-        "The last column says what the first finder is beside this one, by the 95 % interval of its gain, paired by "
-        "seed and holding over all densities together: better, worse, not worse (by half a point), or undecided."
-    )
+    if len({row.finder for row in rows}) > 1:
+        show_text(
+            "The last column says what the first finder is beside this one, by the 95 % interval of its gain, paired "
+            "by seed and holding over all densities together: better, worse, not worse (by half a point), or undecided."
+        )
     from tombola.studies import failures
 
-    if any(row.speed_up for row in rows):
+    if any(row.speed_up for row in rows) and "LTR takes" not in left_out:
         show_text("LTR takes: its seconds over the finder's, where the finder's mean accuracy is at least LTR's.")
     if any(row.accuracy.indicative for row in rows):
         show_text("Fewer than 5 seeds: indicative.")

@@ -2,9 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from tombola.cli.options import make_parser, parse
+from tombola.cli.options import make_parser, out_directory, parse
 from tombola.cli.show import cells_table, show_json, show_text
 from tombola.config import built, load_preset
 
@@ -20,17 +19,18 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=str, default="demo", help="directory for the results")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     options = parse(parser, arguments)
+    out = out_directory(options)
 
     from tombola.pipeline import run
     from tombola.progress import progress_on
 
     progress, preset = progress_on(sys.stderr), load_preset("digits")
-    results = [run(built([preset, {"finder": finder}]), Path(options.out), progress) for finder in ("cts", "random")]
+    results = [run(built([preset, {"finder": finder}]), out, progress) for finder in ("cts", "random")]
     if options.json:
         show_json({result.values["finder"]: dict(result.values) for result in results})
         return
     if all(result.repeated for result in results):
-        show_text(f"The demo was finished already; these are its results, kept in {options.out}/")
+        show_text(f"The demo was finished already; these are its results, kept in {out}/")
     cells_table("64-300-100-10 network, scikit-learn's digits, one seed", [result.values for result in results])
     show_text("seconds: from the initial weights on; a ticket's include pretraining, search and training.")
     show_text(f"tombola info {results[0].values['ticket']}  shows the ticket layer by layer.")

@@ -19,11 +19,11 @@ def main(arguments: Sequence[str]) -> None:
     add_ticket_options(parser, "to prune")
     parser.add_argument("--out", type=str, default="plain.safetensors", help="file to write, .safetensors or .pt")
     options = parse(parser, arguments)
+    directory, path = run_and_ticket(options.ticket)
 
     from tombola.models import read_weights, write_weights
     from tombola.ticket import Ticket, pruned_state
 
-    directory, path = run_and_ticket(options.ticket)
     ticket = Ticket.load(path)
     weights = weights_for(options.weights, directory)
     out = Path(options.out)

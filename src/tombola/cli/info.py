@@ -1,6 +1,6 @@
 """`tombola info`: what is in a ticket."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,20 @@ _FIGURES = {
     "test_accuracy": "test accuracy (%)",
     "dense_test_accuracy": "dense network's test accuracy (%)",
     "seconds": "seconds",
+}
+# Where in training a ticket is drawn.
+_PLACES = {
+    "init": "the initial weights",
+    "rewind": "the rewind point",
+    "trained": "the trained network",
+    "given": "weights that were given",
+}
+# What is known of an objective: of the hard ticket before its training, and of the masks that a search sampled.
+_OBJECTIVE = {
+    "hard": "of the ticket before training",
+    "held_out": "of it on held-out data",
+    "soft": "of the sampled masks at the search's end",
+    "first": "at its beginning",
 }
 
 
@@ -29,10 +43,10 @@ def main(arguments: Sequence[str]) -> None:
     if (Path(options.ticket) / "audit.json").is_file():
         _show_audit(Path(options.ticket), options.json)
         return
+    directory, path = run_and_ticket(options.ticket)
 
     from tombola.ticket import Ticket
 
-    directory, path = run_and_ticket(options.ticket)
     ticket = Ticket.load(path)
     result = _result(directory) if Path(options.ticket).is_dir() else {}
     provenance = ticket.provenance.to_dict() if ticket.provenance else {}
@@ -74,9 +88,8 @@ def main(arguments: Sequence[str]) -> None:
     for key, words in _FIGURES.items():
         if isinstance(result.get(key), int | float):
             show_text(f"{words}: {result[key]:.2f}")
-    for key in ("finder", "objective", "at", "epoch", "seed", "version", "cost", "teacher", "warnings", "weights"):
-        if provenance.get(key) not in (None, "", [], {}):
-            show_text(f"{key}: {_plain(provenance[key])}")
+    for line in _origin(provenance):
+        show_text(line)
 
 
 def _result(directory: Path) -> dict[str, Any]:
@@ -104,9 +117,55 @@ def _show_audit(directory: Path, as_json: bool) -> None:
     show_table(str(directory), ("check", "verdict", "test accuracies (%)"), [own, *rows])
 
 
+def _origin(provenance: Mapping[str, Any]) -> Iterator[str]:
+    """Give what a ticket's provenance says in lines to read; nothing for what it does not say."""
+    if not provenance:
+        yield "nothing is known of where this ticket comes from"
+        return
+    yield f"finder: {_finder(provenance['finder'])}"
+    epoch = provenance["epoch"]
+    where = _PLACES.get(str(provenance["at"]), str(provenance["at"]))
+    after = f", after {epoch} epoch{'s' if epoch != 1 else ''} of dense training" if epoch else ""
+    yield f"drawn: at {where}{after}, with seed {provenance['seed']}, by tombola {provenance['version']}"
+    values = provenance["objective"]
+    if values:
+        figures = [
+            f"{_number(values[key])} {words}" for key, words in _OBJECTIVE.items() if values.get(key) is not None
+        ]
+        yield f"objective: {values.get('name', 'unnamed')}{', '.join(figures) and ': '}{', '.join(figures)}"
+    cost = provenance["cost"]
+    yield (
+        f"cost: {cost['seconds']:,.1f} seconds from the initial weights on; "
+        f"{cost['forward']:,} samples forward, {cost['backward']:,} backward"
+    )
+    if provenance["teacher"]:
+        yield f"teacher: {provenance['teacher']}"
+    for warning in provenance["warnings"]:
+        yield f"warning: {warning}"
+
+
+def _finder(described: Mapping[str, Any]) -> str:
+    """Return a finder's name, with the options that are not as by default; all of them of a finder that is not ours."""
+    from tombola.finders import FINDERS
+    from tombola.parts import describe
+
+    name = str(described.get("name", "unnamed"))
+    usual = describe(FINDERS.known[name]) if name in FINDERS else {}
+    differing = {key: value for key, value in described.items() if key != "name" and usual.get(key, ...) != value}
+    options = ", ".join(f"{key.replace('_', ' ')} {_plain(value)}" for key, value in differing.items())
+    if name not in FINDERS:
+        return f"{name}, of one's own{options and ': '}{options}"
+    return f"{name}, with {options}; otherwise by default" if options else f"{name}, by default"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
 def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items() if inner not in ("", [], {}))
+    if isinstance(value, Mapping):
+        inner = " ".join(f"{key} {_plain(part)}" for key, part in value.items() if key != "name")
+        return f"{value.get('name', '')} ({inner})" if inner else str(value.get("name", ""))
     if isinstance(value, list):
-        return "; ".join(map(_plain, value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+        return " and ".join(map(_plain, value)) or "none"
+    return _number(value)

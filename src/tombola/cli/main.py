@@ -2,11 +2,21 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from importlib import import_module
 
-from tombola import process
-from tombola.errors import TombolaError, UsageError, in_words, lacks_memory
+from tombola import alive
+
+if os.path.basename(sys.argv[0]) == "tombola":  # the installed command, for which Ctrl-C is quiet from here on
+    alive.guard()
+
+import errno
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TextIO
+
+from tombola.errors import TicketWarning, TombolaError, UsageError, in_words, lacks_memory
+from tombola.literal import literal
 from tombola.version import __version__
 
 COMMANDS = {
@@ -23,7 +33,10 @@ COMMANDS = {
     "clean": "delete what can be made again",
     "demo": "draw a 98 % sparse ticket from a digits classifier, beside a random one",
 }
-
+# Those that do something which takes time, and show how far they are.
+_WORKING = ("run", "compare", "audit", "draw", "train", "evaluate", "demo")
+# What no disk can have: names that were given, not a failure.
+_BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
 
 TOO_LARGE = "the memory does not suffice; less takes a smaller --batch-size, --search-batch-size, --image-size or model"
 
@@ -46,12 +59,56 @@ def _worded(error: TombolaError) -> str:
     return " ".join(str(error).split())
 
 
+@contextmanager
+def _warned_in_words(command: str) -> Iterator[None]:
+    """Show a ticket's warnings like errors, on one line each; those of other packages as they are."""
+    show = warnings.showwarning
+
+    def shown(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, TicketWarning):
+            _complain(command, f"warning: {message}")
+        else:
+            alive.end()
+            show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = shown
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+
+
+def _complain(command: str, text: str) -> None:
+    """Write one line to standard error."""
+    alive.end()
+    print(f"tombola {command}: {literal(text)}", file=sys.stderr)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 for a failure, 2 for bad input, 130 if interrupted.
 
     A command may have a status of its own, such as an audit's.
     """
+    alive.guard()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(arguments)
+    except KeyboardInterrupt:
+        _complain(" ".join(arguments[:1]), "interrupted; the same command goes on where this one stopped")
+        return 130
+    finally:
+        alive.end()
+        alive.unguard()
+
+
+def _main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in {"-h", "--help"}:
         print(_help(), end="")
         return 0
@@ -59,32 +116,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tombola {__version__}")
         return 0
     command = arguments[0]
-    process.tune()
     if command not in COMMANDS:
-        print(f"tombola: there is no command {command!r}; allowed are {', '.join(COMMANDS)}", file=sys.stderr)
+        allowed = ", ".join(COMMANDS)
+        print(f"tombola: there is no command {command!r}; allowed are {allowed}", file=sys.stderr)
         return 2
-    sys.path.append(os.getcwd())  # where one's own models are looked for, behind everything installed
     try:
-        status: int | None = import_module(f"tombola.cli.{command}").main(arguments[1:])
+        with _warned_in_words(command):
+            return _run(command, arguments[1:]) or 0
     except TombolaError as error:
-        print(f"tombola {command}: {_worded(error)}", file=sys.stderr)
+        _complain(command, _worded(error))
         return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:
         # Whoever read the output wants no more of it; nothing is left to be flushed into the pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"tombola {command}: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
-        return 1
+        _complain(command, f"{error.filename or 'a file'}: {error.strerror or error}")
+        return 2 if error.errno in _BAD_NAMES else 1
     except RuntimeError as error:
         if not lacks_memory(error):
             raise
-        print(f"tombola {command}: {TOO_LARGE} ({in_words(error)})", file=sys.stderr)
+        _complain(command, f"{TOO_LARGE} ({in_words(error)})")
         return 1
-    except KeyboardInterrupt:
-        print(f"tombola {command}: interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
-    return status or 0
+
+
+def _run(command: str, arguments: Sequence[str]) -> int | None:
+    """Import a command and run it; return its exit status, if it has one of its own."""
+    from tombola import process
+
+    # A configuration that is to be printed is all that such a command shows.
+    if "--print_config" not in arguments:
+        alive.begin(f"tombola {command}", command in _WORKING)
+    process.tune()
+    sys.path.append(os.getcwd())  # where one's own models are looked for, behind everything installed
+    status: int | None = import_module(f"tombola.cli.{command}").main(arguments)
+    return status
 
 
 if __name__ == "__main__":

@@ -8,7 +8,58 @@ from pathlib import Path
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
+from tombola import alive
 from tombola.errors import UsageError
+
+# What else people call an option; of several, the first that a command has is meant.
+_SYNONYMS = {
+    "lr": ("learning_rate",),
+    "bs": ("batch_size",),
+    "batch": ("batch_size",),
+    "wd": ("weight_decay",),
+    "decay": ("weight_decay",),
+    "gpu": ("device",),
+    "gpus": ("device",),
+    "cuda": ("device",),
+    "cpu": ("device",),
+    "cpus": ("threads",),
+    "workers": ("threads",),
+    "jobs": ("threads",),
+    "seed": ("seed", "seeds"),
+    "seeds": ("seeds", "seed"),
+    "sparsities": ("sparsity",),
+    "densities": ("density",),
+    "keep": ("density",),
+    "ratio": ("sparsity",),
+    "method": ("finders", "finder"),
+    "methods": ("finders", "finder"),
+    "dataset": ("data",),
+    "data_path": ("data_dir",),
+    "arch": ("model",),
+    "architecture": ("model",),
+    "network": ("model",),
+    "checkpoint": ("weights",),
+    "output": ("out",),
+    "output_dir": ("out",),
+    "out_dir": ("out",),
+    "dtype": ("precision",),
+    "amp": ("precision",),
+}
+# What may not be empty, though nothing else would say so: an empty one would count as not given.
+_NEVER_EMPTY = {
+    "out": "a directory",
+    "weights": "a file",
+    "plot": "a picture, .svg or .png",
+    "data_dir": "a folder",
+    "data": "a dataset",
+    "model": "a model",
+    "fit": "a function, my_module:function",
+    "preset": "a preset",
+    "recipe": "a recipe",
+    "ticket": "a ticket file or a run directory",
+}
+# A path as long as any that comes to lie below --out.
+_DEEPEST = Path("store") / ("x" * 40) / ("x" * 40)
 
 
 class _Formatter(DefaultHelpFormatter):
@@ -52,10 +103,15 @@ def add_output_options(parser: ArgumentParser) -> None:
 
 
 def out_directory(options: Namespace) -> Path:
-    """Return what --out names; raises UsageError when it names nothing."""
+    """Return what --out names; raises UsageError when it names nothing, or what no disk can have."""
     if not options.out:
         raise UsageError("--out must name a directory")
-    return Path(options.out)
+    out = Path(options.out)
+    try:
+        (out / _DEEPEST).exists()
+    except OSError as error:
+        raise UsageError(f"--out cannot be {options.out}: {error.strerror}") from None
+    return out
 
 
 def split_list(text: str) -> list[str]:
@@ -67,11 +123,31 @@ def split_list(text: str) -> list[str]:
 
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Parse arguments; raises UsageError with one sentence for what cannot be parsed."""
+    known = {action.dest: action for action in parser._actions if action.option_strings}
+    if "finders" in known and "finder" in known:
+        known["finder"].help = argparse.SUPPRESS  # part of a configuration, but not to be given beside a list
     try:
-        return parser.parse_args(list(arguments))
+        found = parser.parse_args(list(arguments))
     except ArgumentError as error:
-        known = [action.dest for action in parser._actions if action.option_strings]
-        raise UsageError(_sentence(str(error), known)) from None
+        options = [name for name in known if name != "finder" or "finders" not in known]
+        raise UsageError(_sentence(str(error), options)) from None
+    _refuse_empty(parser, found, arguments)
+    alive.options_are_read()
+    return found
+
+
+def _refuse_empty(parser: ArgumentParser, found: Namespace, arguments: Sequence[str]) -> None:
+    """Raise UsageError for a path, a name or a number that was given as nothing, which would count as not given."""
+    following = zip(arguments, [*arguments[1:], None], strict=True)
+    emptied = {word.removesuffix("=") for word, after in following if word.endswith("=") or after == ""}
+    for action in parser._actions:
+        value, what = getattr(found, action.dest, None), _NEVER_EMPTY.get(action.dest)
+        name = f"--{action.dest.replace('_', '-')}" if action.option_strings else action.dest
+        given = bool(emptied & set(action.option_strings))
+        if what and value == "" and (given or action.default != ""):
+            raise UsageError(f"{name} must name {what}")
+        if given and value is None:
+            raise UsageError(f"{name} must have a value")
 
 
 def _sentence(message: str, known: Sequence[str]) -> str:
@@ -83,13 +159,20 @@ def _sentence(message: str, known: Sequence[str]) -> str:
         return (
             f"--{wrong_type[1].replace('_', '-')} must be a whole number, got {given[1] if given else 'something else'}"
         )
-    unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: --([^\s=]+)", message)
+    unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: (--?[^\s=]+)", message)
     if unknown:
-        name = (unknown[1] or unknown[2]).replace("-", "_")
-        near = get_close_matches(name, known, n=1)
+        near = _meant((unknown[1] or unknown[2]).lstrip("-").replace("-", "_"), known)
         hint = f"; did you mean {near[0] if unknown[1] else '--' + near[0].replace('_', '-')}?" if near else ""
-        return f"{unknown[1] or '--' + unknown[2]} is not an option{hint}"
+        return f"{unknown[1] or unknown[2]} is not an option{hint}"
     return " ".join(message.split())
+
+
+def _meant(name: str, known: Sequence[str]) -> list[str]:
+    """Return the option that an unknown name probably stands for, or nothing."""
+    all_known = [*known, "sparsity"] if "density" in known else list(known)
+    return [option for option in _SYNONYMS.get(name, ()) if option in all_known] or get_close_matches(
+        name, all_known, 1
+    )
 
 
 def is_run(directory: Path) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tombola.cli.options import make_parser
 from tombola.cli.runs import configure
-from tombola.cli.show import show_json, show_text
+from tombola.cli.show import show_json, show_lines, show_text
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -27,5 +27,5 @@ def main(arguments: Sequence[str]) -> None:
         entries = [vars(entry) for entry in cell.survey.entries]
         show_json({"parameters": entries, "prunable": cell.survey.prunable, "total": cell.survey.total, "kept": kept})
         return
-    show_text(str(cell.survey))
+    show_lines(str(cell.survey))
     show_text(f"a ticket of density {density_words(config.density)} keeps {kept:,} weights")

@@ -4,8 +4,9 @@ from tombola.data.arrays import ArrayFeed, Arrays
 from tombola.data.augmentation import AUGMENTATIONS, FlipCrop
 from tombola.data.feeds import Feed, Item, ListFeed, Recall, StreamFeed, forever
 from tombola.data.given import feed_of
+from tombola.data.kept import load, shared
 from tombola.data.samples import Samples
-from tombola.data.sources import DATASETS, Source, load
+from tombola.data.sources import DATASETS, Source
 from tombola.data.splits import Normalisation, Split, Splits
 
 # Raised when the same source gives other batches.
@@ -31,4 +32,5 @@ __all__ = [
     "feed_of",
     "forever",
     "load",
+    "shared",
 ]

@@ -108,6 +108,7 @@ def stratified(targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
             f"held_out {share} of {len(targets)} training images leaves a side without one of each class",
             option="held_out",
         )
+
     first, second = train_test_split(
         torch.arange(len(targets)).numpy(),
         test_size=share,

@@ -11,6 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from tombola.errors import UsageError
 from tombola.flat import Layout
+from tombola.literal import literal
 from tombola.masking.names import named_parameters, without_fabric
 from tombola.masking.storage import refuse_shared_memory
 
@@ -58,10 +59,10 @@ class Survey:
         return sum(entry.count for entry in self.entries)
 
     def __str__(self) -> str:
-        width = max((len(entry.name) for entry in self.entries), default=0)
+        width = max((len(literal(entry.name)) for entry in self.entries), default=0)
         lines = [
-            f"{entry.name:<{width}}  {'x'.join(map(str, entry.shape)) or 'scalar':>14}  {entry.count:>12,}  "
-            f"{'prunable' if entry.prunable else 'not pruned: ' + entry.why}"
+            f"{literal(entry.name):<{width}}  {'x'.join(map(str, entry.shape)) or 'scalar':>14}  {entry.count:>12,}  "
+            f"{'prunable' if entry.prunable else 'not pruned: ' + literal(entry.why)}"
             for entry in self.entries
         ]
         lines.append(f"{self.prunable:,} of {self.total:,} parameters are prunable")

@@ -2,6 +2,17 @@
 
 from tombola.studies.plan import Member, plan
 from tombola.studies.runner import Outcome, failures, read_dynamics, run_all
-from tombola.studies.table import Row, tabulate
+from tombola.studies.table import Row, summary, tabulate, write_tables
 
-__all__ = ["Member", "Outcome", "Row", "failures", "plan", "read_dynamics", "run_all", "tabulate"]
+__all__ = [
+    "Member",
+    "Outcome",
+    "Row",
+    "failures",
+    "plan",
+    "read_dynamics",
+    "run_all",
+    "summary",
+    "tabulate",
+    "write_tables",
+]

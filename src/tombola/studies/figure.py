@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tombola.errors import UsageError
+from tombola.literal import literal
 from tombola.studies.table import Row
 
 ENDINGS = (".svg", ".png")
@@ -45,11 +46,18 @@ def draw_study(rows: Sequence[Row], dense: float, path: Path) -> None:
     for axes, place, label in zip(below[0] if followed else (), (1, 2), _DYNAMICS, strict=bool(followed)):
         for row in followed:
             axes.plot(
-                [moment[0] for moment in row.dynamics], [moment[place] for moment in row.dynamics], label=row.finder
+                [moment[0] for moment in row.dynamics],
+                [moment[place] for moment in row.dynamics],
+                label=_plain(row.finder),
             )
         axes.set(xlabel="epoch", ylabel=label, title=f"{100 * row.density:.4g} % of the weights")
     with mpl.rc_context({"svg.hashsalt": "tombola"}):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _plain(label: str) -> str:
+    """Return a label as matplotlib shows it literally: a pair of dollars would make a formula."""
+    return literal(label).replace("$", r"\$")
 
 
 def _panel(axes: Any, rows: Sequence[Row], x: Callable[[Row], float]) -> None:
@@ -65,4 +73,4 @@ def _panel(axes: Any, rows: Sequence[Row], x: Callable[[Row], float]) -> None:
             min(100.0, mean if row.accuracy.high is None else row.accuracy.high) - mean
             for mean, row in zip(means, own, strict=True)
         ]
-        axes.errorbar([x(row) for row in own], means, yerr=[below, above], marker="o", capsize=2, label=label)
+        axes.errorbar([x(row) for row in own], means, yerr=[below, above], marker="o", capsize=2, label=_plain(label))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tombola.config import RunConfig
+from tombola.data import shared
 from tombola.dynamics import follow
 from tombola.errors import in_words
 from tombola.files import write_json
@@ -46,6 +47,23 @@ def run_all(
     readings: what else is measured of each run, beside its result.
     """
     check_out(out)
+    with shared():
+        outcomes = _run_each(members, out, progress, seen, readings)
+    failed = failures(outcomes)
+    if failed and out.is_dir():  # which it is not where no cell came as far as writing something
+        write_json(out / "failures.json", failed)
+    elif not failed:
+        (out / "failures.json").unlink(missing_ok=True)
+    return outcomes
+
+
+def _run_each(
+    members: Sequence[Member],
+    out: Path,
+    progress: Progress,
+    seen: Callable[[list[Outcome]], None],
+    readings: Sequence[Reading],
+) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for number, member in enumerate(members, start=1):
         config = member.config
@@ -60,12 +78,7 @@ def run_all(
             failure = in_words(error)
             progress.say(f"failed: {failure}")
             outcomes.append(Outcome(member, None, failure))
-        seen(outcomes)
-    failed = failures(outcomes)
-    if failed and out.is_dir():  # which it is not where no cell came as far as writing something
-        write_json(out / "failures.json", failed)
-    elif not failed:
-        (out / "failures.json").unlink(missing_ok=True)
+        seen(list(outcomes))
     return outcomes
 
 

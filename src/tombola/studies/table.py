@@ -1,12 +1,16 @@
 """One row for each finder and density: accuracy, cost, and what may be said of the differences."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from tombola.files import write_bytes, write_json
 from tombola.statistics import Difference, Summary, compare_paired, holm, summarise
-from tombola.studies.runner import Outcome
+from tombola.studies.runner import Outcome, failures
 
 
 @dataclass(frozen=True)
@@ -164,3 +168,50 @@ def _with_speed_up(rows: dict[tuple[str, float], Row], row: Row) -> Row:
     if ltr is None or ltr is row or row.accuracy.mean < ltr.accuracy.mean or row.seconds == 0:
         return row
     return replace(row, speed_up=ltr.seconds / row.seconds)
+
+
+def summary(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return a study as plain values: its rows, the dense network's mean accuracy, and what failed."""
+    by_seed = {o.member.config.seed: o.values["dense_test_accuracy"] for o in outcomes if o.values is not None}
+    return {
+        "rows": [row.to_dict() for row in rows],
+        "dense_test_accuracy_mean": fmean(by_seed.values()),
+        "failures": failures(outcomes),
+    }
+
+
+def write_tables(rows: Sequence[Row], found: Mapping[str, Any], first: str, out: Path) -> None:
+    """Write a study below `out`: table.json as `summary` gives it, and table.csv, one line a row.
+
+    first: the finder whose gain on each other, in points, and its verdict the lines end with.
+    """
+    ahead = {row.density: row.differences for row in rows if row.finder == first}
+    text = io.StringIO()
+    lines = [_line(row, ahead.get(row.density, {}).get(row.finder)) for row in rows]
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_json(out / "table.json", found)
+    # A name may come from a file system and be no text.
+    write_bytes(out / "table.csv", text.getvalue().encode(errors="backslashreplace"))
+
+
+def _line(row: Row, gain: tuple[Difference, float | None] | None) -> dict[str, Any]:
+    return {
+        "finder": row.finder,
+        "density": row.density,
+        "kept": row.kept,
+        "n": row.accuracy.n,
+        "test_accuracy_mean": row.accuracy.mean,
+        "test_accuracy_std": row.accuracy.std,
+        "test_accuracy_low": row.accuracy.low,
+        "test_accuracy_high": row.accuracy.high,
+        "seconds": row.seconds,
+        "forward": row.forward,
+        "backward": row.backward,
+        "dense_equivalents": row.dense_equivalents,
+        "speed_up_over_ltr": row.speed_up,
+        "failed_seeds": " ".join(map(str, row.failed)),
+        "gain_of_first": gain and gain[0].summary.mean,
+        "first_is": gain and gain[0].verdict,
+    }

@@ -1,0 +1,70 @@
+"""Datasets that the cells of a study share: loaded once in a process, and with them their fingerprints."""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tombola.data import sources
+from tombola.data.sources import DATASETS, Source
+from tombola.data.splits import Normalisation, Splits
+
+# A study has one dataset; two where it is looked at beside another.
+MOST = 2
+_shared: OrderedDict[Hashable, Splits] | None = None
+
+
+@contextmanager
+def shared() -> Iterator[None]:
+    """Load each dataset once inside the block, as long as its files stay as they are.
+
+    Outside of such a block every `load` reads anew: data of the user's own may come from anywhere.
+    """
+    global _shared
+    before = _shared
+    _shared = OrderedDict() if before is None else before
+    try:
+        yield
+    finally:
+        _shared = before
+
+
+def load(
+    source: Source | str,
+    held_out: float = 0.1,
+    normalisation: Normalisation | None = None,
+    image_size: int | None = None,
+    train_samples: int | None = None,
+) -> Splits:
+    """Return what `sources.load` does, once for all inside of `shared()`.
+
+    train_samples: see `Splits.with_training`; None: all.
+    """
+    source = DATASETS.read(source)
+
+    def read() -> Splits:
+        found = sources.load(source, held_out, normalisation, image_size)
+        return found if train_samples is None else found.with_training(train_samples)
+
+    if _shared is None:
+        return read()
+    folder = getattr(source, "data_dir", None)
+    key = (source, held_out, normalisation, image_size, train_samples)
+    before = (*key, _stamp(folder))
+    if before not in _shared:
+        found = read()
+        _shared[(*key, _stamp(folder))] = found  # a download or a cache may have come to lie there
+        while len(_shared) > MOST:
+            _shared.popitem(last=False)
+        return found
+    _shared.move_to_end(before)
+    return _shared[before]
+
+
+def _stamp(name: str | None) -> tuple[tuple[str, int, int], ...]:
+    """Return names, sizes and times of change of what lies in a folder, down to class folders, not of each image."""
+    if name is None or not (folder := Path(name)).is_dir():
+        return ()
+    paths = sorted((folder, *folder.glob("*"), *folder.glob("*/*")))
+    found = [(path, path.stat()) for path in paths if path.exists()]
+    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found)
