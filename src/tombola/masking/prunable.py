@@ -1,6 +1,7 @@
 """Which parameters are prunable, and why the rest are not."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -9,9 +10,10 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
-from tombola.errors import UsageError
+from tombola.errors import TicketWarning, UsageError
 from tombola.flat import Layout
 from tombola.literal import literal
+from tombola.masking.computed import computes_its_weight
 from tombola.masking.names import named_parameters, without_fabric
 from tombola.masking.storage import refuse_shared_memory
 
@@ -22,7 +24,10 @@ WEIGHTS: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (_ConvNd, ("weight",)),
     (nn.Linear, ("weight",)),
     (nn.MultiheadAttention, ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")),
+    (nn.RNNBase, ("weight_ih_l*", "weight_hh_l*", "weight_hr_l*")),
+    (nn.RNNCellBase, ("weight_ih", "weight_hh")),
 )
+KINDS = "convolution, linear layer, recurrent layer or attention projection"
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,10 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
     """List every parameter of a model and whether it would be pruned.
 
     include, exclude: glob patterns of canonical parameter names (`module.` and `_orig_mod.` stripped). A pattern
-    with wildcards picks among the weights of convolutions, linear layers and attention projections; an exact name
-    in `include` also takes in any other parameter of two or more dimensions, such as an embedding, or one tied to
-    it. Raises UsageError for a pattern that matches nothing, and for parameters that no mask can hold.
+    with wildcards picks among the weights of convolutions, linear layers, recurrent layers and attention projections;
+    an exact name in `include` also takes in any other parameter of two or more dimensions, such as an embedding, or one
+    tied to it. Layers that compute other weights from theirs in forward are left out. Raises UsageError for a pattern
+    without effect, and for parameters that no mask can hold.
     """
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise UsageError(f"model must be a torch.nn.Module that is not scripted, got {type(model).__name__}")
@@ -84,25 +90,29 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
     _refuse_quantised(model)
     owners = _owners(model)
     include, exclude = _patterns("include", include), _patterns("exclude", exclude)
-    names = {name for name, _, _ in named_parameters(model, duplicates=True)}
-    for option, patterns in (("include", include), ("exclude", exclude)):
-        for pattern in patterns:
-            if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
-                raise UsageError(f"{option}: no parameter of the model matches {pattern!r}")
-    entries = []
+    names = [name for name, _, _ in named_parameters(model, duplicates=True)]
+    _refuse_unmatched(names, include, exclude)
+    reasons: dict[str, str] = {}  # against each parameter, under all of its names
+    entries, spared = [], set[str]()
     for name, _, parameter in named_parameters(model):
-        aliases, kinds = owners[id(parameter)]
-        why = _reason_against(parameter, aliases, kinds, include, exclude)
+        owned = owners[id(parameter)]
+        why = _reason_against(parameter, owned, include, exclude)
         if not why:
             _refuse_unusable(name, parameter)
-            why = "" if parameter.numel() else "it has no elements"
+            why = _reason_in_use(owned, include) if parameter.numel() else "it has no elements"
         entries.append(Entry(name, tuple(parameter.shape), parameter.numel(), not why, why))
+        reasons |= dict.fromkeys(owned.aliases, why)
+        if why == EXCLUDED and not _reason_against(parameter, owned, include, ()):
+            spared.update(owned.aliases)
+    _refuse_without_effect(reasons, include)
+    _warn_of_no_effect(spared, names, exclude)
     refuse_shared_memory(model)
     found = Survey(tuple(entries))
     if not found.prunable:
+        computed = next((why for why in reasons.values() if why.endswith(COMPUTED)), "")
         raise UsageError(
-            "the model has no prunable weights: no convolution, linear layer or attention projection is left "
-            "(after include and exclude)"
+            f"the model has no prunable weights: no {KINDS} is left (after include and exclude)"
+            f"{computed and '; ' + computed}"
         )
     devices = {str(p.device) for _, _, p in named_parameters(model)}
     if len(devices) > 1:
@@ -117,20 +127,31 @@ def _patterns(option: str, patterns: Patterns) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _owners(model: nn.Module) -> dict[int, tuple[list[str], list[str]]]:
-    """For each parameter: all its canonical names, and the modules that hold it as something not prunable."""
+@dataclass
+class _Owned:
+    """One parameter: all its canonical names, what holds it as something not prunable, and what as a weight."""
+
+    aliases: list[str]
+    strangers: list[str]
+    layers: list[tuple[nn.Module, str]]
+
+
+def _owners(model: nn.Module) -> dict[int, _Owned]:
+    """Return what holds each parameter, by the parameter's identity."""
     own_names = {own: name for name, own, _ in named_parameters(model, duplicates=True)}
-    owners: dict[int, tuple[list[str], list[str]]] = {}
+    owners: dict[int, _Owned] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         weights = next((names for kind, names in WEIGHTS if isinstance(module, kind)), ())
         if not weights and _is_transformers_conv1d(module):
             weights = ("weight",)
         for attribute, parameter in module.named_parameters(recurse=False):
-            aliases, strangers = owners.setdefault(id(parameter), ([], []))
+            owned = owners.setdefault(id(parameter), _Owned([], [], []))
             own = f"{path}.{attribute}" if path else attribute
-            aliases.append(own_names[own])
-            if attribute not in weights:
-                strangers.append(f"{type(module).__name__}'s {attribute}")
+            owned.aliases.append(own_names[own])
+            if any(fnmatchcase(attribute, weight) for weight in weights):
+                owned.layers.append((module, attribute))
+            else:
+                owned.strangers.append(f"{type(module).__name__}'s {attribute}")
     return owners
 
 
@@ -139,28 +160,77 @@ def _is_transformers_conv1d(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
 
 
-def _reason_against(
-    parameter: nn.Parameter,
-    aliases: list[str],
-    strangers: list[str],
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-) -> str:
+def _reason_against(parameter: nn.Parameter, owned: _Owned, include: tuple[str, ...], exclude: tuple[str, ...]) -> str:
     """Return why a parameter is not pruned, or nothing."""
+    aliases, strangers = owned.aliases, owned.strangers
     if any(fnmatchcase(name, pattern) for name in aliases for pattern in exclude):
-        return "excluded by name"
+        return EXCLUDED
     named = any(name in include for name in aliases)
     if strangers and not named:
         if len(strangers) < len(set(aliases)):
             return f"shared with {strangers[0]}; include it by name"
         if parameter.dim() < 2:
             return "biases and normalisation parameters are never pruned"
-        return f"{strangers[0]} is no weight of a convolution, linear layer or attention projection"
+        return f"{strangers[0]} is no weight of a {KINDS}"
     if named and parameter.dim() < 2:
         raise UsageError(f"include: {aliases[0]} is a bias or normalisation parameter, and those are never pruned")
     if not any(fnmatchcase(name, pattern) for name in aliases for pattern in include):
         return "not included by name"
     return ""
+
+
+EXCLUDED = "excluded by name"
+# How the reason against a layer ends whose zeros are no zeros.
+COMPUTED = "computes other weights from its own in forward, so that zeros would not stay zeros"
+
+
+def _reason_in_use(owned: _Owned, include: tuple[str, ...]) -> str:
+    """Return why a layer's weight cannot be pruned for what the layer does with it, or nothing.
+
+    Raises UsageError where it was included by name.
+    """
+    for module, attribute in owned.layers:
+        if not _is_transformers_conv1d(module) and computes_its_weight(module, attribute):
+            why = f"{type(module).__name__} {COMPUTED}"
+            for name in owned.aliases:
+                if name in include:
+                    raise UsageError(f"include: {name} cannot be pruned: {why}")
+            return why
+    return ""
+
+
+def _refuse_unmatched(names: Collection[str], include: tuple[str, ...], exclude: tuple[str, ...]) -> None:
+    for option, patterns in (("include", include), ("exclude", exclude)):
+        for pattern in patterns:
+            if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
+                raise UsageError(f"{option}: no parameter of the model matches {pattern!r}")
+
+
+def _refuse_without_effect(reasons: Mapping[str, str], include: tuple[str, ...]) -> None:
+    """Raise UsageError for a pattern that takes nothing in; reasons: against each parameter, by all of its names."""
+    for pattern in include:
+        matched = [name for name in reasons if fnmatchcase(name, pattern)]
+        if pattern != "*" and all(reasons[name] for name in matched):
+            name = next((name for name in matched if reasons[name] == EXCLUDED), matched[0])
+            why = _clause(reasons[name])
+            raise UsageError(f"include: {pattern!r} takes in nothing: {name} is not pruned, since {why}")
+
+
+def _warn_of_no_effect(spared: set[str], names: Collection[str], exclude: tuple[str, ...]) -> None:
+    """Warn of patterns that leave nothing out; spared: names of what would be pruned without any."""
+    for pattern in exclude:
+        if not any(fnmatchcase(name, pattern) for name in spared):
+            name = next(name for name in names if fnmatchcase(name, pattern))
+            warnings.warn(
+                f"exclude: {pattern!r} leaves nothing out: {name} and whatever else it matches would not be pruned "
+                "anyway",
+                TicketWarning,
+                stacklevel=4,
+            )
+
+
+def _clause(why: str) -> str:
+    return f"it is {why}" if why.startswith(("excluded", "shared")) else why
 
 
 def _refuse_unusable(name: str, parameter: nn.Parameter) -> None:

@@ -32,7 +32,11 @@ class Ticket(Mapping[str, Tensor]):
         provenance: Provenance | None = None,
         scores: Mapping[str, Tensor] | None = None,
     ) -> None:
+        if not isinstance(masks, Mapping):
+            raise UsageError(f"masks must be a mapping from parameter names to bool tensors, got {masks!r}")
         for name, mask in masks.items():
+            if not isinstance(name, str) or not isinstance(mask, Tensor):
+                raise UsageError(f"masks must map parameter names to bool tensors, got {mask!r} for {name!r}")
             if mask.dtype != torch.bool:
                 raise UsageError(f"the mask of {name} must be of type bool, got {mask.dtype}")
         self._masks = {name: Bits.of(mask) for name, mask in masks.items()}
@@ -137,8 +141,11 @@ class Ticket(Mapping[str, Tensor]):
     def attach(self, model: nn.Module, *optimizers: Optimizer) -> Attachment:
         """Keep the model's pruned weights at zero, now and after every step of the optimizers, until detached.
 
-        Raises UsageError when the optimizers hold none of the ticket's parameters; issues a TicketWarning when they
-        lack some that ask for gradients.
+        Optimizers that wrap others are looked through (Lightning Fabric's, lookahead, sharpness-aware ones), and a
+        GradScaler changes nothing. Averaged copies, such as torch.optim.swa_utils.AveragedModel, hold weights of their
+        own: use `apply_` on them. Raises UsageError for what is no optimizer, or when the optimizers hold none of the
+        ticket's parameters; issues a TicketWarning when they lack some that ask for gradients, and the first time that
+        pruned weights have come alive outside of their steps.
         """
         return Attachment(model, optimizers, self)
 

@@ -1,7 +1,8 @@
 """Networks that are differentiated twice: stand-ins for what PyTorch cannot do there, or does slowly."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -13,15 +14,27 @@ from torch.overrides import TorchFunctionMode
 from tombola.twice.batch_norm import batch_norm
 from tombola.twice.convolution import Shape, convolution
 
+_active: ContextVar[bool] = ContextVar("active", default=False)
+
+
+def is_active() -> bool:
+    """Whether networks run twice_differentiable() here."""
+    return _active.get()
+
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
     """Run networks so that their gradients can be differentiated again, and soon.
 
-    The fused attention kernels cannot be differentiated twice, and torch's convolutions and BatchNorms slowly.
+    The fused attention kernels cannot be differentiated twice, nor recurrent layers on a GPU, and torch's convolutions
+    and BatchNorms slowly.
     """
-    with sdpa_kernel(SDPBackend.MATH), _StandIns():
-        yield
+    token = _active.set(True)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), _StandIns():
+            yield
+    finally:
+        _active.reset(token)
 
 
 class _StandIns(TorchFunctionMode):
@@ -71,6 +84,20 @@ def _pair(value: int | Sequence[int]) -> Sequence[int]:
     return (value, value) if isinstance(value, int) else value
 
 
-_STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {F.batch_norm: _batch_norm, F.conv2d: _conv2d}
+def _without_cudnn(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Stand in for a recurrent layer, which cuDNN cannot differentiate twice."""
 
-__all__ = ["batch_norm", "convolution", "twice_differentiable"]
+    def run(input: Tensor, *arguments: Any, **named: Any) -> Any:
+        with torch.backends.cudnn.flags(enabled=False) if input.is_cuda else nullcontext():
+            return function(input, *arguments, **named)
+
+    return run
+
+
+_STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.batch_norm: _batch_norm,
+    F.conv2d: _conv2d,
+    **{each: _without_cudnn(each) for each in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
+}
+
+__all__ = ["batch_norm", "convolution", "is_active", "twice_differentiable"]
