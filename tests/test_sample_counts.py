@@ -76,6 +76,8 @@ def test_targets_say_how_many_samples_there_are(batch, count):
     ("batch", "words"),
     [
         (SimpleNamespace(nodes=9), r"must hold a tensor, got SimpleNamespace.*Task\(samples=\.\.\.\)"),
+        ([(torch.zeros(3, 4), 1)] * 5, r"must hold a tensor.*Task\(samples=\.\.\.\)"),
+        ([{"image": torch.zeros(3, 4)}] * 5, r"must hold a tensor.*Task\(samples=\.\.\.\)"),
         ([SimpleNamespace(), SimpleNamespace()], r"must hold a tensor.*Task\(samples=\.\.\.\)"),
         ({"x": torch.zeros(5, 4), "edges": torch.zeros(2, 9)}, r"lengths 2, 5.*Task\(samples=\.\.\.\)"),
         ((torch.zeros(0, 4), zeros(0)), "without samples"),
@@ -251,3 +253,19 @@ def test_a_count_that_the_outputs_contradict_names_the_field():
     )  # fmt: skip
     with pytest.raises(UsageError, match=r"seems to hold 5 samples, and the model gives 16 .*Task\(samples=\.\.\.\)"):
         tombola.draw(Mean(), data, density=0.5, steps=3, task=task, progress=False)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_list_of_inputs_is_not_taken_for_inputs_and_targets(size, listed):
+    data = [[torch.randn(3, 6) for _ in range(size)]]
+    task = Task(
+        forward=lambda model, batch: (
+            [model(x).mean(0) for x in batch] if listed else torch.stack([model(x).mean(0) for x in batch])
+        ),
+        loss=lambda output, batch: sum(row.square().mean() for row in output) / len(output),
+    )
+    with pytest.raises(
+        UsageError, match=rf"seems to hold 3 samples, and the model gives {size} .*Task\(samples=\.\.\.\)"
+    ):
+        tombola.draw(mlp(), data, density=0.5, steps=3, objective="loss", task=task, progress=False)

@@ -41,7 +41,9 @@ def target_keys(batch: Batch) -> list[Any]:
     """Return the keys or positions at which a batch has its targets."""
     if isinstance(batch, Mapping):
         return [name for name in TARGETS if batch.get(name) is not None]
-    return [len(batch) - 1] if _is_list(batch) and len(batch) > 1 else []
+    # Three entries or more without a tensor are rather as many samples.
+    are_entries = _is_list(batch) and (len(batch) == 2 or any(isinstance(entry, Tensor) for entry in batch))
+    return [len(batch) - 1] if are_entries and len(batch) > 1 else []
 
 
 def _first(batch: Batch) -> Any:

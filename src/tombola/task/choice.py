@@ -1,6 +1,6 @@
 """The task that outputs and targets plainly ask for, where the user gave none or gave it in parts."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -45,19 +45,27 @@ def settle_task(task: Task | None, output: Output, batch: Batch, further: Iterab
 
 
 def _check_samples(task: Task, output: Output, batch: Batch) -> None:
-    if task.samples is not batch_size or not isinstance(output, Tensor) or not output.dim():
-        return
+    """Raise UsageError where outputs speak against the default count; a pair's targets are believed."""
+    rows = _rows(output)
     targets = [batch[key] for key in target_keys(batch)]
+    if task.samples is not batch_size or rows is None:
+        return
     if any(isinstance(value, Tensor) and not value.dim() for value in targets):
         return  # a sample in place of a batch, of which the loss says more
-    if counted_targets(batch) is not None and (not isinstance(batch, list | tuple) or len(batch) == 2):
+    if counted_targets(batch) is not None and (isinstance(batch, Mapping) or len(batch) == 2 != rows):
         return
     count = batch_size(batch)
-    if count != output.shape[0]:
+    if count != rows:
         raise UsageError(
-            f"a batch seems to hold {count} samples, and the model gives {output.shape[0]} outputs for it; give "
+            f"a batch seems to hold {count} samples, and the model gives {rows} outputs for it; give "
             "Task(samples=...), which counts them"
         )
+
+
+def _rows(output: Output) -> int | None:
+    if isinstance(output, Tensor):
+        return output.shape[0] if output.dim() else None
+    return len(output) if isinstance(output, list) else None
 
 
 def _by_targets(task: Task, output: Output, batch: Batch, further: Iterable[Batch]) -> Task:
