@@ -170,6 +170,7 @@ STRANGE = {
     "text": facts(shape="4000"),
     "many dimensions": facts(shape=[4000, *[1] * 100]),
     "huge": facts(shape=[2**40]),
+    "huge, of 64 bits": data(INDICES.long(), shape=[2**40]),
     "huge in parts": facts(shape=[2**20, 2**20]),
     "beyond all": facts(shape=[10**300, 10**300]),
     "hidden by a zero": facts(shape=[0, 2**62], kept=0),
@@ -298,7 +299,7 @@ def commands_that_read(directory):
     }
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", sorted(FILES))
 def test_a_damaged_file_of_a_run_is_named_and_made_again(capsys, original, out, name):
     directory = run_in(out)
     path = directory / name
