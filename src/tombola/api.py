@@ -1,34 +1,41 @@
 """The calls for one's own model: draw, preview, sparsify."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from tombola import diagnostics
 from tombola.controllers import Controller
-from tombola.data import feed_of
+from tombola.data import Feed, feed_of
 from tombola.errors import TicketWarning, UsageError
 from tombola.evaluation import evaluate
 from tombola.finders import CTS, FINDERS, Drawn, Finds, needs_of, selection_of
 from tombola.finders import draw as draw_ticket
+from tombola.forecast import seconds_of_steps
+from tombola.identity import digest_tensors
 from tombola.masking import Patterns, Survey, survey, unwrap
 from tombola.network import load_weights
 from tombola.objectives import Loss, Objective
 from tombola.plugins import code_of
 from tombola.probe import settle
 from tombola.problem import Problem, Trainer
-from tombola.progress import Silent, progress_on
+from tombola.progress import Progress, Silent, expected_time, progress_on
 from tombola.runtime import Runtime
 from tombola.selection import Density
 from tombola.store import DiskStore, MemoryStore
 from tombola.task import Task
 from tombola.ticket import Ticket
 from tombola.training import Lesson, OwnFit, Recipe, State, TrainingFunction
+
+# Seconds of work that is announced before it begins.
+WORTH_SAYING = 60.0
 
 
 def preview(model: nn.Module, *, include: Patterns = "*", exclude: Patterns = ()) -> Survey:
@@ -216,11 +223,14 @@ def sparsify(
     task, spoilt = settle(model, checked.layout, task, (feed, held_out_feed), runtime, asked)
     runtime = runtime.trusted(spoilt, precision)
     plain = unwrap(model)
+    if progress:
+        _say_forecast(display, plain, task, runtime, (feed, search_feed), recipe, rewind_to, search)
     lesson = Lesson(plain, task, feed, held_out_feed, recipe, runtime, seed, display)
     lesson.say_unreached()
     store = MemoryStore() if out is None else DiskStore(Path(out))
-    code = code_of(fit) if fit is not None else ""
-    trainer = Trainer(lesson, State.of(plain), store, {"fit": code} if code else {}, own=fit and OwnFit(fit))
+    code = {"fit": code_of(fit)} if fit is not None else {}
+    identity = {"data": _mark_of(feed), "task": _mark_of_task(task)} if out is not None else {}
+    trainer = Trainer(lesson, State.of(plain), store, {**identity, **code}, own=fit and OwnFit(fit))
     weights = trainer.dense_at(rewind_to)
     problem = Problem(
         model=plain,
@@ -235,8 +245,44 @@ def sparsify(
         progress=display,
         trainer=trainer,
         held_out=held_out_feed,
+        identity=identity | ({"search data": _mark_of(search_feed)} if identity else {}),
     )
     found = _announced(draw_ticket(search, problem, density))
     trained = load_weights(plain, problem.fit(found.ticket, found.start).tensors)
     metric = evaluate(runtime.place(trained), task, held_out_feed, runtime).metric
     return Sparsified(trained.train(plain.training), found.ticket, metric)
+
+
+def _say_forecast(
+    display: Progress,
+    model: nn.Module,
+    task: Task,
+    runtime: Runtime,
+    feeds: tuple[Feed, Feed],
+    recipe: Recipe,
+    rewind_to: int,
+    finder: Finds,
+) -> None:
+    """Say how long everything whose length is known will take, where that is a minute and more."""
+    training, search = (seconds_of_steps(model, task, feed, runtime) for feed in feeds)
+    epoch, needs = feeds[0].length or 0, needs_of(finder)
+    parts: dict[str, tuple[Sequence[float], int]] = {"pretraining": (training, rewind_to * epoch)}
+    if not needs.trains:
+        parts["search"] = (search, needs.batches)
+    parts["training"] = (training, (recipe.epochs - rewind_to) * epoch)
+    if sum(median(seconds) * steps for seconds, steps in parts.values()) >= WORTH_SAYING:
+        further = ", and the search, which trains" if needs.trains else ""
+        display.say(expected_time({name: part for name, part in parts.items() if part[1]}) + further)
+
+
+def _mark_of(feed: Feed) -> Any:
+    """Return what tells one feed's data from another's: the tensors of its first batch, and its length."""
+    first = next(iter(feed.epoch(0))).batch
+    leaves = {str(n): leaf for n, leaf in enumerate(tree_leaves(first)) if isinstance(leaf, torch.Tensor)}
+    return [digest_tensors(leaves), feed.length]
+
+
+def _mark_of_task(task: Task) -> list[str]:
+    """Return the names of a task's parts, and the code of those that are the user's own."""
+    parts = [getattr(part, "part", part) for part in vars(task).values()]
+    return [f"{getattr(part, '__qualname__', type(part).__qualname__)} {code_of(part)}".strip() for part in parts]
