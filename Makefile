@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-hard lint format bench bench-full clean
+.PHONY: demo test test-hard coverage lint format docs wheel oldest bench bench-full clean
 
 demo: .venv/installed
 	$(BIN)/tombola demo
@@ -18,6 +18,33 @@ lint: .venv/tested
 	$(BIN)/ruff format --check src tests scripts examples benchmarks
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports --no-cache
+
+# Lines and branches that the tests reach.
+coverage: .venv/tested
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov=tombola --cov-branch --cov-report=term:skip-covered
+
+# The documentation as a site below build/site, every warning an error.
+docs: .venv/documented
+	mkdir -p build
+	$(BIN)/python -m scripts.docs.options build/options.md
+	cmp build/options.md docs/options.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# A wheel, installed into a clean environment, from which the demo runs.
+wheel: .venv/tested
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv --clear build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet build/wheel/*.whl
+	cd build/wheel && venv/bin/tombola demo --out demo
+
+# The oldest dependencies that pyproject.toml allows: resolved, installed where they can be had, imported.
+oldest:
+	$(PYTHON) -m venv build/oldest
+	build/oldest/bin/python scripts/oldest.py > build/oldest/pins.txt
+	build/oldest/bin/python -m pip install --quiet --requirement build/oldest/pins.txt
+	build/oldest/bin/python -m pip install --quiet --no-deps --editable .
+	build/oldest/bin/python -c "import tombola.api, tombola.cli.run, tombola.studies"
 
 format: .venv/tested
 	$(BIN)/ruff check --fix src tests scripts examples benchmarks
@@ -47,4 +74,8 @@ clean:
 
 .venv/tested: pyproject.toml .venv/installed
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@
+
+.venv/documented: pyproject.toml .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	@touch $@
