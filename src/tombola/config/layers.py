@@ -6,13 +6,14 @@ of parts within the finder or the training, those options have one that declare 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from tombola.config.run import RunConfig
 from tombola.errors import UsageError
 from tombola.finders import FINDERS
-from tombola.parts import allowed_words, flag_of, is_part, kinds, options_of, written_name
-from tombola.written import Family, Spec, from_text
+from tombola.parts import allowed_words, flag_of, is_optional, is_part, kinds, options_of, written_name
+from tombola.written import Family, Spec, from_text, is_none
 
 # Names the settings of a finder that belong together: --search published.
 VARIANT = "search"
@@ -101,20 +102,26 @@ def lay_over(spec: Spec, values: Mapping[str, Any], loose: bool = False) -> Spec
     variant = values.pop(VARIANT, None)
     if variant is not None:
         spec = _with_variant(spec, str(variant), inline, loose)
-    for name, value in {**nested, **values}.items():
+    # Parts first: options of theirs may stand before them.
+    for name, value in sorted({**nested, **values}.items(), key=lambda pair: not _names_part(str(pair[0]))):
         spec = _put(spec, str(name), value, inline, loose)
     return spec
+
+
+def _names_part(name: str) -> bool:
+    form = short_forms().get(name.replace("-", "_"))
+    return form is not None and form.field.metadata.get("family") is not None
 
 
 def _with_variant(spec: Spec, name: str, inline: Spec, loose: bool) -> Spec:
     finder = spec.at(("finder",))
     variants: Mapping[str, Mapping[str, Any]] = getattr(finder.part, "variants", {})
-    if name == "default":
-        return spec
+    defaults = {key: getattr(finder.part, key) for values in variants.values() for key in values}
+    variants = {"default": defaults, **variants}
     if name not in variants:
         if loose:
             return spec
-        known = ", ".join(["default", *variants])
+        known = ", ".join(variants)
         raise UsageError(f"must be {known} for the finder {written_name(finder.part)}, got {name}", option=VARIANT)
     for key, value in variants[name].items():
         path = finder.find(key)
@@ -130,25 +137,42 @@ def _put(spec: Spec, name: str, value: Any, inline: Spec, loose: bool) -> Spec:
     name = name.replace("-", "_")
     path = path_of(spec, name)
     if path is None:
-        if name not in short_forms():
-            raise UsageError(f"unknown key {name!r}", option="config")
-        if loose:
+        if loose and is_of_finders(name):
             return spec
-        finder = spec.at(("finder",))
-        raise UsageError(
-            f"is not an option of the finder {written_name(finder.part)}, which has {_dashed(finder)}", option=name
-        )
+        raise _without(spec, name)
     if path[0] == "finder" and inline.has_given(path[1:]):
         return spec
     f, kind = spec.field(path)
-    return spec.put(path, settled(f, kind, value))
+    value, before = settled(f, kind, value), spec.at(path[:-1]).within(path[-1])
+    return spec.put(path, before.under(value) if isinstance(value, Spec) and before is not None else value)
+
+
+def is_of_finders(name: str) -> bool:
+    """Whether a key is a short form of finders' options, and of nothing else."""
+    form = short_forms().get(name.replace("-", "_"))
+    return name == VARIANT or (form is not None and all(owner for owner, _, _ in form.owners))
+
+
+def _without(spec: Spec, name: str) -> UsageError:
+    """Return what to say of a key that is no option of a configuration."""
+    if name not in short_forms():
+        near = get_close_matches(name, short_forms(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return UsageError(f"unknown key {name!r}{hint}", option="config")
+    if not is_of_finders(name):
+        optimizer = spec.at(("training", "optimizer"))
+        return UsageError(f"is not an option of the optimizer {written_name(optimizer.part)}", option=name)
+    finder = spec.at(("finder",))
+    has = _dashed(finder)
+    return UsageError(f"is not an option of the finder {written_name(finder.part)}, which has {has}", option=name)
 
 
 def settled(f: "Field[Any]", kind: Any, value: Any) -> Any:
     """Return what a text, or another plain value, means as an option; raises UsageError naming it."""
     family: Family[Any] | None = f.metadata.get("family")
-    if family is not None and value is not None:
-        return family.parse(value)
+    if family is not None:
+        nothing = value is None or (isinstance(value, str) and is_none(value))
+        return None if nothing and is_optional(kind) else family.parse(value)
     if f.metadata.get("read") is not None or not isinstance(value, str):
         return value
     try:
