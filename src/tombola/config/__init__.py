@@ -1,17 +1,7 @@
 """The configuration of a run: one typed dataclass, from presets, YAML files and the command line."""
 
 from tombola.config.densities import density_words, parse_density, parse_sparsity
-from tombola.config.layers import (
-    ShortForm,
-    built,
-    from_dict,
-    is_of_finders,
-    lay_over,
-    path_of,
-    settled,
-    short_forms,
-    start,
-)
+from tombola.config.layers import ShortForm, built, from_dict, lay_over, path_of, settled, short_forms, start
 from tombola.config.presets import STANDARD, load_preset, preset_names, recipe_names
 from tombola.config.run import RunConfig
 
@@ -22,7 +12,6 @@ __all__ = [
     "built",
     "density_words",
     "from_dict",
-    "is_of_finders",
     "lay_over",
     "load_preset",
     "parse_density",

@@ -137,34 +137,21 @@ def _put(spec: Spec, name: str, value: Any, inline: Spec, loose: bool) -> Spec:
     name = name.replace("-", "_")
     path = path_of(spec, name)
     if path is None:
-        if loose and is_of_finders(name):
+        if name not in short_forms():
+            near = get_close_matches(name, short_forms(), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"unknown key {name!r}{hint}", option="config")
+        if loose:
             return spec
-        raise _without(spec, name)
+        finder = spec.at(("finder",))
+        raise UsageError(
+            f"is not an option of the finder {written_name(finder.part)}, which has {_dashed(finder)}", option=name
+        )
     if path[0] == "finder" and inline.has_given(path[1:]):
         return spec
     f, kind = spec.field(path)
     value, before = settled(f, kind, value), spec.at(path[:-1]).within(path[-1])
     return spec.put(path, before.under(value) if isinstance(value, Spec) and before is not None else value)
-
-
-def is_of_finders(name: str) -> bool:
-    """Whether a key is a short form of finders' options, and of nothing else."""
-    form = short_forms().get(name.replace("-", "_"))
-    return name == VARIANT or (form is not None and all(owner for owner, _, _ in form.owners))
-
-
-def _without(spec: Spec, name: str) -> UsageError:
-    """Return what to say of a key that is no option of a configuration."""
-    if name not in short_forms():
-        near = get_close_matches(name, short_forms(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return UsageError(f"unknown key {name!r}{hint}", option="config")
-    if not is_of_finders(name):
-        optimizer = spec.at(("training", "optimizer"))
-        return UsageError(f"is not an option of the optimizer {written_name(optimizer.part)}", option=name)
-    finder = spec.at(("finder",))
-    has = _dashed(finder)
-    return UsageError(f"is not an option of the finder {written_name(finder.part)}, which has {has}", option=name)
 
 
 def settled(f: "Field[Any]", kind: Any, value: Any) -> Any:

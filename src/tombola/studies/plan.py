@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tombola.cell import resolve
-from tombola.config import RunConfig, is_of_finders, lay_over, start
+from tombola.config import RunConfig, lay_over, short_forms, start
 from tombola.errors import UsageError
 from tombola.finders import FINDERS, needs_of
 from tombola.selection import Density
@@ -69,7 +69,7 @@ def _variant(layers: Sequence[Mapping[str, Any]], label: str) -> RunConfig:
         # A preset's settings of its own finder are for no other.
         own = FINDERS.parse(values.pop("finder", "cts"))
         if layer is layers[0] and own.part != inline.part:
-            values = {key: value for key, value in values.items() if not is_of_finders(key)}
+            values = {key: value for key, value in values.items() if not _of_finder(key)}
         named = own if own.part == inline.part else replace(inline, given={})
         spec = lay_over(spec, {**values, "finder": named}, loose=True)
     spec = lay_over(spec, {"finder": inline})
@@ -81,8 +81,14 @@ def _variant(layers: Sequence[Mapping[str, Any]], label: str) -> RunConfig:
     return config
 
 
+def _of_finder(name: str) -> bool:
+    """Whether a key is a short form of finders' options, and of nothing else."""
+    form = short_forms().get(name.replace("-", "_"))
+    return name == "search" or (form is not None and all(owner for owner, _, _ in form.owners))
+
+
 def _check_shared(layer: Mapping[str, Any], finders: Sequence[str]) -> None:
     """Raise UsageError for a shared option that none of the finders has."""
-    for name in filter(is_of_finders, layer):
+    for name in filter(_of_finder, layer):
         if name != "search" and not any(FINDERS.parse(label).find(name.replace("-", "_")) for label in finders):
             raise UsageError(f"is not an option of any of {', '.join(finders)}", option=name)
