@@ -3,7 +3,7 @@
 The one object that Concrete Ticket Search, the joint search, edge-popup and Continuous Sparsification share.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -94,9 +94,11 @@ class Gates:
         self.parameters.grad = None
 
     @torch.no_grad()
-    def clamp(self, low: float, high: float, free: Tensor) -> None:
-        """Keep the parameters between two bounds, where they are free (g,) to move."""
-        self.parameters.copy_(torch.where(free, self.parameters.clamp(low, high), self.parameters))
+    def clamp(self, low: float, high: float, layers: Sequence[int]) -> None:
+        """Keep the parameters of some layers between two bounds."""
+        views = self.parameters.split(list(self.groups.layout().counts))
+        for view in [self.parameters] if len(layers) == len(views) else [views[layer] for layer in layers]:
+            view.clamp_(low, high)
 
     def state(self) -> dict[str, Any]:
         """Return parameters and optimiser."""

@@ -6,7 +6,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from torch import Tensor
 
 from tombola.flat import Layout
-from tombola.parts import Part
+from tombola.parts import Part, is_part
 from tombola.written import Family
 
 
@@ -68,5 +68,5 @@ class Weight(Part):
 
 
 GRANULARITIES: Family[Granularity] = Family(
-    "granularity", {"weight": Weight()}, lambda value: isinstance(value, Granularity)
+    "granularity", {"weight": Weight()}, lambda value: is_part(value) and isinstance(value, Granularity)
 )

@@ -121,7 +121,14 @@ def checked(f: "Field[Any]", kind: Any, value: Any) -> Any:
     must: Must | None = f.metadata.get("must")
     if not fits(value, kind) or (value is not None and must is not None and not must.holds(value)):
         raise UsageError(f"must be {allowed_words(kind, must)}, got {value!r}", option=flag_of(f))
-    return float(value) if _plain(kind) is float and isinstance(value, int) else value
+    return _as_floats(value, _plain(kind))
+
+
+def _as_floats(value: Any, kind: Any) -> Any:
+    """Return a value with whole numbers as floats where floats are meant: 1 and 1.0 are one option."""
+    if kind is float and value is not None:
+        return float(value)
+    return tuple(map(float, value)) if kind == tuple[float, ...] else value
 
 
 def is_optional(kind: Any) -> bool:

@@ -94,9 +94,9 @@ class Selection:
         return [(self.density[pattern], layers) for pattern, layers in owned.items()]
 
     @property
-    def everything(self) -> bool:
-        """Whether nothing is pruned."""
-        return self.kept == self.layout.total
+    def decided(self) -> bool:
+        """Whether there is nothing to choose, such as where nothing is pruned."""
+        return all(pool.decided for pool in self.pools)
 
     def at(self, change: Callable[[float], float]) -> "Selection":
         """Return the same with every density changed, such as on the way from dense to the wanted one."""

@@ -21,17 +21,35 @@ from tombola.plugins import imported
 P = TypeVar("P")
 
 
+def is_none(text: str) -> bool:
+    """Whether a text means nothing, for options that may be that."""
+    return text.strip().lower() in {"none", "null"}
+
+
+def unbracketed(text: str) -> str:
+    """Return a text without the brackets around the whole of it; raises ValueError where brackets do not close."""
+    text, depth, ends = text.strip(), 0, list[int]()
+    for place, character in enumerate(text):
+        depth += (character == "[") - (character == "]")
+        if depth < 0:
+            break
+        if character == "]" and depth == 0:
+            ends.append(place)
+    if depth:
+        raise ValueError(text)
+    return text[1:-1] if text.startswith("[") and ends == [len(text) - 1] else text
+
+
 def from_text(text: str, kind: Any) -> Any:
     """Return what a text means as an option of some type; raises ValueError where it cannot be one."""
+    if is_none(text) and is_optional(kind):
+        return None
     if fits(text, kind):
         return text
     if not text.strip():
         raise ValueError(text)
-    if text.strip().lower() in {"none", "null"} and is_optional(kind):
-        return None
     if get_origin(kind) is tuple:
-        inner = text.strip().removeprefix("[").removesuffix("]") if text.strip().startswith("[") else text
-        parts = [part.strip().strip("'\"") for part in inner.split(",")]
+        parts = [part.strip().strip("'\"") for part in unbracketed(text).split(",")]
         return tuple(from_text(part, get_args(kind)[0]) for part in parts if part)
     try:
         value = yaml.safe_load(text)
@@ -210,12 +228,12 @@ class Family(Generic[P]):
         f, kind = spec.field(path)
         family = f.metadata.get("family")
         try:
-            if family is None or value.lower() in {"none", "null"}:
+            if family is None or (is_none(value) and is_optional(kind)):
                 return spec.put(path, from_text(value, kind)), last
+            inner = unbracketed(value)
         except ValueError:
             allowed = allowed_words(kind, f.metadata.get("must"))
             raise UsageError(f"{text!r}: {key} must be {allowed}, got {value!r}", option=self.option) from None
-        inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
         return spec.put(path, family.parse(inner)), path
 
     @staticmethod

@@ -6,12 +6,13 @@ of parts within the finder or the training, those options have one that declare 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from tombola.config.run import RunConfig
 from tombola.errors import UsageError
-from tombola.parts import allowed_words, flag_of, kinds, options_of, written_name
-from tombola.written import Family, Spec, from_text
+from tombola.parts import allowed_words, flag_of, is_optional, kinds, options_of, written_name
+from tombola.written import Family, Spec, from_text, is_none
 
 # Names the settings of a finder that belong together: --search published.
 VARIANT = "search"
@@ -110,20 +111,26 @@ def lay_over(spec: Spec, values: Mapping[str, Any], loose: bool = False) -> Spec
     variant = values.pop(VARIANT, None)
     if variant is not None:
         spec = _with_variant(spec, str(variant), inline, loose)
-    for name, value in {**nested, **values}.items():
+    # Parts first: options of theirs may stand before them.
+    for name, value in sorted({**nested, **values}.items(), key=lambda pair: not _names_part(str(pair[0]))):
         spec = _put(spec, str(name), value, inline, loose)
     return spec
+
+
+def _names_part(name: str) -> bool:
+    form = short_forms().get(name.replace("-", "_"))
+    return form is not None and form.field.metadata.get("family") is not None
 
 
 def _with_variant(spec: Spec, name: str, inline: Mapping[str, Spec], loose: bool) -> Spec:
     finder = spec.at(("finder",))
     variants: Mapping[str, Mapping[str, Any]] = getattr(finder.part, "variants", {})
-    if name == "default":
-        return spec
+    defaults = {key: getattr(finder.part, key) for values in variants.values() for key in values}
+    variants = {"default": defaults, **variants}
     if name not in variants:
         if loose:
             return spec
-        known = ", ".join(["default", *variants])
+        known = ", ".join(variants)
         raise UsageError(f"must be {known} for the finder {written_name(finder.part)}, got {name}", option=VARIANT)
     for key, value in variants[name].items():
         path = finder.find(key)
@@ -141,7 +148,9 @@ def _put(spec: Spec, name: str, value: Any, inline: Mapping[str, Spec], loose: b
     if path is None:
         form = short_forms().get(name)
         if form is None:
-            raise UsageError(f"unknown key {name!r}", option="config")
+            near = get_close_matches(name, short_forms(), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"unknown key {name!r}{hint}", option="config")
         if loose and form.holder == "finder":
             return spec
         holder = spec.at((form.holder,))
@@ -150,14 +159,16 @@ def _put(spec: Spec, name: str, value: Any, inline: Mapping[str, Spec], loose: b
     if path[0] in inline and len(path) > 1 and inline[path[0]].has_given(path[1:]):
         return spec
     f, kind = spec.field(path)
-    return spec.put(path, settled(f, kind, value))
+    value, before = settled(f, kind, value), spec.at(path[:-1]).within(path[-1])
+    return spec.put(path, before.under(value) if isinstance(value, Spec) and before is not None else value)
 
 
 def settled(f: "Field[Any]", kind: Any, value: Any) -> Any:
     """Return what a text, or another plain value, means as an option; raises UsageError naming it."""
     family: Family[Any] | None = f.metadata.get("family")
-    if family is not None and value is not None:
-        return family.parse(value)
+    if family is not None:
+        nothing = value is None or (isinstance(value, str) and is_none(value))
+        return None if nothing and is_optional(kind) else family.parse(value)
     if f.metadata.get("read") is not None or not isinstance(value, str):
         return value
     try:

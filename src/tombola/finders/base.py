@@ -16,7 +16,7 @@ from tombola.network import FrozenNetwork
 from tombola.parts import Part, describe, identify, is_part, option, written_name
 from tombola.problem import Problem
 from tombola.seeds import seeded
-from tombola.selection import Density, Selection
+from tombola.selection import Density, Selection, parse_densities
 from tombola.ticket import Provenance, Ticket
 from tombola.training import State
 from tombola.version import __version__
@@ -114,7 +114,7 @@ def needs_of(finder: Any) -> Needs:
 def selection_of(finder: Any, layout: Layout, density: Density) -> Selection:
     """Return what any finder keeps of a layout's weights at a density; raises UsageError where that is nothing."""
     allocation = finder.allocation if isinstance(finder, Finder) else Global()
-    selection = Selection(layout, density, allocation)
+    selection = Selection(layout, parse_densities(density), allocation)
     _ = selection.pools
     return selection
 
@@ -127,8 +127,8 @@ def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
     needs = needs_of(finder)
     needs.check_at(written_name(finder), problem.at)
     selection = selection_of(finder, problem.layout, density)
-    if selection.everything:
-        return full(finder, problem, density)
+    if selection.decided:
+        return decided(finder, problem, density, selection)
     if needs.trains:
         problem.epochs  # noqa: B018 - raises where nothing trains
     settled = finder.settled(problem) if hasattr(finder, "settled") else finder
@@ -149,12 +149,19 @@ def _checked(finder: Any, found: object, selection: Selection) -> Drawn:
     name = written_name(finder)
     if not isinstance(found, Drawn):
         raise UsageError(f"{name} must return tombola.finders.Drawn, got {type(found).__name__}", option="finder")
-    if found.ticket.kept != selection.kept or set(found.ticket) != set(selection.layout.names):
-        raise UsageError(
-            f"{name} returned a ticket of {found.ticket.kept:,} weights; the density asks for {selection.kept:,} "
-            "of the prunable ones",
-            option="finder",
-        )
+    names, shapes = selection.layout.names, selection.layout.shapes
+    if found.ticket.shapes != dict(zip(names, shapes, strict=True)):
+        raise UsageError(f"{name} returned a ticket of other weights than the prunable ones", option="finder")
+    kept = found.ticket.kept_by_layer
+    for pool in selection.pools:
+        chosen = sum(kept[names[layer]] for layer in pool.layers)
+        if chosen != pool.kept:
+            where = "all" if len(pool.layers) == len(names) else ", ".join(names[layer] for layer in pool.layers)
+            raise UsageError(
+                f"{name} returned a ticket of {chosen:,} weights; the density asks for {pool.kept:,} of the prunable "
+                f"ones ({where})",
+                option="finder",
+            )
     return found
 
 
@@ -191,10 +198,10 @@ def drawn(
     return Drawn(ticket, problem.entry.rows(), start)
 
 
-def full(finder: Any, problem: Problem, density: Density) -> Drawn:
-    """Return the ticket that keeps everything; density 1 needs no search."""
-    ones = torch.ones(problem.layout.total)
-    return drawn(finder, problem, density, ones.bool(), ones, Cost())
+def decided(finder: Any, problem: Problem, density: Density, selection: Selection) -> Drawn:
+    """Return the ticket where there is nothing to choose, such as that of density 1; it needs no search."""
+    equal = torch.ones(sum(selection.groups.layout().counts))
+    return drawn(finder, problem, density, selection.keep(equal), selection.groups.expand(equal), Cost())
 
 
 def _pack(found: Drawn) -> dict[str, Any]:

@@ -70,13 +70,18 @@ class Joint(Along):
         return drawn(self, problem, density, selection.keep(logits), scores, cost, warnings=warnings)
 
 
+def reach(density: float) -> tuple[float, float]:
+    """Return the bounds of the logits of gates of which a share is wanted open."""
+    return concrete.logit(density * CLOSED_SHARE), max(OPEN_LOGIT, concrete.logit((1 + density) / 2))
+
+
 class JointSearch(Companion):
     """Logits that learn beside the weights."""
 
     def __init__(self, finder: Joint, problem: Problem, selection: Selection) -> None:
         self._finder, self._problem, self._selection = finder, problem, selection
-        wanted = selection.kept / problem.layout.total
-        self._range = concrete.logit(wanted * CLOSED_SHARE), max(OPEN_LOGIT, concrete.logit((1 + wanted) / 2))
+        # Gates that are decided stay as far out as they are.
+        self._free = [pool for pool in selection.pools if not pool.decided]
         self._step = 0
         self._figures: Figures = {}
 
@@ -91,8 +96,6 @@ class JointSearch(Companion):
         self._network = GatedNetwork(model, self._problem.layout, task)
         like = torch.empty(0, device=next(model.parameters()).device)
         start = start_logits(self._selection, lambda _: START_LOGIT, like)
-        # Gates that are decided stay as far out as they are.
-        self._free = start == START_LOGIT
         adam = partial(torch.optim.Adam, lr=self._finder.learning_rate, fused=True)
         self._gates = Gates(start, self._selection.groups, Sampled(self._finder.relaxation, self._problem.seed), adam)
         self._balance = Balance(self._finder.controller, self._selection, start)
@@ -116,7 +119,8 @@ class JointSearch(Companion):
         )
         self._figures = figures
         self._gates.move(gradient, finder.learning_rate)
-        self._gates.clamp(*self._range, self._free)
+        for pool in self._free:
+            self._gates.clamp(*reach(pool.kept / pool.total), pool.layers)
         self._step += 1
 
     def evaluated(self) -> nn.Module:

@@ -70,7 +70,8 @@ def _variant(layers: Sequence[Mapping[str, Any]], label: str) -> RunConfig:
         own = FINDERS.parse(values.pop("finder", "cts"))
         if layer is layers[0] and own.part != inline.part:
             values = {key: value for key, value in values.items() if not _of_finder(key)}
-        spec = lay_over(spec, {**values, "finder": replace(inline, given={})}, loose=True)
+        named = own if own.part == inline.part else replace(inline, given={})
+        spec = lay_over(spec, {**values, "finder": named}, loose=True)
     spec = lay_over(spec, {"finder": inline})
     config: RunConfig = spec.build()
     needs = needs_of(config.finder)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import UsageError
-from tombola.parts import BELOW_ONE, POSITIVE, Part, option
+from tombola.parts import BELOW_ONE, POSITIVE, Part, is_part, option
 from tombola.written import Family
 
 
@@ -55,5 +55,7 @@ class AdamW(Part):
 
 
 OPTIMIZERS: Family[Optimizer] = Family(
-    "optimizer", {kind.name: kind() for kind in (SGD, AdamW)}, lambda value: isinstance(value, Optimizer)
+    "optimizer",
+    {kind.name: kind() for kind in (SGD, AdamW)},
+    lambda value: is_part(value) and isinstance(value, Optimizer),
 )
