@@ -20,6 +20,7 @@ from tombola.finders import CTS, FINDERS, Drawn, Finds, needs_of, selection_of
 from tombola.finders import draw as draw_ticket
 from tombola.forecast import seconds_of_steps
 from tombola.identity import digest_tensors
+from tombola.literal import literal
 from tombola.masking import Patterns, Survey, survey, unwrap
 from tombola.network import load_weights
 from tombola.objectives import Loss, Objective
@@ -140,7 +141,7 @@ def _check_seed(seed: int) -> None:
 
 def _announced(found: Drawn) -> Drawn:
     for sign in found.ticket.provenance.warnings if found.ticket.provenance else ():
-        warnings.warn(sign, TicketWarning, stacklevel=3)
+        warnings.warn(literal(sign), TicketWarning, stacklevel=3)
     return found
 
 
