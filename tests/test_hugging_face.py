@@ -30,6 +30,10 @@ BERT = {
 def bert(kind, **options):
     torch.manual_seed(0)
     model = getattr(transformers, f"BertFor{kind}")(transformers.BertConfig(**BERT, **options))
+    return _with_large_weights(model)
+
+
+def _with_large_weights(model):
     with torch.no_grad():  # outputs that differ from each other
         for parameter in model.parameters():
             parameter.mul_(4)
@@ -42,7 +46,7 @@ def segformer():
         num_encoder_blocks=2, depths=[1, 1], hidden_sizes=[8, 8], num_attention_heads=[1, 1], sr_ratios=[1, 1],
         patch_sizes=[3, 3], strides=[2, 2], mlp_ratios=[1, 1], decoder_hidden_size=8, num_labels=3,
     )  # fmt: skip
-    return transformers.SegformerForSemanticSegmentation(config).eval()
+    return _with_large_weights(transformers.SegformerForSemanticSegmentation(config))
 
 
 def two_outputs(model, batch):
@@ -69,8 +73,9 @@ def kl(output, other, dim):
 
 
 def test_semantic_segmentation_has_its_classes_on_axis_1():
+    model = segformer()
     batch = {"pixel_values": torch.randn(2, 3, 16, 16), "labels": torch.randint(3, (2, 16, 16))}
-    output, other, found = divergences(segformer(), batch)
+    output, other, found = divergences(model, batch)
     assert output.logits.shape == (2, 3, 8, 8)
     assert torch.equal(found, kl(output.logits, other.logits, 1))
     assert not torch.allclose(found, kl(output.logits, other.logits, -1))

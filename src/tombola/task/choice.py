@@ -76,7 +76,7 @@ def _by_targets(task: Task, output: Output, batch: Batch, further: Iterable[Batc
     if own:
         raise UsageError(
             f"data's targets are labels of 0 and 1, which classification's loss is not for: beside the {own[0]}, give "
-            f"Task(loss=...) too"
+            "Task(loss=...) too"
         )
     return replace(task, **{name: getattr(chosen, name) for name in PARTS})
 
