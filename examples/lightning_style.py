@@ -1,5 +1,7 @@
 """A ticket inside a Lightning-style loop: modules with `training_step` and `configure_optimizers`, driven by Fabric."""
 
+from typing import Any
+
 import lightning_fabric
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,8 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, 5)."""
-        return self.body(x)
+        found: Tensor = self.body(x)
+        return found
 
     def training_step(self, batch: tuple[Tensor, Tensor], number: int) -> Tensor:
         """Return the loss of a batch."""
@@ -28,7 +31,7 @@ class Classifier(nn.Module):
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
 
-def points(count: int, seed: int) -> DataLoader:
+def points(count: int, seed: int) -> DataLoader[Any]:
     """Return points whose class is the largest of their first five coordinates."""
     x = torch.randn(count, 20, generator=torch.Generator().manual_seed(seed))
     return DataLoader(TensorDataset(x, x[:, :5].argmax(dim=1)), batch_size=64, shuffle=True)

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import tombola
-from tombola.finders import Ranked
+from tombola.controllers import Figures, State, Target
+from tombola.finders import Problem, Ranked
+from tombola.objectives import View
 
 
 @dataclass(frozen=True)
@@ -23,17 +25,19 @@ class RelativeMagnitude(Ranked):
 
     power: float = tombola.option(1.0, "how far the layers' scales are evened out: 0 not at all, 1 wholly")
 
-    def scores(self, problem) -> Tensor:
+    def scores(self, problem: Problem) -> Tensor:
         """Return one score a weight, the larger the better."""
         sizes = {name: value.abs() for name, value in problem.values_of(problem.weights).items()}
-        return problem.layout.flatten({name: size / size.mean() ** self.power for name, size in sizes.items()})
+        found: Tensor = problem.layout.flatten({name: size / size.mean() ** self.power for name, size in sizes.items()})
+        return found
 
 
-def hesitant_kl(view) -> Tensor:
+def hesitant_kl(view: View) -> Tensor:
     """Reverse KL, and a little reward for outputs that are not too sure. view: one batch seen by both networks."""
     log_p = view.sparse.log_softmax(dim=1)
     entropy = -(log_p.exp() * log_p).sum(dim=1).mean()
-    return view.task.divergence(view.sparse, view.dense, view.batch) - 0.01 * entropy
+    found: Tensor = view.task.divergence(view.sparse, view.dense, view.batch) - 0.01 * entropy
+    return found
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,13 @@ class PI(tombola.Part):
     proportional: float = tombola.option(10.0, "weight of the error")
     integral: float = tombola.option(0.05, "weight of the sum of errors")
 
-    def init(self, logits: Tensor) -> dict[str, Tensor]:
+    def init(self, logits: Tensor) -> State:
         """Return the state before the first step, for logits (d,)."""
         return {"sum": logits.new_zeros(())}
 
-    def update(self, logits: Tensor, task_gradient: Tensor, target, state):
+    def update(
+        self, logits: Tensor, task_gradient: Tensor, target: Target, state: State
+    ) -> tuple[Tensor, State, Figures]:
         """Return the optimiser's gradient, the next state and figures for the journal; nothing is overwritten."""
         gates = torch.sigmoid(logits)
         error = gates.mean() / target.density - 1

@@ -20,7 +20,9 @@ def texts(count: int, seed: int) -> list[dict[str, torch.Tensor]]:
     ]
 
 
-def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: list, epochs: int) -> None:
+def train(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: list[dict[str, torch.Tensor]], epochs: int
+) -> None:
     """Train as one always does."""
     model.train()
     for _ in range(epochs):
@@ -30,7 +32,7 @@ def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: lis
             optimizer.step()
 
 
-def accuracy(model: torch.nn.Module, batches: list) -> float:
+def accuracy(model: torch.nn.Module, batches: list[dict[str, torch.Tensor]]) -> float:
     """Return the share of right answers."""
     model.eval()
     with torch.no_grad():

@@ -134,7 +134,9 @@ def trained(model, data, task=None, **recipe):
 def test_a_summed_loss_is_the_mean_times_what_it_is_the_mean_over():
     torch.manual_seed(0)
     model, (x, y) = Mean(), sequences(1)[0]
-    state, _ = trained(model, [(x, y)], epochs=1, learning_rate=0.01, optimizer=SGD(momentum=0.0), weight_decay=0.0, summed=True)
+    state, _ = trained(
+        model, [(x, y)], epochs=1, learning_rate=0.01, optimizer=SGD(momentum=0.0), weight_decay=0.0, summed=True
+    )
     nn.functional.cross_entropy(model(x), y, reduction="sum").backward()
     wanted = model.out.weight - 0.01 * model.out.weight.grad
     assert torch.allclose(state.tensors["out.weight"], wanted, atol=1e-6)

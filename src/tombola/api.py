@@ -1,15 +1,16 @@
 """The calls for one's own model: draw, preview, sparsify."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import Dataset
 
 from tombola import diagnostics
 from tombola.controllers import Controller
@@ -23,7 +24,7 @@ from tombola.identity import digest_tensors
 from tombola.literal import literal
 from tombola.masking import Patterns, Survey, survey, unwrap
 from tombola.network import load_weights
-from tombola.objectives import Loss, Objective
+from tombola.objectives import Loss, Objective, View
 from tombola.plugins import code_of
 from tombola.probe import settle
 from tombola.problem import Problem, Trainer
@@ -35,6 +36,8 @@ from tombola.task import Task
 from tombola.ticket import Ticket
 from tombola.training import Lesson, OwnFit, Recipe, State, TrainingFunction
 
+# What may be given as data: batches, or a map-style dataset.
+Data = Iterable[Any] | Dataset[Any]
 # Seconds of work that is announced before it begins.
 WORTH_SAYING = 60.0
 
@@ -49,11 +52,11 @@ def preview(model: nn.Module, *, include: Patterns = "*", exclude: Patterns = ()
 
 def draw(
     model: nn.Module,
-    data: Iterable[Any],
+    data: Data,
     *,
     density: Density,
     steps: int | None = None,
-    objective: Objective | str | None = None,
+    objective: Objective | Callable[[View], Tensor] | str | None = None,
     controller: Controller | str | None = None,
     finder: Finds | str | None = None,
     seed: int = 0,
@@ -62,7 +65,7 @@ def draw(
     exclude: Patterns = (),
     precision: str = "auto",
     batch_size: int | None = None,
-    held_out: Iterable[Any] | None = None,
+    held_out: Data | None = None,
     progress: bool = True,
 ) -> Ticket:
     """Draw a ticket from a model at its present weights, by Concrete Ticket Search.
@@ -163,8 +166,8 @@ class Sparsified:
 
 def sparsify(
     model: nn.Module,
-    train: Iterable[Any],
-    held_out: Iterable[Any],
+    train: Data,
+    held_out: Data,
     *,
     density: Density,
     recipe: Recipe | None = None,

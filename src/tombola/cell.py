@@ -83,7 +83,7 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
         raise UsageError(f"{name} must give {wanted} outputs a sample, one a class, got {shape}", option="model")
     if isinstance(config.finder, Finder):
         config.finder.check(network)
-    return watch.wrong
+    return bool(watch.wrong)
 
 
 def _initial_model(config: RunConfig, splits: Splits, seed: int, *purpose: str) -> nn.Module:

@@ -62,7 +62,8 @@ def _square(piece: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(piece).double()
     if piece.device.type != "cpu" or not 1e-10 < length < 1e15:
         length = torch.linalg.vector_norm(piece, dtype=torch.float64)
-    return length**2
+    found: Tensor = length**2
+    return found
 
 
 @dataclass(frozen=True)

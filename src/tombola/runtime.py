@@ -25,7 +25,8 @@ LAYOUTS = ("auto", "contiguous", "channels-last")
 def has_bf16_instructions(device: torch.device) -> bool:
     """Whether the device multiplies bf16 in hardware."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        found: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        return found
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
 
 

@@ -30,7 +30,8 @@ def load_preset(name: str, recipe: str = STANDARD) -> dict[str, Any]:
         raise UsageError(
             f"{recipe!r} is not one of the preset {name}; allowed are {', '.join(recipes)}", option="recipe"
         )
-    return values | recipes[recipe]
+    found: dict[str, Any] = values | recipes[recipe]
+    return found
 
 
 def recipe_names() -> list[str]:
@@ -40,4 +41,5 @@ def recipe_names() -> list[str]:
 
 
 def _read_preset(name: str) -> dict[str, Any]:
-    return yaml.safe_load((files("tombola") / "presets" / f"{name}.yaml").read_text())
+    found: dict[str, Any] = yaml.safe_load((files("tombola") / "presets" / f"{name}.yaml").read_text())
+    return found

@@ -26,7 +26,8 @@ def unpacked(path: Path) -> IO[bytes]:
         start = file.read(max(map(len, _OPENERS)))
     for magic, opener in _OPENERS.items():
         if start.startswith(magic):
-            return opener(path, "rb")
+            found: IO[bytes] = opener(path, "rb")
+            return found
     return path.open("rb")
 
 

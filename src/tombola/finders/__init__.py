@@ -27,6 +27,7 @@ from tombola.finders.saliency import SNIP as SNIP
 from tombola.finders.saliency import ObjectiveSaliency as ObjectiveSaliency
 from tombola.finders.saliency import ProsPr as ProsPr
 from tombola.finders.synflow import SynFlow as SynFlow
+from tombola.problem import Problem as Problem
 from tombola.written import Family
 
 FINDERS: Family[Finds] = Family(

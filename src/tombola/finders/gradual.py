@@ -24,7 +24,8 @@ def cubic(density: float, done: float) -> float:
 
 def geometric(density: float, done: float) -> float:
     """Return κ^s: every round removes the same share of what remains, as in iterative pruning."""
-    return density**done
+    found: float = density**done
+    return found
 
 
 def linear(density: float, done: float) -> float:

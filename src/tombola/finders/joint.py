@@ -57,7 +57,8 @@ class Joint(Along):
     def wanted(self, density: float, share: float) -> float:
         """Return the density to aim at after a share of the training."""
         start = max(START_DENSITY, density)
-        return start * (density / start) ** min(share / self.share, 1.0)
+        found: float = start * (density / start) ** min(share / self.share, 1.0)
+        return found
 
     def find(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density, along a training."""

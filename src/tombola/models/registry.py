@@ -23,7 +23,8 @@ class TorchvisionModel(Part):
         """Return the network; torchvision's take images of three channels only."""
         from torchvision import models
 
-        return models.get_model(self.name, num_classes=classes)
+        found: nn.Module = models.get_model(self.name, num_classes=classes)
+        return found
 
 
 class _Models(Family[Model]):

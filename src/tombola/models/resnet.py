@@ -29,7 +29,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, (N, outputs, H/stride, W/stride)."""
         out = self.relu1(self.bn1(self.conv1(x)))
-        return self.relu2(self.bn2(self.conv2(out)) + self.shortcut(x))
+        found: Tensor = self.relu2(self.bn2(self.conv2(out)) + self.shortcut(x))
+        return found
 
 
 @dataclass(frozen=True)

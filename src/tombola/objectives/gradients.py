@@ -22,7 +22,8 @@ class GradNorm(Objective):
 
     def __call__(self, view: View) -> Tensor:
         """Return -‖∇_θ loss(f_z)‖₂ over all parameters."""
-        return -torch.linalg.vector_norm(view.gradient(view.network, view.mask, every_parameter=True))
+        found: Tensor = -torch.linalg.vector_norm(view.gradient(view.network, view.mask, every_parameter=True))
+        return found
 
 
 @dataclass(frozen=True)

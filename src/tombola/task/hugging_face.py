@@ -230,9 +230,11 @@ def _divergence(head: Head, output: Tensor, reference: Tensor, found: Mapping[st
 def _no_padding(found: Mapping[str, Any], batch: Batch) -> Tensor | None:
     """Return which tokens count; the attention mask of a model that encodes and decodes is of what it encodes."""
     if "encoder_last_hidden_state" not in found:
-        return batch.get("attention_mask")
-    labels = batch.get("labels")
-    return batch.get("decoder_attention_mask", None if labels is None else labels != -100)
+        kept: Tensor | None = batch.get("attention_mask")
+    else:
+        labels = batch.get("labels")
+        kept = batch.get("decoder_attention_mask", None if labels is None else labels != -100)
+    return kept
 
 
 def _prediction(head: Head, output: Tensor) -> Tensor:
