@@ -51,8 +51,9 @@ def explained_batches() -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise UsageError(
-            "batch_size: a batch of one sample cannot be normalised by BatchNorm; choose another batch size (of "
-            "training or of the search), or leave such a batch out"
+            "a batch of one sample cannot be normalised by BatchNorm; choose another batch size (of training or of the "
+            "search), or leave such a batch out",
+            option="batch_size",
         ) from error
 
 
@@ -161,7 +162,7 @@ class FrozenNetwork:
         ]
         if not found:
             what = f"no module's name matches {', '.join(patterns)}" if patterns else "the model has no nn.ReLU module"
-            raise UsageError(f"features: {what}; give patterns of the names of the modules to compare")
+            raise UsageError(f"{what}; give patterns of the names of the modules to compare", option="features")
         outputs: list[Tensor] = []
         handles = [module.register_forward_hook(lambda _m, _i, output: outputs.append(output)) for module in found]
         try:

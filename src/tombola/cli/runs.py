@@ -28,8 +28,9 @@ from tombola.config import (
 )
 from tombola.config.layers import VARIANT
 from tombola.errors import UsageError
-from tombola.parts import is_part, plain
+from tombola.parts import is_part, written_name
 from tombola.selection import Density
+from tombola.written import Spec
 
 _METAVARS: dict[Any, str] = {int: "N", float: "X", bool: "true|false"}
 # Layers of values, the later over the earlier.
@@ -233,10 +234,10 @@ def _help(form: ShortForm) -> str:
 
 def _shown(form: ShortForm, value: Any) -> str:
     """Return an option's default in words."""
+    if isinstance(value, Spec):  # given by a layer, and not built yet
+        value = value.build()
     if is_part(value):
-        return str(plain(value)["name"])
-    if hasattr(value, "part"):  # given by a layer, and not built yet
-        return str(plain(value.build())["name"])
+        return written_name(value)
     if value is None or value == ():
         defaults = dict.fromkeys(_default_of(f) for _, f, _ in form.owners)
         return "; ".join(str(each) for each in defaults)
@@ -253,7 +254,7 @@ def _default_of(f: Any) -> str:
     default = f.default
     if default is None or default == ():
         return str(f.metadata["unset"] or "none")
-    return str(plain(default)["name"]) if is_part(default) else str(f.metadata["unset"] or default)
+    return written_name(default) if is_part(default) else str(f.metadata["unset"] or default)
 
 
 def without_sparsity(arguments: Sequence[str]) -> list[str]:
