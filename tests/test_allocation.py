@@ -3,17 +3,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tombola.allocation import ALLOCATIONS, erdos_renyi_kernel, keep, round_to, uniform
+from tombola.allocation import ALLOCATIONS, Uniform, erdos_renyi_kernel, round_to
 from tombola.errors import UsageError
 from tombola.flat import Layout
+from tombola.selection import Selection
 
 
 def layout(*shapes):
     return Layout(tuple(f"{number}.weight" for number in range(len(shapes))), shapes)
 
 
+def keep(scores, of, density, allocation="global"):
+    return Selection(of, density, ALLOCATIONS.read(allocation)).keep(scores)
+
+
 def test_uniform_shares_by_hand():
-    assert uniform(layout((4, 5), (2, 5)), 0.25) == [5.0, 2.5]
+    # Shares 5 and 2.5 of 20 and 10: of 8 weights the larger remainder gets the one that is left.
+    assert Uniform().counts(layout((4, 5), (2, 5)), 0.25, 8) == [5, 3]
 
 
 def test_erk_by_hand():
@@ -42,7 +48,9 @@ def test_each_layer_is_ranked_on_its_own():
 
 
 def test_unknown_allocations():
-    with pytest.raises(UsageError, match="allocation 'fair' is unknown; allowed are global, uniform, erk"):
+    with pytest.raises(
+        UsageError, match="allocation 'fair' is unknown; allowed are global, uniform, erk, or MODULE:NAME"
+    ):
         keep(torch.ones(4), layout((2, 2)), 0.5, "fair")
 
 

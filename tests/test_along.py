@@ -12,15 +12,17 @@ from tombola import UsageError, concrete
 from tombola.controllers import GradBalance
 from tombola.data import Item, StreamFeed
 from tombola.finders import ContinuousSparsification, EdgePopup, Gradual, Joint
+from tombola.finders import draw as draw_ticket
 from tombola.finders.continuous import HardeningGates
 from tombola.finders.edge_popup import ScoreSearch, initial_scores
 from tombola.finders.gradual import Pruning, cubic, geometric
-from tombola.finders.joint import Gates
+from tombola.finders.joint import JointSearch
 from tombola.flat import Layout
 from tombola.masking import by_canonical_name
 from tombola.progress import Silent
 from tombola.ranking import count_kept
-from tombola.seeds import generator
+from tombola.seeds import fill_uniform
+from tombola.selection import Selection
 from tombola.store import DiskStage, DiskStore, MemoryStore
 from tombola.task import Task
 from tombola.training import Companion, Lesson, Recipe, State, fit
@@ -33,7 +35,7 @@ KINDS = [Gradual(rounds=4), Joint(), ContinuousSparsification(), EdgePopup(steps
 
 
 def draw(finder, of, density=0.3):
-    return next(iter(finder.draw(of, [density])))
+    return draw_ticket(finder, of, density).ticket
 
 
 def weights_of(model):
@@ -56,7 +58,7 @@ def test_schedules_by_hand():
 def test_gradual_by_hand():
     # Weights 2, -1, 0.5. One cut at the end of the training, to a third: the largest stays.
     model, layout = Three(), three().layout
-    pruning = Pruning(Gradual(share=1.0, rounds=2), layout, 1 / 3)
+    pruning = Pruning(Gradual(share=1.0, rounds=2), Selection(layout, 1 / 3))
     pruning.begin(model, Task.regression())
     pruning.after_step(0.4)
     assert weights_of(model) == [2.0, -1.0, 0.5]
@@ -73,9 +75,11 @@ def test_gradual_by_hand():
 def test_joint_by_hand():
     # f = zc c (za a x1 + zb b x2) with a, b, c = 2, 1, 0.5 and x = 1, 2, y = 1.
     of, model = three(b=1.0), Three(b=1.0)
-    gates = Gates(Joint(controller=GradBalance()), of, 0.5)
+    gates = JointSearch(Joint(controller=GradBalance()), of, Selection(of.layout, 0.5))
     gates.begin(model, of.task)
-    a, b, c = za, zb, zc = concrete.sample(torch.full((3,), 3.0), torch.rand(3, generator=generator(3, "concrete")))
+    noise = torch.empty(3)
+    fill_uniform(noise, 3, "concrete", 0, 0)
+    a, b, c = za, zb, zc = concrete.sample(torch.full((3,), 3.0), noise)
     h = 2 * za + 2 * zb
     f = 0.5 * zc * h
     output = gates.forward(POINT, 0.0)
@@ -84,20 +88,21 @@ def test_joint_by_hand():
     e = f - 1
     slopes = torch.stack([a * (1 - a), b * (1 - b), c * (1 - c)])
     expected = slopes * 2 * e * torch.stack([0.5 * zc * 2, 0.5 * zc * 2, 0.5 * h])
-    assert gates.logits.grad.tolist() == pytest.approx(expected.tolist())
+    assert gates._gates.pull(gates._mask.grad).tolist() == pytest.approx(expected.tolist())
     # The weights' own gradients carry the masks.
     assert model.second.weight.grad.item() == pytest.approx(float(2 * e * zc * h))
     # Nothing pushes on the density yet (λ is 0 below the aim), and Adam's first step is 0.1 against the sign.
     gates.after_step(0.0)
     assert gates.logits.tolist() == pytest.approx((3 - 0.1 * expected.sign()).tolist(), abs=1e-5)
-    assert gates.logits.grad is None
+    assert gates._gates.parameters.grad is None
 
 
 def test_continuous_sparsification_by_hand():
     # Gates at 1/2: h = 1 + 1 = 2, f = 1/2 * 1/2 * 2 = 1/2, e = -1/2. dL/dz = 2e (zc c a x1, zc c b x2, c h) =
     # (-1/2, -1/2, -1), times σ' = 1/4 and β = 1, and a price of 0.4 times 1/4 on each.
     of, model = three(b=1.0), Three(b=1.0)
-    gates = HardeningGates(ContinuousSparsification(penalty=0.4, learning_rate=0.1), of.layout, torch.zeros(3))
+    finder = ContinuousSparsification(penalty=0.4, learning_rate=0.1)
+    gates = HardeningGates(finder, of, Selection(of.layout, 0.5), torch.zeros(3))
     gates.begin(model, of.task)
     output = gates.forward(POINT, 0.0)
     assert output.item() == pytest.approx(0.5)
@@ -116,10 +121,10 @@ def test_continuous_sparsification_closes_what_was_closed_and_stops_when_few_are
     starts, rounds = [], []
     original = HardeningGates.__init__
 
-    def watching(self, finder, layout, start):
+    def watching(self, finder, problem, selection, start):
         starts.append(start.clone())
         rounds.append(self)
-        original(self, finder, layout, start)
+        original(self, finder, problem, selection, start)
 
     monkeypatch.setattr(HardeningGates, "__init__", watching)
     of = problem(mlp(), batches())
@@ -139,7 +144,8 @@ def test_edge_popup_by_hand():
     # Scores 0.3, -0.2, 0.1: two are kept, f = 0, e = -1. dL/dzc = 2e c h = -(2 + 2) = -4, and zero for a and b, which
     # carry zc = 0. The third score's gradient goes through its absolute value.
     for sign in (1, -1):
-        search = ScoreSearch(EdgePopup(allocation="global"), three(b=1.0), 2 / 3)
+        of = three(b=1.0)
+        search = ScoreSearch(EdgePopup(allocation="global"), of, Selection(of.layout, 2 / 3))
         with torch.no_grad():
             search.scores.copy_(torch.tensor([0.3, -0.2, 0.1 * sign]))
         assert search.mask().tolist() == [True, True, False]
@@ -217,26 +223,26 @@ def test_a_search_may_be_of_another_length_than_the_training(finder):
     assert ticket.provenance.finder["epochs"] == 9
     assert of.fit(ticket).epoch == 2
     started = problem(mlp(), batches(), epochs=4, rewind=2)
-    with pytest.raises(UsageError, match="epochs of the search must lie above 2, where it starts, got 2"):
-        replace(finder, epochs=2).draw(started, [0.3])
+    with pytest.raises(UsageError, match="search_epochs must lie above 2, where the search starts, got 2"):
+        draw(replace(finder, epochs=2), started)
 
 
 @pytest.mark.parametrize("finder", KINDS[:3], ids=lambda finder: finder.name)
 def test_a_problem_at_the_trained_weights_is_refused(finder):
-    with pytest.raises(UsageError, match=f"finder {finder.name} trains and rewinds"):
-        list(finder.draw(problem(mlp(), batches(), at="trained", rewind=3), [0.3]))
+    with pytest.raises(UsageError, match=f"draw_at must be rewind or init for the finder {finder.name}, got trained"):
+        draw(finder, problem(mlp(), batches(), at="trained", rewind=3))
 
 
 def test_the_joint_search_reaches_the_density():
     of = problem(mlp(hidden=40), batches(20), epochs=8)
-    gates = Gates(Joint(), of, 0.1)
+    gates = JointSearch(Joint(), of, Selection(of.layout, 0.1))
     of.accompany(gates, of.draw_stage({"name": "joint"}, 0.1, trains=True), "joint")
     assert gates.row()["expected_density"] == pytest.approx(0.1, rel=0.1)
 
 
 def test_the_joint_search_reaches_the_density_however_far_its_logits_could_run():
     of = problem(mlp(hidden=40), batches(20), epochs=60)
-    gates = Gates(Joint(learning_rate=3.0), of, 0.1)
+    gates = JointSearch(Joint(learning_rate=3.0), of, Selection(of.layout, 0.1))
     of.accompany(gates, of.draw_stage({"name": "joint"}, 0.1, trains=True), "joint")
     assert gates.row()["expected_density"] == pytest.approx(0.1, rel=0.1)
     least, most = (float(end) for end in gates.logits.detach().aminmax())
@@ -246,22 +252,22 @@ def test_the_joint_search_reaches_the_density_however_far_its_logits_could_run()
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Gradual(schedule="linear"), "schedule 'linear' is unknown; allowed are cubic, geometric"),
-        (lambda: Gradual(share=0.0), r"share must lie in \(0, 1\], got 0.0"),
+        (lambda: Gradual(schedule="steep"), "schedule must be one of cubic, geometric, linear, got 'steep'"),
+        (lambda: Gradual(share=0.0), r"share must be a number in \(0, 1\], got 0.0"),
         (lambda: Gradual(rounds=0), "rounds must be a whole number of at least 1, got 0"),
-        (lambda: Gradual(epochs=0), "epochs of the search must be a whole number of at least 1, got 0"),
-        (lambda: Joint(epochs=1.5), "epochs of the search must be a whole number of at least 1, got 1.5"),
-        (lambda: Joint(share=2.0), r"share must lie in \(0, 1\], got 2.0"),
-        (lambda: Joint(learning_rate=0.0), "learning_rate of the search must be a number above 0"),
-        (lambda: Joint(controller=GradBalance), "controller must be an object such as"),
+        (lambda: Gradual(epochs=0), "search_epochs must be a whole number of at least 1, got 0"),
+        (lambda: Joint(epochs=1.5), "search_epochs must be a whole number of at least 1, got 1.5"),
+        (lambda: Joint(share=2.0), r"share must be a number in \(0, 1\], got 2.0"),
+        (lambda: Joint(learning_rate=0.0), "search_learning_rate must be a number above 0"),
+        (lambda: Joint(controller=3), "controller must be one of gradbalance, proportional, lagrangian, MODULE:NAME"),
         (
             lambda: ContinuousSparsification(temperature=0.5),
-            "temperature of continuous-sparsification must be a number",
+            "temperature must be a number of at least 1, got 0.5",
         ),
         (lambda: ContinuousSparsification(rounds=0), "rounds must be a whole number of at least 1, got 0"),
-        (lambda: ContinuousSparsification(penalty=-1.0), "penalty of continuous-sparsification must be a number that"),
+        (lambda: ContinuousSparsification(penalty=-1.0), "penalty must be a number between 0 and 1e.30, got -1.0"),
         (lambda: EdgePopup(steps=0), "steps must be a whole number of at least 1, got 0"),
-        (lambda: EdgePopup(learning_rate=-1.0), "learning_rate of the search must be a number above 0"),
+        (lambda: EdgePopup(learning_rate=-1.0), "search_learning_rate must be a number above 0"),
         (lambda: EdgePopup(allocation="best"), "allocation 'best' is unknown"),
     ],
 )
@@ -302,7 +308,7 @@ def test_a_companion_is_told_how_much_of_the_training_is_done():
 
 def test_held_out_figures_of_a_joint_training_are_of_the_gated_network():
     of, model = three(b=1.0), Three(b=1.0)
-    gates = Gates(Joint(), of, 0.5)
+    gates = JointSearch(Joint(), of, Selection(of.layout, 0.5))
     gates.begin(model, of.task)
     with torch.no_grad():
         gates.logits.copy_(torch.tensor([0.0, 100.0, -100.0]))

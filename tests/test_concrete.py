@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from tombola import concrete
-from tombola.flat import PIECE
+from tombola.concrete import RELAXATIONS, Concrete, Deterministic, StraightThrough
+from tombola.finders.balance import at_density, start_logits
+from tombola.flat import PIECE, Layout
+from tombola.gates import Gates, Sampled
+from tombola.granularity import Weight
+from tombola.selection import Selection
 
 
 def test_sample_is_the_sigmoid_of_tempered_noise_plus_logit():
@@ -22,7 +27,9 @@ def test_extreme_noise_stays_finite_and_differentiable():
 
 
 def test_search_starts_at_the_wanted_density():
-    logits = concrete.initial_logits(0.02, 1000, torch.zeros(1))
+    selection = Selection(Layout(("a", "b"), ((25, 30), (250,))), 0.02)
+    logits = start_logits(selection, at_density, torch.zeros(1))
+    assert logits.shape == (1000,)
     assert logits[0].item() == pytest.approx(math.log(0.02 / 0.98), rel=1e-6)
     assert concrete.expected_density(logits) == pytest.approx(0.02, rel=1e-6)
 
@@ -30,7 +37,7 @@ def test_search_starts_at_the_wanted_density():
 def test_a_gate_is_open_with_the_probability_of_its_logit():
     # z > 1/2 exactly when logit(u)/tau + a > 0, so P = sigmoid(tau a).
     logits = torch.full((200_000,), 1.5)
-    noise = concrete.draw_noise(logits, torch.Generator().manual_seed(0))
+    noise = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
     share = (concrete.sample(logits, noise) > 0.5).double().mean().item()
     assert share == pytest.approx(1 / (1 + math.exp(-1.0)), abs=0.005)
 
@@ -45,46 +52,47 @@ def test_densities_and_entropy_by_hand():
 
 
 def test_straight_through_is_hard_forward_and_smooth_backward():
-    logits = torch.tensor([0.0, 0.0, 2.0], requires_grad=True)
-    mask = concrete.straight_through(logits, torch.tensor([0.4, 0.6, 0.5]))
+    logits = torch.tensor([0.0, 0.0, 2.0])
+    mask = StraightThrough().mask(logits, torch.tensor([0.4, 0.6, 0.5]))
     assert mask.tolist() == [1.0, 0.0, 1.0]
-    (gradient,) = torch.autograd.grad(mask.sum(), logits)
-    gates = torch.sigmoid(logits.detach())
-    assert gradient.tolist() == pytest.approx((gates * (1 - gates)).tolist())
+    gates = torch.sigmoid(logits)
+    assert StraightThrough().slope(mask, logits).tolist() == pytest.approx((gates * (1 - gates)).tolist())
 
 
 def test_the_deterministic_relaxation_has_no_noise():
     logits = torch.tensor([0.0, 1.0])
-    found = concrete.deterministic(logits, torch.rand(2))
+    found = Deterministic().mask(logits, torch.rand(2))
     assert found.tolist() == pytest.approx([0.5, 1 / (1 + math.exp(-1))])
 
 
-@pytest.mark.parametrize("relaxation", concrete.RELAXATIONS.values(), ids=concrete.RELAXATIONS)
+@pytest.mark.parametrize("relaxation", [Concrete(temperature=0.5), Deterministic()])
 def test_the_slope_is_the_gradient_of_the_mask(relaxation):
     logits, noise, pull = torch.randn(3, 500, generator=torch.Generator().manual_seed(0)).unbind()
     logits.requires_grad_()
-    mask = relaxation.mask(logits, noise.sigmoid(), 0.5)
+    mask = relaxation.mask(logits, noise.sigmoid())
     (gradient,) = torch.autograd.grad(mask, logits, pull)
     assert torch.allclose(relaxation.slope(mask, logits) * pull, gradient, rtol=1e-5, atol=1e-8)
 
 
-def sampler(logits, seed=7, kind="concrete"):
-    return concrete.Sampler(logits, concrete.RELAXATIONS[kind], 0.5, seed)
+def sampled(logits, seed=7):
+    layout = Layout(("weight",), ((len(logits), 1),))
+    forming = Sampled(Concrete(temperature=0.5), seed)
+    return Gates(logits, Weight().groups(layout), forming, lambda parameters: torch.optim.SGD(parameters, lr=1.0))
 
 
 def test_sampling_in_pieces_depends_on_seed_step_and_place_alone():
     logits = torch.zeros(2 * PIECE + 77)
-    mask = sampler(logits).draw(3)
+    mask = sampled(logits).mask(3)
     assert mask.requires_grad
     assert mask.is_leaf
     first = mask.detach()
     before = torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        assert torch.equal(sampler(logits).draw(3), first)
+        assert torch.equal(sampled(logits).mask(3), first)
     torch.set_num_threads(before)
-    assert not torch.equal(sampler(logits).draw(4), first)
-    assert not torch.equal(sampler(logits, seed=8).draw(3), first)
+    assert not torch.equal(sampled(logits).mask(4), first)
+    assert not torch.equal(sampled(logits, seed=8).mask(3), first)
     assert not torch.equal(first[:PIECE], first[PIECE : 2 * PIECE]), "pieces have noise of their own"
     # At logit 0 half of the masks lie above 1/2, and ln(u/(1 - u))/τ has the standard deviation π/√3/τ.
     assert (first > 0.5).double().mean().item() == pytest.approx(0.5, abs=0.01)
@@ -93,8 +101,8 @@ def test_sampling_in_pieces_depends_on_seed_step_and_place_alone():
 
 def test_gradients_of_masks_are_pulled_back_to_the_logits():
     logits = torch.randn(2 * PIECE + 77, generator=torch.Generator().manual_seed(0))
-    of = sampler(logits)
-    mask = of.draw(0)
+    of = sampled(logits)
+    mask = of.mask(0)
     (gradient,) = torch.autograd.grad((mask * logits).sum(), mask)
     kept = gradient.clone()
     found = of.pull(gradient)
@@ -102,7 +110,7 @@ def test_gradients_of_masks_are_pulled_back_to_the_logits():
     assert torch.equal(gradient, kept), "what an objective returned stays as it was"
 
 
-@pytest.mark.parametrize("relaxation", concrete.RELAXATIONS)
+@pytest.mark.parametrize("relaxation", list(RELAXATIONS))
 def test_every_relaxation_finds_a_ticket(relaxation):
     from tombola import CTS, draw
 

@@ -8,15 +8,17 @@ from torch import nn
 from tombola import CTS, GradBalance, ProportionalBalance, Random, SearchError, Task, UsageError
 from tombola.data import ListFeed
 from tombola.finders import FINDERS
+from tombola.finders import draw as draw_ticket
 from tombola.finders.cts import drop
-from tombola.finders.search import Plan, Search
+from tombola.finders.search import Search
 from tombola.masking import survey
 from tombola.network import FrozenNetwork
-from tombola.objectives import OBJECTIVES
+from tombola.parts import identify
 from tombola.problem import Problem
 from tombola.ranking import count_kept
 from tombola.runtime import Runtime
 from tombola.seeds import fill_uniform
+from tombola.selection import Selection
 from tombola.store import DiskStore, MemoryStore
 from tombola.training import State
 
@@ -35,8 +37,7 @@ def problem(model, data, **changes):
 
 
 def draw(finder, of, density=0.3):
-    (ticket,) = finder.draw(of, [density])
-    return ticket
+    return draw_ticket(finder, of, density).ticket
 
 
 @pytest.mark.parametrize("density", [0.02, 0.3, 0.999, 1.0])
@@ -51,8 +52,8 @@ def test_exactly_k_weights_are_kept(finder, density):
 
 def test_several_densities_are_drawn_one_after_another():
     of = problem(mlp(), batches())
-    assert [t.kept for t in CTS(steps=3).draw(of, [0.5, 0.25])] == [36, 18]
-    first, second = Random().draw(of, [0.5, 0.25])
+    assert [draw(CTS(steps=3), of, density).kept for density in (0.5, 0.25)] == [36, 18]
+    first, second = (draw(Random(), of, density) for density in (0.5, 0.25))
     assert all((first[name] | ~second[name]).all() for name in first), "random tickets are nested"
 
 
@@ -64,7 +65,7 @@ def test_random_tickets_depend_on_the_seed():
 
 def test_a_density_that_keeps_nothing_is_refused_before_any_search():
     with pytest.raises(UsageError, match="smallest possible density"):
-        list(CTS(steps=10**9).draw(problem(mlp(), batches()), [0.5, 0.001]))
+        draw(CTS(steps=10**9), problem(mlp(), batches()), 0.001)
 
 
 def test_same_seed_same_ticket_to_the_bit_and_another_seed_another():
@@ -85,8 +86,8 @@ def test_one_step_of_the_search_by_hand(epsilon):
     data = [(torch.ones(1, 2), torch.ones(1, 1))]
     of = problem(model, data, task=task)
     network = FrozenNetwork(model, of.layout, task, CPU)
-    plan = Plan(OBJECTIVES["loss"], GradBalance(), 0.5, 2, 0.1, drop, 2 / 3, epsilon, "concrete", ())
-    search = Search(of, plan, network, None)
+    finder = CTS("loss", 2, GradBalance(), learning_rate=0.1, lr_schedule="drop", epsilon=epsilon)
+    search = Search(finder, of, Selection(of.layout, 0.5), network, None)
     noise = torch.empty(2)
     fill_uniform(noise, 3, "concrete", 0, 0)
     z = torch.sigmoid(torch.logit(noise) * 1.5)
@@ -108,7 +109,7 @@ def test_the_learning_rate_drops_for_the_last_fifth():
     moves = []
     network = FrozenNetwork(of.model, of.layout, Task(), CPU)
     finder = CTS(objective="loss", steps=10, learning_rate=0.1, lr_schedule="drop")
-    search = Search(of, finder._plan(0.5), network, None)
+    search = Search(finder, of, Selection(of.layout, 0.5), network, None)
     for item in list(of.feed.epoch(0)) * 4:
         if search.step == 10:
             break
@@ -120,15 +121,15 @@ def test_the_learning_rate_drops_for_the_last_fifth():
 
 
 def test_by_default_the_learning_rate_rises_and_falls():
-    plan = CTS(steps=8).settled()._plan(0.1)
-    shares = [plan.schedule(step, 8) for step in (0, 2, 4, 6, 8)]
+    of = problem(mlp(), batches())
+    shares = [CTS(steps=8).schedule.share(step, 8) for step in (0, 2, 4, 6, 8)]
     assert shares == pytest.approx([0.04, 0.52, 1.0, 0.5, 0.0])
-    settled = [CTS(steps=n).settled() for n in (1960, 980, 490, 15_680)]
+    settled = [CTS(steps=n).settled(of) for n in (1960, 980, 490, 15_680)]
     assert [search.learning_rate for search in settled] == pytest.approx([0.3, 0.6, 1.0, 0.0375])
-    assert CTS(lr_schedule="drop").settled().learning_rate == 0.1
-    assert CTS(learning_rate=0.02).settled().learning_rate == 0.02
+    assert CTS(lr_schedule="drop").settled(of).learning_rate == 0.1
+    assert CTS(learning_rate=0.02).settled(of).learning_rate == 0.02
     # A copy with other steps has the rate that suits them.
-    assert replace(CTS(), steps=15_680).settled() == CTS(steps=15_680).settled()
+    assert replace(CTS(), steps=15_680).settled(of) == CTS(steps=15_680).settled(of)
 
 
 def test_the_search_finds_the_weights_that_matter():
@@ -172,7 +173,7 @@ def test_a_killed_search_goes_on_to_the_same_bits(tmp_path, steps, controller):
     ticket = draw(finder, resumed)
     assert ticket == expected
     assert all(torch.equal(ticket.scores[name], expected.scores[name]) for name in ticket)
-    rows = [of.draw_stage(ticket.provenance.finder, 0.3).rows() for of in (resumed, straight)]
+    rows = [of.draw_stage(identify(finder.settled(of)), 0.3).rows() for of in (resumed, straight)]
     assert rows[0] == rows[1]
     assert ticket.provenance.cost.forward == expected.provenance.cost.forward
 
@@ -191,7 +192,7 @@ def test_what_is_recorded():
     finder = CTS(steps=45)
     ticket = draw(finder, of)
     assert of.store is store
-    rows = of.draw_stage(ticket.provenance.finder, 0.3).rows()
+    rows = of.draw_stage(identify(finder.settled(of)), 0.3).rows()
     assert [row["step"] for row in rows] == [0, 20, 40, 44]
     first = rows[0]
     assert first["expected_density"] == pytest.approx(0.3)
@@ -209,13 +210,14 @@ def test_what_is_recorded():
 
 def test_provenance_names_everything_and_counts_the_cost():
     model = mlp()
-    provenance = draw(CTS(steps=7), problem(model, batches(3))).provenance
-    assert provenance.finder == {
-        "name": "cts", "objective": "reverse-kl", "steps": 7,
-        "controller": {"name": "proportional", "width": 0.05},
-        "learning_rate": 1.0, "lr_schedule": "one-cycle", "temperature": 2 / 3, "epsilon": 1e-8, "features": [],
-        "relaxation": "concrete",
+    finder = CTS(objective="reverse-kl", steps=7)
+    provenance = draw(finder, problem(model, batches(3))).provenance
+    assert set(provenance.finder) == {
+        "name", "objective", "steps", "controller", "learning_rate", "lr_schedule", "relaxation", "epsilon",
+        "batch_size", "teacher", "allocation",
     }  # fmt: skip
+    assert provenance.finder["controller"] == {"name": "proportional", "width": 0.05}
+    assert FINDERS.read(provenance.finder) == replace(finder, learning_rate=1.0), "every default is written out"
     assert provenance.weights == State.of(model).digest
     assert provenance.seed == 3
     # 7 steps of 16 samples, and 48 samples once for the teacher.
@@ -248,7 +250,7 @@ def test_warnings_in_plain_words():
 
 def test_finders_are_listed_by_name():
     assert next(iter(FINDERS)) == "cts"
-    assert all(kind.name == name for name, kind in FINDERS.items())
+    assert all(finder.name == name for name, finder in FINDERS.known.items())
     with pytest.raises(UsageError, match="steps must be a whole number of at least 1"):
         CTS(steps=0)
     with pytest.raises(UsageError, match="objective 'x' is unknown"):

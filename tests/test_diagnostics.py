@@ -9,6 +9,7 @@ import tombola
 from tombola import CTS, GradBalance, Lagrangian, ProportionalBalance, TicketWarning
 from tombola.data import ListFeed
 from tombola.diagnostics import Outcome, closed_gates, missed_density, search_signs
+from tombola.finders import draw
 from tombola.masking import survey
 from tombola.problem import Problem
 from tombola.runtime import Runtime
@@ -29,7 +30,7 @@ def warnings_of(finder, model=None, data=None, held_out=None, density=0.2):
         weights=State.of(model), seed=0, runtime=Runtime.choose(model, "cpu"),
         held_out=held_out and ListFeed(held_out),
     )  # fmt: skip
-    return " ".join(next(finder.draw(problem, [density])).provenance.warnings)
+    return " ".join(draw(finder, problem, density).ticket.provenance.warnings)
 
 
 @pytest.mark.parametrize("controller", [GradBalance(), ProportionalBalance()])

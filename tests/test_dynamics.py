@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from tombola.task import Task
 from tombola.training import State
 
 from .conftest import TinyConv, batches, images, mlp
-from .test_pipeline import QUICK
+from .test_pipeline import QUICK, changed
 from .test_rivals import Three, problem, three
 
 
@@ -60,7 +59,7 @@ def test_long_trainings_are_looked_at_twenty_times():
 
 
 def test_the_course_of_a_run(tmp_path, monkeypatch):
-    config = replace(QUICK, finder="magnitude", steps=None, density=0.2)
+    config = changed(QUICK, finder="magnitude", density=0.2)
     result = run(config, tmp_path, Silent())
     found = follow(config, result.directory, tmp_path, Silent())
     assert [moment.epoch for moment in found] == [1, 2, 3, 4]

@@ -1,7 +1,5 @@
 """Real images, where Debian's dataset-fashion-mnist is installed."""
 
-from dataclasses import replace
-
 import pytest
 
 from tombola import pipeline
@@ -24,9 +22,8 @@ def test_the_files_are_fashion_mnist():
 
 
 def test_a_ticket_beats_a_random_one_by_far(tmp_path):
-    preset = from_dict(load_preset("fashion-mnist-lenet"))
-    quick = replace(preset, density=0.004, epochs=2, milestones=(), search_batch_size=256)
-    found = pipeline.run(replace(quick, steps=400), tmp_path, Silent())
-    random = pipeline.run(replace(quick, finder="random"), tmp_path, Silent())
+    quick = {**load_preset("fashion-mnist-lenet"), "density": 0.004, "epochs": 2, "milestones": ()}
+    finders = "cts:batch_size=256:steps=400", "random"
+    found, random = (pipeline.run(from_dict({**quick, "finder": name}), tmp_path, Silent()) for name in finders)
     assert found.values["kept"] == random.values["kept"] == 1065
     assert found.values["test_accuracy"] > random.values["test_accuracy"] + 20

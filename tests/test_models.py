@@ -8,7 +8,7 @@ from torch import nn
 from tombola import UsageError
 from tombola.masking import survey
 from tombola.models import MODELS, build, load_into, read_weights
-from tombola.own import source
+from tombola.plugins import source
 
 CIFAR = (3, 32, 32)
 

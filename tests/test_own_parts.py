@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import tombola
-from tombola import Job, Random, Recipe, Ticket, UsageError
+from tombola import CTS, Job, Random, Recipe, Ticket, UsageError
 from tombola.cell import Cell
 from tombola.cli.main import main
 from tombola.cli.runs import read_config
@@ -22,7 +22,7 @@ from tombola.progress import Silent
 from tombola.runtime import Runtime
 from tombola.store import MemoryStore
 from tombola.task import Task
-from tombola.training import Lesson, State, fit
+from tombola.training import SGD, Lesson, State, fit
 
 from .conftest import batches, mlp
 
@@ -214,7 +214,7 @@ def lesson(model, data, **values):
 def test_the_published_step_is_a_clipped_gradient_of_the_summed_loss():
     model, data = mlp(), batches(1, size=16)
     found = fit(
-        lesson(model, data, epochs=1, learning_rate=0.5, momentum=0, weight_decay=0, summed=True, clip_norm=2.0),
+        lesson(model, data, epochs=1, learning_rate=0.5, optimizer=SGD(momentum=0), weight_decay=0, summed=True, clip_norm=2.0),
         State.of(model), 1, MemoryStore().stage("s", {}), "training",
     )  # fmt: skip
     loss = nn.functional.cross_entropy(model(data[0][0]), data[0][1], reduction="sum")
@@ -231,7 +231,7 @@ def test_pruned_weights_gradients_count_in_the_clipped_norm():
     masks["2.weight"][0] = True
     start = Ticket(masks).apply_(copy.deepcopy(model))
     found = fit(
-        lesson(model, data, epochs=1, learning_rate=1.0, momentum=0, weight_decay=0, summed=True, clip_norm=2.0),
+        lesson(model, data, epochs=1, learning_rate=1.0, optimizer=SGD(momentum=0), weight_decay=0, summed=True, clip_norm=2.0),
         State.of(model), 1, MemoryStore().stage("s", {}), "training", Ticket(masks),
     )  # fmt: skip
     loss = nn.functional.cross_entropy(start(data[0][0]), data[0][1], reduction="sum")
@@ -259,26 +259,27 @@ def test_the_published_recipe_is_the_papers(preset):
     config = from_dict(load_preset(preset, "published"))
     expected = {
         "held_out": 0, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010), "batch_norm": "published",
-        "search_precision": "32-true", "controller": "gradbalance", "steps": 1960, "search_batch_size": 512,
-        "search_epsilon": 1e-10, "search_learning_rate": 0.1, "search_lr_schedule": "drop",
-        "augmentation": "flip-crop", "epochs": 160, "milestones": (80, 120), "batch_size": 512, "learning_rate": 0.1,
-        "momentum": 0.9, "weight_decay": 1e-3, "summed": True, "clip_norm": 2.0,
+        "search_precision": "32-true", "augmentation": "flip-crop", "batch_size": 512,
         "rewind_to": 15 if preset.endswith("vgg16") else 9,
         "exclude": ("classifier.weight",) if preset.endswith("vgg16") else (),
     }  # fmt: skip
     assert {name: getattr(config, name) for name in expected} == expected
+    assert config.finder == CTS.published(steps=1960) == CTS(
+        steps=1960, controller="gradbalance", batch_size=512, epsilon=1e-10, learning_rate=0.1, lr_schedule="drop",
+        teacher="batch",
+    )  # fmt: skip
+    assert config.training == Recipe(
+        epochs=160, milestones=(80, 120), learning_rate=0.1, optimizer=SGD(momentum=0.9), weight_decay=1e-3,
+        summed=True, clip_norm=2.0,
+    )  # fmt: skip
     assert config.density == pytest.approx(0.8**22, rel=1e-15)
     standard = from_dict(load_preset(preset))
-    assert (standard.summed, standard.clip_norm, standard.batch_norm, standard.held_out) == (
-        False,
-        None,
-        "standard",
-        0.1,
-    )
+    assert (standard.training.summed, standard.training.clip_norm) == (False, None)
+    assert (standard.batch_norm, standard.held_out) == ("standard", 0.1)
 
 
 def test_recipes_are_for_the_presets_that_have_them():
-    with pytest.raises(UsageError, match="--recipe 'published' is not one of the preset digits; allowed are standard"):
+    with pytest.raises(UsageError, match="recipe 'published' is not one of the preset digits; allowed are standard"):
         load_preset("digits", "published")
 
 
@@ -440,11 +441,11 @@ def test_lists_and_configuration_files_in_any_order(capsys, tmp_path):
     for text in ("*.bias,fc1.*", "[*.bias,fc1.*]", "['*.bias', \"fc1.*\"]"):
         assert printed("--exclude", text)["exclude"] == ["*.bias", "fc1.*"]
     assert printed("--exclude", "[ab]*")["exclude"] == ["[ab]*"]
-    assert printed("--milestones", "4,8", "--epochs", "9")["milestones"] == [4, 8]
-    assert printed("--milestones=[]")["milestones"] == []
+    assert printed("--milestones", "4,8", "--epochs", "9")["training"]["milestones"] == [4, 8]
+    assert printed("--milestones=[]")["training"]["milestones"] == []
     (tmp_path / "c.yaml").write_text("seed: 5\nsteps: 7\n")
     found = printed("--seed", "3", "--config", str(tmp_path / "c.yaml"))
-    assert (found["seed"], found["steps"]) == (3, 7)
+    assert (found["seed"], found["finder"]["steps"]) == (3, 7)
 
 
 def test_python_arguments_of_the_wrong_kind_get_a_sentence():

@@ -26,6 +26,7 @@ from tombola.finders import (
     Random,
     SynFlow,
 )
+from tombola.finders import draw as draw_ticket
 from tombola.masking import survey
 from tombola.problem import Problem, Trainer
 from tombola.progress import Silent
@@ -52,10 +53,11 @@ def problem(model, data, task=None, store=None, at="init", epochs=3, weights=Non
 
 
 def draw(finder, of, density=0.3):
-    return next(iter(finder.draw(of, [density])))
+    return draw_ticket(finder, of, density).ticket
 
 
 def scores(finder, of, mask=None):
+    finder = finder.settled(of) if isinstance(finder, ObjectiveSaliency) else finder
     sight = finder.sight(of, Meter())
     ones = torch.ones(of.layout.total, dtype=sight.network.weights.dtype)
     return finder.scores(sight, ones if mask is None else mask).tolist()
@@ -191,8 +193,8 @@ def test_what_prospr_has_pruned_stays_zero_through_its_steps():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"training_steps": 0}, "training_steps must be a whole number of at least 1, got 0"),
-        ({"training_rate": -1.0}, "training_rate must be a number above 0, got -1.0"),
+        ({"training_steps": 0}, "prospr_steps must be a whole number of at least 1, got 0"),
+        ({"training_rate": -1.0}, "prospr_rate must be a number above 0, at most 1e.30, got -1.0"),
         ({"rounds": 0}, "rounds must be a whole number of at least 1, got 0"),
     ],
 )
@@ -202,7 +204,7 @@ def test_prospr_names_what_is_wrong(options, message):
 
 
 def test_batches_are_an_option_of_those_that_average_over_them():
-    averaging = {name for name, kind in FINDERS.items() if "batches" in {field.name for field in fields(kind)}}
+    averaging = {name for name, kind in FINDERS.known.items() if "batches" in {field.name for field in fields(kind)}}
     assert averaging == {"snip", "force", "grasp", "grasp-magnitude", "saliency"}
 
 
@@ -326,8 +328,8 @@ TRAINED = ("ltr", "imp")
 @pytest.mark.parametrize("density", [0.05, 0.5, 1.0])
 @pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
 def test_every_finder_keeps_exactly_k_and_repeats_itself(name, density):
-    fields = {"steps": 5} if name == "cts" else {"rounds": 3} if name in {"synflow", "force"} else {}
-    finder = FINDERS[name](**fields)
+    short = {"cts": {"steps": 5}, "edge-popup": {"steps": 5}, "synflow": {"rounds": 3}, "force": {"rounds": 3}}
+    finder = replace(FINDERS.known[name], **short.get(name, {}))
     torch.manual_seed(0)
     model = TinyConv()
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -347,8 +349,8 @@ def test_scores_that_are_no_numbers_are_refused():
     ("make", "message"),
     [
         (lambda: SNIP(rounds=0), "rounds must be a whole number of at least 1, got 0"),
-        (lambda: LTR(rate=1.0), "rate must lie between 0 and 1"),
-        (lambda: ObjectiveSaliency(perturbation=0.0), "perturbation must lie between 0 and 1"),
+        (lambda: LTR(rate=1.0), "rate must be a number between 0 and 1, got 1.0"),
+        (lambda: ObjectiveSaliency(perturbation=0.0), "perturbation must be a number between 0 and 1, got 0.0"),
         (lambda: Random(allocation="fair"), "allocation 'fair' is unknown; allowed are global, uniform, erk"),
     ],
 )
@@ -363,7 +365,7 @@ def data():
 
 def test_ltr_trains_prunes_and_rewinds(tmp_path):
     of = problem(mlp(), data(), at="rewind", rewind=1)
-    one, two, off = LTR(rate=0.5).draw(of, [0.5, 0.25, 0.2])
+    one, two, off = (draw(LTR(rate=0.5), of, density) for density in (0.5, 0.25, 0.2))
     assert [ticket.kept for ticket in (one, two, off)] == [36, 18, 14]
     for small, large in ((two, one), (off, two)):
         assert all((small[name] & ~large[name]).sum() == 0 for name in small), "masks are nested"
@@ -382,28 +384,28 @@ def test_ltr_trains_prunes_and_rewinds(tmp_path):
 
 
 def test_pruned_weights_rank_below_trained_ones_that_are_zero():
-    from tombola.finders.rewinding import _Round
+    from tombola.finders.rewinding import Round
 
     model = three()
     with torch.no_grad():
         values = {"first.weight": torch.tensor([[0.0, 0.0]]), "second.weight": torch.tensor([[0.0]])}
-    done = _Round(torch.tensor([False, True, True]), State(values), Cost())
+    done = Round(torch.tensor([False, True, True]), State(values), Cost())
     assert LTR()._scores(model, done).tolist() == [-math.inf, 0.0, 0.0]
 
 
 def test_the_cost_of_a_descent_is_counted_in_full():
     of = problem(mlp(), data(), at="rewind", rewind=1)
     samples = 128
-    (ticket,) = LTR(rate=0.5).draw(of, [0.25])
+    ticket = draw(LTR(rate=0.5), of, 0.25)
     assert ticket.provenance.cost.backward == samples * (3 + 2), "the dense training and one round from epoch 1"
-    (again,) = LTR(rate=0.5).draw(of, [0.25])
+    again = draw(LTR(rate=0.5), of, 0.25)
     assert again.provenance.cost == ticket.provenance.cost, "what is remembered costs what it cost"
 
 
 def test_a_stopped_descent_goes_on_where_it_stopped(tmp_path, monkeypatch):
     store = DiskStore(tmp_path)
     of = problem(mlp(), data(), at="rewind", rewind=1, store=store)
-    (expected,) = LTR(rate=0.5).draw(problem(mlp(), data(), at="rewind", rewind=1), [0.1])
+    expected = draw(LTR(rate=0.5), problem(mlp(), data(), at="rewind", rewind=1), 0.1)
     count, original = 0, Problem.fit
 
     def dying(self, ticket, start=None):
@@ -415,26 +417,26 @@ def test_a_stopped_descent_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Problem, "fit", dying)
     with pytest.raises(KeyboardInterrupt):
-        list(LTR(rate=0.5).draw(of, [0.1]))
+        draw(LTR(rate=0.5), of, 0.1)
     monkeypatch.undo()
     trained = []
     from tombola import training
 
     real = training.fit
     monkeypatch.setattr("tombola.problem.fit", lambda *a: trained.append(a[4]) or real(*a))
-    (ticket,) = LTR(rate=0.5).draw(of, [0.1])
+    ticket = draw(LTR(rate=0.5), of, 0.1)
     assert ticket == expected
     assert trained == ["ticket training"], "two rounds of three were there"
 
 
 def test_imp_rewinds_to_the_initial_weights():
     of = problem(mlp(), data())
-    (ticket,) = IMP().draw(of, [0.5])
+    ticket = draw(IMP(), of, 0.5)
     assert (ticket.provenance.at, ticket.provenance.epoch) == ("init", 0)
-    with pytest.raises(UsageError, match="finder imp rewinds to the initial weights"):
-        list(IMP().draw(problem(mlp(), data(), at="rewind", rewind=1), [0.5]))
-    with pytest.raises(UsageError, match="finder ltr trains and rewinds"):
-        list(LTR().draw(problem(mlp(), data(), at="trained", rewind=3), [0.5]))
+    with pytest.raises(UsageError, match="draw_at must be init for the finder imp, got rewind"):
+        draw(IMP(), problem(mlp(), data(), at="rewind", rewind=1), 0.5)
+    with pytest.raises(UsageError, match="draw_at must be rewind or init for the finder ltr, got trained"):
+        draw(LTR(), problem(mlp(), data(), at="trained", rewind=3), 0.5)
 
 
 def test_costs_subtract():

@@ -16,7 +16,7 @@ from tombola.runtime import Runtime
 from tombola.store import DiskStore, MemoryStore
 from tombola.task import Task, smoothed_cross_entropy
 from tombola.ticket import Ticket
-from tombola.training import Lesson, Recipe, State, fit
+from tombola.training import SGD, AdamW, Lesson, Recipe, State, fit
 
 from .conftest import TinyConv, batches, images, mlp
 
@@ -34,7 +34,7 @@ def stage(store=None, name="x"):
 
 def test_the_loop_is_plain_sgd():
     model, data = mlp(), batches(2)
-    plan = lesson(model, data, epochs=2, momentum=0.9, weight_decay=0.01, milestones=(1,))
+    plan = lesson(model, data, epochs=2, optimizer=SGD(momentum=0.9), weight_decay=0.01, milestones=(1,))
     trained = fit(plan, State.of(model), 2, stage(), "t")
     twin = copy.deepcopy(model)
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
@@ -49,6 +49,20 @@ def test_the_loop_is_plain_sgd():
     assert (trained.cost.forward, trained.cost.backward, trained.epoch) == (64, 64, 2)
 
 
+def test_adamw_trains_as_torchs_does():
+    model, data = mlp(), batches(2)
+    recipe = {"learning_rate": 0.01, "weight_decay": 0.1, "optimizer": AdamW(beta1=0.8, beta2=0.95, epsilon=1e-6)}
+    trained = fit(lesson(model, data, epochs=1, **recipe), State.of(model), 1, stage(), "t")
+    twin = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
+    for x, y in data:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(twin(x), y).backward()
+        optimizer.step()
+    for name, value in twin.state_dict().items():
+        assert torch.allclose(trained.tensors[name], value, atol=1e-6)
+
+
 def test_rates_drop_at_milestones():
     recipe = Recipe(epochs=4, learning_rate=1.0, milestones=(1, 3))
     assert [recipe.learning_rate_at(epoch) for epoch in (0, 0.99, 1, 2, 3)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
@@ -61,6 +75,21 @@ def test_one_cycle_by_hand():
     assert found == pytest.approx([0.08, 1.04, 2.0, 1.0, 1 - math.sqrt(0.5), 0.0])
 
 
+def test_a_cosine_by_hand():
+    recipe = Recipe(epochs=8, learning_rate=2.0, lr_schedule="cosine")
+    found = [recipe.learning_rate_at(epoch) for epoch in (0, 2, 4, 8)]
+    assert found == pytest.approx([2.0, 1 + math.sqrt(0.5), 1.0, 0.0])
+
+
+def test_milestones_stretch_with_the_training():
+    recipe = Recipe(epochs=10, milestones=(5, 8))
+    assert recipe.stretched(10) == recipe
+    assert recipe.stretched(20).milestones == (10, 16)
+    # A twentieth of the way is one epoch at least, and two that fall together are one.
+    assert recipe.stretched(1).milestones == (1,)
+    assert Recipe(epochs=10, lr_schedule="cosine").stretched(20) == Recipe(epochs=20, lr_schedule="cosine")
+
+
 def test_the_rate_moves_from_step_to_step(monkeypatch):
     rates = []
     original = torch.optim.SGD.step
@@ -70,7 +99,7 @@ def test_the_rate_moves_from_step_to_step(monkeypatch):
         return original(self, closure)
 
     monkeypatch.setattr(torch.optim.SGD, "step", watching)
-    recipe = {"epochs": 2, "learning_rate": 1.0, "lr_schedule": "one-cycle", "nesterov": True}
+    recipe = {"epochs": 2, "learning_rate": 1.0, "lr_schedule": "one-cycle", "optimizer": "sgd:nesterov=true"}
     model = mlp()
     fit(lesson(model, batches(4), **recipe), State.of(model, epoch=1), 2, MemoryStore().stage("a", {}), "training")
     expected = [Recipe(**recipe).learning_rate_at(1 + step / 4) for step in range(4)]

@@ -54,8 +54,9 @@ def explained_batches() -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise UsageError(
-            "batch_size: a batch of one sample cannot be normalised by BatchNorm; choose another batch size (of "
-            "training or of the search), or leave such a batch out"
+            "a batch of one sample cannot be normalised by BatchNorm; choose another batch size (of training or of the "
+            "search), or leave such a batch out",
+            option="batch_size",
         ) from error
 
 
@@ -244,7 +245,7 @@ class FrozenNetwork:
         ]
         if not found:
             what = f"no module's name matches {', '.join(patterns)}" if patterns else "the model has no nn.ReLU module"
-            raise UsageError(f"features: {what}; give patterns of the names of the modules to compare")
+            raise UsageError(f"{what}; give patterns of the names of the modules to compare", option="features")
         before, self._features = self._features, (found, [])
         try:
             yield self._features[1]

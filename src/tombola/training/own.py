@@ -50,7 +50,9 @@ class Job:
         """
         for name, parameter in unwrap(model).named_parameters():
             if not torch.equal(parameter.detach().cpu(), self._start.tensors[name]):
-                raise UsageError("fit: the training function must call job.hold before its first step, not after")
+                raise UsageError(
+                    "the training function must call job.hold before its first step, not after", option="fit"
+                )
         if self.ticket is not None:
             self.ticket.attach(model, *optimizers)
 
@@ -90,7 +92,9 @@ class OwnFit:
             job = Job(epochs, lesson.recipe, lesson.seed, lesson.runtime.device, ticket, batches, start)
             returned = self.function(model, job)
             if isinstance(returned, nn.Module) and returned is not model:
-                raise UsageError("fit: the training function must train its model in place; it returned another one")
+                raise UsageError(
+                    "the training function must train its model in place; it returned another one", option="fit"
+                )
             tracker.update(len(epochs))
         self._check(lesson.model, model, ticket)
         cost = start.cost + meter.read()
@@ -104,7 +108,9 @@ class OwnFit:
     @staticmethod
     def _check(before: nn.Module, model: nn.Module, ticket: Ticket | None) -> None:
         if list(before.state_dict()) != list(model.state_dict()):
-            raise UsageError("fit: the training function changed the names of the model's parameters or buffers")
+            raise UsageError(
+                "the training function changed the names of the model's parameters or buffers", option="fit"
+            )
         parameters = by_canonical_name(model)
         for name, parameter in parameters.items():
             if not torch.isfinite(parameter).all():
@@ -113,6 +119,7 @@ class OwnFit:
             revived = int(parameters[name].detach().cpu()[~mask].count_nonzero())
             if revived:
                 raise UsageError(
-                    f"fit: the training function left {revived:,} pruned weights of {name} that are not zero; "
-                    "call job.hold(model, optimizer) before the first step"
+                    f"the training function left {revived:,} pruned weights of {name} that are not zero; "
+                    "call job.hold(model, optimizer) before the first step",
+                    option="fit",
                 )
