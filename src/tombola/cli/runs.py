@@ -165,12 +165,12 @@ def read_config(directory: Path) -> RunConfig:
     """Return the configuration of a run directory; raises UsageError where there is none that can be read."""
     path = directory / "config.yaml"
     values = read_yaml(path, str(path))
-    if not {"data", "model"} <= set(values):
-        raise UsageError(f"{path} is not the configuration of a run: it must name data and model")
     try:
         config = from_dict(values)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
+    if not {"data", "model"} <= set(values):
+        raise UsageError(f"{path} is not the configuration of a run: it must name data and model")
     check_digest(path)
     return config
 
