@@ -137,16 +137,18 @@ def _put(spec: Spec, name: str, value: Any, inline: Spec, loose: bool) -> Spec:
     name = name.replace("-", "_")
     path = path_of(spec, name)
     if path is None:
-        if name not in short_forms():
+        form = short_forms().get(name)
+        if form is None:
             near = get_close_matches(name, short_forms(), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(f"unknown key {name!r}{hint}", option="config")
-        if loose:
+        owned = all(owner for owner, _, _ in form.owners)
+        if loose and owned:
             return spec
-        finder = spec.at(("finder",))
-        raise UsageError(
-            f"is not an option of the finder {written_name(finder.part)}, which has {_dashed(finder)}", option=name
-        )
+        kind = "finder" if owned else "training"
+        holder = spec.at((kind,))
+        words = f"is not an option of the {kind} {written_name(holder.part)}, which has {_dashed(holder)}"
+        raise UsageError(words, option=name)
     if path[0] == "finder" and inline.has_given(path[1:]):
         return spec
     f, kind = spec.field(path)
@@ -169,8 +171,8 @@ def settled(f: "Field[Any]", kind: Any, value: Any) -> Any:
         raise UsageError(f"must be {allowed_words(kind, must)}, got {value}", option=flag_of(f)) from None
 
 
-def _dashed(finder: Spec) -> str:
-    names = [flag_of(f) for _, f, _ in _own_flat(finder)]
+def _dashed(holder: Spec) -> str:
+    names = [flag_of(f) for _, f, _ in _own_flat(holder)]
     return ", ".join(f"--{name.replace('_', '-')}" for name in dict.fromkeys(names)) or "none"
 
 

@@ -87,7 +87,7 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
     for option, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
             if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
-                raise UsageError(f"{option}: no parameter of the model matches {pattern!r}")
+                raise UsageError(f"no parameter of the model matches {pattern!r}", option=option)
     entries = []
     for name, _, parameter in named_parameters(model):
         aliases, kinds = owners[id(parameter)]
@@ -112,7 +112,9 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
 def _patterns(option: str, patterns: Patterns) -> tuple[str, ...]:
     found = (patterns,) if isinstance(patterns, str) else patterns
     if not isinstance(found, Sequence) or not all(isinstance(pattern, str) for pattern in found):
-        raise UsageError(f"{option} must be a glob pattern of parameter names or a list of them, got {patterns!r}")
+        raise UsageError(
+            f"must be a glob pattern of parameter names or a list of them, got {patterns!r}", option=option
+        )
     return tuple(found)
 
 
@@ -156,7 +158,9 @@ def _reason_against(
             return "biases and normalisation parameters are never pruned"
         return f"{strangers[0]} is no weight of a convolution, linear layer or attention projection"
     if named and parameter.dim() < 2:
-        raise UsageError(f"include: {aliases[0]} is a bias or normalisation parameter, and those are never pruned")
+        raise UsageError(
+            f"{aliases[0]} is a bias or normalisation parameter, and those are never pruned", option="include"
+        )
     if not any(fnmatchcase(name, pattern) for name in aliases for pattern in include):
         return "not included by name"
     return ""
