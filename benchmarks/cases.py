@@ -4,28 +4,31 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from tombola.controllers import Controller, ProportionalBalance
 from tombola.data import ArrayFeed, Arrays, FlipCrop, Item, forever
-from tombola.finders.cts import drop
-from tombola.finders.search import Plan, Search
+from tombola.finders import CTS
+from tombola.finders.search import Search
 from tombola.masking import survey
 from tombola.models import build
 from tombola.network import FrozenNetwork
-from tombola.objectives import Objective, objective_named
+from tombola.objectives import GradMatch, GradNorm, Objective, ReverseKL, View
 from tombola.problem import Problem
 from tombola.progress import Silent
 from tombola.runtime import Runtime
 from tombola.seeds import seeded
+from tombola.selection import Selection
 from tombola.store import MemoryStore
 from tombola.task import Task
 from tombola.teacher import make_teacher
 from tombola.training import Companion, Lesson, Recipe, State
 from tombola.training.loop import Loop
+
+PROPORTIONAL = ProportionalBalance()
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Case:
         return TrainingSteps(Loop(lesson, State.of(self.model), None, Companion()), self.runtime.device)
 
     def search(
-        self, objective: Objective, density: float = 0.01, controller: Controller = ProportionalBalance()
+        self, objective: Objective, density: float = 0.01, controller: Controller = PROPORTIONAL
     ) -> "SearchSteps":
         """Return a search under way."""
         layout = survey(self.model).layout
@@ -87,8 +90,9 @@ class Case:
         network.use_batch_statistics()
         asks = objective.asks_outputs or objective.asks_network
         teacher = make_teacher(self.model, layout, Task(), feed, self.runtime, objective.asks_outputs) if asks else None
-        plan = Plan(objective, controller, density, 1_000_000, 0.1, drop, 2 / 3, 1e-8, "concrete", ())
-        return SearchSteps(Search(problem, plan, network, teacher), forever(feed), self.runtime.device)
+        finder = CTS(objective, 1_000_000, controller, learning_rate=0.1, lr_schedule="drop")
+        search = Search(finder, problem, Selection(layout, density), network, teacher)
+        return SearchSteps(search, forever(feed), self.runtime.device)
 
     def images(self) -> Tensor:
         """Return one batch, normalised, on the device."""
@@ -138,6 +142,16 @@ class _Given(torch.autograd.Function):
         return ctx.gradient, None
 
 
-# An objective that runs no network: what is left of a step is sampling, balance and Adam.
-ARITHMETIC = Objective("arithmetic", lambda view: _Given.apply(view.mask, view.network.weights), forward=0, backward=0)
-REVERSE_KL, GRAD_NORM, GRAD_MATCH = map(objective_named, ("reverse-kl", "grad-norm", "grad-match"))
+@dataclass(frozen=True)
+class Arithmetic(Objective):
+    """Runs no network: what is left of a step is sampling, balance and Adam."""
+
+    forward: ClassVar[int] = 0
+    backward: ClassVar[int] = 0
+
+    def __call__(self, view: View) -> Tensor:
+        """Return 0, with a gradient that is there already."""
+        return _Given.apply(view.mask, view.network.weights)
+
+
+ARITHMETIC, REVERSE_KL, GRAD_NORM, GRAD_MATCH = Arithmetic(), ReverseKL(), GradNorm(), GradMatch()

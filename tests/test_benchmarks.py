@@ -14,7 +14,7 @@ from benchmarks import run
 from benchmarks.cases import REVERSE_KL, Case
 from benchmarks.figures import Figure, interleaved, ratio
 from benchmarks.naive import NaiveSearch
-from tombola import GradBalance, concrete
+from tombola import GradBalance, gates
 from tombola.masking import survey
 from tombola.ranking import count_kept
 from tombola.runtime import Runtime
@@ -27,14 +27,15 @@ def test_the_plain_transcription_and_the_search_take_the_same_steps(monkeypatch)
     ours = case.search(REVERSE_KL, 0.3, GradBalance())
     naive = NaiveSearch(case.model, list(survey(case.model).layout.names), 0.3)
     monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, 0.7))
-    monkeypatch.setattr(concrete, "fill_uniform", lambda out, *_: out.fill_(0.7))
+    monkeypatch.setattr(gates, "fill_uniform", lambda out, *_: out.fill_(0.7))
     (item,) = ours.search._problem.feed.epoch(0)
     for _ in range(12):
         ours.search.advance(item)
         naive.step(item.batch[0])
     expected = torch.cat([logits.detach().flatten() for logits in naive.logits.values()])
     assert torch.allclose(ours.search.logits.detach(), expected, atol=2e-3)
-    assert ours.search._multiplier == pytest.approx(naive.multiplier, rel=1e-3)
+    (state,) = ours.search._balance.state()
+    assert float(state["multiplier"]) == pytest.approx(naive.multiplier, rel=1e-3)
 
 
 def test_the_steps_of_a_case_run_where_tombola_would_run_them():

@@ -126,8 +126,9 @@ def test_a_ticket_drawn_on_the_cpu_holds_elsewhere(device):
 def test_sparsify_with_every_finder(device, name):
     data = batches(8, size=64)
     short = {"steps": 20} if name in {"cts", "edge-popup"} else {}
+    finder = replace(FINDERS.known[name], **short)
     sparse, ticket = tombola.sparsify(
-        mlp().to(device), data, data, density=0.4, finder=replace(FINDERS.known[name], **short), recipe=Recipe(epochs=3),
+        mlp().to(device), data, data, density=0.4, finder=finder, recipe=Recipe(epochs=3),
         rewind_to=0 if name == "imp" else 1, progress=False,
     )  # fmt: skip
     assert next(sparse.parameters()).device.type == device

@@ -211,10 +211,13 @@ def lesson(model, data, **values):
     return Lesson(model, Task(), feed, None, Recipe(**values), runtime, 7, Silent())
 
 
+PUBLISHED = {"epochs": 1, "optimizer": SGD(momentum=0), "weight_decay": 0, "summed": True, "clip_norm": 2.0}
+
+
 def test_the_published_step_is_a_clipped_gradient_of_the_summed_loss():
     model, data = mlp(), batches(1, size=16)
     found = fit(
-        lesson(model, data, epochs=1, learning_rate=0.5, optimizer=SGD(momentum=0), weight_decay=0, summed=True, clip_norm=2.0),
+        lesson(model, data, learning_rate=0.5, **PUBLISHED),
         State.of(model), 1, MemoryStore().stage("s", {}), "training",
     )  # fmt: skip
     loss = nn.functional.cross_entropy(model(data[0][0]), data[0][1], reduction="sum")
@@ -231,7 +234,7 @@ def test_pruned_weights_gradients_count_in_the_clipped_norm():
     masks["2.weight"][0] = True
     start = Ticket(masks).apply_(copy.deepcopy(model))
     found = fit(
-        lesson(model, data, epochs=1, learning_rate=1.0, optimizer=SGD(momentum=0), weight_decay=0, summed=True, clip_norm=2.0),
+        lesson(model, data, learning_rate=1.0, **PUBLISHED),
         State.of(model), 1, MemoryStore().stage("s", {}), "training", Ticket(masks),
     )  # fmt: skip
     loss = nn.functional.cross_entropy(start(data[0][0]), data[0][1], reduction="sum")

@@ -270,7 +270,7 @@ def test_presets_are_whole_and_sensible(name):
 
 
 def test_unknown_keys_and_presets_are_refused():
-    with pytest.raises(UsageError, match="config: unknown key 'stepz'; did you mean steps?"):
+    with pytest.raises(UsageError, match=r"config: unknown key 'stepz'; did you mean steps\?"):
         from_dict({"stepz": 1})
     with pytest.raises(UsageError, match="preset 'x' is unknown; allowed are cifar10-resnet20"):
         load_preset("x")

@@ -2,61 +2,72 @@
 
 import io
 import json
-from dataclasses import replace
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
-from tombola import SearchError, UsageError
+from tombola import CTS, Random, SearchError, UsageError
 from tombola.cli.board import Board
 from tombola.cli.main import main
 from tombola.cli.options import split_list
-from tombola.config import from_dict, load_preset
+from tombola.config import built, load_preset
+from tombola.finders import IMP, SNIP
+from tombola.objectives import FeatureMSE
 from tombola.progress import Silent
 from tombola.studies import Member, Outcome, plan, run_all, tabulate
 
-QUICK = replace(from_dict(load_preset("digits")), epochs=2, rewind_to=1, milestones=(), threads=2)
+QUICK = [load_preset("digits"), {"epochs": 2, "rewind_to": 1, "milestones": (), "threads": 2}]
 
 
 def labels(members):
-    return [(m.label, m.config.finder, m.config.density, m.config.seed) for m in members]
+    return [(m.label, m.config.finder.name, m.config.density, m.config.seed) for m in members]
 
 
 def test_a_plan_has_every_finder_at_every_density_for_every_seed():
-    members = plan(replace(QUICK, seed=3, steps=9), ["cts", "random"], [0.1, 0.05], seeds=2)
+    members = plan([*QUICK, {"seed": 3, "steps": 9}], ["cts", "random"], [0.1, 0.05], seeds=2)
     assert labels(members) == [
         (name, name, density, seed) for seed in (3, 4) for density in (0.1, 0.05) for name in ("cts", "random")
     ]
-    assert [m.config.steps for m in members[:2]] == [9, None], "an option goes to the finders that have it"
+    finders = [m.config.finder for m in members[:2]]
+    assert finders == [CTS(steps=9), Random()], "an option goes to the finders that have it"
 
 
 def test_finders_with_options_of_their_own():
     found = plan(QUICK, ["cts", "cts:objective=loss:steps=7", "snip:rounds=3", "imp:rate=0.5"], [0.1], seeds=1)
-    assert [m.config.objective for m in found] == [None, "loss", None, None]
-    assert (found[1].config.steps, found[2].config.rounds, found[3].config.rate) == (7, 3, 0.5)
+    finders = [CTS(), CTS(objective="loss", steps=7), SNIP(rounds=3), IMP(rate=0.5)]
+    assert [m.config.finder for m in found] == finders
     assert [m.config.draw_at for m in found] == ["rewind", "rewind", "rewind", "init"]
 
 
 @pytest.mark.parametrize(
     ("finders", "changes", "message"),
     [
-        (["cts", "magic"], {}, "--finders: 'magic' is unknown; allowed are cts, "),
-        (["cts", "cts"], {}, "--finders must be a list without repetitions"),
-        ([], {}, "--finders must be a list"),
-        (["random"], {"steps": 3}, "--steps is not an option of any of random"),
-        (["snip:steps=3"], {}, "--finders: 'steps=3' is not an option of snip; allowed are rounds, batches"),
-        (["cts:steps"], {}, "--finders: steps of cts:steps needs a value, such as cts:steps="),
-        (["cts:steps=many"], {}, "--finders: steps of cts:steps=many cannot be 'many'"),
-        (["cts:controller=''"], {}, "--controller '' is unknown; allowed are gradbalance, "),
-        (["cts:features=[a"], {}, "--finders: features of cts:features=\\[a cannot be '\\[a'"),
+        (["cts", "magic"], {}, "finders 'magic' is unknown; allowed are "),
+        (["cts", "cts"], {}, "finders must be a list without repetitions"),
+        ([], {}, "finders must be a list"),
+        (["random"], {"steps": 3}, "steps is not an option of any of random"),
+        (
+            ["snip:steps=3"],
+            {},
+            "finders 'snip:steps=3': 'steps' is not an option of snip, which has allocation, rounds",
+        ),
+        (["cts:steps"], {}, "finders 'cts:steps': steps needs a value, such as steps="),
+        (["cts:steps=many"], {}, "finders 'cts:steps=many': steps must be a whole number of at least 1, got 'many'"),
+        (["cts:controller=pid"], {}, "finders 'pid' is unknown; allowed are gradbalance, "),
+        (["cts:objective=feature-mse:features=[a"], {}, "features must be a list of texts such as .*, got '.a'"),
         (["snip:rounds=0"], {}, "rounds must be a whole number of at least 1"),
+        (
+            ["random"],
+            {"optimizer": "adamw", "momentum": 0.5},
+            "^momentum is not an option of the training recipe, which has --epochs",
+        ),
     ],
 )
 def test_plans_that_cannot_be_run(finders, changes, message):
     with pytest.raises(UsageError, match=message):
-        plan(replace(QUICK, **changes), finders, [0.1], seeds=1)
-    with pytest.raises(UsageError, match="--seeds must be at least 1"):
+        plan([*QUICK, changes], finders, [0.1], seeds=1)
+    with pytest.raises(UsageError, match="seeds must be at least 1"):
         plan(QUICK, ["cts"], [0.1], seeds=0)
 
 
@@ -65,7 +76,7 @@ def outcome(label, density, seed, accuracy, seconds=60.0, failure=""):
         "test_accuracy": accuracy, "kept": 10, "dense_equivalents": 2.0,
         "cost": {"seconds": seconds, "forward": 100, "backward": 50},
     }  # fmt: skip
-    member = Member(label, replace(QUICK, density=density, seed=seed))
+    member = Member(label, built([*QUICK, {"density": density, "seed": seed}]))
     return Outcome(member, None if failure else values, failure)
 
 
@@ -108,12 +119,10 @@ def test_failed_seeds_leave_the_rest_and_pairs_are_of_common_seeds():
 
 
 def test_a_study_goes_on_past_a_failing_cell_and_keeps_its_reason(tmp_path, monkeypatch):
-    from tombola.finders.random import Random
-
-    def broken(self, problem, densities):
+    def broken(self, problem, density):
         raise SearchError("numbers broke down")
 
-    members = plan(replace(QUICK, steps=None), ["random", "magnitude"], [0.1], seeds=2)
+    members = plan(QUICK, ["random", "magnitude"], [0.1], seeds=2)
     monkeypatch.setattr(Random, "draw", broken)
     seen = []
     outcomes = run_all(members, tmp_path, Silent(), lambda found: seen.append(len(found)))
@@ -135,9 +144,7 @@ def test_a_study_goes_on_past_a_failing_cell_and_keeps_its_reason(tmp_path, monk
 
 @pytest.mark.parametrize("error", [IndexError("index out of\nrange"), TypeError("no\nnumber")])
 def test_whatever_a_model_raises_in_one_cell_is_kept_on_one_line(tmp_path, monkeypatch, error):
-    from tombola.finders.random import Random
-
-    def broken(self, problem, densities):
+    def broken(self, problem, density):
         raise error
 
     monkeypatch.setattr(Random, "draw", broken)
@@ -150,7 +157,7 @@ def test_whatever_a_model_raises_in_one_cell_is_kept_on_one_line(tmp_path, monke
 def test_a_study_stopped_anywhere_goes_on_with_what_it_had(tmp_path, monkeypatch):
     from tombola.studies import runner
 
-    members = plan(replace(QUICK, steps=None), ["random", "magnitude"], [0.1, 0.05], seeds=1)
+    members = plan(QUICK, ["random", "magnitude"], [0.1, 0.05], seeds=1)
     original, count = runner.run, 0
 
     def dying(*arguments):
@@ -208,19 +215,22 @@ def test_compare_from_the_command_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--finders", "cts,magic"], "--finders: 'magic' is unknown"),
+        (["--finders", "cts,magic"], "--finders 'magic' is unknown"),
         (["--density", "0.1,2"], "--density must lie in (0, 1], got 2"),
         (["--density", "0.1,0.1"], "--density must be a list without repetitions, got 0.1,0.1"),
-        (["--density", "0.1", "--sparsity", "90%"], "exclude each other"),
+        (["--density", "0.1", "--sparsity", "90%"], "--density excludes --sparsity: give one of them"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--plot", "x.pdf"], "--plot x.pdf must end in .svg or .png"),
-        (["--finders", "random,ltr", "--draw-at", "trained"], "finder ltr trains and rewinds: draw it at rewind"),
+        (
+            ["--finders", "random,ltr", "--draw-at", "trained"],
+            "--draw-at must be rewind or init for the finder ltr, got trained",
+        ),
         (
             ["--finders", "joint", "--draw-at", "trained"],
-            "finder joint trains and rewinds: draw it at rewind or at init",
+            "--draw-at must be rewind or init for the finder joint, got trained",
         ),
-        (["--finders", "joint:share=2"], "--share must lie in (0, 1], got 2 (finder joint:share=2)"),
-        (["--finders", "joint:share"], "--finders: share of joint:share needs a value, such as joint:share="),
+        (["--finders", "joint:share=2"], "--share must be a number in (0, 1], got 2 (finder joint:share=2)"),
+        (["--finders", "joint:share"], "--finders 'joint:share': share needs a value, such as share="),
         (["--finder", "random"], "--finder is not an option of compare, which takes a list: --finders"),
         (["--seeds", "two"], "--seeds must be a whole number, got two"),
         (["--density", "1e-9", "--finders", "random", "--seeds", "1"], "keeps none of the"),
@@ -251,13 +261,11 @@ def test_a_list_of_finders_may_hold_lists():
         assert split_list(text) == wanted
     assert split_list(",".join(reversed(wanted))) == wanted[::-1]
     (member, _) = plan(QUICK, wanted, [0.1], seeds=1)
-    assert member.config.features == ("relu*", "act")
+    assert member.config.finder.objective == FeatureMSE(("relu*", "act"))
 
 
 def test_warnings_and_failures_of_a_comparison_are_shown(tmp_path, capsys, monkeypatch):
-    from tombola.finders.random import Random
-
-    def broken(self, problem, densities):
+    def broken(self, problem, density):
         raise SearchError("numbers broke down")
 
     monkeypatch.setattr(Random, "draw", broken)

@@ -12,6 +12,7 @@ from common import picture, rewind_problem, spread, table, write
 
 from tombola.controllers import Controller, GradBalance, Lagrangian, ProportionalBalance
 from tombola.finders import CTS
+from tombola.finders import draw as draw_ticket
 from tombola.problem import Problem
 
 PRESETS = ("digits", "fashion-mnist-lenet")
@@ -22,9 +23,9 @@ CONTROLLERS: tuple[Controller, ...] = (GradBalance(), ProportionalBalance(), Lag
 
 def measure(problem: Problem, controller: Controller, density: float) -> dict[str, Any]:
     """Draw one ticket and return how its search went."""
-    finder = CTS(controller=controller, lr_schedule="drop")
-    ticket = next(finder.draw(problem, [density]))
-    rows = problem.draw_stage(ticket.provenance.finder, density).rows()
+    finder = CTS(controller=controller, lr_schedule="drop", batch_size=512)
+    found = draw_ticket(finder, problem, density)
+    ticket, rows = found.ticket, found.rows
     forces = [row["multiplier"] * row["density_norm"] / row["task_norm"] for row in rows[len(rows) // 2 :]]
     outcome = ticket.provenance.objective
     return {

@@ -3,7 +3,6 @@
 import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ def rewind_problem(preset: str, seed: int, out: Path) -> tuple[Cell, Trainer, Pr
     """Return a preset's cell and its problem at the rewind point; what is trained and drawn is kept below `out`."""
     # One thread: networks this small gain nothing from more, and the figures do not depend on the number of cores.
     torch.set_num_threads(1)
-    cell = Cell.prepare(resolve(replace(from_dict(load_preset(preset)), seed=seed, threads=1, search_batch_size=512)))
-    progress = progress_on()
+    config = from_dict({**load_preset(preset), "seed": seed, "threads": 1, "search_batch_size": 512})
+    cell, progress = Cell.prepare(resolve(config)), progress_on()
     store = store_below(out, progress)
     trainer = cell.trainer(store, progress)
     return cell, trainer, cell.problem(trainer.dense_at(cell.config.rewind_to), store, progress, trainer)

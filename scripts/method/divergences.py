@@ -11,6 +11,7 @@ from common import divergences, picture, rewind_problem, spread, table, write
 
 from tombola.controllers import GradBalance
 from tombola.finders import CTS
+from tombola.finders import draw as draw_ticket
 
 PRESET = "digits"
 OBJECTIVES = ("reverse-kl", "forward-kl", "loss")
@@ -24,11 +25,11 @@ def main(out: Path) -> None:
     found = []
     for seed in SEEDS:
         cell, trainer, problem = rewind_problem(PRESET, seed, out)
-        dense = 100 * cell.evaluate(trainer.dense_at(cell.config.epochs), "test").metric
+        dense = 100 * cell.evaluate(trainer.dense_at(cell.config.training.epochs), "test").metric
         for density in DENSITIES:
             for objective in OBJECTIVES:
-                finder = CTS(objective=objective, controller=GradBalance(), lr_schedule="drop")
-                ticket = next(finder.draw(problem, [density]))
+                finder = CTS(objective=objective, controller=GradBalance(), lr_schedule="drop", batch_size=512)
+                ticket = draw_ticket(finder, problem, density).ticket
                 accuracy = 100 * cell.evaluate(problem.fit(ticket), "test").metric
                 row = {"objective": objective, "density": density, "seed": seed, "accuracy": accuracy, "dense": dense}
                 found.append(row | divergences(problem, ticket))

@@ -53,12 +53,12 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"device {name!r} is unknown; allowed are auto, cpu, cuda and cuda:N") from None
+        raise UsageError(f"{name!r} is unknown; allowed are auto, cpu, cuda and cuda:N", option="device") from None
     if device.type not in {"cpu", "cuda"}:
-        raise UsageError(f"device {name!r} is not supported; allowed are auto, cpu, cuda and cuda:N")
+        raise UsageError(f"{name!r} is not supported; allowed are auto, cpu, cuda and cuda:N", option="device")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count() or "no"
-        raise UsageError(f"device {name!r} was asked for, but this machine has {count} CUDA device; use cpu")
+        raise UsageError(f"{name!r} was asked for, but this machine has {count} CUDA device; use cpu", option="device")
     return device
 
 
@@ -118,7 +118,7 @@ class Runtime:
         """
         for option, value, known in (("precision", precision, PRECISIONS), ("layout", layout, LAYOUTS)):
             if value not in known:
-                raise UsageError(f"{option} {value!r} is unknown; allowed are {', '.join(known)}")
+                raise UsageError(f"{value!r} is unknown; allowed are {', '.join(known)}", option=option)
         where = resolve_device(device) if isinstance(device, str) else device
         convolutional = is_convolutional(model)
         if precision == "auto":
@@ -165,8 +165,9 @@ class Runtime:
             return self
         if asked != "auto":
             raise UsageError(
-                "precision 'bf16-mixed' gives wrong gradients on a CPU for this network, which convolves images "
-                "smaller than its stride, or in three dimensions; use 32-true"
+                "'bf16-mixed' gives wrong gradients on a CPU for this network, which convolves images smaller than its "
+                "stride, or in three dimensions; use 32-true",
+                option="precision",
             )
         return self.in_full_precision()
 

@@ -296,7 +296,9 @@ def _start(arguments: Sequence[str]) -> tuple[dict[str, str], Layers]:
         for key in named:
             asked = getattr(known, key)
             if asked and key in content and content[key] != asked:
-                raise UsageError(f"{asked} and --config {path} ({key} {content[key]}) exclude each other", option=key)
+                raise UsageError(
+                    f"excludes --config {path}, whose {key} is {content[key]}: give one of them", option=key
+                )
             named[key] = content.pop(key, named[key])
         files.append(content)
     return {key: getattr(known, key) or named[key] for key in named}, files

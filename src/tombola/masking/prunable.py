@@ -123,7 +123,9 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
 def _patterns(option: str, patterns: Patterns) -> tuple[str, ...]:
     found = (patterns,) if isinstance(patterns, str) else patterns
     if not isinstance(found, Sequence) or not all(isinstance(pattern, str) for pattern in found):
-        raise UsageError(f"{option} must be a glob pattern of parameter names or a list of them, got {patterns!r}")
+        raise UsageError(
+            f"must be a glob pattern of parameter names or a list of them, got {patterns!r}", option=option
+        )
     return tuple(found)
 
 
@@ -173,7 +175,9 @@ def _reason_against(parameter: nn.Parameter, owned: _Owned, include: tuple[str, 
             return "biases and normalisation parameters are never pruned"
         return f"{strangers[0]} is no weight of a {KINDS}"
     if named and parameter.dim() < 2:
-        raise UsageError(f"include: {aliases[0]} is a bias or normalisation parameter, and those are never pruned")
+        raise UsageError(
+            f"{aliases[0]} is a bias or normalisation parameter, and those are never pruned", option="include"
+        )
     if not any(fnmatchcase(name, pattern) for name in aliases for pattern in include):
         return "not included by name"
     return ""
@@ -194,7 +198,7 @@ def _reason_in_use(owned: _Owned, include: tuple[str, ...]) -> str:
             why = f"{type(module).__name__} {COMPUTED}"
             for name in owned.aliases:
                 if name in include:
-                    raise UsageError(f"include: {name} cannot be pruned: {why}")
+                    raise UsageError(f"{name} cannot be pruned: {why}", option="include")
             return why
     return ""
 
@@ -203,7 +207,7 @@ def _refuse_unmatched(names: Collection[str], include: tuple[str, ...], exclude:
     for option, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
             if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
-                raise UsageError(f"{option}: no parameter of the model matches {pattern!r}")
+                raise UsageError(f"no parameter of the model matches {pattern!r}", option=option)
 
 
 def _refuse_without_effect(reasons: Mapping[str, str], include: tuple[str, ...]) -> None:
@@ -213,7 +217,7 @@ def _refuse_without_effect(reasons: Mapping[str, str], include: tuple[str, ...])
         if pattern != "*" and all(reasons[name] for name in matched):
             name = next((name for name in matched if reasons[name] == EXCLUDED), matched[0])
             why = _clause(reasons[name])
-            raise UsageError(f"include: {pattern!r} takes in nothing: {name} is not pruned, since {why}")
+            raise UsageError(f"{pattern!r} takes in nothing: {name} is not pruned, since {why}", option="include")
 
 
 def _warn_of_no_effect(spared: set[str], names: Collection[str], exclude: tuple[str, ...]) -> None:

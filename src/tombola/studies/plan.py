@@ -1,6 +1,7 @@
 """Which cells a study has: every finder, at every density, for every seed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,11 +51,18 @@ def plan(
         for label, variant in variants.items()
     ]
     for member in members:
-        try:
+        with _of(member.label):
             resolve(member.config)
-        except UsageError as error:
-            raise UsageError(f"{error.message} (finder {member.label})", option=error.option) from None
     return members
+
+
+@contextmanager
+def _of(label: str) -> Iterator[None]:
+    """Say of which finder it is that cannot be run."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{error.message} (finder {label})", option=error.option) from None
 
 
 def _variant(layers: Sequence[Mapping[str, Any]], label: str) -> RunConfig:
@@ -73,7 +81,8 @@ def _variant(layers: Sequence[Mapping[str, Any]], label: str) -> RunConfig:
         named = own if own.part == inline.part else replace(inline, given={})
         spec = lay_over(spec, {**values, "finder": named}, loose=True)
     spec = lay_over(spec, {"finder": inline})
-    config: RunConfig = spec.build()
+    with _of(label):
+        config: RunConfig = spec.build()
     needs = needs_of(config.finder)
     places = [place for place in needs.at if place != "given"]
     if config.draw_at not in needs.at and len(places) == 1:
