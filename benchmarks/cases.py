@@ -90,7 +90,7 @@ class Case:
         network.use_batch_statistics()
         asks = objective.asks_outputs or objective.asks_network
         teacher = make_teacher(self.model, layout, Task(), feed, self.runtime, objective.asks_outputs) if asks else None
-        finder = CTS(objective, 1_000_000, controller, learning_rate=0.1, lr_schedule="drop")
+        finder = CTS(objective=objective, steps=1_000_000, controller=controller, learning_rate=0.1, lr_schedule="drop")
         search = Search(finder, problem, Selection(layout, density), network, teacher)
         return SearchSteps(search, forever(feed), self.runtime.device)
 
@@ -151,7 +151,8 @@ class Arithmetic(Objective):
 
     def __call__(self, view: View) -> Tensor:
         """Return 0, with a gradient that is there already."""
-        return _Given.apply(view.mask, view.network.weights)
+        value: Tensor = _Given.apply(view.mask, view.network.weights)
+        return value
 
 
 ARITHMETIC, REVERSE_KL, GRAD_NORM, GRAD_MATCH = Arithmetic(), ReverseKL(), GradNorm(), GradMatch()

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -34,17 +35,22 @@ def ranking() -> list[Figure]:
     for size in SIZES:
         goals = (3.0, 2.0) if size == HUNDRED_MILLION else (None, None)
         scores = torch.randn(size, generator=torch.Generator().manual_seed(0))
-        ranked = _time(lambda s=scores: keep_top(s, len(s) // 100))
+        ranked = _time(partial(keep_top, scores, len(scores) // 100))
         figures.append(Figure(f"ranking {size:,} scores", ranked, "s", goals[0]))
         for density in (0.01, 0.1):
             ticket = Ticket({"weight": keep_top(scores, int(density * size))})
             with TemporaryDirectory() as folder:
                 path = Path(folder) / "ticket.safetensors"
-                stored = _time(lambda t=ticket, p=path: (t.save(p), Ticket.load(p)))
+                stored = _time(partial(_save_and_load, ticket, path))
             figures.append(
                 Figure(f"a ticket of {size:,} bits, density {density:.0%}, saved and loaded", stored, "s", goals[1])
             )
     return figures
+
+
+def _save_and_load(ticket: Ticket, path: Path) -> None:
+    ticket.save(path)
+    Ticket.load(path)
 
 
 def arithmetic() -> list[Figure]:
@@ -53,7 +59,7 @@ def arithmetic() -> list[Figure]:
     for size in SIZES:
         steps = Case.of_weights(size).search(ARITHMETIC)
         steps.take(1)
-        figures.append(Figure(f"mask arithmetic of {size:,} weights", _time(lambda s=steps: s.take(1), 5), "s"))
+        figures.append(Figure(f"mask arithmetic of {size:,} weights", _time(partial(steps.take, 1), 5), "s"))
     return figures
 
 

@@ -1,33 +1,39 @@
 """A step of the search beside a step of training, and beside the plain transcription of the method."""
 
 import copy
+from functools import partial
 from statistics import median
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.cases import ARITHMETIC, GRAD_MATCH, GRAD_NORM, REVERSE_KL, Case
 from benchmarks.figures import Figure, in_own_process, interleaved, ratio
-from benchmarks.naive import NaiveSearch
+from examples.cts_on_one_page import PlainSearch
 from tombola.masking import survey
 
 CIFAR = (3, 32, 32)
 BATCH, REPEATS = 512, 7
 
 
+def _step(plain: PlainSearch, images: Tensor) -> None:
+    plain.step(images)
+
+
 def search_steps(device: str = "cpu") -> list[Figure]:
     """ResNet-20, batch 512: reverse KL beside the dense training step and the plain transcription."""
     case = Case.make("resnet20", CIFAR, 10, BATCH, 2, device)
     dense, reverse, arithmetic = case.training(), case.search(REVERSE_KL), case.search(ARITHMETIC)
-    naive = NaiveSearch(copy.deepcopy(case.model).to(case.runtime.device), list(survey(case.model).layout.names), 0.01)
+    naive = PlainSearch(copy.deepcopy(case.model).to(case.runtime.device), list(survey(case.model).layout.names), 0.01)
     images = case.images()
     seconds = interleaved(
         {
             "dense": lambda: dense.take(1),
             "search": lambda: reverse.take(1),
-            "naive": lambda: naive.step(images),
+            "naive": partial(_step, naive, images),
             "arithmetic": lambda: arithmetic.take(1),
         },
         REPEATS,
@@ -53,7 +59,7 @@ def double_backward_steps() -> list[Figure]:
     ]
 
 
-class _Images(Dataset):
+class _Images(Dataset[tuple[Tensor, Tensor]]):
     """What one would write first: a sample at a time, transformed in the loader."""
 
     def __init__(self, case: Case) -> None:
@@ -118,7 +124,7 @@ def large_networks() -> list[Figure]:
     for name, batch in (("vit_b_16", 8), ("resnet50", 16)):
         case = Case.make(name, (3, 224, 224), 1000, batch, 1)
         arithmetic, real = case.search(ARITHMETIC), case.search(REVERSE_KL)
-        seconds = interleaved({"arithmetic": lambda a=arithmetic: a.take(1), "search": lambda r=real: r.take(1)}, 3)
+        seconds = interleaved({"arithmetic": partial(arithmetic.take, 1), "search": partial(real.take, 1)}, 3)
         share = ratio(seconds, "arithmetic", "search")
         figures += [
             Figure(f"{name}, batch {batch}: mask arithmetic / search step", share, "times", 0.1),

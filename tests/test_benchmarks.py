@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks import run
 from benchmarks.cases import REVERSE_KL, Case
 from benchmarks.figures import Figure, interleaved, ratio
-from benchmarks.naive import NaiveSearch
+from examples.cts_on_one_page import PlainSearch
 from tombola import GradBalance, gates
 from tombola.masking import survey
 from tombola.ranking import count_kept
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_plain_transcription_and_the_search_take_the_same_steps(monkeypatch):
     case = Case.make("lenet-300-100", (1, 8, 8), 10, 16, 1)
     ours = case.search(REVERSE_KL, 0.3, GradBalance())
-    naive = NaiveSearch(case.model, list(survey(case.model).layout.names), 0.3)
+    naive = PlainSearch(case.model, list(survey(case.model).layout.names), 0.3, epsilon=1e-8)
     monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, 0.7))
     monkeypatch.setattr(gates, "fill_uniform", lambda out, *_: out.fill_(0.7))
     (item,) = ours.search._problem.feed.epoch(0)

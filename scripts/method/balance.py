@@ -13,6 +13,7 @@ from common import picture, rewind_problem, spread, table, write
 from tombola.controllers import Controller, GradBalance, Lagrangian, ProportionalBalance
 from tombola.finders import CTS
 from tombola.finders import draw as draw_ticket
+from tombola.parts import written_name
 from tombola.problem import Problem
 
 PRESETS = ("digits", "fashion-mnist-lenet")
@@ -27,9 +28,10 @@ def measure(problem: Problem, controller: Controller, density: float) -> dict[st
     found = draw_ticket(finder, problem, density)
     ticket, rows = found.ticket, found.rows
     forces = [row["multiplier"] * row["density_norm"] / row["task_norm"] for row in rows[len(rows) // 2 :]]
+    assert ticket.provenance is not None
     outcome = ticket.provenance.objective
     return {
-        "controller": controller.name,
+        "controller": written_name(controller),
         "density": density,
         "seed": problem.seed,
         "expected": outcome["expected_density"] / density,
@@ -54,7 +56,9 @@ def main(out: Path) -> None:
                     write(out, "balance", found)
     picture(out / "balance.svg", len(PRESETS), lambda axes: draw(axes, found))
     columns = ("data", "density", "controller", "expected / κ", "hard / κ", "swing of λ", "KL held out")
-    table(columns, [line(found, preset, d, c.name) for preset in PRESETS for d in DENSITIES for c in CONTROLLERS])
+    table(
+        columns, [line(found, preset, d, written_name(c)) for preset in PRESETS for d in DENSITIES for c in CONTROLLERS]
+    )
 
 
 def of(found: list[dict[str, Any]], preset: str, density: float, controller: str) -> list[dict[str, Any]]:
@@ -77,8 +81,8 @@ def draw(axes: Any, found: list[dict[str, Any]]) -> None:
     """Plot the expected density along the search at the lowest density."""
     for axis, preset in zip(axes, PRESETS, strict=True):
         for number, controller in enumerate(CONTROLLERS):
-            for row in of(found, preset, DENSITIES[-1], controller.name):
-                label = controller.name if row["seed"] == SEEDS[0] else None
+            for row in of(found, preset, DENSITIES[-1], written_name(controller)):
+                label = written_name(controller) if row["seed"] == SEEDS[0] else None
                 axis.plot(*zip(*row["path"], strict=True), color=f"C{number}", label=label, linewidth=1)
         axis.axhline(1, color="black", linewidth=0.5)
         axis.set(title=f"{preset}, κ = {DENSITIES[-1]:.1%}", xlabel="step", ylabel="expected density / κ")

@@ -35,6 +35,7 @@ def divergences(problem: Problem, ticket: Ticket) -> dict[str, float]:
     """Return both KL divergences between a ticket's network, untrained, and the dense one, on held-out data."""
     network = FrozenNetwork(problem.network(), problem.layout, problem.task, problem.runtime)
     weights = problem.layout.flatten({name: mask.float() for name, mask in ticket.items()}) * network.weights
+    assert problem.held_out is not None
     sums, samples = {"reverse": 0.0, "forward": 0.0}, 0
     for item in problem.held_out.epoch(0):
         sparse, dense, count = network.under(weights, item.batch), network.dense(item.batch), len(item.batch[1])

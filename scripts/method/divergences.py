@@ -12,6 +12,7 @@ from common import divergences, picture, rewind_problem, spread, table, write
 from tombola.controllers import GradBalance
 from tombola.finders import CTS
 from tombola.finders import draw as draw_ticket
+from tombola.objectives import OBJECTIVES as KNOWN
 
 PRESET = "digits"
 OBJECTIVES = ("reverse-kl", "forward-kl", "loss")
@@ -22,13 +23,15 @@ FIGURES = {"accuracy": "test accuracy (%)", "reverse_kl": "KL(sparse ‖ dense)"
 
 def main(out: Path) -> None:
     """Run what is missing, write JSON and a picture, print the table."""
-    found = []
+    found: list[dict[str, Any]] = []
     for seed in SEEDS:
         cell, trainer, problem = rewind_problem(PRESET, seed, out)
         dense = 100 * cell.evaluate(trainer.dense_at(cell.config.training.epochs), "test").metric
         for density in DENSITIES:
             for objective in OBJECTIVES:
-                finder = CTS(objective=objective, controller=GradBalance(), lr_schedule="drop", batch_size=512)
+                finder = CTS(
+                    objective=KNOWN.read(objective), controller=GradBalance(), lr_schedule="drop", batch_size=512
+                )
                 ticket = draw_ticket(finder, problem, density).ticket
                 accuracy = 100 * cell.evaluate(problem.fit(ticket), "test").metric
                 row = {"objective": objective, "density": density, "seed": seed, "accuracy": accuracy, "dense": dense}
@@ -43,7 +46,7 @@ def main(out: Path) -> None:
             for o in OBJECTIVES
         ],
     )
-    print("dense:", spread({row["seed"]: row["dense"] for row in found}.values(), 2))
+    print("dense:", spread({row["seed"]: float(row["dense"]) for row in found}.values(), 2))
 
 
 def of(found: list[dict[str, Any]], objective: str, density: float, key: str) -> list[float]:

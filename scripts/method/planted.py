@@ -16,6 +16,7 @@ import tombola
 from tombola import CTS, ProportionalBalance, Task
 from tombola.masking import survey
 from tombola.network import FrozenNetwork
+from tombola.objectives import Loss, ReverseKL
 from tombola.runtime import Runtime
 
 SEEDS = range(5)
@@ -24,7 +25,7 @@ HIDDEN, INPUTS, OUTPUTS = 40, 20, 10
 # many hidden units, each with 4 inputs and 3 outputs, so that the search must also find which units they are.
 PLANTED = {"wiring": (1, 2, 5, 10), "units": (2, 5, 10, 20)}
 CONTROLLERS = (tombola.GradBalance(), ProportionalBalance())
-PUBLISHED = CTS(objective="reverse-kl", controller=CONTROLLERS[0], lr_schedule="drop")
+PUBLISHED = CTS(objective=ReverseKL(), controller=CONTROLLERS[0], lr_schedule="drop")
 KEPT_OF_16 = (4, 6, 8, 10, 12)
 
 
@@ -77,7 +78,7 @@ def recover(kind: str, size: int, seed: int) -> dict[str, Any]:
             density=density,
             include=list(masks),
             task=Task.regression(),
-            finder=CTS(objective="loss", controller=controller, lr_schedule="drop"),
+            finder=CTS(objective=Loss(), controller=controller, lr_schedule="drop"),
             seed=seed,
             progress=False,
         )
