@@ -60,6 +60,11 @@ def train(model, data, epochs=30):
     return model
 
 
+def at(name, folder, **options):
+    """A source of data with its folder, as keys and values."""
+    return {"name": name, "data_dir": str(folder), **options}
+
+
 @pytest.fixture
 def conv():
     torch.manual_seed(0)

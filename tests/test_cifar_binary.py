@@ -13,6 +13,8 @@ from tombola.data import load
 from tombola.data.sources.cifar import Cifar10, Cifar100
 from tombola.errors import UsageError
 
+from .conftest import at
+
 REAL = os.environ.get("TOMBOLA_TEST_CIFAR10", "")
 PACKERS = {"": bytes, ".xz": lzma.compress, ".gz": gzip.compress}
 TEN = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
@@ -53,7 +55,7 @@ def test_cifar10_from_its_files_or_the_folder_above(tmp_path, ending, inner):
     assert images[7, :, 31, 31].tolist() == [13, 14, 15]
     assert images[7, :, 0, 0].tolist() == [0, 1, 2]
     assert raw.test[0][:, 0, 5, 5].tolist() == [50, 51, 52, 53]
-    splits = load("cifar10", tmp_path, held_out=0.2, image_size=16)
+    splits = load(at("cifar10", tmp_path), held_out=0.2, image_size=16)
     assert (splits.shape, splits.classes, len(splits.train), len(splits.held_out)) == ((3, 16, 16), 2, 16, 4)
 
 
@@ -132,7 +134,7 @@ def test_damage_is_named(tmp_path, change, message):
     write_ten(tmp_path)
     change(tmp_path)
     with pytest.raises(UsageError, match=message) as found:
-        load("cifar10", tmp_path)
+        load(at("cifar10", tmp_path))
     assert "\n" not in str(found.value)
 
 
@@ -141,19 +143,19 @@ def test_both_labels_of_cifar100_are_checked(tmp_path, labels, message):
     write_hundred(tmp_path)
     (tmp_path / "test.bin").write_bytes(record(labels, 0))
     with pytest.raises(UsageError, match=rf"test\.bin: record 0 has the {message}"):
-        load("cifar100", tmp_path)
+        load(at("cifar100", tmp_path))
 
 
 def test_without_any_files_both_layouts_are_named(tmp_path):
     with pytest.raises(UsageError, match=r"^data_dir: .* does not hold torchvision's files of CIFAR100 .*train\.bin"):
-        load("cifar100", tmp_path)
+        load(at("cifar100", tmp_path))
     with pytest.raises(UsageError, match=r"^data_dir: CIFAR10 needs the folder with its files"):
         load("cifar10")
 
 
 @pytest.mark.skipif(not REAL, reason="TOMBOLA_TEST_CIFAR10 names no folder with CIFAR-10's binary files")
 def test_the_real_files_are_cifar10():
-    splits = load("cifar10", Path(REAL), held_out=0)
+    splits = load(at("cifar10", Path(REAL)), held_out=0)
     assert (len(splits.train), len(splits.test)) == (50_000, 10_000)
     assert splits.train.mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=1e-4)
     assert splits.train.std == pytest.approx((0.2470, 0.2435, 0.2616), abs=1e-4)

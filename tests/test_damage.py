@@ -26,7 +26,7 @@ from tombola.ticket import Provenance
 from .test_pipeline import contents
 
 A = torch.tensor([[True, False, True], [False, False, False]])
-QUICK = ["--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--finder", "random", "--steps", "null"]
+QUICK = ["--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--finder", "random"]
 QUICK += ["--threads", "2"]
 
 

@@ -25,12 +25,13 @@ from tombola.data import (
 from tombola.data.idx import read_idx
 from tombola.data.resizing import resize
 from tombola.data.samples import Samples, labels_of
-from tombola.data.sources import make_source
 from tombola.data.sources.cifar import Cifar10
 from tombola.data.sources.digits import Digits
-from tombola.data.sources.folder import Folder
+from tombola.data.sources.folder import FolderAt
 from tombola.data.splits import Normalisation, Raw, Splits, split
 from tombola.errors import UsageError, shown
+
+from .conftest import at
 
 
 def arrays(count=10):
@@ -234,7 +235,7 @@ def test_fingerprints_stay_what_they_are():
     assert own.fingerprint == "72663ded718b78c60a797c4e7a76fc0bb55f339f52deddfff68e75a63620712e"
     # Of the split, too, and of its normalisation.
     found = load("digits").fingerprint
-    assert found == "464247d9069b832add89794b15c2955307cdcb9a75c2010f745403bfd43ccd73"
+    assert found == "d5adb66c75a021f7fc693bba51507899f5c51adcb04dbb500a19223bf3cab88e"
 
 
 def test_training_on_some_of_the_samples_only():
@@ -312,17 +313,16 @@ def test_images_that_are_too_small_for_flip_crop():
 
 def test_every_source_is_a_part_whose_fields_are_its_options():
     assert list(DATASETS) == ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "folder"]
-    for name, kind in DATASETS.items():
-        assert (kind.name, kind.version) == (name, 1)
-        assert all(field.metadata["help"] for field in fields(kind))
+    for name, source in DATASETS.known.items():
+        assert (source.name, source.version) == (name, 1)
+        assert all(field.metadata["help"] for field in fields(source))
         with pytest.raises(FrozenInstanceError):
-            kind().name = "other"
-    assert make_source("cifar10", Path("x"), True) == Cifar10(data_dir="x", download=True)
-    assert make_source("digits") == Digits()
-    with pytest.raises(UsageError, match="data_dir: digits come with scikit-learn and take no folder"):
-        make_source("digits", Path("x"))
-    with pytest.raises(UsageError, match="download: there is nothing to fetch for digits"):
-        make_source("digits", download=True)
+            source.name = "other"
+    assert DATASETS.read("cifar10:data_dir=x:download=true") == Cifar10(data_dir="x", download=True)
+    assert DATASETS.read("digits") == Digits()
+    for setting in ("data_dir=x", "download=true"):
+        with pytest.raises(UsageError, match="is not an option of digits, which has none"):
+            DATASETS.read(f"digits:{setting}")
 
 
 @pytest.mark.parametrize(
@@ -356,16 +356,14 @@ def test_the_path_of_a_folder_is_a_dataset(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "a:b" / "train", contents())
     write_tar(tmp_path / "a:b" / "test.tar", contents())
-    assert make_source("a:b") == Folder("a:b")
-    expected = load("folder", tmp_path / "a:b", held_out=0.2).fingerprint
+    assert DATASETS.read("a:b") == FolderAt("a:b")
+    expected = load(at("folder", tmp_path / "a:b"), held_out=0.2).fingerprint
     assert load("a:b", held_out=0.2).fingerprint == load(str(tmp_path / "a:b"), held_out=0.2).fingerprint == expected
     (tmp_path / "a:b").rename("digits")
-    assert make_source("digits") == Digits(), "a dataset's name goes before a folder's"
-    assert make_source("./digits") == Folder("./digits")
-    with pytest.raises(UsageError, match=r"data_dir: data ./digits is a folder already; give one of them"):
-        make_source("./digits", tmp_path)
+    assert DATASETS.read("digits") == Digits(), "a dataset's name goes before a folder's"
+    assert DATASETS.read("./digits") == FolderAt("./digits")
     assert main(["run", "--data", "./digits", "--data-dir", "x", "--out", "out"]) == 2
-    assert capsys.readouterr().err == "tombola run: --data-dir: data ./digits is a folder already; give one of them\n"
+    assert capsys.readouterr().err == "tombola run: --data-dir is not an option of the data ./digits, which has none\n"
 
 
 @pytest.mark.parametrize(
@@ -374,8 +372,8 @@ def test_the_path_of_a_folder_is_a_dataset(tmp_path, monkeypatch, capsys):
         (["--data", "cifar10"], "--data-dir: CIFAR10 needs the folder with its files"),
         (["--data", "mnist"], "--data-dir: give the folder with MNIST's idx files"),
         (["--data", "mnist", "--data-dir", "."], "--data-dir: there is no train-images-idx3-ubyte or train-images-"),
-        (["--data-dir", "."], "--data-dir: digits come with scikit-learn and take no folder"),
-        (["--download", "true"], "--download: there is nothing to fetch for digits"),
+        (["--data-dir", "."], "--data-dir is not an option of the data digits, which has none"),
+        (["--download", "true"], "--download is not an option of the data digits, which has none"),
         (["--data", "digit"], "--data 'digit' is unknown; allowed are digits, mnist, "),
         (["--std", "[0.0]"], "--std must be above 0, got (0.0,)"),
         (["--train-samples", "9999"], "--train-samples must lie between 1 and 1,293, got 9999"),
@@ -415,7 +413,7 @@ def write_dataset(folder: Path, ending: str) -> None:
 @pytest.mark.parametrize("inner", ["", "FashionMNIST/raw"])
 def test_fashion_mnist_from_idx_files(tmp_path, ending, inner):
     write_dataset(tmp_path / inner, ending)
-    splits = load("fashion-mnist", tmp_path)
+    splits = load(at("fashion-mnist", tmp_path))
     assert (len(splits.train), len(splits.held_out), len(splits.test)) == (36, 4, 20)
     assert splits.shape == (1, 28, 28)
 
@@ -424,7 +422,7 @@ def test_torchvision_reads_the_same_files(tmp_path):
     from torchvision.datasets import FashionMNIST
 
     write_dataset(tmp_path / "FashionMNIST" / "raw", "")
-    ours = load("fashion-mnist", tmp_path).test
+    ours = load(at("fashion-mnist", tmp_path)).test
     theirs = FashionMNIST(str(tmp_path), train=False)
     assert torch.equal(ours.inputs.squeeze(1), theirs.data)
     assert torch.equal(ours.targets, theirs.targets)
@@ -432,7 +430,7 @@ def test_torchvision_reads_the_same_files(tmp_path):
 
 def test_errors_name_the_file(tmp_path):
     with pytest.raises(UsageError, match="data_dir: there is no train-images-idx3-ubyte"):
-        load("fashion-mnist", tmp_path)
+        load(at("fashion-mnist", tmp_path))
     (tmp_path / "junk").write_bytes(b"junkjunk")
     with pytest.raises(UsageError, match="junk is not an idx file"):
         read_idx(tmp_path / "junk")
@@ -448,5 +446,5 @@ def test_errors_name_the_file(tmp_path):
         read_idx(tmp_path / "torn.gz")
     with pytest.raises(UsageError, match="data 'cats' is unknown; allowed are digits, mnist, fashion-mnist"):
         load("cats")
-    with pytest.raises(UsageError, match="digits come with scikit-learn"):
-        load("digits", tmp_path)
+    with pytest.raises(UsageError, match="'data_dir' is not an option of it, which has none"):
+        load(at("digits", tmp_path))

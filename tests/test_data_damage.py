@@ -24,6 +24,7 @@ from tombola.data.sources.cifar import Cifar10
 from tombola.data.sources.folder import Folder
 from tombola.errors import UsageError, shown
 
+from .conftest import at
 from .test_cifar_binary import TEN, write_ten
 from .test_data import write_dataset
 from .test_folder import contents, picture, write_folder, write_tar
@@ -206,7 +207,7 @@ def test_links_are_followed_and_never_in_circles(tmp_path, data):
         (tmp_path / "elsewhere" / "a" / name).unlink()
     (data / "test").symlink_to("test")
     with refused("data_dir: .*data holds none of test, test.tar"):
-        load("folder", data)
+        load(at("folder", data))
 
 
 def test_what_cannot_be_read(data, monkeypatch):
@@ -342,14 +343,14 @@ def test_idx_files_of_other_things(tmp_path):
     labels = tmp_path / "train-labels-idx1-ubyte"
     labels.write_bytes(idx((40,), bytes([0] * 39 + [10])))
     with refused(r"train-labels-idx1-ubyte holds the label 10; allowed are 0 to 9"):
-        load("fashion-mnist", tmp_path)
+        load(at("fashion-mnist", tmp_path))
     labels.write_bytes(idx((39,), bytes(39)))
     with refused("train-images-idx3-ubyte and .*train-labels-idx1-ubyte do not belong together"):
-        load("fashion-mnist", tmp_path)
+        load(at("fashion-mnist", tmp_path))
     labels.unlink()
     labels.symlink_to("/proc/self/mem")
     with refused("cannot read .*train-labels-idx1-ubyte: "):
-        load("fashion-mnist", tmp_path)
+        load(at("fashion-mnist", tmp_path))
 
 
 def test_a_name_is_shown_on_one_line_of_text():

@@ -9,6 +9,8 @@ from PIL import Image
 from tombola.data import folder, load
 from tombola.errors import UsageError
 
+from .conftest import at
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
@@ -58,7 +60,7 @@ def test_folders_and_tars(tmp_path, kind, wrap):
             write_folder(data / part, files)
         else:
             write_tar(data / f"{part}.{kind}", files, "w:" + kind[4:] if kind != "tar" else "w")
-    splits = load("folder", data, held_out=0.2)
+    splits = load(at("folder", data), held_out=0.2)
     assert (len(splits.train), len(splits.held_out), len(splits.test)) == (8, 2, 10)
     assert splits.shape == (3, 4, 4)
     assert splits.classes == 2
@@ -69,18 +71,18 @@ def test_folders_and_tars(tmp_path, kind, wrap):
 def test_grey_images_have_one_channel(tmp_path):
     for part in ("train", "test"):
         write_folder(tmp_path / part, contents(mode="L"))
-    assert load("folder", tmp_path, held_out=0.2).shape == (1, 4, 4)
+    assert load(at("folder", tmp_path), held_out=0.2).shape == (1, 4, 4)
     with pytest.raises(UsageError, match=r"held_out 0\.1 of 10 training images leaves a side without"):
-        load("folder", tmp_path)
+        load(at("folder", tmp_path))
 
 
 def test_images_of_any_size_are_brought_to_one(tmp_path):
     for part in ("train", "test"):
         write_folder(tmp_path / part, {**contents(), "a/99.png": picture(50, size=(7, 3))})
-    splits = load("folder", tmp_path, held_out=0.2, image_size=2)
+    splits = load(at("folder", tmp_path), held_out=0.2, image_size=2)
     assert splits.shape == (3, 2, 2)
     assert splits.test.inputs[5].unique().tolist() == [50]
-    assert load("folder", tmp_path, held_out=0.2, image_size=3).shape == (3, 3, 3)
+    assert load(at("folder", tmp_path), held_out=0.2, image_size=3).shape == (3, 3, 3)
 
 
 def test_images_are_decoded_once_until_they_change(tmp_path, monkeypatch):
@@ -176,20 +178,20 @@ def test_errors_name_the_file(tmp_path, files, message):
 
 def test_errors_name_the_folder_and_the_class(tmp_path):
     with pytest.raises(UsageError, match=r"holds none of train, train\.tar"):
-        load("folder", tmp_path)
+        load(at("folder", tmp_path))
     with pytest.raises(UsageError, match="data_dir: folder needs the folder"):
         load("folder")
     (tmp_path / "train.tar").write_bytes(b"junk")
     with pytest.raises(UsageError, match=r"train\.tar is not a tar file"):
-        load("folder", tmp_path)
+        load(at("folder", tmp_path))
     (tmp_path / "train.tar").unlink()
     write_folder(tmp_path / "train", contents())
     write_folder(tmp_path / "test", {**contents(), "c/1.png": picture(1)})
     with pytest.raises(UsageError, match="train and test differ in the classes c"):
-        load("folder", tmp_path)
+        load(at("folder", tmp_path))
     write_folder(tmp_path / "train", {"c/1.png": picture(1)})
     with pytest.raises(UsageError, match="class 2 has 1 training images"):
-        load("folder", tmp_path)
+        load(at("folder", tmp_path))
 
 
 def test_cifar_in_torchvisions_files(tmp_path, monkeypatch):
@@ -204,9 +206,9 @@ def test_cifar_in_torchvisions_files(tmp_path, monkeypatch):
             self.targets = [i % 10 for i in range(count)]
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", Small)
-    splits = load("cifar10", tmp_path, held_out=0.25)
+    splits = load(at("cifar10", tmp_path), held_out=0.25)
     assert splits.shape == (3, 32, 32)
     assert (len(splits.train), len(splits.held_out), len(splits.test)) == (30, 10, 20)
     assert splits.test.inputs[0, :, 0, 0].tolist() == [0, 1, 2]
     with pytest.raises(UsageError, match="does not hold torchvision's files of CIFAR10"):
-        load("cifar10", tmp_path / "elsewhere")
+        load(at("cifar10", tmp_path / "elsewhere"))

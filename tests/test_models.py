@@ -60,8 +60,8 @@ def test_models_of_torchvision():
 def test_a_state_dict_with_other_values_than_tensors_says_which(tmp_path):
     model = nn.Linear(2, 2)
     for tensors, message in (
-        ({"weight": None, "bias": torch.zeros(2)}, r"--weights w\.pt has no tensor for weight$"),
-        ({"weight": [1.0], "bias": 3}, r"--weights w\.pt has no tensor for weight, bias$"),
+        ({"weight": None, "bias": torch.zeros(2)}, r"weights w\.pt has no tensor for weight$"),
+        ({"weight": [1.0], "bias": 3}, r"weights w\.pt has no tensor for weight, bias$"),
     ):
         with pytest.raises(UsageError, match=message):
             load_into(model, tensors, Path("w.pt"))
@@ -86,7 +86,7 @@ def test_ones_own_models(tmp_path, monkeypatch):
     for name, message in (
         ("mine_tombola:wrong", "must return a torch.nn.Module, got int"),
         ("mine_tombola:none", "cannot be imported: AttributeError: module 'mine_tombola' has no attribute 'none'$"),
-        ("mine_tombola:number", "is not a function"),
+        ("mine_tombola:number", "MODULE:NAME, or such an object, got"),
         ("nowhere_tombola:build", "cannot be imported: ModuleNotFoundError: No module named 'nowhere_tombola'$"),
         ("imagenet-net", "is unknown; allowed are lenet-300-100, resnet20"),
     ):

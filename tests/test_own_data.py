@@ -1,21 +1,23 @@
 """Datasets of the user's own, by MODULE:FUNCTION."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from tombola.cli.main import main
 from tombola.data import Normalisation, load
-from tombola.data.sources import make_source
+from tombola.data.sources import DATASETS
 from tombola.data.sources.own import Own
 from tombola.errors import UsageError
+
+from .conftest import at
 
 MODULE = """
 import numpy as np
 import torch
 from torch.utils.data import Dataset, TensorDataset
+
 
 def numbers(count, seed):
     x = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
@@ -81,12 +83,12 @@ def module(tmp_path, monkeypatch):
 
 
 def test_datasets_of_ones_own(module):
-    splits = Own("brought:datasets").splits(0.1)
+    splits = load("brought:datasets", 0.1)
     assert (len(splits.train), len(splits.held_out), len(splits.test)) == (180, 20, 60)
     assert (splits.classes, splits.shape) == (3, (6,))
     assert splits.fingerprint == load("brought:datasets").fingerprint
-    assert len(Own("brought:three").splits(0.1).held_out) == 40
-    assert Own("brought:datasets").splits(0).held_out is None
+    assert len(load("brought:three", 0.1).held_out) == 40
+    assert load("brought:datasets", 0.0).held_out is None
     rows = {tuple(x.tolist()) for part in (splits.train, splits.held_out) for x, _ in part.dataset}
     assert len(rows) == 200
     feed = splits.train.feed(50, 0, "training")
@@ -96,10 +98,10 @@ def test_datasets_of_ones_own(module):
 
 def test_datasets_that_are_split_by_chance_are_split_alike_every_time(module):
     torch.manual_seed(1)
-    first = Own("brought:shuffled").splits(0.1)
+    first = load("brought:shuffled", 0.1)
     torch.manual_seed(2)
     before = torch.get_rng_state()
-    again = Own("brought:shuffled").splits(0.1)
+    again = load("brought:shuffled", 0.1)
     assert torch.equal(torch.get_rng_state(), before)
     assert first.fingerprint == again.fingerprint
     assert list(first.test.dataset.indices) == list(again.test.dataset.indices)
@@ -122,7 +124,7 @@ def test_datasets_that_are_split_by_chance_are_split_alike_every_time(module):
 )
 def test_datasets_that_cannot_be_used(module, function, message):
     with pytest.raises(UsageError, match=message):
-        Own(f"brought:{function}").splits(0.1)
+        load(f"brought:{function}", 0.1)
 
 
 def test_what_is_only_for_datasets_with_a_name(module, capsys):
@@ -135,7 +137,7 @@ def test_what_is_only_for_datasets_with_a_name(module, capsys):
 
 
 def test_a_function_may_take_the_data_directory(module):
-    assert len(Own("brought:there", str(module)).splits(0.1).train) == 180
-    assert make_source("brought:there", Path(module)) == Own("brought:there", str(module))
-    with pytest.raises(UsageError, match="download: there is nothing to fetch for brought:there"):
-        make_source("brought:there", module, download=True)
+    assert len(load(at("brought:there", module), 0.1).train) == 180
+    assert DATASETS.read(at("brought:there", module)) == Own("brought:there", str(module))
+    with pytest.raises(UsageError, match="'download' is not an option of it, which has data_dir"):
+        DATASETS.read(at("brought:there", module, download=True))

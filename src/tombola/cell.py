@@ -72,7 +72,7 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
     batch = runtime.move(next(iter(splits.train.feed(2, 0, "probe", shuffle=False).epoch(0))).batch)
     name = written_name(config.model)
     with (
-        explained_run(f"{name} cannot be run on inputs of {list(splits.shape)}", option="model"),
+        explained_run(f"model {name} cannot be run on inputs of {list(splits.shape)}", option="model"),
         seeded(0, "probe", device=runtime.device),
         HalfWatch() as watch,
     ):
@@ -80,7 +80,7 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
     wanted = max(splits.classes, 2)  # one alone has no alternative
     if not isinstance(output, torch.Tensor) or output.dim() != 2 or output.shape[1] < wanted:
         shape = list(output.shape[1:]) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise UsageError(f"{name} must give {wanted} outputs a sample, one a class, got {shape}", option="model")
+        raise UsageError(f"model {name} must give {wanted} outputs a sample, one a class, got {shape}", option="model")
     if isinstance(config.finder, Finder):
         config.finder.check(network)
     return bool(watch.wrong)

@@ -1,12 +1,14 @@
 """Datasets that the cells of a study share: loaded once in a process, and with them their fingerprints."""
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tombola.data import sources
 from tombola.data.sources import DATASETS, Source
+from tombola.data.sources.folder import FolderAt
 from tombola.data.splits import Normalisation, Splits
 
 # A study has one dataset; two where it is looked at beside another.
@@ -30,7 +32,7 @@ def shared() -> Iterator[None]:
 
 
 def load(
-    source: Source | str,
+    source: Source | Mapping[str, Any] | str,
     held_out: float = 0.1,
     normalisation: Normalisation | None = None,
     image_size: int | None = None,
@@ -48,7 +50,7 @@ def load(
 
     if _shared is None:
         return read()
-    folder = getattr(source, "data_dir", None)
+    folder = source.name if isinstance(source, FolderAt) else getattr(source, "data_dir", None)
     key = (source, held_out, normalisation, image_size, train_samples)
     before = (*key, _stamp(folder))
     if before not in _shared:

@@ -1,14 +1,16 @@
 """Where images come from: every source is a part, a frozen dataclass whose fields are its options."""
 
 import os
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from tombola.data.folder import find_part
 from tombola.data.sources.base import Source as Source
 from tombola.data.sources.cifar import Cifar10, Cifar100
 from tombola.data.sources.digits import Digits
-from tombola.data.sources.folder import Folder
+from tombola.data.sources.folder import Folder, FolderAt
 from tombola.data.sources.mnist import FashionMnist, Mnist
 from tombola.data.sources.own import Own
 from tombola.data.splits import Normalisation, Splits
@@ -24,7 +26,7 @@ class _Sources(Family[Source]):
         if name in self.known:
             return self.known[name]
         if name and all(find_part(Path(name), part) is not None for part in ("train", "test")):
-            return Folder(name)
+            return FolderAt(name)
         if ":" in name:
             return super().named(name)
         near = get_close_matches(name.lower(), self.known, n=1)
@@ -44,7 +46,7 @@ DATASETS: Family[Source] = _Sources(
 
 
 def load(
-    source: Source | str,
+    source: Source | Mapping[str, Any] | str,
     held_out: float = 0.1,
     normalisation: Normalisation | None = None,
     image_size: int | None = None,

@@ -31,3 +31,14 @@ class Folder(Source):
             shapes = f"images of train are {list(train.shape[1:])}, of test {list(test.shape[1:])}"
             raise UsageError(shapes, option="data_dir")
         return Raw((train, labels), (test, test_labels))
+
+
+@dataclass(frozen=True)
+class FolderAt(Source):
+    """The same, written as the folder's path."""
+
+    name: str = ""  # type: ignore[misc]
+
+    def read(self, image_size: int | None) -> Raw:
+        """Return the images; raises UsageError naming what is at fault."""
+        return Folder(self.name).read(image_size)
