@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from tombola import CTS, Random, UsageError
@@ -123,6 +123,8 @@ def test_selections_of_one_ranking_are_nested(shapes, one, other, seed):
 
 
 @given(SHAPES, st.floats(0.05, 0.95), st.sampled_from(sorted(ALLOCATIONS)), st.integers(2, 30), st.integers(0, 9))
+@example([(3, 3), (5, 3), (5, 5), (2, 5)], 0.1, "uniform", 25, 0)
+@example([(2, 8), (9, 2), (5, 9), (8, 5)], 0.3, "erk", 60, 0)
 def test_on_the_way_nothing_comes_back_and_the_end_is_exact(shapes, density, allocation, rounds, seed):
     # Largest remainders may give a layer more weights of a smaller total.
     of = layout(*shapes)
