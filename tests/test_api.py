@@ -98,10 +98,10 @@ def test_wrapped_models_give_the_same_ticket():
 
 def test_the_default_objective_is_loss_until_something_is_learned():
     model, data = mlp(seed=1), batches(4, size=64)
-    assert draw(model, data).provenance.finder["objective"]["name"] == "loss"
+    assert draw(model, data).provenance.finder["objective"] == "loss"
     train(model, data, epochs=5)
-    assert draw(model, data).provenance.finder["objective"]["name"] == "reverse-kl"
-    assert draw(model, data, objective="loss").provenance.finder["objective"]["name"] == "loss"
+    assert draw(model, data).provenance.finder["objective"] == "reverse-kl"
+    assert draw(model, data, objective="loss").provenance.finder["objective"] == "loss"
 
 
 def test_lists_loaders_and_generators():

@@ -1,11 +1,20 @@
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import pytest
 import torch
 
-from tombola.controllers import GradBalance, Lagrangian, ProportionalBalance, Target, norm
+from tombola import CTS
+from tombola.controllers import CONTROLLERS, GradBalance, Lagrangian, ProportionalBalance, Target, norm, settled
+from tombola.finders import Joint, draw
 from tombola.flat import PIECE
+from tombola.parts import POSITIVE, Part, describe, option
+from tombola.store import DiskStore
+
+from .conftest import batches, mlp, train
+from .test_rivals import problem
+from .test_training import Dying, Killed
 
 HALF = torch.zeros(4)  # four gates at 1/2
 
@@ -138,3 +147,114 @@ def test_a_gradient_that_is_no_number_stays_where_it_was():
     found = steer(GradBalance(), HALF, task, 0.3, 1.0, 0.1)
     assert math.isnan(found.task_norm)
     assert torch.isnan(found.gradient).tolist() == [False, True, False, False]
+
+
+@dataclass(frozen=True)
+class Integrating(Part):
+    """A proportional and integral controller, as a user might write one."""
+
+    name: ClassVar[str] = "integrating"
+    gain: float = option(4.0, must=POSITIVE)
+
+    def init(self, logits):
+        """Return no error so far."""
+        return {"sum": torch.zeros((), dtype=torch.float64, device=logits.device)}
+
+    def update(self, logits, task_gradient, target, state):
+        """Push by the error and by its sum, as a multiple of the task's gradient."""
+        gates = torch.sigmoid(logits)
+        error = gates.double().mean() / target.density - 1
+        total = (state["sum"] + 0.02 * error).clamp(-1, 1)
+        slopes = gates * (1 - gates)
+        unit = slopes / slopes.norm().clamp(min=1e-30)
+        multiplier = self.gain * (error + total)
+        combined = task_gradient + (multiplier * task_gradient.norm()).to(logits.dtype) * unit
+        figures = {
+            "multiplier": multiplier,
+            "error": error,
+            "task_norm": norm(task_gradient),
+            "density_norm": norm(unit),
+        }
+        return combined, {"sum": total}, figures
+
+
+EVERY = [*CONTROLLERS.known.values(), Integrating()]
+every_controller = pytest.mark.parametrize("controller", EVERY, ids=lambda controller: controller.name)
+
+
+@every_controller
+def test_a_controller_changes_nothing_that_it_is_given(controller):
+    logits, task = torch.randn(2, 500, generator=torch.Generator().manual_seed(0)).unbind()
+    before, after = (logits.clone(), task.clone()), controller.init(logits)
+    assert all(isinstance(value, torch.Tensor) for value in after.values())
+    assert torch.equal(logits, before[0])
+    for share in (0.0, 0.5, 1.0):
+        state = after
+        kept = {key: value.clone() for key, value in state.items()}
+        combined, after, figures = controller.update(logits, task, Target(0.3, 0.1, share), state)
+        again, same, _ = controller.update(logits, task, Target(0.3, 0.1, share), state)
+        assert torch.equal(combined, again), "nothing is remembered between the calls"
+        assert all(torch.equal(after[key], same[key]) for key in after)
+        assert all(torch.equal(state[key], kept[key]) for key in kept)
+        assert after.keys() == state.keys()
+        assert torch.equal(logits, before[0])
+        assert torch.equal(task, before[1])
+        assert combined.shape == task.shape
+        assert combined.dtype == task.dtype
+        assert {"multiplier", "error", "task_norm", "density_norm"} <= figures.keys()
+        assert all(value.dim() == 0 and torch.isfinite(value) for value in figures.values())
+
+
+@every_controller
+def test_a_controller_pushes_against_the_error(controller):
+    # Gates far too open: whatever the task wants, after some steps the density is pushed down.
+    logits, task = torch.full((100,), 2.0), torch.zeros(100)
+    task[0] = 1.0
+    state = controller.init(logits)
+    for _ in range(5):
+        combined, state, figures = controller.update(logits, task, Target(0.1, 0.1, 0.5), state)
+    assert float(figures["error"]) > 0
+    assert (combined[1:] > 0).all()
+
+
+@every_controller
+@pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
+def test_every_controller_works_in_both_searches(controller):
+    data = batches(8, size=64)
+    model = train(mlp(hidden=32), data, epochs=10)
+    found = draw(CTS(objective="reverse-kl", steps=400, controller=controller), problem(model, data), 0.3).ticket
+    reached = found.provenance.objective["expected_density"]
+    assert found.kept == round(0.3 * found.prunable)
+    joint = draw(Joint(controller=controller), problem(mlp(hidden=32), data, epochs=12), 0.3)
+    last = joint.rows[-1]["expected_density"]
+    if controller.name in {"proportional", "integrating"}:
+        assert reached == pytest.approx(0.3, rel=0.1)
+        assert last == pytest.approx(0.3, rel=0.2)
+    else:
+        assert 0 < reached < 1, "the published ones take longer"
+        assert 0 < last < 1
+    assert describe(controller) == found.provenance.finder["controller"]
+
+
+@every_controller
+def test_a_search_with_any_controller_is_resumed_to_the_same_bits(tmp_path, controller):
+    finder = CTS(objective="loss", steps=30, controller=controller)
+    expected = draw(finder, problem(mlp(), batches()), {"0.*": 0.2, "*": 0.5}).ticket
+
+    class DyingStore(DiskStore):
+        def stage(self, kind, identity):
+            return Dying(super().stage(kind, identity), 11)
+
+    with pytest.raises(Killed):
+        draw(finder, problem(mlp(), batches(), store=DyingStore(tmp_path)), {"0.*": 0.2, "*": 0.5})
+    resumed = draw(finder, problem(mlp(), batches(), store=DiskStore(tmp_path)), {"0.*": 0.2, "*": 0.5}).ticket
+    assert all(torch.equal(resumed.scores[name], scores) for name, scores in expected.scores.items())
+
+
+def test_what_a_controller_leaves_to_the_objective_is_written_out():
+    assert settled(Lagrangian(), "grad-norm") == Lagrangian(100.0)
+    assert settled(Lagrangian(0.5), "grad-norm") == Lagrangian(0.5)
+    assert settled(Lagrangian(), "loss") == Lagrangian(1.0)
+    assert settled(Integrating(), "loss") == Integrating()
+    ticket = draw(CTS(objective="feature-mse", steps=3, controller="lagrangian"), problem(mlp(), batches()), 0.3).ticket
+    assert ticket.provenance.finder["controller"] == {"name": "lagrangian", "rate": 0.1}

@@ -390,8 +390,8 @@ def test_labels_in_a_picture_are_no_formulas(tmp_path):
 PROVENANCE = Provenance(
     finder={
         "name": "cts", "objective": "loss", "steps": 7, "controller": {"name": "proportional", "width": 0.05},
-        "learning_rate": 0.3, "lr_schedule": "one-cycle", "temperature": 2 / 3, "epsilon": 1e-08,
-        "relaxation": "concrete", "features": [],
+        "learning_rate": 0.3, "lr_schedule": "one-cycle", "epsilon": 1e-08,
+        "relaxation": {"name": "concrete", "temperature": 2 / 3},
     },
     density=0.5, seed=3, version="0.1.0", architecture="a", weights="b" * 64, at="rewind", epoch=2,
     objective={"name": "loss", "first": 2.0, "soft": 1.5, "hard": 1.25, "held_out": 1.375, "expected_density": 0.5},
@@ -509,7 +509,7 @@ def test_an_empty_value_in_a_configuration_file_is_refused(tmp_path, capsys):
     path = tmp_path / "c.yaml"
     path.write_text("weights: ''\n")
     assert main(["run", "--config", str(path), "--out", str(tmp_path / "o")]) == 2
-    assert "--weights must name a file" in capsys.readouterr().err
+    assert "--weights must have a value" in capsys.readouterr().err
 
 
 def test_the_help_of_compare_lists_no_option_that_it_refuses(capsys):

@@ -315,7 +315,7 @@ def test_a_published_run_holds_nothing_out_and_evaluates_on_mixed_batches(capsys
     sizes = [(len(item.batch[1]), len(item.batch[1].unique())) for item in cell._feed(cell.splits.test).epoch(0)]
     assert sizes == [(16, 2), (8, 2)], "test images lie sorted by class; batches must mix them"
     assert main(["evaluate", found["run_dir"], "--split", "held-out"]) == 2
-    assert "--split held-out: this run's training held nothing out" in capsys.readouterr().err
+    assert "--split must be test: this run's training held nothing out" in capsys.readouterr().err
 
 
 BROKEN = """

@@ -176,7 +176,7 @@ def test_the_code_of_ones_own_model_is_part_of_the_identity(tmp_path, monkeypatc
         linecache.clearcache()
         cell = Cell.prepare(resolve(changed(QUICK, model="own_tombola:build", steps=2, density=0.5)))
         identities.append(cell.identity())
-    assert differing_keys(*identities) == ["model"]
+    assert differing_keys(*identities) == ["config.model.code", "model"]
 
 
 def test_a_model_that_bf16_would_spoil_is_trained_in_float32(tmp_path, monkeypatch):

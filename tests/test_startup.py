@@ -21,7 +21,7 @@ from scipy import stats
 
 from tombola import Ticket, UsageError, alive, data
 from tombola.cli.main import main
-from tombola.config import from_dict, load_preset
+from tombola.config import load_preset
 from tombola.data import kept, sources
 from tombola.data.sources.digits import Digits
 from tombola.pipeline import run
@@ -350,8 +350,8 @@ def test_a_failure_to_load_is_not_kept(reads):
 def test_cells_of_a_study_share_their_data_and_keep_their_names(reads, tmp_path):
     from tombola.studies import plan, run_all
 
-    config = from_dict({**load_preset("digits"), "epochs": 2, "rewind_to": 1, "milestones": (), "threads": 2})
-    members = plan(config, ["random", "magnitude"], [0.5], seeds=2)
+    layers = [load_preset("digits"), {"epochs": 2, "rewind_to": 1, "milestones": (), "threads": 2}]
+    members = plan(layers, ["random", "magnitude"], [0.5], seeds=2)
     outcomes = run_all(members, tmp_path, Silent())
     assert len(reads) == 1
     assert run(members[0].config, tmp_path, Silent()).repeated, "outside of a study the cell has the same name"

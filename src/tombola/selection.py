@@ -45,6 +45,8 @@ class Selection:
 
     density: fraction of the weights to keep; by patterns of names, each pattern's layers have a density of their own, 1
     keeps a layer whole. allocation: how a density is spread over its layers. granularity: which weights share a score.
+    at_least: on the way to another selection, that one: no pool keeps fewer than it is to end with, which rounding may
+    ask of a smaller total.
     Raises UsageError for densities outside (0, 1], that keep no weight, or patterns that leave a layer out or have no
     effect.
     """
@@ -53,6 +55,7 @@ class Selection:
     density: Density
     allocation: Allocation = Global()
     granularity: Granularity = Weight()
+    at_least: "Selection | None" = None
 
     @cached_property
     def groups(self) -> Groups:
@@ -76,7 +79,10 @@ class Selection:
                 found.append(Pool(tuple(layers), kept, part.total, density))
             else:
                 found += [Pool((i,), k, n, k / n) for i, k, n in zip(layers, counts, part.counts, strict=True)]
-        return tuple(found)
+        ends = self.at_least.pools if self.at_least else ()
+        if [pool.layers for pool in ends] != [pool.layers for pool in found]:
+            return tuple(found)
+        return tuple(replace(pool, kept=max(pool.kept, end.kept)) for pool, end in zip(found, ends, strict=True))
 
     def _by_density(self) -> list[tuple[float, list[int]]]:
         """Return densities and the layers that have them."""
@@ -99,10 +105,12 @@ class Selection:
         return all(pool.decided for pool in self.pools)
 
     def at(self, change: Callable[[float], float]) -> "Selection":
-        """Return the same with every density changed, such as on the way from dense to the wanted one."""
+        """Return the same with every density changed, on the way from dense to the wanted one."""
         if isinstance(self.density, Mapping):
-            return replace(self, density={pattern: change(value) for pattern, value in self.density.items()})
-        return replace(self, density=change(self.density))
+            changed: Density = {pattern: change(value) for pattern, value in self.density.items()}
+        else:
+            changed = change(self.density)
+        return replace(self, density=changed, at_least=self)
 
     def keep(self, scores: Tensor) -> Tensor:
         """Return the mask (d,) of the best weights by the scores of their groups (g,), exactly `kept` of them.

@@ -171,6 +171,8 @@ def settled(f: "Field[Any]", kind: Any, value: Any) -> Any:
         return None if nothing and is_optional(kind) else family.parse(value)
     if f.metadata.get("read") is not None or not isinstance(value, str):
         return value
+    if not value.strip():
+        raise UsageError("must have a value", option=flag_of(f))
     try:
         return from_text(value, kind)
     except ValueError:

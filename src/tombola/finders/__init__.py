@@ -34,7 +34,7 @@ FINDERS: Family[Finds] = Family(
     "finder",
     {
         kind.name: kind()
-        for kind in list(vars().values())
+        for kind in sorted(vars().values(), key=lambda value: value is not CTS)  # the heart first, the rest by module
         if isinstance(kind, type) and issubclass(kind, Finder) and kind.name
     },
     is_finder,

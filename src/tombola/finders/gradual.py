@@ -86,7 +86,7 @@ class Pruning(Companion):
         now = self._selection.at(lambda density: self._finder.density_at(density, share))
         if now.kept < int(self.mask.sum()):
             sizes = self._layout.flatten(self._weights).abs().masked_fill(~self.mask, -torch.inf)
-            self.mask = now.keep(now.groups.reduce(sizes))
+            self.mask = self.mask & now.keep(now.groups.reduce(sizes))
         for name, view in self._layout.views(self.mask).items():
             self._weights[name].masked_fill_(~view, 0.0)
 

@@ -65,8 +65,8 @@ class LTR(Finder):
         return Round(everything, dense, dense.cost)
 
     def _next_round(self, problem: Problem, before: Round, wanted: Selection, number: int) -> Round:
-        mask = wanted.keep(wanted.groups.reduce(self._scores(problem, before)))
-        problem.progress.say(f"{self.name}: round {number}, {wanted.kept:,} of {problem.layout.total:,} weights")
+        mask = before.mask & wanted.keep(wanted.groups.reduce(self._scores(problem, before)))
+        problem.progress.say(f"{self.name}: round {number}, {int(mask.sum()):,} of {problem.layout.total:,} weights")
         start = self.start(problem, before) or problem.weights
         trained = problem.fit(Ticket(problem.layout.views(mask)), start)
         return Round(mask, trained, before.cost + (trained.cost - start.cost))

@@ -91,9 +91,9 @@ class Saliency(Finder):
         with problem.progress.track(self.name, self.rounds) as tracker:
             for number in range(1, self.rounds + 1):
                 scores = self._checked(self.scores(sight, kept.to(sight.network.weights.dtype)), problem)
-                if not self.revives:
-                    scores = scores.masked_fill(~kept, -torch.inf)
-                kept = _on_the_way(selection, number / self.rounds).keep(groups.reduce(scores))
+                allowed = torch.ones_like(kept) if self.revives else kept
+                scores = scores.masked_fill(~allowed, -torch.inf)
+                kept = allowed & _on_the_way(selection, number / self.rounds).keep(groups.reduce(scores))
                 tracker.update(number)
         cost = meter.read()
         return drawn(self, problem, density, kept, scores, cost, **self.facts(sight, kept))

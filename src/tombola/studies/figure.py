@@ -15,9 +15,9 @@ _DYNAMICS = ("KL(sparse || dense) of outputs", "cosine of gradients, kept weight
 def check_picture(path: Path) -> None:
     """Raise UsageError unless a picture can be written to a path."""
     if path.suffix not in ENDINGS:
-        raise UsageError(f"{path} must end in {' or '.join(ENDINGS)}", option="plot")
+        raise UsageError(f"plot {path} must end in {' or '.join(ENDINGS)}", option="plot")
     if not path.parent.is_dir():
-        raise UsageError(f"{path}: {path.parent} is not a directory", option="plot")
+        raise UsageError(f"plot {path}: {path.parent} is not a directory", option="plot")
 
 
 def draw_study(rows: Sequence[Row], dense: float, path: Path) -> None:

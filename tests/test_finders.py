@@ -1,0 +1,299 @@
+"""What every finder promises, whatever it does: ours, and one of one's own."""
+
+import sys
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from tombola import UsageError
+from tombola.cost import Meter
+from tombola.finders import FINDERS, SNIP, Drawn, Finder, Gradual, draw, drawn, needs_of
+from tombola.finders.gradual import Pruning
+from tombola.masking import by_canonical_name
+from tombola.parts import COUNT, Part, option
+from tombola.ranking import count_kept
+from tombola.seeds import generator
+from tombola.selection import Selection
+from tombola.store import DiskStage, DiskStore
+from tombola.task import Task
+from tombola.ticket import Ticket
+
+from .conftest import TinyConv, batches, images
+from .test_rivals import problem
+
+pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
+
+
+@dataclass(frozen=True)
+class OwnFinder(Finder):
+    """A finder written against nothing but the documented interface: noise, a little at every step."""
+
+    name: ClassVar[str] = "own"
+    steps: int = option(4, "additions of noise", must=COUNT)
+
+    def draw(self, problem, density):
+        """Return the ticket of one density."""
+        meter, selection = Meter(), self.selection(problem, density)
+        kept = problem.entry.resume() or {"step": 0, "scores": torch.zeros(problem.layout.total)}
+        for step in range(kept["step"], self.steps):
+            noise = torch.rand(problem.layout.total, generator=generator(problem.seed, "own", step))
+            kept = {"step": step + 1, "scores": kept["scores"] + noise}
+            problem.entry.record({"stage": "own", "step": step})
+            meter.count(forward=1)
+            if problem.entry.due():
+                problem.entry.checkpoint(kept)
+        meter.count(forward=self.steps - meter.read().forward)
+        return drawn(self, problem, density, selection.keep(kept["scores"]), kept["scores"], meter.read())
+
+
+SHORT = {
+    "cts": {"steps": 12}, "edge-popup": {"steps": 12}, "synflow": {"rounds": 3}, "force": {"rounds": 3},
+    "gradual": {"rounds": 5}, "ltr": {"rate": 0.5}, "imp": {"rate": 0.5},
+}  # fmt: skip
+EVERY = [*(replace(FINDERS.known[name], **SHORT.get(name, {})) for name in FINDERS), OwnFinder()]
+every_finder = pytest.mark.parametrize("finder", EVERY, ids=lambda finder: finder.name)
+# Whatever takes one look has nothing to be interrupted in.
+SEARCHING = [
+    finder for finder in EVERY
+    if finder.name in {"cts", "edge-popup", "joint", "gradual", "continuous-sparsification", "ltr", "imp", "own"}
+]  # fmt: skip
+# What these rank depends on the weights and on the data, which lie in a list here.
+SEEDLESS = {"magnitude", "snip", "grasp", "grasp-magnitude", "synflow", "force", "prospr"}
+
+
+def of(seed=3, model=None, **values):
+    torch.manual_seed(0)
+    made = problem(model or TinyConv(), images(3), epochs=4, **values)
+    made.trainer.lesson = replace(made.trainer.lesson, seed=seed)
+    made.trainer.identity["seed"] = seed
+    return replace(made, seed=seed)
+
+
+@every_finder
+@pytest.mark.parametrize("density", [0.05, 0.31, 1.0])
+def test_exactly_k_of_the_weights_that_there_are(finder, density):
+    at = of()
+    ticket = draw(finder, at, density).ticket
+    assert ticket.kept == count_kept(density, at.layout.total)
+    assert ticket.shapes == dict(zip(at.layout.names, at.layout.shapes, strict=True))
+    assert {name: scores.shape for name, scores in ticket.scores.items()} == ticket.shapes
+    ticket.check(at.model)
+
+
+@every_finder
+def test_the_same_seed_gives_the_same_ticket_and_leaves_everything_as_it_was(finder):
+    at = of()
+    before = {name: value.clone() for name, value in at.model.state_dict().items()}
+    state = torch.get_rng_state()
+    first = draw(finder, at, 0.31)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(7)
+    again = draw(finder, of(), 0.31)
+    assert first.ticket == again.ticket
+    assert all(torch.equal(first.ticket.scores[name], again.ticket.scores[name]) for name in first.ticket)
+    assert first.rows == again.rows
+    assert all(torch.equal(value, before[name]) for name, value in at.model.state_dict().items())
+
+
+@every_finder
+def test_another_seed_gives_another_ticket_where_anything_is_random(finder):
+    one, other = draw(finder, of(), 0.31).ticket, draw(finder, of(seed=4), 0.31).ticket
+    same = all(torch.equal(one.scores[name], other.scores[name]) for name in one)
+    assert same == (finder.name in SEEDLESS)
+
+
+@every_finder
+def test_the_provenance_says_what_made_the_ticket_and_what_it_cost(finder):
+    at = of()
+    provenance = draw(finder, at, 0.31).ticket.provenance
+    settled = finder.settled(at) if hasattr(finder, "settled") else finder
+    if finder.name != "own":
+        assert FINDERS.read(provenance.finder) == settled
+    assert provenance.finder["name"].endswith(("OwnFinder", finder.name))
+    assert (provenance.seed, provenance.at, provenance.density) == (3, "init", 0.31)
+    assert provenance.weights == at.weights.digest
+    looks = finder.name not in {"random", "magnitude"}
+    assert (provenance.cost.forward > 0) == looks
+    assert provenance.cost.seconds > 0
+    assert provenance == draw(finder, at, 0.31).ticket.provenance, "what was drawn is not drawn again"
+
+
+@every_finder
+def test_a_cost_is_that_of_the_weights_and_of_the_draw(finder):
+    if "rewind" not in needs_of(finder).at:
+        return
+    from_start, later = draw(finder, of(), 0.31).ticket, draw(finder, of(at="rewind", rewind=2), 0.31).ticket
+    spent = of(rewind=2).spent
+    assert spent.forward == 2 * 36
+    assert later.provenance.epoch == 2
+    assert later.provenance.cost.backward >= (0 if needs_of(finder).trains else spent.backward)
+    assert from_start.provenance.cost.forward > 0 or finder.name in {"random", "magnitude"}
+
+
+class Halt(Exception):
+    pass
+
+
+@pytest.mark.parametrize("finder", SEARCHING, ids=lambda finder: finder.name)
+@pytest.mark.parametrize("after", [1, 2, 5, 9])
+def test_a_draw_halted_at_any_step_goes_on_to_the_same_bits(tmp_path, monkeypatch, finder, after):
+    straight = draw(finder, of(store=DiskStore(tmp_path / "straight", checkpoint_seconds=0)), 0.31)
+    original, count = DiskStage.checkpoint, 0
+
+    def dying(stage, state):
+        nonlocal count
+        original(stage, state)
+        count += 1
+        if count == after:
+            raise Halt
+
+    halted = of(store=DiskStore(tmp_path / "halted", checkpoint_seconds=0))
+    monkeypatch.setattr(DiskStage, "checkpoint", dying)
+    try:
+        draw(finder, halted, 0.31)
+        assert count < after, "it was halted, or never came that far"
+    except Halt:
+        pass
+    monkeypatch.undo()
+    resumed = draw(finder, of(store=DiskStore(tmp_path / "halted", checkpoint_seconds=0)), 0.31)
+    assert resumed.ticket == straight.ticket
+    for name, scores in straight.ticket.scores.items():
+        assert torch.equal(resumed.ticket.scores[name], scores)
+    assert resumed.rows == straight.rows
+    assert resumed.ticket.provenance.cost.forward == straight.ticket.provenance.cost.forward
+    assert resumed.ticket.provenance.cost.backward == straight.ticket.provenance.cost.backward
+
+
+@every_finder
+def test_what_was_drawn_is_remembered_by_all_that_it_depends_on(finder, tmp_path, monkeypatch):
+    store = DiskStore(tmp_path)
+    first = draw(finder, of(store=store), 0.31)
+    monkeypatch.setattr(type(finder), "draw", None)
+    again = draw(finder, of(store=store), 0.31)
+    assert again.ticket == first.ticket
+    assert again.rows == first.rows
+    with pytest.raises(TypeError):
+        draw(finder, of(store=store), 0.32)
+    with pytest.raises(TypeError):
+        draw(replace(finder, allocation="erk"), of(store=store), 0.31)
+
+
+@every_finder
+def test_a_density_that_keeps_nothing_is_refused_before_any_work(finder, monkeypatch):
+    monkeypatch.setattr(type(finder), "draw", None)
+    with pytest.raises(UsageError, match="keeps none of the 228 prunable weights"):
+        draw(finder, of(), 1e-4)
+
+
+@every_finder
+def test_weights_at_which_it_cannot_be_drawn_are_refused(finder):
+    for at, rewind in (("init", 0), ("rewind", 1), ("trained", 4)):
+        if at in needs_of(finder).at:
+            continue
+        with pytest.raises(UsageError, match=f"draw_at must be .* for the finder {finder.name}, got {at}"):
+            draw(finder, of(at=at, rewind=rewind), 0.31)
+
+
+@dataclass(frozen=True)
+class Bare(Part):
+    """What is least: no base of ours but that of parts, whose draw returns what it is told."""
+
+    name: ClassVar[str] = "bare"
+    what: str = "ticket"
+
+    def draw(self, problem, density):
+        kept = Selection(problem.layout, density).keep(torch.arange(float(problem.layout.total)))
+        masks = problem.layout.views(kept)
+        first, *_, last = masks
+        return {
+            "ticket": lambda: Drawn(Ticket(masks), []),
+            "masks": lambda: masks,
+            "few": lambda: Drawn(Ticket({**masks, last: torch.zeros_like(masks[last])}), []),
+            "lacks": lambda: Drawn(Ticket({first: masks[first]}), []),
+            "flat": lambda: Drawn(Ticket({name: mask.flatten() for name, mask in masks.items()}), []),
+        }[self.what]()
+
+
+def test_a_finder_may_do_without_our_base_and_is_checked():
+    ticket = draw(Bare(), of(), 0.5).ticket
+    assert ticket.kept == 114
+    for what, message in (
+        ("masks", "must return tombola.finders.Drawn, got dict"),
+        ("few", r"returned a ticket of \d+ weights; the density asks for 160 of the prunable ones \(all\)"),
+        ("lacks", "returned a ticket of other weights than the prunable ones"),
+        ("flat", "returned a ticket of other weights than the prunable ones"),
+    ):
+        with pytest.raises(UsageError, match=f"^finder: .*Bare {message}"):
+            draw(Bare(what), of(), 0.7)
+
+
+def test_a_finder_of_ones_own_goes_the_whole_way_from_the_command_line(tmp_path, monkeypatch, capsys):
+    import json
+
+    from tombola.cli.main import main
+
+    code = "from dataclasses import dataclass\nfrom typing import ClassVar\n"
+    code += "from tombola.finders.ranked import Ranked\n@dataclass(frozen=True)\nclass Least(Ranked):\n"
+    code += "    power: int = 1\n    def scores(self, problem):\n"
+    code += "        sizes = problem.layout.flatten(problem.values_of(problem.weights)).abs()\n"
+    code += "        return -(sizes ** self.power)\n"
+    (tmp_path / "least_tombola.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    quick = ["--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--threads", "1", "--out", str(tmp_path / "o")]
+    assert main(["run", *quick, "--finder", "least_tombola:Least:power=2:allocation=uniform", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    provenance = Ticket.load(found["ticket"]).provenance
+    assert provenance.finder["name"] == found["finder"] == "least_tombola:Least"
+    assert FINDERS.read(provenance.finder).power == 2
+    assert main(["compare", *quick, "--finders", "least_tombola:Least,random", "--seeds", "1", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["finder"] for row in rows] == ["least_tombola:Least", "random"]
+    sys.modules.pop("least_tombola", None)
+
+
+# Layers of which largest remainders give one more weights of a smaller total, by rounds and by the cubic schedule.
+AWKWARD = [
+    ("global", (6, 8, 3), 0.2, 25),
+    ("uniform", (3, 3, 5, 5, 2), 0.1, 25),
+    ("uniform", (2, 2, 8, 5), 0.3, 60),
+    ("erk", (2, 2, 8, 5), 0.3, 60),
+    ("erk", (8, 8, 5, 5), 0.1, 10),
+]
+
+
+def narrow(sizes):
+    torch.manual_seed(0)
+    layers = [nn.Linear(inputs, outputs) for inputs, outputs in pairwise(sizes)]
+    return nn.Sequential(*(part for layer in layers for part in (layer, nn.Tanh())))
+
+
+@pytest.mark.parametrize(("allocation", "sizes", "density", "rounds"), AWKWARD)
+def test_what_rounds_and_cuts_have_pruned_never_comes_back(allocation, sizes, density, rounds):
+    masks = []
+
+    class Watching(SNIP):
+        def scores(self, sight, mask):
+            masks.append(mask.bool())
+            return super().scores(sight, mask)
+
+    at = problem(narrow(sizes), batches(inputs=sizes[0], classes=min(sizes[0], sizes[-1])))
+    finder = Watching(rounds=rounds, allocation=allocation)
+    ticket = draw(finder, at, density).ticket
+    masks.append(torch.cat([ticket[name].flatten() for name in at.layout.names]))
+    assert all(not (late & ~early).any() for early, late in pairwise(masks))
+    assert ticket.kept == count_kept(density, at.layout.total)
+    cuts, model = [], narrow(sizes)
+    pruning = Pruning(Gradual(rounds=rounds, share=1.0), finder.selection(at, density))
+    pruning.begin(model, Task())
+    for step in range(1, rounds + 1):
+        pruning.after_step(step / rounds)
+        cuts.append(pruning.mask)
+        with torch.no_grad():  # what momentum would do
+            for weight in by_canonical_name(model).values():
+                weight.add_(torch.rand(weight.shape, generator=torch.Generator().manual_seed(step)))
+    assert all(not (late & ~early).any() for early, late in pairwise(cuts))
+    assert int(cuts[-1].sum()) == ticket.kept
