@@ -484,6 +484,7 @@ def test_a_fuzzed_run_directory(capsys, original, tmp_path):
 
 
 @pytest.mark.hard
+@pytest.mark.timeout(1800)
 def test_many_fuzzed_run_directories(capsys, original, tmp_path):
     check_fuzzed(capsys, original, tmp_path, 250)
 
@@ -544,5 +545,6 @@ def test_a_death_at_some_writes_loses_nothing(original, tmp_path, monkeypatch):
 
 
 @pytest.mark.hard
+@pytest.mark.timeout(1800)
 def test_a_death_at_any_write_loses_nothing(original, tmp_path, monkeypatch):
     check_deaths(original, tmp_path, monkeypatch, 1)
