@@ -9,23 +9,23 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tombola.controllers import Controller, ProportionalBalance
+from tombola.core.controllers import Controller, ProportionalBalance
+from tombola.core.progress import Silent
+from tombola.core.seeds import seeded
+from tombola.core.selection import Selection
 from tombola.data import ArrayFeed, Arrays, FlipCrop, Item, forever
 from tombola.finders import CTS
+from tombola.finders.problem import Problem
 from tombola.finders.search import Search
-from tombola.masking import survey
-from tombola.models import build
-from tombola.network import FrozenNetwork
-from tombola.objectives import GradMatch, GradNorm, Objective, ReverseKL, View
-from tombola.problem import Problem
-from tombola.progress import Silent
-from tombola.runtime import Runtime
-from tombola.seeds import seeded
-from tombola.selection import Selection
-from tombola.store import MemoryStore
-from tombola.task import Task
-from tombola.teacher import make_teacher
-from tombola.training import Companion, Lesson, Recipe, State
+from tombola.networks.masking import survey
+from tombola.networks.models import build
+from tombola.networks.network import FrozenNetwork
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task
+from tombola.networks.teacher import make_teacher
+from tombola.objectives import GradMatch, GradNorm, MaskedBatch, Objective, ReverseKL
+from tombola.storage.store import MemoryStore
+from tombola.training import Recipe, State, TrainingCallback, TrainingSetup
 from tombola.training.loop import Loop
 
 PROPORTIONAL = ProportionalBalance()
@@ -68,8 +68,8 @@ class Case:
         """Return the project's own dense training under way: augmentation, clipping, SGD."""
         feed = ArrayFeed(self.arrays.take(torch.arange(self.batch)), self.batch, augmentation=FlipCrop())
         recipe = Recipe(epochs=1_000_000, learning_rate=0.01, clip_norm=2.0)
-        lesson = Lesson(self.model, Task(), feed, None, recipe, self.runtime, 0, Silent())
-        return TrainingSteps(Loop(lesson, State.of(self.model), None, Companion()), self.runtime.device)
+        lesson = TrainingSetup(self.model, Task(), feed, None, recipe, self.runtime, 0, Silent())
+        return TrainingSteps(Loop(lesson, State.of(self.model), None, TrainingCallback()), self.runtime.device)
 
     def search(
         self, objective: Objective, density: float = 0.01, controller: Controller = PROPORTIONAL
@@ -149,7 +149,7 @@ class Arithmetic(Objective):
     forward: ClassVar[int] = 0
     backward: ClassVar[int] = 0
 
-    def __call__(self, view: View) -> Tensor:
+    def __call__(self, view: MaskedBatch) -> Tensor:
         """Return 0, with a gradient that is there already."""
         value: Tensor = _Given.apply(view.mask, view.network.weights)
         return value

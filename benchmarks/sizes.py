@@ -14,7 +14,7 @@ import torch
 from benchmarks.cases import ARITHMETIC, Case
 from benchmarks.figures import Figure, in_own_process
 from tombola import Ticket
-from tombola.ranking import keep_top
+from tombola.core.ranking import keep_top
 
 HUNDRED_MILLION = 10**8
 SIZES = (10**5, 10**6, 10**7, HUNDRED_MILLION)

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from benchmarks.cases import ARITHMETIC, GRAD_MATCH, GRAD_NORM, REVERSE_KL, Case
 from benchmarks.figures import Figure, in_own_process, interleaved, ratio
 from examples.cts_on_one_page import PlainSearch
-from tombola.masking import survey
+from tombola.networks.masking import survey
 
 CIFAR = (3, 32, 32)
 BATCH, REPEATS = 512, 7

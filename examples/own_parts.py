@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import tombola
-from tombola.controllers import Figures, State, Target
+from tombola.core.controllers import Figures, State, Target
 from tombola.finders import Problem, Ranked
-from tombola.objectives import View
+from tombola.objectives import MaskedBatch
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class RelativeMagnitude(Ranked):
         return found
 
 
-def hesitant_kl(view: View) -> Tensor:
+def hesitant_kl(view: MaskedBatch) -> Tensor:
     """Reverse KL, and a little reward for outputs that are not too sure. view: one batch seen by both networks."""
     log_p = view.sparse.log_softmax(dim=1)
     entropy = -(log_p.exp() * log_p).sum(dim=1).mean()

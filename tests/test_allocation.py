@@ -3,10 +3,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tombola.allocation import ALLOCATIONS, Uniform, erdos_renyi_kernel, round_to
+from tombola.core.allocation import ALLOCATIONS, Uniform, erdos_renyi_kernel, round_to
+from tombola.core.flat import Layout
+from tombola.core.selection import Selection
 from tombola.errors import UsageError
-from tombola.flat import Layout
-from tombola.selection import Selection
 
 
 def layout(*shapes):

@@ -8,8 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tombola import UsageError, concrete
-from tombola.controllers import GradBalance
+from tombola import UsageError
+from tombola.core import concrete
+from tombola.core.controllers import GradBalance
+from tombola.core.flat import Layout
+from tombola.core.progress import Silent
+from tombola.core.ranking import count_kept
+from tombola.core.seeds import fill_uniform
+from tombola.core.selection import Selection
 from tombola.data import Item, StreamFeed
 from tombola.finders import ContinuousSparsification, EdgePopup, Gradual, Joint
 from tombola.finders import draw as draw_ticket
@@ -17,15 +23,10 @@ from tombola.finders.continuous import HardeningGates
 from tombola.finders.edge_popup import ScoreSearch, initial_scores
 from tombola.finders.gradual import Pruning, cubic, geometric
 from tombola.finders.joint import JointSearch
-from tombola.flat import Layout
-from tombola.masking import by_canonical_name
-from tombola.progress import Silent
-from tombola.ranking import count_kept
-from tombola.seeds import fill_uniform
-from tombola.selection import Selection
-from tombola.store import DiskStage, DiskStore, MemoryStore
-from tombola.task import Task
-from tombola.training import Companion, Lesson, Recipe, State, fit
+from tombola.networks.masking import by_canonical_name
+from tombola.networks.task import Task
+from tombola.storage.store import DiskEntry, DiskStore, MemoryStore
+from tombola.training import Recipe, State, TrainingCallback, TrainingSetup, fit
 
 from .conftest import TinyConv, batches, images, mlp
 from .test_rivals import CPU, Three, problem, three
@@ -169,7 +170,7 @@ def test_a_search_killed_at_any_step_goes_on_to_the_same_bits(tmp_path, monkeypa
 
     torch.manual_seed(0)
     expected = draw(finder, of(MemoryStore()))
-    original = DiskStage.checkpoint
+    original = DiskEntry.checkpoint
     for after in (1, 3, 5):
         count = 0
 
@@ -182,7 +183,7 @@ def test_a_search_killed_at_any_step_goes_on_to_the_same_bits(tmp_path, monkeypa
 
         torch.manual_seed(0)
         halted = of(DiskStore(tmp_path / str(after), checkpoint_seconds=0))
-        monkeypatch.setattr(DiskStage, "checkpoint", dying)
+        monkeypatch.setattr(DiskEntry, "checkpoint", dying)
         with pytest.raises(KeyboardInterrupt):
             draw(finder, halted)
         monkeypatch.undo()
@@ -236,14 +237,14 @@ def test_a_problem_at_the_trained_weights_is_refused(finder):
 def test_the_joint_search_reaches_the_density():
     of = problem(mlp(hidden=40), batches(20), epochs=8)
     gates = JointSearch(Joint(), of, Selection(of.layout, 0.1))
-    of.accompany(gates, of.draw_stage({"name": "joint"}, 0.1, trains=True), "joint")
+    of.fit_with(gates, of.draw_entry({"name": "joint"}, 0.1, trains=True), "joint")
     assert gates.row()["expected_density"] == pytest.approx(0.1, rel=0.1)
 
 
 def test_the_joint_search_reaches_the_density_however_far_its_logits_could_run():
     of = problem(mlp(hidden=40), batches(20), epochs=60)
     gates = JointSearch(Joint(learning_rate=3.0), of, Selection(of.layout, 0.1))
-    of.accompany(gates, of.draw_stage({"name": "joint"}, 0.1, trains=True), "joint")
+    of.fit_with(gates, of.draw_entry({"name": "joint"}, 0.1, trains=True), "joint")
     assert gates.row()["expected_density"] == pytest.approx(0.1, rel=0.1)
     least, most = (float(end) for end in gates.logits.detach().aminmax())
     assert concrete.logit(0.002) - 1e-6 <= least < 0 < most <= 5.0
@@ -276,7 +277,7 @@ def test_fields_that_make_no_sense(make, message):
         make()
 
 
-class Recorder(Companion):
+class Recorder(TrainingCallback):
     def __init__(self):
         self.shares = []
 
@@ -290,7 +291,7 @@ class Recorder(Companion):
 
 def record(feed):
     recorder = Recorder()
-    lesson = Lesson(mlp(), Task(), feed, None, Recipe(epochs=3), CPU, 0, Silent())
+    lesson = TrainingSetup(mlp(), Task(), feed, None, Recipe(epochs=3), CPU, 0, Silent())
     stage = MemoryStore().stage("a", {})
     fit(lesson, State.of(mlp(), epoch=1), 3, stage, "training", companion=recorder)
     return recorder.shares

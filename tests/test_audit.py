@@ -9,11 +9,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tombola import Ticket
-from tombola.audit import Check, Report
-from tombola.audit.alterations import Impossible, changed, inverted, inverted_by_layer, shared, shuffled
-from tombola.audit.connectivity import Connectivity, between, walk
 from tombola.cli.main import main
-from tombola.seeds import generator
+from tombola.core.seeds import generator
+from tombola.studies.audit import Check, Report
+from tombola.studies.audit.alterations import Impossible, changed, inverted, inverted_by_layer, shared, shuffled
+from tombola.studies.audit.connectivity import Connectivity, between, walk
 
 
 def ticket(scores=None, **masks):
@@ -158,7 +158,7 @@ def test_an_audit_of_a_run(drawn, capsys, monkeypatch):
     assert found["overlap"]["random"]["by_chance"] == pytest.approx(0.1, abs=0.02)
     assert found["overlap"]["magnitude"]["shared"] > 0.1
     # A second time, nothing is trained.
-    monkeypatch.setattr("tombola.problem.fit", None)
+    monkeypatch.setattr("tombola.finders.problem.fit", None)
     assert main(["audit", str(run), "--seeds", "2"]) == status
     text = capsys.readouterr().out
     assert "shuffled within layers" in text

@@ -14,10 +14,11 @@ from benchmarks import run
 from benchmarks.cases import REVERSE_KL, Case
 from benchmarks.figures import Figure, interleaved, ratio
 from examples.cts_on_one_page import PlainSearch
-from tombola import GradBalance, gates
-from tombola.masking import survey
-from tombola.ranking import count_kept
-from tombola.runtime import Runtime
+from tombola import GradBalance
+from tombola.core.ranking import count_kept
+from tombola.finders import gates
+from tombola.networks.masking import survey
+from tombola.networks.runtime import Runtime
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from tombola import CTS, Ticket
 from tombola.cli.main import COMMANDS, main
 from tombola.cli.show import sparsity_words
-from tombola.config import from_dict
 from tombola.finders import FINDERS, SNIP
-from tombola.models import read_weights
+from tombola.networks.models import read_weights
+from tombola.runs.config import from_dict
 
 QUICK = ["--epochs", "3", "--rewind-to", "1", "--steps", "20", "--threads", "2"]
 
@@ -375,13 +375,13 @@ def test_help_names_every_command_and_option(capsys):
 
 
 def test_help_lists_what_there_is():
-    from tombola.allocation import ALLOCATIONS
-    from tombola.concrete import RELAXATIONS
-    from tombola.config import short_forms
-    from tombola.controllers import CONTROLLERS
+    from tombola.core.allocation import ALLOCATIONS
+    from tombola.core.concrete import RELAXATIONS
+    from tombola.core.controllers import CONTROLLERS
     from tombola.data import AUGMENTATIONS, DATASETS
-    from tombola.models import MODELS
+    from tombola.networks.models import MODELS
     from tombola.objectives import OBJECTIVES
+    from tombola.runs.config import short_forms
     from tombola.training import OPTIMIZERS
 
     known = {
@@ -402,7 +402,7 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tombola.pipeline.run", interrupt)
+    monkeypatch.setattr("tombola.runs.pipeline.run", interrupt)
     status, _, err = tombola(capsys, "run", *QUICK, "--out", tmp_path)
     assert status == 130
     assert "the same command goes on where this one stopped" in err
@@ -419,7 +419,7 @@ def test_too_little_memory_is_said_with_what_needs_less(capsys, tmp_path, monkey
     def overflow(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("tombola.pipeline.run", overflow)
+    monkeypatch.setattr("tombola.runs.pipeline.run", overflow)
     status, _, err = tombola(capsys, "run", *QUICK, "--out", tmp_path)
     assert status == 1
     assert err.startswith("tombola run: the memory does not suffice; less takes a smaller --batch-size")
@@ -430,7 +430,7 @@ def test_other_errors_of_pytorch_keep_their_traceback(tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr("tombola.pipeline.run", fail)
+    monkeypatch.setattr("tombola.runs.pipeline.run", fail)
     with pytest.raises(RuntimeError, match="something else"):
         main(["run", *QUICK, "--out", str(tmp_path)])
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import tombola
 from tombola import UsageError
-from tombola.masking import survey
+from tombola.networks.masking import survey
 
 
 class Standardised(nn.Conv2d):

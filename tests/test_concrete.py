@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 
-from tombola import concrete
-from tombola.concrete import RELAXATIONS, Concrete, Deterministic, StraightThrough
+from tombola.core import concrete
+from tombola.core.concrete import RELAXATIONS, Concrete, Deterministic, StraightThrough
+from tombola.core.flat import PIECE, Layout
+from tombola.core.granularity import Weight
+from tombola.core.selection import Selection
 from tombola.finders.balance import at_density, start_logits
-from tombola.flat import PIECE, Layout
-from tombola.gates import Gates, Sampled
-from tombola.granularity import Weight
-from tombola.selection import Selection
+from tombola.finders.gates import Gates, Sampled
 
 
 def test_sample_is_the_sigmoid_of_tempered_noise_plus_logit():

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tombola import CTS
-from tombola.controllers import CONTROLLERS, GradBalance, Lagrangian, ProportionalBalance, Target, norm, settled
+from tombola.core.controllers import CONTROLLERS, GradBalance, Lagrangian, ProportionalBalance, Target, norm, settled
+from tombola.core.flat import PIECE
+from tombola.core.parts import POSITIVE, Part, describe, option
 from tombola.finders import Joint, draw
-from tombola.flat import PIECE
-from tombola.parts import POSITIVE, Part, describe, option
-from tombola.store import DiskStore
+from tombola.storage.store import DiskStore
 
 from .conftest import batches, mlp, train
 from .test_rivals import problem

@@ -6,20 +6,20 @@ import torch
 from torch import nn
 
 from tombola import CTS, GradBalance, ProportionalBalance, Random, SearchError, Task, UsageError
+from tombola.core.parts import identify
+from tombola.core.ranking import count_kept
+from tombola.core.seeds import fill_uniform
+from tombola.core.selection import Selection
 from tombola.data import ListFeed
 from tombola.finders import FINDERS
 from tombola.finders import draw as draw_ticket
 from tombola.finders.cts import drop
+from tombola.finders.problem import Problem
 from tombola.finders.search import Search
-from tombola.masking import survey
-from tombola.network import FrozenNetwork
-from tombola.parts import identify
-from tombola.problem import Problem
-from tombola.ranking import count_kept
-from tombola.runtime import Runtime
-from tombola.seeds import fill_uniform
-from tombola.selection import Selection
-from tombola.store import DiskStore, MemoryStore
+from tombola.networks.masking import survey
+from tombola.networks.network import FrozenNetwork
+from tombola.networks.runtime import Runtime
+from tombola.storage.store import DiskStore, MemoryStore
 from tombola.training import State
 
 from .conftest import batches, images, mlp, train
@@ -173,7 +173,7 @@ def test_a_killed_search_goes_on_to_the_same_bits(tmp_path, steps, controller):
     ticket = draw(finder, resumed)
     assert ticket == expected
     assert all(torch.equal(ticket.scores[name], expected.scores[name]) for name in ticket)
-    rows = [of.draw_stage(identify(finder.settled(of)), 0.3).rows() for of in (resumed, straight)]
+    rows = [of.draw_entry(identify(finder.settled(of)), 0.3).rows() for of in (resumed, straight)]
     assert rows[0] == rows[1]
     assert ticket.provenance.cost.forward == expected.provenance.cost.forward
 
@@ -192,7 +192,7 @@ def test_what_is_recorded():
     finder = CTS(steps=45)
     ticket = draw(finder, of)
     assert of.store is store
-    rows = of.draw_stage(identify(finder.settled(of)), 0.3).rows()
+    rows = of.draw_entry(identify(finder.settled(of)), 0.3).rows()
     assert [row["step"] for row in rows] == [0, 20, 40, 44]
     first = rows[0]
     assert first["expected_density"] == pytest.approx(0.3)

@@ -9,14 +9,14 @@ from torch import nn
 import tombola
 from benchmarks.cases import REVERSE_KL, Case
 from tombola import Recipe, Task, draw
+from tombola.core.progress import Silent
+from tombola.core.ranking import count_kept
 from tombola.data import ListFeed
 from tombola.finders import FINDERS
-from tombola.models import build
-from tombola.progress import Silent
-from tombola.ranking import count_kept
-from tombola.runtime import Runtime
-from tombola.store import DiskStore, MemoryStore
-from tombola.training import Lesson, State, fit
+from tombola.networks.models import build
+from tombola.networks.runtime import Runtime
+from tombola.storage.store import DiskStore, MemoryStore
+from tombola.training import State, TrainingSetup, fit
 
 from .conftest import TinyConv, batches, mlp, train
 from .test_training import Dying, Killed
@@ -140,7 +140,9 @@ def test_a_training_goes_on_to_the_same_bits(device, tmp_path):
     runtime = Runtime(torch.device(device))
 
     def trained(where):
-        of = Lesson(TinyConv(), Task(), ListFeed(data), None, Recipe(epochs=2, learning_rate=0.1), runtime, 0, Silent())
+        of = TrainingSetup(
+            TinyConv(), Task(), ListFeed(data), None, Recipe(epochs=2, learning_rate=0.1), runtime, 0, Silent()
+        )
         return fit(of, start, 2, where, "t")
 
     torch.manual_seed(0)

@@ -12,15 +12,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tombola import Ticket, TombolaError, UsageError, pipeline
+from tombola import Ticket, TombolaError, UsageError
 from tombola.cli.main import main
 from tombola.cli.runs import read_config
-from tombola.cost import Cost
-from tombola.digests import check_digest
-from tombola.inventory import clean
-from tombola.progress import Silent
-from tombola.rundir import DRAWN, FILES, is_whole
-from tombola.store import DiskStage
+from tombola.core.cost import Cost
+from tombola.core.progress import Silent
+from tombola.runs import pipeline
+from tombola.runs.inventory import clean
+from tombola.runs.rundir import DRAWN, FILES, is_whole
+from tombola.storage.digests import check_digest
+from tombola.storage.store import DiskEntry
 from tombola.ticket import Provenance
 
 from .test_pipeline import contents
@@ -512,10 +513,10 @@ def dying(monkeypatch, after):
                 file.write('{"torn": ')
         mortal_record(stage, row)
 
-    mortal_record = mortal(DiskStage.record)
+    mortal_record = mortal(DiskEntry.record)
     for owner, name in ((Path, "replace"), (Path, "unlink"), (os, "link"), (os, "fsync"), (os, "truncate")):
         monkeypatch.setattr(owner, name, mortal(getattr(owner, name)))
-    monkeypatch.setattr(DiskStage, "record", record)
+    monkeypatch.setattr(DiskEntry, "record", record)
     return made
 
 
@@ -534,7 +535,7 @@ def check_deaths(original, tmp_path, monkeypatch, share):
         found = pipeline.run(config, out, Silent()).directory
         assert contents(found) == expected
         with monkeypatch.context() as patch:
-            patch.setattr("tombola.files._is_running", lambda process: False)
+            patch.setattr("tombola.storage.files._is_running", lambda process: False)
             clean(out)
         assert not list(out.rglob("*.partial")), "what was left is swept away"
         shutil.rmtree(out)

@@ -8,12 +8,12 @@ import torch
 import tombola
 from tombola import CTS, GradBalance, Lagrangian, ProportionalBalance, TicketWarning
 from tombola.data import ListFeed
-from tombola.diagnostics import Outcome, closed_gates, missed_density, search_signs
 from tombola.finders import draw
-from tombola.masking import survey
-from tombola.problem import Problem
-from tombola.runtime import Runtime
-from tombola.task import Task
+from tombola.finders.diagnostics import Outcome, closed_gates, missed_density, search_signs
+from tombola.finders.problem import Problem
+from tombola.networks.masking import survey
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task
 from tombola.training import State
 
 from .conftest import batches, mlp, train

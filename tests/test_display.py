@@ -26,12 +26,12 @@ from tombola.cli.compare import _table
 from tombola.cli.info import _origin
 from tombola.cli.main import main
 from tombola.cli.show import Column, fitted_table, print_table, show_table, show_text
-from tombola.config import from_dict, load_preset
-from tombola.cost import Cost
+from tombola.core.cost import Cost
+from tombola.core.progress import Bars, Lines, expected_time
 from tombola.literal import literal
-from tombola.masking import survey
-from tombola.progress import Bars, Lines, expected_time
-from tombola.studies import Member, Outcome, tabulate
+from tombola.networks.masking import survey
+from tombola.runs.config import from_dict, load_preset
+from tombola.studies import Outcome, StudyCell, tabulate
 from tombola.studies.figure import draw_study
 from tombola.ticket import Provenance
 
@@ -208,7 +208,7 @@ def test_errors_and_warnings_of_the_command_line_are_one_literal_line(capsys, mo
 
 
 def member(label, density, seed):
-    return Member(label, replace(from_dict(load_preset("digits")), density=density, seed=seed))
+    return StudyCell(label, replace(from_dict(load_preset("digits")), density=density, seed=seed))
 
 
 def outcome(label, density, seed, accuracy, **more):

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from tombola.cli.main import main
+from tombola.core.progress import Silent
 from tombola.data import Item
-from tombola.dynamics import _epochs, compare, follow
-from tombola.pipeline import run
-from tombola.progress import Silent
-from tombola.task import Task
+from tombola.networks.task import Task
+from tombola.runs.pipeline import run
+from tombola.studies.dynamics import _epochs, compare, follow
 from tombola.training import State
 
 from .conftest import TinyConv, batches, images, mlp
@@ -64,7 +64,7 @@ def test_the_course_of_a_run(tmp_path, monkeypatch):
     found = follow(config, result.directory, tmp_path, Silent())
     assert [moment.epoch for moment in found] == [1, 2, 3, 4]
     assert all(moment.kl > 0 and -1 <= moment.cosine <= 1 for moment in found)
-    monkeypatch.setattr("tombola.problem.fit", None)
+    monkeypatch.setattr("tombola.finders.problem.fit", None)
     assert follow(config, result.directory, tmp_path, Silent()) == found, "measured once"
 
 

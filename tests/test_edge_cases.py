@@ -13,11 +13,11 @@ from torch.utils.data import TensorDataset
 import tombola
 from tombola import Random, TicketWarning, UsageError
 from tombola.cli.main import main
-from tombola.masking import survey
-from tombola.models import load_into, read_weights
-from tombola.network import FrozenNetwork
-from tombola.runtime import Runtime
-from tombola.task import Task
+from tombola.networks.masking import survey
+from tombola.networks.models import load_into, read_weights
+from tombola.networks.network import FrozenNetwork
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task
 
 from .conftest import TinyConv, batches, images, mlp
 

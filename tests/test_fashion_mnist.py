@@ -2,11 +2,11 @@
 
 import pytest
 
-from tombola import pipeline
-from tombola.config import from_dict, load_preset
+from tombola.core.progress import Silent
 from tombola.data import load
 from tombola.data.sources.mnist import DEBIAN_FASHION_MNIST
-from tombola.progress import Silent
+from tombola.runs import pipeline
+from tombola.runs.config import from_dict, load_preset
 
 pytestmark = pytest.mark.skipif(
     not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed"

@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 from tombola import UsageError
-from tombola.cost import Meter
+from tombola.core.cost import Meter
+from tombola.core.parts import COUNT, Part, option
+from tombola.core.ranking import count_kept
+from tombola.core.seeds import generator
+from tombola.core.selection import Selection
 from tombola.finders import FINDERS, SNIP, Drawn, Finder, Gradual, draw, drawn, needs_of
 from tombola.finders.gradual import Pruning
-from tombola.masking import by_canonical_name
-from tombola.parts import COUNT, Part, option
-from tombola.ranking import count_kept
-from tombola.seeds import generator
-from tombola.selection import Selection
-from tombola.store import DiskStage, DiskStore
-from tombola.task import Task
+from tombola.networks.masking import by_canonical_name
+from tombola.networks.task import Task
+from tombola.storage.store import DiskEntry, DiskStore
 from tombola.ticket import Ticket
 
 from .conftest import TinyConv, batches, images
@@ -142,7 +142,7 @@ class Halt(Exception):
 @pytest.mark.parametrize("after", [1, 2, 5, 9])
 def test_a_draw_halted_at_any_step_goes_on_to_the_same_bits(tmp_path, monkeypatch, finder, after):
     straight = draw(finder, of(store=DiskStore(tmp_path / "straight", checkpoint_seconds=0)), 0.31)
-    original, count = DiskStage.checkpoint, 0
+    original, count = DiskEntry.checkpoint, 0
 
     def dying(stage, state):
         nonlocal count
@@ -152,7 +152,7 @@ def test_a_draw_halted_at_any_step_goes_on_to_the_same_bits(tmp_path, monkeypatc
             raise Halt
 
     halted = of(store=DiskStore(tmp_path / "halted", checkpoint_seconds=0))
-    monkeypatch.setattr(DiskStage, "checkpoint", dying)
+    monkeypatch.setattr(DiskEntry, "checkpoint", dying)
     try:
         draw(finder, halted, 0.31)
         assert count < after, "it was halted, or never came that far"
@@ -276,9 +276,9 @@ def test_what_rounds_and_cuts_have_pruned_never_comes_back(allocation, sizes, de
     masks = []
 
     class Watching(SNIP):
-        def scores(self, sight, mask):
+        def scores(self, context, mask):
             masks.append(mask.bool())
-            return super().scores(sight, mask)
+            return super().scores(context, mask)
 
     at = problem(narrow(sizes), batches(inputs=sizes[0], classes=min(sizes[0], sizes[-1])))
     finder = Watching(rounds=rounds, allocation=allocation)

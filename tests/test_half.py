@@ -7,10 +7,10 @@ from torch import nn
 
 import tombola
 from tests.conftest import images
-from tombola import runtime
 from tombola.errors import UsageError
-from tombola.half import HalfWatch
-from tombola.runtime import Runtime
+from tombola.networks import runtime
+from tombola.networks.bf16 import BF16Watch
+from tombola.networks.runtime import Runtime
 
 BF16 = Runtime(torch.device("cpu"), "bf16-mixed", "channels-last")
 
@@ -45,7 +45,7 @@ def test_the_watch_notes_convolutions_that_bf16_spoils_and_the_rest_are_right(la
     torch.manual_seed(0)
     inputs = torch.randn(8, 16, *size).bfloat16().float()
     for some in (inputs, inputs[0]):
-        with HalfWatch() as watch:
+        with BF16Watch() as watch:
             layer(some)
         assert watch.wrong == wrong
 
@@ -61,18 +61,18 @@ def test_the_watch_notes_convolutions_that_bf16_spoils_and_the_rest_are_right(la
 def test_the_watch_knows_arguments_by_name():
     images, weight = torch.randn(4, 2, 1, 1), torch.randn(3, 2, 3, 3)
     for stride, wrong in (([2], True), (2, True), ([1], False), (1, False)):
-        with HalfWatch() as watch:
+        with BF16Watch() as watch:
             F.conv2d(images, weight, padding=1, stride=stride)
         assert watch.wrong == wrong
 
 
 def test_only_bf16_on_a_cpu_gives_way():
-    assert BF16.trusted(False, "auto") is BF16
-    assert BF16.trusted(True, "auto") == replace(BF16, precision="32-true")
+    assert BF16.with_safe_precision(False, "auto") is BF16
+    assert BF16.with_safe_precision(True, "auto") == replace(BF16, precision="32-true")
     with pytest.raises(UsageError, match=r"precision 'bf16-mixed' gives wrong gradients .* use 32-true"):
-        BF16.trusted(True, "bf16-mixed")
+        BF16.with_safe_precision(True, "bf16-mixed")
     for other in (replace(BF16, precision="32-true"), replace(BF16, device=torch.device("cuda"))):
-        assert other.trusted(True, other.precision) is other
+        assert other.with_safe_precision(True, other.precision) is other
 
 
 def test_a_network_with_small_images_is_searched_in_float32(monkeypatch):

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.hard, pytest.mark.timeout(900)]
 def command(out):
     options = ["--epochs=12", "--rewind-to=2", "--steps=600", "--threads=2", "--milestones=[8]", "--json"]
     code = (
-        "import sys, tombola.pipeline as p; from tombola.cli.main import main\n"
+        "import sys, tombola.runs.pipeline as p; from tombola.cli.main import main\n"
         "run = p.run\n"
         "p.run = lambda *arguments: run(*arguments, checkpoint_seconds=0.05)\n"
         "sys.exit(main(sys.argv[1:]))"

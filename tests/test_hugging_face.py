@@ -9,13 +9,13 @@ from torch import nn
 
 import tombola
 from tombola import Recipe, Task, UsageError
+from tombola.core.numeric import softmax_kl
 from tombola.data import ListFeed
-from tombola.masking import survey
-from tombola.numeric import softmax_kl
-from tombola.runtime import Runtime
-from tombola.task import batch_size, settle_task
-from tombola.task.labels import bernoulli_kl
-from tombola.teacher import is_informed
+from tombola.networks.masking import survey
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import batch_size, settle_task
+from tombola.networks.task.labels import bernoulli_kl
+from tombola.networks.teacher import is_informed
 
 pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
 

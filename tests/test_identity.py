@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 import pytest
 
 import tombola
-from tombola.cell import Cell, resolve
-from tombola.config import built, load_preset
-from tombola.config.run import default_threads
+from tombola.core.parts import identify
+from tombola.core.progress import Silent
 from tombola.finders import Ranked
-from tombola.identity import digest
-from tombola.parts import identify
-from tombola.pipeline import run
-from tombola.progress import Silent
+from tombola.runs.cell import Cell, resolve
+from tombola.runs.config import built, load_preset
+from tombola.runs.config.run import default_threads
+from tombola.runs.pipeline import run
+from tombola.storage.identity import digest
 
 CONFIGURATIONS = {
     "digits": [load_preset("digits")],
@@ -84,7 +84,7 @@ def test_a_new_option_renames_nothing_until_it_is_used():
 
 
 def test_a_part_within_at_its_default_is_left_out_until_its_version_is_raised(monkeypatch):
-    from tombola.allocation import Global
+    from tombola.core.allocation import Global
     from tombola.finders import SNIP
 
     assert "allocation" not in identify(SNIP())

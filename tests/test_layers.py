@@ -9,11 +9,11 @@ import yaml
 
 from tombola import CTS, GradBalance, ProportionalBalance, Random, Recipe, UsageError
 from tombola.cli.main import main
-from tombola.concrete import Concrete, Deterministic
-from tombola.config import RunConfig, built, from_dict, load_preset, preset_names, recipe_names, short_forms
-from tombola.controllers import Lagrangian
+from tombola.core.concrete import Concrete, Deterministic
+from tombola.core.controllers import Lagrangian
 from tombola.finders import FINDERS, SNIP, Joint
 from tombola.objectives import FeatureMSE, ReverseKL
+from tombola.runs.config import RunConfig, built, from_dict, load_preset, preset_names, recipe_names, short_forms
 from tombola.studies import plan
 from tombola.training import SGD, AdamW
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tombola import UsageError, pipeline
+from tombola import UsageError
 from tombola.cli.main import main
 from tombola.cli.runs import read_config
 from tombola.cli.show import size_words
-from tombola.files import size_of
-from tombola.inventory import clean, entries
-from tombola.rundir import run_name
-from tombola.store import DiskStage
+from tombola.runs import pipeline
+from tombola.runs.inventory import clean, entries
+from tombola.runs.rundir import run_name
+from tombola.storage.files import size_of
+from tombola.storage.store import DiskEntry
 
 from .test_pipeline import Killed, contents
 
@@ -254,7 +255,7 @@ def test_clean_follows_no_links(out, tmp_path):
 def test_an_interrupted_run_survives_cleaning(original, tmp_path, monkeypatch):
     config = read_config(next(original.glob("random-0.02-s0-*")))
     config = replace(config, seed=5)
-    from tombola.progress import Silent
+    from tombola.core.progress import Silent
 
     expected = contents(pipeline.run(config, tmp_path / "straight", Silent()).directory)
 
@@ -263,8 +264,8 @@ def test_an_interrupted_run_survives_cleaning(original, tmp_path, monkeypatch):
         if stage.directory.name.startswith("train"):
             raise Killed
 
-    original_checkpoint = DiskStage.checkpoint
-    monkeypatch.setattr(DiskStage, "checkpoint", dying)
+    original_checkpoint = DiskEntry.checkpoint
+    monkeypatch.setattr(DiskEntry, "checkpoint", dying)
     with pytest.raises(Killed):
         pipeline.run(config, tmp_path / "killed", Silent(), checkpoint_seconds=0)
     monkeypatch.undo()

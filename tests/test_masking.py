@@ -8,7 +8,7 @@ from torch.nn.utils import parametrizations, prune
 
 import tombola
 from tombola import Ticket, UsageError
-from tombola.masking import architecture, survey
+from tombola.networks.masking import architecture, survey
 
 from .conftest import TinyConv, batches, mlp
 

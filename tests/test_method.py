@@ -11,9 +11,9 @@ from torch import nn
 
 import tombola
 from tombola import CTS, GradBalance, ProportionalBalance, Task
-from tombola.masking import survey
-from tombola.network import FrozenNetwork
-from tombola.runtime import Runtime
+from tombola.networks.masking import survey
+from tombola.networks.network import FrozenNetwork
+from tombola.networks.runtime import Runtime
 
 from .conftest import batches, mlp, train
 

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from tombola import UsageError
-from tombola.masking import survey
-from tombola.models import MODELS, build, load_into, read_weights
-from tombola.plugins import source
+from tombola.core.plugins import source
+from tombola.networks.masking import survey
+from tombola.networks.models import MODELS, build, load_into, read_weights
 
 CIFAR = (3, 32, 32)
 

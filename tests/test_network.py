@@ -2,10 +2,16 @@ import pytest
 import torch
 from torch import nn
 
-from tombola.masking import survey
-from tombola.network import FrozenNetwork, GatedNetwork, estimate_statistics, lacks_statistics, uses_batch_statistics
-from tombola.runtime import Runtime
-from tombola.task import Task
+from tombola.networks.masking import survey
+from tombola.networks.network import (
+    FrozenNetwork,
+    GatedNetwork,
+    estimate_statistics,
+    lacks_statistics,
+    uses_batch_statistics,
+)
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task
 
 from .conftest import TinyConv, images, mlp
 

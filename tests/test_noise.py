@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from tombola import CTS, draw
+from tombola.core.seeds import GlobalState, fill_uniform, seeded
 from tombola.finders import SNIP, EdgePopup
-from tombola.seeds import GlobalState, fill_uniform, seeded
-from tombola.store import DiskStore
+from tombola.storage.store import DiskStore
 from tombola.training import State, fit
 
 from .conftest import batches

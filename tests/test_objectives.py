@@ -5,14 +5,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tombola import UsageError, concrete
-from tombola.data import Item, Recall
-from tombola.masking import survey
-from tombola.network import FrozenNetwork
-from tombola.objectives import OBJECTIVES, FeatureMSE, View
-from tombola.runtime import Runtime
-from tombola.task import Task, softmax_divergence
-from tombola.teacher import Teacher
+from tombola import UsageError
+from tombola.core import concrete
+from tombola.data import Item, OutputTable
+from tombola.networks.masking import survey
+from tombola.networks.network import FrozenNetwork
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task, softmax_divergence
+from tombola.networks.teacher import Teacher
+from tombola.objectives import OBJECTIVES, FeatureMSE, MaskedBatch
 
 from .conftest import batches, mlp
 
@@ -52,7 +53,7 @@ class Fixed(nn.Module):
 def view_of(model, mask, batch, task=None):
     task = task or Task()
     network = FrozenNetwork(model, survey(model).layout, task, CPU)
-    return View(network, task, mask, Item(batch), batch, Teacher(network, None, ""))
+    return MaskedBatch(network, task, mask, Item(batch), batch, Teacher(network, None, ""))
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
@@ -62,8 +63,8 @@ def test_an_objective_costs_the_passes_it_is_counted_with(name):
     view = view_of(model, torch.rand(survey(model).layout.total).requires_grad_(), batch)
     with FlopCounterMode(display=False) as one:
         view.network.dense(batch)
-    kept = Teacher(view.network, Recall([view.network.dense(batch)]), "")
-    view = View(view.network, view.task, view.mask, Item(batch, 0), batch, kept)
+    kept = Teacher(view.network, OutputTable([view.network.dense(batch)]), "")
+    view = MaskedBatch(view.network, view.task, view.mask, Item(batch, 0), batch, kept)
     with FlopCounterMode(display=False) as all_of_it:
         torch.autograd.grad(objective(view), view.mask)
     passes = objective.forward + 2 * objective.backward
@@ -176,7 +177,7 @@ def test_gradients_of_the_logits_against_finite_differences(name, with_norm):
 
     def value(logits):
         mask = concrete.sample(logits, noise)
-        return objective(View(network, Task(), mask, Item(batch), batch, teacher))
+        return objective(MaskedBatch(network, Task(), mask, Item(batch), batch, teacher))
 
     logits = torch.randn(network.weights.shape, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(value, (logits,), eps=1e-6, atol=1e-6)

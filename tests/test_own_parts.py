@@ -13,16 +13,16 @@ from torch import nn
 
 import tombola
 from tombola import CTS, Job, Random, Recipe, Ticket, UsageError
-from tombola.cell import Cell
 from tombola.cli.main import main
 from tombola.cli.runs import read_config
-from tombola.config import from_dict, load_preset
-from tombola.models import build, publish_batch_norm_
-from tombola.progress import Silent
-from tombola.runtime import Runtime
-from tombola.store import MemoryStore
-from tombola.task import Task
-from tombola.training import SGD, Lesson, State, fit
+from tombola.core.progress import Silent
+from tombola.networks.models import build, publish_batch_norm_
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task
+from tombola.runs.cell import Cell
+from tombola.runs.config import from_dict, load_preset
+from tombola.storage.store import MemoryStore
+from tombola.training import SGD, State, TrainingSetup, fit
 
 from .conftest import batches, mlp
 
@@ -208,7 +208,7 @@ def test_training_functions_that_break_the_rules():
 def lesson(model, data, **values):
     runtime = Runtime.choose(model, "cpu")
     feed = tombola.data.ListFeed(data)
-    return Lesson(model, Task(), feed, None, Recipe(**values), runtime, 7, Silent())
+    return TrainingSetup(model, Task(), feed, None, Recipe(**values), runtime, 7, Silent())
 
 
 PUBLISHED = {"epochs": 1, "optimizer": SGD(momentum=0), "weight_decay": 0, "summed": True, "clip_norm": 2.0}

@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tombola import CTS, GradBalance, ProportionalBalance, Random, UsageError
-from tombola.allocation import ALLOCATIONS, ErdosRenyiKernel
-from tombola.concrete import RELAXATIONS, Concrete, Deterministic
-from tombola.controllers import CONTROLLERS, Lagrangian
+from tombola.core.allocation import ALLOCATIONS, ErdosRenyiKernel
+from tombola.core.concrete import RELAXATIONS, Concrete, Deterministic
+from tombola.core.controllers import CONTROLLERS, Lagrangian
+from tombola.core.granularity import GRANULARITIES
+from tombola.core.parts import COUNT, POSITIVE, Must, Part, describe, identify, is_part, kinds, option, options_of
+from tombola.core.written import Family
 from tombola.finders import FINDERS, SNIP, ContinuousSparsification, Joint, ObjectiveSaliency
-from tombola.granularity import GRANULARITIES
 from tombola.objectives import OBJECTIVES, FeatureMSE, Loss, Objective
-from tombola.parts import COUNT, POSITIVE, Must, Part, describe, identify, is_part, kinds, option, options_of
 from tombola.training import OPTIMIZERS, SGD, AdamW, Recipe
-from tombola.written import Family
 
 FAMILIES = {
     family.option: family
@@ -34,8 +34,8 @@ from typing import ClassVar
 
 from tombola import ProportionalBalance
 from tombola.finders.ranked import Ranked
-from tombola.objectives import Objective, View
-from tombola.parts import COUNT, option
+from tombola.objectives import Objective, MaskedBatch
+from tombola.core.parts import COUNT, option
 
 @dataclass(frozen=True)
 class Largest(Ranked):
@@ -53,7 +53,7 @@ class Demanding(Largest):
 
 @dataclass(frozen=True)
 class Square(Objective):
-    def __call__(self, view: View):
+    def __call__(self, view: MaskedBatch):
         return view.sparse.square().mean()
 
 def own(view):

@@ -8,10 +8,10 @@ from torch import nn
 
 import tombola
 from tombola import TicketWarning, UsageError, finders
-from tombola.masking import survey
-from tombola.network import FrozenNetwork
-from tombola.runtime import Runtime
-from tombola.task import Task
+from tombola.networks.masking import survey
+from tombola.networks.network import FrozenNetwork
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task
 
 RECURRENT = {
     "lstm": lambda: nn.LSTM(4, 5, num_layers=2, bidirectional=True, batch_first=True),

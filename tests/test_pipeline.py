@@ -8,13 +8,15 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tombola import Ticket, UsageError, pipeline, runtime
-from tombola.cell import Cell, resolve
-from tombola.config import RunConfig, built, from_dict, load_preset, parse_density, parse_sparsity, preset_names
+from tombola import Ticket, UsageError
+from tombola.core.progress import Silent
 from tombola.finders import FINDERS
-from tombola.identity import differing_keys, digest
-from tombola.progress import Silent
-from tombola.store import DiskStage, MemoryStore
+from tombola.networks import runtime
+from tombola.runs import pipeline
+from tombola.runs.cell import Cell, resolve
+from tombola.runs.config import RunConfig, built, from_dict, load_preset, parse_density, parse_sparsity, preset_names
+from tombola.storage.identity import differing_keys, digest
+from tombola.storage.store import DiskEntry, MemoryStore
 from tombola.training import State
 
 QUICK = built([load_preset("digits"), {"epochs": 4, "rewind_to": 1, "steps": 30, "milestones": (2,), "threads": 2}])
@@ -93,7 +95,7 @@ def test_the_same_seed_gives_the_same_run_to_the_bit(finished, tmp_path):
 @pytest.mark.parametrize("kind", ["dense", "draw", "train"])
 @pytest.mark.parametrize("after", [1, 17])
 def test_a_run_killed_in_any_stage_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch, kind, after):
-    original, count = DiskStage.checkpoint, 0
+    original, count = DiskEntry.checkpoint, 0
 
     def dying(stage, state):
         nonlocal count
@@ -103,7 +105,7 @@ def test_a_run_killed_in_any_stage_goes_on_to_the_same_bits(finished, tmp_path, 
             if count == after:
                 raise Killed
 
-    monkeypatch.setattr(DiskStage, "checkpoint", dying)
+    monkeypatch.setattr(DiskEntry, "checkpoint", dying)
     with pytest.raises(Killed):
         run(QUICK, tmp_path, every=0)
     monkeypatch.undo()
@@ -124,7 +126,7 @@ def test_cells_share_the_dense_training(finished, monkeypatch):
         titles.append(title)
         return original(lesson, start, until, stage, title, ticket)
 
-    monkeypatch.setattr("tombola.problem.fit", watching)
+    monkeypatch.setattr("tombola.finders.problem.fit", watching)
     other = run(changed(QUICK, finder="random"), finished.directory.parent)
     assert titles == ["ticket training"]
     assert other.values["dense_test_accuracy"] == finished.values["dense_test_accuracy"]
@@ -278,7 +280,7 @@ def test_unknown_keys_and_presets_are_refused():
 
 def test_an_objective_on_held_out_data_sees_classes_mixed_even_where_they_lie_sorted(monkeypatch):
     # The search normalises by the batch: statistics of one class are not those of the data.
-    monkeypatch.setattr("tombola.cell.EVALUATION_BATCH", 20)
+    monkeypatch.setattr("tombola.runs.cell.EVALUATION_BATCH", 20)
     cell = Cell.prepare(resolve(QUICK))
     held = cell.splits.held_out
     held = held.take(held.targets.argsort())
@@ -295,7 +297,7 @@ def test_tickets_of_all_finders_are_looked_at_on_the_same_batches():
         cell = Cell.prepare(resolve(changed(QUICK, finder=finder)))
         assert cell.config.finder.batch_size == size
         problem = cell.problem(State.of(cell.model), MemoryStore(), Silent(), None)
-        looks.append([item.batch[0] for item in problem.looked_at()])
+        looks.append([item.batch[0] for item in problem.probe_batches()])
     assert [len(batch) for batch in looks[0]] == [512, 512, 269]
     assert all(torch.equal(*pair) for pair in zip(*looks, strict=True))
 

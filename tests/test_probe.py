@@ -8,9 +8,9 @@ from torch.utils.data import DataLoader
 import tombola
 from tombola import Recipe, Task, UsageError
 from tombola.data import ListFeed
-from tombola.masking import survey
-from tombola.probe import settle
-from tombola.runtime import Runtime
+from tombola.networks.masking import survey
+from tombola.networks.probe import settle
+from tombola.networks.runtime import Runtime
 
 from .conftest import batches, mlp
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tombola.core.ranking import SAMPLE, count_kept, keep_top
 from tombola.errors import UsageError
-from tombola.ranking import SAMPLE, count_kept, keep_top
 
 
 def test_k_is_density_times_weights_rounded_half_up():

@@ -57,8 +57,8 @@ def test_links_lead_somewhere():
 
 
 def test_the_page_of_finders_lists_each_with_its_options():
-    from tombola.config import FINDER_OPTIONS
     from tombola.finders import FINDERS
+    from tombola.runs.config import FINDER_OPTIONS
 
     page = (ROOT / "docs" / "finders.md").read_text()
     rows = {line.split("`")[1]: line.split("|")[-2] for line in page.splitlines() if line.startswith("| `")}
@@ -70,10 +70,10 @@ def test_the_page_of_finders_lists_each_with_its_options():
 
 
 def test_the_table_lists_what_there_is():
-    from tombola.controllers import CONTROLLERS
+    from tombola.core.controllers import CONTROLLERS
     from tombola.data import DATASETS
     from tombola.finders import FINDERS
-    from tombola.models import MODELS
+    from tombola.networks.models import MODELS
     from tombola.objectives import OBJECTIVES
 
     table = README.split("## What works today")[1]

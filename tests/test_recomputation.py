@@ -10,12 +10,12 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import tombola
 from tombola import UsageError, finders
-from tombola.masking import survey
-from tombola.network import FrozenNetwork, GatedNetwork
+from tombola.networks.masking import survey
+from tombola.networks.network import FrozenNetwork, GatedNetwork
+from tombola.networks.recomputation import Pass
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task
 from tombola.objectives import OBJECTIVES
-from tombola.recomputation import Pass
-from tombola.runtime import Runtime
-from tombola.task import Task
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -232,7 +232,7 @@ def test_each_of_several_runs_finds_its_own_weights_in_backward(through):
 def test_modules_are_copied_once_where_one_run_follows_another(monkeypatch):
     network, batch = frozen(Net(non_reentrant)), images(1)[0]
     made = []
-    monkeypatch.setattr("tombola.recomputation.Pass", lambda model: made.append(Pass(model)) or made[-1])
+    monkeypatch.setattr("tombola.networks.recomputation.Pass", lambda model: made.append(Pass(model)) or made[-1])
     weights = network.weights.clone().requires_grad_()
 
     def step():

@@ -9,8 +9,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tombola import SearchError, UsageError, twice
-from tombola.cost import Cost, Meter
+from tombola import SearchError, UsageError
+from tombola.core import double_backward as twice
+from tombola.core.cost import Cost, Meter
+from tombola.core.double_backward import batch_norm
+from tombola.core.progress import Silent
+from tombola.core.ranking import count_kept
 from tombola.data import ListFeed
 from tombola.finders import (
     FINDERS,
@@ -27,15 +31,12 @@ from tombola.finders import (
     SynFlow,
 )
 from tombola.finders import draw as draw_ticket
-from tombola.masking import survey
-from tombola.problem import Problem, Trainer
-from tombola.progress import Silent
-from tombola.ranking import count_kept
-from tombola.runtime import Runtime
-from tombola.store import DiskStore, MemoryStore
-from tombola.task import Task
-from tombola.training import Lesson, Recipe, State
-from tombola.twice import batch_norm
+from tombola.finders.problem import Problem, Trainer
+from tombola.networks.masking import survey
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task
+from tombola.storage.store import DiskStore, MemoryStore
+from tombola.training import Recipe, State, TrainingSetup
 
 from .conftest import TinyConv, batches, images, mlp, train
 
@@ -44,7 +45,9 @@ CPU = Runtime(torch.device("cpu"))
 
 def problem(model, data, task=None, store=None, at="init", epochs=3, weights=None, rewind=0):
     store, task = store or MemoryStore(), task or Task()
-    lesson = Lesson(model, task, ListFeed(data), None, Recipe(epochs=epochs, learning_rate=0.2), CPU, 3, Silent())
+    lesson = TrainingSetup(
+        model, task, ListFeed(data), None, Recipe(epochs=epochs, learning_rate=0.2), CPU, 3, Silent()
+    )
     trainer = Trainer(lesson, State.of(model), store, {})
     return Problem(
         model=model, layout=survey(model).layout, task=task, feed=ListFeed(data),
@@ -58,9 +61,9 @@ def draw(finder, of, density=0.3):
 
 def scores(finder, of, mask=None):
     finder = finder.settled(of) if isinstance(finder, ObjectiveSaliency) else finder
-    sight = finder.sight(of, Meter())
-    ones = torch.ones(of.layout.total, dtype=sight.network.weights.dtype)
-    return finder.scores(sight, ones if mask is None else mask).tolist()
+    context = finder.context(of, Meter())
+    ones = torch.ones(of.layout.total, dtype=context.network.weights.dtype)
+    return finder.scores(context, ones if mask is None else mask).tolist()
 
 
 # Three weights a, b, c in a product-and-sum: f = c (a x1 + b x2), squared error to y. With a, b, c = 2, -1, 0.5,
@@ -247,8 +250,8 @@ def test_a_saliency_costs_the_passes_it_is_counted_with(finder):
     with FlopCounterMode(display=False) as one:
         model(of.feed.batches[0][0])
     with FlopCounterMode(display=False) as all_of_it:
-        sight = finder.sight(of, meter := Meter())
-        finder.scores(sight, torch.ones(of.layout.total))
+        context = finder.context(of, meter := Meter())
+        finder.scores(context, torch.ones(of.layout.total))
     assert all_of_it.get_total_flops() / one.get_total_flops() == pytest.approx(meter.read().passes / 16, rel=0.05)
 
 
@@ -266,8 +269,8 @@ def test_outputs_of_estimated_statistics_are_shared_within_a_seed_alone(conv):
     for seen, shared in ((0, False), (5, True)):
         conv.norm.num_batches_tracked.fill_(seen)
         mine = replace(first, weights=State.of(conv))
-        mine.teacher_stage().put("outputs", {"values": seen})
-        assert (replace(mine, seed=4).teacher_stage().get("outputs") is not None) == shared
+        mine.teacher_entry().put("outputs", {"values": seen})
+        assert (replace(mine, seed=4).teacher_entry().get("outputs") is not None) == shared
 
 
 def test_a_shared_training_costs_each_what_it_took_to_get_there():
@@ -280,7 +283,7 @@ def test_a_shared_training_costs_each_what_it_took_to_get_there():
         assert (trained.cost - start.cost).forward == 2 * 48
         assert (trained.cost - start.cost).backward == 2 * 48
         assert 0 < (trained.cost - start.cost).seconds < 60
-        (reached,) = of.trainer.course(ticket, start, [2])
+        (reached,) = of.trainer.trajectory(ticket, start, [2])
         assert (reached.cost - start.cost).forward == 48
 
 
@@ -311,9 +314,9 @@ def test_iterative_rounds_never_bring_a_weight_back(kind, density):
     seen = []
 
     class Watching(kind):
-        def scores(self, sight, mask):
+        def scores(self, context, mask):
             seen.append(mask.bool())
-            return super().scores(sight, mask)
+            return super().scores(context, mask)
 
     ticket = draw(Watching(rounds=5), problem(mlp(), batches()), density)
     masks = [*seen, torch.cat([ticket[name].flatten() for name in ("0.weight", "2.weight")])]
@@ -423,7 +426,7 @@ def test_a_stopped_descent_goes_on_where_it_stopped(tmp_path, monkeypatch):
     from tombola import training
 
     real = training.fit
-    monkeypatch.setattr("tombola.problem.fit", lambda *a: trained.append(a[4]) or real(*a))
+    monkeypatch.setattr("tombola.finders.problem.fit", lambda *a: trained.append(a[4]) or real(*a))
     ticket = draw(LTR(rate=0.5), of, 0.1)
     assert ticket == expected
     assert trained == ["ticket training"], "two rounds of three were there"

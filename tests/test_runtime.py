@@ -5,10 +5,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from tombola import runtime
-from tombola.progress import Bars, Lines, Silent, progress_on
-from tombola.runtime import Runtime
-from tombola.seeds import _repeatable_convolutions
+from tombola.core.progress import Bars, Lines, Silent, progress_on
+from tombola.core.seeds import _repeatable_convolutions
+from tombola.networks import runtime
+from tombola.networks.runtime import Runtime
 
 CPU = torch.device("cpu")
 

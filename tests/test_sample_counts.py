@@ -8,15 +8,15 @@ from torch import nn
 
 import tombola
 from tombola import Recipe, Task, UsageError
+from tombola.core.progress import Silent
 from tombola.data import ListFeed
-from tombola.evaluation import evaluate
-from tombola.masking import survey
-from tombola.progress import Silent
-from tombola.runtime import Runtime
-from tombola.store import MemoryStore
-from tombola.task import batch_size
-from tombola.teacher import is_informed, make_teacher
-from tombola.training import SGD, Lesson, State, fit
+from tombola.networks.evaluation import evaluate
+from tombola.networks.masking import survey
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import batch_size
+from tombola.networks.teacher import is_informed, make_teacher
+from tombola.storage.store import MemoryStore
+from tombola.training import SGD, State, TrainingSetup, fit
 
 from .conftest import batches, mlp
 
@@ -126,7 +126,7 @@ def test_the_teacher_counts_samples():
 
 
 def trained(model, data, task=None, **recipe):
-    lesson = Lesson(model, task or Task(), ListFeed(data), None, Recipe(**recipe), CPU, 0, Silent())
+    lesson = TrainingSetup(model, task or Task(), ListFeed(data), None, Recipe(**recipe), CPU, 0, Silent())
     stage = MemoryStore().stage("dense", {})
     return fit(lesson, State.of(model), recipe["epochs"], stage, "training"), stage
 

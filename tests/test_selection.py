@@ -8,13 +8,13 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from tombola import CTS, Random, UsageError
-from tombola.allocation import ALLOCATIONS, Uniform
+from tombola.core.allocation import ALLOCATIONS, Uniform
+from tombola.core.flat import Layout
+from tombola.core.parts import Part
+from tombola.core.ranking import count_kept
+from tombola.core.selection import Selection, parse_densities
 from tombola.finders import FINDERS, Joint, Magnitude, draw
 from tombola.finders.joint import JointSearch, reach
-from tombola.flat import Layout
-from tombola.parts import Part
-from tombola.ranking import count_kept
-from tombola.selection import Selection, parse_densities
 
 from .conftest import batches, mlp
 from .test_rivals import problem
@@ -196,7 +196,7 @@ def test_the_joint_search_holds_each_pool_within_bounds_of_its_own():
     of = problem(mlp(hidden=40), batches(20), epochs=30)
     density = {"0.*": 0.02, "2.*": 0.6}
     gates = JointSearch(Joint(learning_rate=1.0), of, Selection(of.layout, density))
-    of.accompany(gates, of.entry, "joint")
+    of.fit_with(gates, of.entry, "joint")
     for wanted, logits in zip(density.values(), gates.logits.split(list(of.layout.counts)), strict=True):
         low, high = reach(count_kept(wanted, len(logits)) / len(logits))
         assert low - 1e-5 <= logits.min() < logits.max() <= high + 1e-5
@@ -209,7 +209,7 @@ def test_where_there_is_nothing_to_choose_there_is_no_search(name):
     model = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False))
     data = [(torch.ones(4, 1), torch.zeros(4, 1))]
     finder = replace(FINDERS.known[name], allocation=Uniform())
-    from tombola.task import Task
+    from tombola.networks.task import Task
 
     ticket = draw(finder, problem(model, data, Task.regression()), 0.5).ticket
     assert ticket.kept_by_layer == {"0.weight": 1, "1.weight": 0}

@@ -21,13 +21,13 @@ from scipy import stats
 
 from tombola import Ticket, UsageError, alive, data
 from tombola.cli.main import main
-from tombola.config import load_preset
+from tombola.core.progress import Silent
 from tombola.data import kept, sources
 from tombola.data.sources.digits import Digits
-from tombola.pipeline import run
-from tombola.progress import Silent
-from tombola.runtime import Runtime, changed
-from tombola.statistics import compare_paired, summarise
+from tombola.networks.runtime import Runtime, changed
+from tombola.runs.config import load_preset
+from tombola.runs.pipeline import run
+from tombola.studies.statistics import compare_paired, summarise
 
 from .conftest import at
 

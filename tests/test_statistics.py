@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tombola.statistics import compare_paired, holm, summarise, verdict
+from tombola.studies.statistics import compare_paired, holm, summarise, verdict
 
 
 def test_a_summary_by_hand_and_by_scipy():

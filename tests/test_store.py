@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from tombola.archives import read_archive, write_archive
 from tombola.errors import TombolaError, UsageError
-from tombola.files import digest_of, sweep, write_atomically, write_bytes, write_shared
-from tombola.identity import differing_keys, digest, digest_tensors
-from tombola.store import DiskStore, MemoryStore, claim
+from tombola.storage.archives import read_archive, write_archive
+from tombola.storage.files import digest_of, sweep, write_atomically, write_bytes, write_shared
+from tombola.storage.identity import differing_keys, digest, digest_tensors
+from tombola.storage.store import DiskStore, MemoryStore, claim
 
 STORES = {"disk": DiskStore, "memory": lambda path: MemoryStore()}
 

@@ -11,11 +11,11 @@ from tombola import CTS, Random, SearchError, UsageError
 from tombola.cli.board import Board
 from tombola.cli.main import main
 from tombola.cli.options import split_list
-from tombola.config import built, load_preset
+from tombola.core.progress import Silent
 from tombola.finders import IMP, SNIP
 from tombola.objectives import FeatureMSE
-from tombola.progress import Silent
-from tombola.studies import Member, Outcome, plan, run_all, tabulate
+from tombola.runs.config import built, load_preset
+from tombola.studies import Outcome, StudyCell, plan, run_all, tabulate
 
 QUICK = [load_preset("digits"), {"epochs": 2, "rewind_to": 1, "milestones": (), "threads": 2}]
 
@@ -76,7 +76,7 @@ def outcome(label, density, seed, accuracy, seconds=60.0, failure=""):
         "test_accuracy": accuracy, "kept": 10, "dense_equivalents": 2.0,
         "cost": {"seconds": seconds, "forward": 100, "backward": 50},
     }  # fmt: skip
-    member = Member(label, built([*QUICK, {"density": density, "seed": seed}]))
+    member = StudyCell(label, built([*QUICK, {"density": density, "seed": seed}]))
     return Outcome(member, None if failure else values, failure)
 
 

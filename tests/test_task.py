@@ -8,9 +8,9 @@ from torch import nn
 import tombola
 from tombola import Task, UsageError
 from tombola.data import feed_of
-from tombola.evaluation import evaluate
-from tombola.runtime import Runtime
-from tombola.task import batch_size
+from tombola.networks.evaluation import evaluate
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import batch_size
 
 from .conftest import batches, mlp
 

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import tombola
 from tombola import Recipe, Task, UsageError
+from tombola.networks.task import settle_task, smoothed_cross_entropy, softmax_divergence
 from tombola.objectives.features import _standardised
-from tombola.task import settle_task, smoothed_cross_entropy, softmax_divergence
 
 from .conftest import batches, mlp
 

@@ -7,11 +7,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tombola.data import ArrayFeed, Arrays, ListFeed, StreamFeed
 from tombola.data.samples import Samples
-from tombola.masking import survey
-from tombola.runtime import Runtime
-from tombola.store import DiskStore
-from tombola.task import Task
-from tombola.teacher import is_informed, make_teacher
+from tombola.networks.masking import survey
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task
+from tombola.networks.teacher import is_informed, make_teacher
+from tombola.storage.store import DiskStore
 
 from .conftest import batches, images, mlp, train
 

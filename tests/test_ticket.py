@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from tombola import Ticket, UsageError
 from tombola.cli.main import main
-from tombola.cost import Cost
+from tombola.core.cost import Cost
 from tombola.ticket import Provenance, pruned_state
 from tombola.ticket.bits import Bits
 

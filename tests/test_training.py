@@ -5,18 +5,18 @@ import pytest
 import torch
 from torch import nn
 
+from tombola.core.progress import Silent
 from tombola.data import ListFeed
 from tombola.errors import SearchError, UsageError
-from tombola.evaluation import evaluate
-from tombola.masking import survey
-from tombola.network import load_weights
-from tombola.problem import Trainer
-from tombola.progress import Silent
-from tombola.runtime import Runtime
-from tombola.store import DiskStore, MemoryStore
-from tombola.task import Task, smoothed_cross_entropy
+from tombola.finders.problem import Trainer
+from tombola.networks.evaluation import evaluate
+from tombola.networks.masking import survey
+from tombola.networks.network import load_weights
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task, smoothed_cross_entropy
+from tombola.storage.store import DiskStore, MemoryStore
 from tombola.ticket import Ticket
-from tombola.training import SGD, AdamW, Lesson, Recipe, State, fit
+from tombola.training import SGD, AdamW, Recipe, State, TrainingSetup, fit
 
 from .conftest import TinyConv, batches, images, mlp
 
@@ -25,7 +25,7 @@ CPU = Runtime(torch.device("cpu"))
 
 def lesson(model, data, **recipe):
     values = {"epochs": 3, "learning_rate": 0.1, **recipe}
-    return Lesson(model, Task(), ListFeed(data), ListFeed(data), Recipe(**values), CPU, 7, Silent())
+    return TrainingSetup(model, Task(), ListFeed(data), ListFeed(data), Recipe(**values), CPU, 7, Silent())
 
 
 def stage(store=None, name="x"):
@@ -180,8 +180,8 @@ def test_one_dense_run_gives_every_epoch(tmp_path):
         direct = fit(lesson(model, data), start, epoch, stage(), "dense training")
         assert state.digest == direct.digest
         assert state.cost.forward == 32 * epoch
-    assert [row["epoch"] for row in trainer.dense_stage().rows()] == [1, 2, 3]
-    assert trainer.dense_stage().resume() is None, "a finished training needs no checkpoint"
+    assert [row["epoch"] for row in trainer.dense_entry().rows()] == [1, 2, 3]
+    assert trainer.dense_entry().resume() is None, "a finished training needs no checkpoint"
 
 
 def test_an_epoch_that_the_dense_run_has_passed_is_trained_beside_it(tmp_path):
@@ -192,14 +192,14 @@ def test_an_epoch_that_the_dense_run_has_passed_is_trained_beside_it(tmp_path):
     third = trainer.dense_at(3)
     expected = [fit(lesson(model, data), State.of(model), e, stage(), "x").digest for e in (1, 2, 3)]
     assert [first.digest, second.digest, third.digest] == expected
-    assert [row["epoch"] for row in trainer.dense_stage().rows()] == [1, 2, 3]
+    assert [row["epoch"] for row in trainer.dense_entry().rows()] == [1, 2, 3]
 
 
 def test_a_dense_run_stopped_just_before_its_result_was_kept_is_not_trained_again(tmp_path, monkeypatch):
     model, data = mlp(), batches(2)
     trainer = Trainer(lesson(model, data), State.of(model), DiskStore(tmp_path), {})
     expected = trainer.dense_at(2)
-    (trainer.dense_stage().directory / "epoch-2.pt").unlink()
+    (trainer.dense_entry().directory / "epoch-2.pt").unlink()
     monkeypatch.setattr("tombola.training.loop.Loop.run_epoch", None)
     assert trainer.dense_at(2).digest == expected.digest
 

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tombola.twice import batch_norm, convolution, twice_differentiable
-from tombola.twice.convolution import Shape
+from tombola.core.double_backward import batch_norm, convolution, twice_differentiable
+from tombola.core.double_backward.convolution import Shape
 
 SHAPES = [Shape((1, 1), (1, 1), (1, 1), 1), Shape((2, 1), (0, 2), (1, 2), 1), Shape((2, 2), (1, 0), (1, 1), 2)]
 

@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tombola.allocation import ALLOCATIONS
-from tombola.concrete import RELAXATIONS
-from tombola.config import RunConfig
-from tombola.controllers import CONTROLLERS
+from tombola.core.allocation import ALLOCATIONS
+from tombola.core.concrete import RELAXATIONS
+from tombola.core.controllers import CONTROLLERS
+from tombola.core.parts import allowed_words, flag_of, is_part, kinds, options_of, written_name
 from tombola.finders import FINDERS
-from tombola.models import MODELS
+from tombola.networks.models import MODELS
 from tombola.objectives import OBJECTIVES
-from tombola.parts import allowed_words, flag_of, is_part, kinds, options_of, written_name
+from tombola.runs.config import RunConfig
 from tombola.training import OPTIMIZERS, Recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"

@@ -10,11 +10,11 @@ from typing import Any
 
 from common import picture, rewind_problem, spread, table, write
 
-from tombola.controllers import Controller, GradBalance, Lagrangian, ProportionalBalance
+from tombola.core.controllers import Controller, GradBalance, Lagrangian, ProportionalBalance
+from tombola.core.parts import written_name
 from tombola.finders import CTS
 from tombola.finders import draw as draw_ticket
-from tombola.parts import written_name
-from tombola.problem import Problem
+from tombola.finders.problem import Problem
 
 PRESETS = ("digits", "fashion-mnist-lenet")
 DENSITIES = (0.5, 0.1, 0.02, 0.01, 0.005)

@@ -10,12 +10,12 @@ import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure
 
-from tombola.cell import Cell, resolve
-from tombola.config import from_dict, load_preset
-from tombola.network import FrozenNetwork
-from tombola.problem import Problem, Trainer
-from tombola.progress import progress_on
-from tombola.rundir import store_below
+from tombola.core.progress import progress_on
+from tombola.finders.problem import Problem, Trainer
+from tombola.networks.network import FrozenNetwork
+from tombola.runs.cell import Cell, resolve
+from tombola.runs.config import from_dict, load_preset
+from tombola.runs.rundir import store_below
 from tombola.ticket import Ticket
 
 

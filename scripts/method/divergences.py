@@ -9,7 +9,7 @@ from typing import Any
 
 from common import divergences, picture, rewind_problem, spread, table, write
 
-from tombola.controllers import GradBalance
+from tombola.core.controllers import GradBalance
 from tombola.finders import CTS
 from tombola.finders import draw as draw_ticket
 from tombola.objectives import OBJECTIVES as KNOWN

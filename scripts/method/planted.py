@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import tombola
 from tombola import CTS, ProportionalBalance, Task
-from tombola.masking import survey
-from tombola.network import FrozenNetwork
+from tombola.networks.masking import survey
+from tombola.networks.network import FrozenNetwork
+from tombola.networks.runtime import Runtime
 from tombola.objectives import Loss, ReverseKL
-from tombola.runtime import Runtime
 
 SEEDS = range(5)
 HIDDEN, INPUTS, OUTPUTS = 40, 20, 10

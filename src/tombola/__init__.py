@@ -13,37 +13,48 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tombola.api import Sparsified, draw, preview, sparsify
-    from tombola.controllers import GradBalance, Lagrangian, ProportionalBalance
+    from tombola.core.controllers import GradBalance, Lagrangian, ProportionalBalance
+    from tombola.core.parts import Part, option
     from tombola.errors import SearchError, TicketWarning, TombolaError, UsageError
     from tombola.finders import CTS, Random
-    from tombola.parts import Part, option
-    from tombola.task import Task
+    from tombola.networks.task import Task
     from tombola.ticket import Ticket
     from tombola.training import Job, Recipe
 
 _HOMES = {
     "CTS": "finders",
-    "GradBalance": "controllers",
+    "GradBalance": "core.controllers",
     "Job": "training",
-    "Lagrangian": "controllers",
-    "Part": "parts",
-    "ProportionalBalance": "controllers",
+    "Lagrangian": "core.controllers",
+    "Part": "core.parts",
+    "ProportionalBalance": "core.controllers",
     "Random": "finders",
     "Recipe": "training",
     "SearchError": "errors",
     "Sparsified": "api",
-    "Task": "task",
+    "Task": "networks.task",
     "Ticket": "ticket",
     "TicketWarning": "errors",
     "TombolaError": "errors",
     "UsageError": "errors",
     "draw": "api",
-    "option": "parts",
+    "option": "core.parts",
     "preview": "api",
     "sparsify": "api",
 }
 
-_MODULES = ("allocation", "concrete", "controllers", "data", "finders", "objectives", "task", "ticket", "training")
+# Rooms and modules that go by a short name: tombola.controllers is tombola.core.controllers.
+_MODULES = {
+    "allocation": "core.allocation",
+    "concrete": "core.concrete",
+    "controllers": "core.controllers",
+    "data": "data",
+    "finders": "finders",
+    "objectives": "objectives",
+    "task": "networks.task",
+    "ticket": "ticket",
+    "training": "training",
+}
 
 __all__ = [
     "CTS",
@@ -71,7 +82,7 @@ __all__ = [
 
 def __getattr__(name: str) -> "Any":
     if name in _MODULES:
-        return import_module(f"tombola.{name}")
+        return import_module(f"tombola.{_MODULES[name]}")
     if name not in _HOMES:
         raise AttributeError(f"module 'tombola' has no attribute {name!r}")
     return getattr(import_module(f"tombola.{_HOMES[name]}"), name)

@@ -12,29 +12,28 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
-from tombola import diagnostics
-from tombola.controllers import Controller
+from tombola.core.controllers import Controller
+from tombola.core.plugins import code_of
+from tombola.core.progress import Progress, Silent, expected_time, progress_on
+from tombola.core.selection import Density
 from tombola.data import Feed, feed_of
 from tombola.errors import TicketWarning, UsageError
-from tombola.evaluation import evaluate
-from tombola.finders import CTS, FINDERS, Drawn, Finds, needs_of, selection_of
+from tombola.finders import CTS, FINDERS, Drawn, Finds, diagnostics, needs_of, selection_of
 from tombola.finders import draw as draw_ticket
-from tombola.forecast import seconds_of_steps
-from tombola.identity import digest_tensors
+from tombola.finders.problem import Problem, Trainer
 from tombola.literal import literal
-from tombola.masking import Patterns, Survey, survey, unwrap
-from tombola.network import load_weights
-from tombola.objectives import Loss, Objective, View
-from tombola.plugins import code_of
-from tombola.probe import settle
-from tombola.problem import Problem, Trainer
-from tombola.progress import Progress, Silent, expected_time, progress_on
-from tombola.runtime import Runtime
-from tombola.selection import Density
-from tombola.store import DiskStore, MemoryStore
-from tombola.task import Task
+from tombola.networks.evaluation import evaluate
+from tombola.networks.forecast import seconds_of_steps
+from tombola.networks.masking import Patterns, Survey, survey, unwrap
+from tombola.networks.network import load_weights
+from tombola.networks.probe import settle
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task
+from tombola.objectives import Loss, MaskedBatch, Objective
+from tombola.storage.identity import digest_tensors
+from tombola.storage.store import DiskStore, MemoryStore
 from tombola.ticket import Ticket
-from tombola.training import Lesson, OwnFit, Recipe, State, TrainingFunction
+from tombola.training import Recipe, State, TrainingFunction, TrainingSetup, UserFit
 
 # What may be given as data: batches, or a map-style dataset.
 Data = Iterable[Any] | Dataset[Any]
@@ -56,7 +55,7 @@ def draw(
     *,
     density: Density,
     steps: int | None = None,
-    objective: Objective | Callable[[View], Tensor] | str | None = None,
+    objective: Objective | Callable[[MaskedBatch], Tensor] | str | None = None,
     controller: Controller | str | None = None,
     finder: Finds | str | None = None,
     seed: int = 0,
@@ -97,7 +96,7 @@ def draw(
     display = progress_on() if progress else Silent()
     held_out_feed = None if held_out is None else feed_of(held_out, seed, samples, name="held_out")
     task, spoilt = settle(model, checked.layout, task, (feed, held_out_feed), runtime, needs_of(search).task)
-    runtime = runtime.trusted(spoilt, precision)
+    runtime = runtime.with_safe_precision(spoilt, precision)
     problem = Problem(
         model=unwrap(model),
         layout=checked.layout,
@@ -225,16 +224,16 @@ def sparsify(
     later = ("divergence",) if getattr(search, "objective", Loss()) is None else ()
     asked = ("loss", "metric", *needs_of(search).task, *later)
     task, spoilt = settle(model, checked.layout, task, (feed, held_out_feed), runtime, asked)
-    runtime = runtime.trusted(spoilt, precision)
+    runtime = runtime.with_safe_precision(spoilt, precision)
     plain = unwrap(model)
     if progress:
         _say_forecast(display, plain, task, runtime, (feed, search_feed), recipe, rewind_to, search)
-    lesson = Lesson(plain, task, feed, held_out_feed, recipe, runtime, seed, display)
+    lesson = TrainingSetup(plain, task, feed, held_out_feed, recipe, runtime, seed, display)
     lesson.say_unreached()
     store = MemoryStore() if out is None else DiskStore(Path(out))
     code = {"fit": code_of(fit)} if fit is not None else {}
     identity = {"data": _mark_of(feed), "task": _mark_of_task(task)} if out is not None else {}
-    trainer = Trainer(lesson, State.of(plain), store, {**identity, **code}, own=fit and OwnFit(fit))
+    trainer = Trainer(lesson, State.of(plain), store, {**identity, **code}, own=fit and UserFit(fit))
     weights = trainer.dense_at(rewind_to)
     problem = Problem(
         model=plain,

@@ -12,7 +12,7 @@ from tombola.cli.runs import configure_for_ticket
 from tombola.cli.show import show_json, show_table, show_text
 
 if TYPE_CHECKING:
-    from tombola.audit import Check, Report
+    from tombola.studies.audit import Check, Report
 
 
 def _parser() -> ArgumentParser:
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     weights = Path(options.weights) if options.weights else start if in_run and start.is_file() else None
     out = out_directory(options) if options.out else directory.parent if in_run else Path("runs")
 
-    from tombola.audit import audit
-    from tombola.progress import progress_on
+    from tombola.core.progress import progress_on
+    from tombola.studies.audit import audit
 
     found = in_run and scores.is_file()
     report, where = audit(
@@ -82,7 +82,7 @@ def _show(report: "Report", title: str) -> None:
 
 
 def _row(check: "Check") -> tuple[str, ...]:
-    from tombola.statistics import summarise
+    from tombola.studies.statistics import summarise
 
     if check.difference is None or check.changed is None:
         return (check.name, "", "", "", check.verdict)

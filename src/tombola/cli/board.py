@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.text import Text
 
 from tombola import alive
+from tombola.core.progress import Lines, Tracker, bars_for, tracker_on
 from tombola.literal import literal
-from tombola.progress import Lines, Tracker, bars_for, tracker_on
 
 
 class Later:

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     options = parse(parser, arguments)
 
-    from tombola.inventory import clean
+    from tombola.runs.inventory import clean
 
     cleaned = clean(Path(options.directory), options.all, options.dry_run)
     if options.json:

@@ -10,8 +10,8 @@ from tombola.cli.board import Later, board
 from tombola.cli.options import add_output_options, make_parser, out_directory, split_list
 from tombola.cli.runs import configure_many
 from tombola.cli.show import Column, fitted_table, print_table, show_json, show_table, show_text, terminal_width
+from tombola.core.parts import written_name
 from tombola.errors import UsageError
-from tombola.parts import written_name
 
 if TYPE_CHECKING:
     from tombola.studies import Outcome, Row

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from tombola.cli.options import make_parser, out_directory, parse
 from tombola.cli.show import cells_table, show_json, show_text
-from tombola.config import built, load_preset
+from tombola.runs.config import built, load_preset
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -21,8 +21,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(parser, arguments)
     out = out_directory(options)
 
-    from tombola.pipeline import run
-    from tombola.progress import progress_on
+    from tombola.core.progress import progress_on
+    from tombola.runs.pipeline import run
 
     progress, preset = progress_on(sys.stderr), load_preset("digits")
     results = [run(built([preset, {"finder": finder}]), out, progress) for finder in ("cts", "random")]

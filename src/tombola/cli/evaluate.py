@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"--split must be test or held-out, got {options.split}")
     weights = weights_for(options.weights, directory)
 
-    from tombola.pipeline import evaluate_ticket
+    from tombola.runs.pipeline import evaluate_ticket
 
     found = evaluate_ticket(config, ticket, weights, options.split.replace("-", "_"))
     facts = {

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(parser, arguments)
     directory, path = run_and_ticket(options.ticket)
 
-    from tombola.models import read_weights, write_weights
+    from tombola.networks.models import read_weights, write_weights
     from tombola.ticket import Ticket, pruned_state
 
     ticket = Ticket.load(path)

@@ -94,14 +94,14 @@ def main(arguments: Sequence[str]) -> None:
 
 def _result(directory: Path) -> dict[str, Any]:
     """Return a run's result, or nothing where it is not finished."""
-    from tombola.rundir import read_result
+    from tombola.runs.rundir import read_result
 
     return read_result(directory) if (directory / "result.json").is_file() else {}
 
 
 def _show_audit(directory: Path, as_json: bool) -> None:
     """Show what an audit found."""
-    from tombola.rundir import read_result
+    from tombola.runs.rundir import read_result
 
     found = read_result(directory, "audit.json")
     if as_json:
@@ -146,8 +146,8 @@ def _origin(provenance: Mapping[str, Any]) -> Iterator[str]:
 
 def _finder(described: Mapping[str, Any]) -> str:
     """Return a finder's name, with the options that are not as by default; all of them of a finder that is not ours."""
+    from tombola.core.parts import describe
     from tombola.finders import FINDERS
-    from tombola.parts import describe
 
     name = str(described.get("name", "unnamed"))
     usual = describe(FINDERS.known[name]) if name in FINDERS else {}

@@ -8,7 +8,7 @@ from tombola.cli.options import make_parser, parse
 from tombola.cli.show import show_json, show_table, show_text, size_words
 
 if TYPE_CHECKING:
-    from tombola.inventory import Entry
+    from tombola.runs.inventory import Entry
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,9 +24,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     options = parse(parser, arguments)
 
-    from tombola.files import size_of
-    from tombola.inventory import entries
-    from tombola.rundir import STORE
+    from tombola.runs.inventory import entries
+    from tombola.runs.rundir import STORE
+    from tombola.storage.files import size_of
 
     out = Path(options.directory)
     found = entries(out)

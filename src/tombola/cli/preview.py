@@ -17,9 +17,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     options, config = configure(parser, arguments)
 
-    from tombola.cell import Cell, resolve
-    from tombola.config import density_words
     from tombola.finders import selection_of
+    from tombola.runs.cell import Cell, resolve
+    from tombola.runs.config import density_words
 
     cell = Cell.prepare(resolve(config))
     kept = selection_of(config.finder, cell.survey.layout, config.density).kept

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tombola.cli.options import add_output_options, make_parser, out_directory
 from tombola.cli.runs import configure
 from tombola.cli.show import cells_table, show_json, show_text, show_ticket_words
-from tombola.parts import written_name
+from tombola.core.parts import written_name
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -21,8 +21,8 @@ def main(arguments: Sequence[str]) -> None:
     options, config = configure(parser, arguments)
     out = out_directory(options)
 
-    from tombola.pipeline import run
-    from tombola.progress import progress_on
+    from tombola.core.progress import progress_on
+    from tombola.runs.pipeline import run
 
     result = run(config, out, progress_on(sys.stderr))
     if options.json:

@@ -10,7 +10,12 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.options import is_run, parse, run_and_ticket
-from tombola.config import (
+from tombola.core.parts import is_part, written_name
+from tombola.core.selection import Density
+from tombola.core.written import Spec
+from tombola.errors import UsageError
+from tombola.finders import FINDERS
+from tombola.runs.config import (
     STANDARD,
     RunConfig,
     ShortForm,
@@ -26,14 +31,9 @@ from tombola.config import (
     short_forms,
     start,
 )
-from tombola.config.layers import VARIANT
-from tombola.digests import check_digest
-from tombola.errors import UsageError
-from tombola.files import read_yaml
-from tombola.finders import FINDERS
-from tombola.parts import is_part, written_name
-from tombola.selection import Density
-from tombola.written import Spec
+from tombola.runs.config.layers import VARIANT
+from tombola.storage.digests import check_digest
+from tombola.storage.files import read_yaml
 
 _METAVARS: dict[Any, str] = {int: "N", float: "X", bool: "true|false"}
 # Layers of values, the later over the earlier.
@@ -61,7 +61,7 @@ def configure(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespa
     asked = ask(parser, arguments)
     config = asked.config
     if asked.options.print_config:
-        from tombola.cell import resolve
+        from tombola.runs.cell import resolve
 
         resolve(config)
         head = {"preset": asked.options.preset, "recipe": asked.options.recipe}

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 from tombola.cli.options import add_output_options, add_ticket_options, make_parser, out_directory
 from tombola.cli.runs import configure_for_ticket
 from tombola.cli.show import show_json, show_table, show_ticket_words
-from tombola.parts import written_name
+from tombola.core.parts import written_name
 
 
 def _parser() -> ArgumentParser:
@@ -34,8 +34,8 @@ def main(arguments: Sequence[str]) -> None:
     beside = directory / "start.safetensors"
     start = Path(options.weights) if options.weights else beside if beside.is_file() else None
 
-    from tombola.pipeline import train
-    from tombola.progress import progress_on
+    from tombola.core.progress import progress_on
+    from tombola.runs.pipeline import train
 
     result = train(config, ticket, start, out, progress_on(sys.stderr))
     values = result.values

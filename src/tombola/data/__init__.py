@@ -2,12 +2,12 @@
 
 from tombola.data.arrays import ArrayFeed, Arrays
 from tombola.data.augmentation import AUGMENTATIONS, FlipCrop
-from tombola.data.feeds import Feed, Item, ListFeed, Recall, StreamFeed, forever
-from tombola.data.given import feed_of
+from tombola.data.feeds import Feed, Item, ListFeed, OutputTable, StreamFeed, forever
 from tombola.data.kept import load, shared
 from tombola.data.samples import Samples
 from tombola.data.sources import DATASETS, Source
 from tombola.data.splits import Normalisation, Split, Splits
+from tombola.data.user_feeds import feed_of
 
 # Raised when the same source gives other batches.
 VERSION = 1
@@ -23,7 +23,7 @@ __all__ = [
     "Item",
     "ListFeed",
     "Normalisation",
-    "Recall",
+    "OutputTable",
     "Samples",
     "Source",
     "Split",

@@ -7,10 +7,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from tombola.core.seeds import generator
 from tombola.data.augmentation import Augmentation
 from tombola.data.feeds import RowFeed
-from tombola.identity import digest, digest_tensors
-from tombola.seeds import generator
+from tombola.storage.identity import digest, digest_tensors
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from tombola.core.seeds import GlobalState, generator, preserved, seeded_state
 from tombola.errors import UsageError
-from tombola.seeds import GlobalState, generator, preserved, seeded_state
 
 
 class Item(NamedTuple):
@@ -24,7 +24,7 @@ Compute = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
-class Recall:
+class OutputTable:
     """Looks up what was computed once. values: a tensor with one row a sample, or a list with one entry a batch."""
 
     values: Any
@@ -44,7 +44,7 @@ class Feed(Protocol):
     def epoch(self, number: int, skip: int = 0) -> Iterator[Item]:
         """Give the batches of one epoch, from the one at position `skip` on."""
 
-    def remember(self, compute: Compute) -> Recall | None:
+    def remember(self, compute: Compute) -> OutputTable | None:
         """Apply `compute` once to every sample; return the look-up of its results, or None where impossible."""
 
 
@@ -94,7 +94,7 @@ class RowFeed:
         """Whether a row is the same sample whenever it is asked for."""
         raise NotImplementedError
 
-    def remember(self, compute: Compute) -> Recall | None:
+    def remember(self, compute: Compute) -> OutputTable | None:
         """Compute once per sample, in order; impossible when samples change or results have no row for each."""
         if not self.repeatable:
             return None
@@ -109,7 +109,7 @@ class RowFeed:
             results.append(result)
         if len({len(result) for result in results}) == 1:
             return None
-        return Recall(torch.cat(results[1:]))
+        return OutputTable(torch.cat(results[1:]))
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,9 @@ class ListFeed:
         for position in range(skip, len(self.batches)):
             yield Item(self.batches[position], position)
 
-    def remember(self, compute: Compute) -> Recall:
+    def remember(self, compute: Compute) -> OutputTable:
         """Compute once per batch."""
-        return Recall([compute(batch) for batch in self.batches])
+        return OutputTable([compute(batch) for batch in self.batches])
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from tombola.data.packed import UNREADABLE, read_up_to
 from tombola.data.resizing import resize
 from tombola.data.tree import tree
 from tombola.errors import UsageError, in_words, shown
-from tombola.files import write_bytes
-from tombola.identity import digest_tensors
+from tombola.storage.files import write_bytes
+from tombola.storage.identity import digest_tensors
 
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
 _IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp"}

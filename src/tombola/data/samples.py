@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset, default_collate
 
+from tombola.core.seeds import seeded
 from tombola.data.augmentation import Augmentation
 from tombola.data.feeds import RowFeed
 from tombola.errors import UsageError, in_words
-from tombola.identity import digest, digest_tensors
-from tombola.seeds import seeded
+from tombola.storage.identity import digest, digest_tensors
 
 # Samples of a dataset that its fingerprint looks at, evenly spaced: reading a large one whole would take hours.
 FINGERPRINTED = 1000

@@ -7,13 +7,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tombola.core.seeds import generator
 from tombola.data.arrays import Arrays, channel_statistics
 from tombola.data.augmentation import Augmentation
 from tombola.data.feeds import Feed
 from tombola.data.resizing import resize
 from tombola.errors import UsageError
-from tombola.identity import digest
-from tombola.seeds import generator
+from tombola.storage.identity import digest
 
 # The split is the same for every run: what is compared over seeds is the method, not the split.
 SPLIT_SEED = 0

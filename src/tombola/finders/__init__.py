@@ -1,5 +1,6 @@
 """Every way of finding a ticket, one file a family, all with the same interface; a new one is a line here."""
 
+from tombola.core.written import Family
 from tombola.finders.base import Drawn as Drawn
 from tombola.finders.base import Finder as Finder
 from tombola.finders.base import Finds as Finds
@@ -18,6 +19,7 @@ from tombola.finders.grasp import GraSPMagnitude as GraSPMagnitude
 from tombola.finders.joint import Joint as Joint
 from tombola.finders.lrr import LRR as LRR
 from tombola.finders.magnitude import Magnitude as Magnitude
+from tombola.finders.problem import Problem as Problem
 from tombola.finders.random import Random as Random
 from tombola.finders.ranked import Ranked as Ranked
 from tombola.finders.rewinding import IMP as IMP
@@ -27,8 +29,6 @@ from tombola.finders.saliency import SNIP as SNIP
 from tombola.finders.saliency import ObjectiveSaliency as ObjectiveSaliency
 from tombola.finders.saliency import ProsPr as ProsPr
 from tombola.finders.synflow import SynFlow as SynFlow
-from tombola.problem import Problem as Problem
-from tombola.written import Family
 
 FINDERS: Family[Finds] = Family(
     "finder",

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tombola.concrete import logit
-from tombola.controllers import Controller, Figures, State, Target
-from tombola.selection import Pool, Selection
+from tombola.core.concrete import logit
+from tombola.core.controllers import Controller, Figures, State, Target
+from tombola.core.selection import Pool, Selection
 
 # A logit so far out that its gate is open, or closed, for good: sigmoid has no slope there, and no noise reaches it.
 FAR = 100.0

@@ -7,16 +7,16 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from tombola import diagnostics
-from tombola.allocation import ALLOCATIONS, Allocation, Global
-from tombola.cost import Cost
+from tombola.core.allocation import ALLOCATIONS, Allocation, Global
+from tombola.core.cost import Cost
+from tombola.core.flat import Layout
+from tombola.core.parts import Part, describe, identify, is_part, option, written_name
+from tombola.core.seeds import seeded
+from tombola.core.selection import Density, Selection, parse_densities
 from tombola.errors import UsageError
-from tombola.flat import Layout
-from tombola.network import FrozenNetwork
-from tombola.parts import Part, describe, identify, is_part, option, written_name
-from tombola.problem import Problem
-from tombola.seeds import seeded
-from tombola.selection import Density, Selection, parse_densities
+from tombola.finders import diagnostics
+from tombola.finders.problem import Problem
+from tombola.networks.network import FrozenNetwork
 from tombola.ticket import Provenance, Ticket
 from tombola.training import State
 from tombola.version import __version__
@@ -132,7 +132,7 @@ def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
     if needs.trains:
         problem.epochs  # noqa: B018 - raises where nothing trains
     settled = finder.settled(problem) if hasattr(finder, "settled") else finder
-    entry = problem.draw_stage(identify(settled), density, needs.trains)
+    entry = problem.draw_entry(identify(settled), density, needs.trains)
     with entry.locked():
         kept = entry.get("ticket")
         if kept is None:
@@ -189,7 +189,7 @@ def drawn(
         weights=(start or problem.weights).digest,
         at=problem.at,
         epoch=None if problem.at == "given" else problem.weights.epoch,
-        cost=problem.spent + cost,
+        cost=problem.cost_so_far + cost,
         warnings=tuple(warnings),
         **facts,
     )

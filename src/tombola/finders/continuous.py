@@ -8,23 +8,23 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tombola import diagnostics
-from tombola.cost import Cost
-from tombola.finders.along import Along
+from tombola.core.cost import Cost
+from tombola.core.parts import COUNT, FINITE, NOT_NEGATIVE, POSITIVE, Must, identify, option
+from tombola.core.selection import Density, Selection
+from tombola.finders import diagnostics
 from tombola.finders.base import Drawn, drawn
-from tombola.gates import Gates
-from tombola.network import GatedNetwork
-from tombola.parts import COUNT, FINITE, NOT_NEGATIVE, POSITIVE, Must, identify, option
-from tombola.problem import Problem
-from tombola.selection import Density, Selection
-from tombola.task import Batch, Output, Task
-from tombola.training import Companion
+from tombola.finders.gates import Gates
+from tombola.finders.problem import Problem
+from tombola.finders.training_finder import TrainingFinder
+from tombola.networks.network import GatedNetwork
+from tombola.networks.task import Batch, Output, Task
+from tombola.training import TrainingCallback
 
 MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
-class ContinuousSparsification(Along):
+class ContinuousSparsification(TrainingFinder):
     """Trains weights under gates σ(β s), β rising from 1 to `temperature` over each round, with a price on open gates.
 
     After a round the weights are rewound and s becomes min(β s, s₀): what closed stays closed. There are rounds until
@@ -74,13 +74,13 @@ class ContinuousSparsification(Along):
         self, problem: Problem, selection: Selection, start: Tensor, number: int
     ) -> tuple[Tensor, Cost, list[dict[str, Any]]]:
         """Return s after a round, what the round cost, and what it recorded."""
-        entry = problem.draw_stage({**identify(self), "round": number}, None, trains=True)
+        entry = problem.draw_entry({**identify(self), "round": number}, None, trains=True)
         with entry.locked():
             kept = entry.get("round")
             if kept is None:
                 gates = HardeningGates(self, problem, selection, start)
-                trained = problem.accompany(gates, entry, f"{self.name}, round {number}", self.epochs)
-                kept = {"gates": gates.values, "cost": (trained.cost - problem.spent).to_dict()}
+                trained = problem.fit_with(gates, entry, f"{self.name}, round {number}", self.epochs)
+                kept = {"gates": gates.values, "cost": (trained.cost - problem.cost_so_far).to_dict()}
                 entry.put("round", kept)
                 entry.clear_checkpoint()
         return kept["gates"].cpu(), Cost(**kept["cost"]), entry.rows()
@@ -106,7 +106,7 @@ class Hardening:
         return self.beta * open_by * (1 - open_by)
 
 
-class HardeningGates(Companion):
+class HardeningGates(TrainingCallback):
     """Gates σ(β s) beside the weights, s learning by SGD."""
 
     def __init__(self, finder: ContinuousSparsification, problem: Problem, selection: Selection, start: Tensor) -> None:

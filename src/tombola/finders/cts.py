@@ -5,18 +5,19 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar
 
-from tombola import concrete, diagnostics
-from tombola.concrete import RELAXATION_HELP, RELAXATIONS, Concrete, Relaxation
-from tombola.controllers import CONTROLLER_HELP, CONTROLLERS, Controller, ProportionalBalance, settled
+from tombola.core import concrete
+from tombola.core.concrete import RELAXATION_HELP, RELAXATIONS, Concrete, Relaxation
+from tombola.core.controllers import CONTROLLER_HELP, CONTROLLERS, Controller, ProportionalBalance, settled
+from tombola.core.parts import COUNT, POSITIVE, one_of, option
+from tombola.core.schedules import one_cycle
+from tombola.core.selection import Density
+from tombola.finders import diagnostics
 from tombola.finders.base import Drawn, Finder, Needs, drawn
+from tombola.finders.problem import Problem
 from tombola.finders.search import Search, run_steps
-from tombola.network import FrozenNetwork
+from tombola.networks.network import FrozenNetwork
+from tombola.networks.teacher import Teacher, make_teacher, usual_objective
 from tombola.objectives import OBJECTIVES, Objective
-from tombola.parts import COUNT, POSITIVE, one_of, option
-from tombola.problem import Problem
-from tombola.schedules import one_cycle
-from tombola.selection import Density
-from tombola.teacher import Teacher, make_teacher, usual_objective
 
 # Steps of the published searches, short and long (20 and 160 epochs of CIFAR), and when their learning rates drop.
 PUBLISHED_DROPS = {1_960: 1_568, 15_680: 13_622}
@@ -176,7 +177,7 @@ class CTS(Finder):
             problem.feed,
             problem.runtime,
             self.objective.asks_outputs,
-            problem.teacher_stage(),
+            problem.teacher_entry(),
             by_batch=self.teacher == "batch",
         )
         problem.progress.say(f"teacher: {teacher.how}")
@@ -186,7 +187,7 @@ class CTS(Finder):
         """Cut: keep the k largest logits, and look at what that made of the soft masks."""
         assert self.objective is not None
         mask, cost, logits, rows = search.top(), search.meter.read(), search.logits, problem.entry.rows()
-        seen = problem.looked_at()
+        seen = problem.probe_batches()
         unseen = list(islice(problem.held_out.epoch(0), diagnostics.BATCHES)) if problem.held_out else []
         outcome = diagnostics.Outcome(
             name=self.objective.name,

@@ -9,19 +9,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tombola.allocation import ALLOCATIONS, Allocation, Uniform
-from tombola.cost import Cost, Meter
+from tombola.core.allocation import ALLOCATIONS, Allocation, Uniform
+from tombola.core.cost import Cost, Meter
+from tombola.core.flat import Layout
+from tombola.core.parts import COUNT, POSITIVE, option
+from tombola.core.seeds import generator
+from tombola.core.selection import Density, Selection
 from tombola.data import Item
 from tombola.errors import SearchError
 from tombola.finders.base import ALLOCATION_HELP, Drawn, Finder, Needs, drawn
+from tombola.finders.gates import Gates
+from tombola.finders.problem import Problem
 from tombola.finders.search import RECORD_EVERY, run_steps
-from tombola.flat import Layout
-from tombola.gates import Gates
-from tombola.network import FrozenNetwork
-from tombola.parts import COUNT, POSITIVE, option
-from tombola.problem import Problem
-from tombola.seeds import generator
-from tombola.selection import Density, Selection
+from tombola.networks.network import FrozenNetwork
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
 

@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tombola.finders.along import Along, falling_share
+from tombola.core.parts import COUNT, one_of, option
+from tombola.core.selection import Density, Selection
 from tombola.finders.base import Drawn, drawn
-from tombola.masking import by_canonical_name
-from tombola.parts import COUNT, one_of, option
-from tombola.problem import Problem
-from tombola.selection import Density, Selection
-from tombola.task import Task
-from tombola.training import Companion
+from tombola.finders.problem import Problem
+from tombola.finders.training_finder import TrainingFinder, falling_share
+from tombola.networks.masking import by_canonical_name
+from tombola.networks.task import Task
+from tombola.training import TrainingCallback
 
 
 def cubic(density: float, done: float) -> float:
@@ -37,7 +37,7 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {"cubic": cubic, "geomet
 
 
 @dataclass(frozen=True)
-class Gradual(Along):
+class Gradual(TrainingFinder):
     """Prunes the smallest weights little by little, and ends with the masked weights of a trained network.
 
     Pruned weights stay at zero; the ticket is rewound. Source: Zhu and Gupta 2017 (the cubic schedule).
@@ -60,14 +60,14 @@ class Gradual(Along):
         """Return the ticket of one density, along a training."""
         selection = self.selection(problem, density)
         pruning = Pruning(self, selection)
-        trained = problem.accompany(pruning, problem.entry, self.name, self.epochs)
+        trained = problem.fit_with(pruning, problem.entry, self.name, self.epochs)
         # The weights that are left, by their size; those pruned early rank no lower than those pruned late.
         scores = problem.layout.flatten(problem.values_of(trained)).abs().masked_fill(~pruning.mask.cpu(), -torch.inf)
         mask = selection.keep(selection.groups.reduce(scores))
-        return drawn(self, problem, density, mask, scores, trained.cost - problem.spent)
+        return drawn(self, problem, density, mask, scores, trained.cost - problem.cost_so_far)
 
 
-class Pruning(Companion):
+class Pruning(TrainingCallback):
     """A mask that loses its smallest weights as the training goes on."""
 
     def __init__(self, finder: Gradual, selection: Selection) -> None:

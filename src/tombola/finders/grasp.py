@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tombola.core.double_backward import twice_differentiable
+from tombola.core.parts import POSITIVE, option
 from tombola.errors import UsageError
-from tombola.finders.saliency import SaliencyOnBatches, Sight
-from tombola.objectives import View
-from tombola.parts import POSITIVE, option
-from tombola.twice import twice_differentiable
+from tombola.finders.saliency import SaliencyOnBatches, ScoringContext
+from tombola.objectives import MaskedBatch
 
 
 @dataclass(frozen=True)
@@ -25,28 +25,28 @@ class GraSP(SaliencyOnBatches):
     version: ClassVar[int] = 2
     temperature: float = option(200.0, "temperature by which grasp divides outputs", must=POSITIVE, group="search")
 
-    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+    def scores(self, context: ScoringContext, mask: Tensor) -> Tensor:
         """Return θ ⊙ Hg at the pruned network."""
-        weights = (mask * sight.network.weights).detach().requires_grad_()
+        weights = (mask * context.network.weights).detach().requires_grad_()
         gradients: list[Tensor] = []
-        for view in sight.views(mask):
-            gradients.append(self._gradient(sight, weights, view, create_graph=False))
+        for view in context.views(mask):
+            gradients.append(self._gradient(context, weights, view, create_graph=False))
         mean = torch.stack(gradients).mean(dim=0).detach()
         product = torch.zeros_like(weights)
-        for view in sight.views(mask):
-            inner = (self._gradient(sight, weights, view, create_graph=True) * mean).sum()
+        for view in context.views(mask):
+            inner = (self._gradient(context, weights, view, create_graph=True) * mean).sum()
             product = product + torch.autograd.grad(inner, weights)[0]
-        sight.count(2, 5)
-        return weights * product / len(sight.items)
+        context.count(2, 5)
+        return weights * product / len(context.items)
 
-    def _gradient(self, sight: Sight, weights: Tensor, view: View, create_graph: bool) -> Tensor:
+    def _gradient(self, context: ScoringContext, weights: Tensor, view: MaskedBatch, create_graph: bool) -> Tensor:
         with twice_differentiable():
-            output = sight.network.under(weights, view.batch)
+            output = context.network.under(weights, view.batch)
         if not isinstance(output, Tensor):
             raise UsageError(
                 f"{self.name} divides outputs by a temperature and needs them to be tensors", option="finder"
             )
-        loss = sight.problem.task.loss(output / self.temperature, view.batch)
+        loss = context.problem.task.loss(output / self.temperature, view.batch)
         return torch.autograd.grad(loss, weights, create_graph=create_graph)[0]
 
 
@@ -56,6 +56,6 @@ class GraSPMagnitude(GraSP):
 
     name: ClassVar[str] = "grasp-magnitude"
 
-    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+    def scores(self, context: ScoringContext, mask: Tensor) -> Tensor:
         """Return |θ ⊙ Hg| at the pruned network."""
-        return super().scores(sight, mask).abs()
+        return super().scores(context, mask).abs()

@@ -9,20 +9,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tombola import concrete, diagnostics
-from tombola.concrete import RELAXATION_HELP, RELAXATIONS, Concrete, Relaxation
-from tombola.controllers import CONTROLLER_HELP, CONTROLLERS, Controller, Figures, ProportionalBalance
+from tombola.core import concrete
+from tombola.core.concrete import RELAXATION_HELP, RELAXATIONS, Concrete, Relaxation
+from tombola.core.controllers import CONTROLLER_HELP, CONTROLLERS, Controller, Figures, ProportionalBalance
+from tombola.core.parts import POSITIVE, option
+from tombola.core.selection import Density, Selection
 from tombola.errors import SearchError
-from tombola.finders.along import Along, falling_share
+from tombola.finders import diagnostics
 from tombola.finders.balance import Balance, start_logits
 from tombola.finders.base import Drawn, drawn
-from tombola.gates import Gates, Sampled
-from tombola.network import GatedNetwork
-from tombola.parts import POSITIVE, option
-from tombola.problem import Problem
-from tombola.selection import Density, Selection
-from tombola.task import Batch, Output, Task
-from tombola.training import Companion
+from tombola.finders.gates import Gates, Sampled
+from tombola.finders.problem import Problem
+from tombola.finders.training_finder import TrainingFinder, falling_share
+from tombola.networks.network import GatedNetwork
+from tombola.networks.task import Batch, Output, Task
+from tombola.training import TrainingCallback
 
 # Where the gates start: a logit of 3, which is nearly the density that the falling target starts from.
 START_LOGIT, START_DENSITY = 3.0, 0.95
@@ -32,7 +33,7 @@ CLOSED_SHARE, OPEN_LOGIT = 0.02, 5.0
 
 
 @dataclass(frozen=True)
-class Joint(Along):
+class Joint(TrainingFinder):
     """Trains the network under masks sampled from its logits, the weights by the recipe and the logits by Adam.
 
     The wanted density falls geometrically from 95 % over `share` of one training, and stays. The objective is the
@@ -64,10 +65,10 @@ class Joint(Along):
         """Return the ticket of one density, along a training."""
         selection = self.selection(problem, density)
         search = JointSearch(self, problem, selection)
-        trained = problem.accompany(search, problem.entry, self.name, self.epochs)
+        trained = problem.fit_with(search, problem.entry, self.name, self.epochs)
         logits = search.logits
         warnings = diagnostics.missed_density(concrete.expected_density(logits), selection.kept / problem.layout.total)
-        scores, cost = selection.groups.expand(logits), trained.cost - problem.spent
+        scores, cost = selection.groups.expand(logits), trained.cost - problem.cost_so_far
         return drawn(self, problem, density, selection.keep(logits), scores, cost, warnings=warnings)
 
 
@@ -76,7 +77,7 @@ def reach(density: float) -> tuple[float, float]:
     return concrete.logit(density * CLOSED_SHARE), max(OPEN_LOGIT, concrete.logit((1 + density) / 2))
 
 
-class JointSearch(Companion):
+class JointSearch(TrainingCallback):
     """Logits that learn beside the weights."""
 
     def __init__(self, finder: Joint, problem: Problem, selection: Selection) -> None:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from tombola.core.parts import NATURAL, option
+from tombola.finders.problem import Problem
 from tombola.finders.rewinding import LTR, Round
-from tombola.parts import NATURAL, option
-from tombola.problem import Problem
 from tombola.training import State
 
 

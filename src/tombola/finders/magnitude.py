@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from tombola.finders.problem import Problem
 from tombola.finders.ranked import Ranked
-from tombola.problem import Problem
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tombola.core.seeds import generator
+from tombola.finders.problem import Problem
 from tombola.finders.ranked import Ranked
-from tombola.problem import Problem
-from tombola.seeds import generator
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tombola.cost import Meter
+from tombola.core.cost import Meter
+from tombola.core.selection import Density
 from tombola.finders.base import Drawn, Finder, drawn
-from tombola.problem import Problem
-from tombola.selection import Density
+from tombola.finders.problem import Problem
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tombola.cost import Cost
-from tombola.finders.along import REWINDS
+from tombola.core.cost import Cost
+from tombola.core.parts import INSIDE, option
+from tombola.core.selection import Density, Selection
 from tombola.finders.base import Drawn, Finder, Needs, drawn
-from tombola.parts import INSIDE, option
-from tombola.problem import Problem
-from tombola.selection import Density, Selection
+from tombola.finders.problem import Problem
+from tombola.finders.training_finder import REWINDS
 from tombola.ticket import Ticket
 from tombola.training import State
 
@@ -53,7 +53,7 @@ class LTR(Finder):
         scores = self._scores(problem, done)
         mask = selection.keep(selection.groups.reduce(scores))
         # What `drawn` adds, the way to the weights, is part of the descent's cost already.
-        return drawn(self, problem, density, mask, scores, done.cost - problem.spent, self.start(problem, done))
+        return drawn(self, problem, density, mask, scores, done.cost - problem.cost_so_far, self.start(problem, done))
 
     def _after(self, selection: Selection, number: int) -> Selection:
         """Return what is kept after some rounds, no density below the wanted one."""

@@ -11,23 +11,23 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tombola.cost import Meter
+from tombola.core.cost import Meter
+from tombola.core.double_backward import twice_differentiable
+from tombola.core.parts import COUNT, INSIDE, POSITIVE, option
+from tombola.core.seeds import generator
+from tombola.core.selection import Density, Selection
 from tombola.data import Item, forever
 from tombola.errors import SearchError
 from tombola.finders.base import Drawn, Finder, Needs, drawn
 from tombola.finders.cts import OBJECTIVE_HELP, OBJECTIVE_UNSET, default_objective
-from tombola.network import FrozenNetwork
-from tombola.objectives import OBJECTIVES, Objective, View
-from tombola.parts import COUNT, INSIDE, POSITIVE, option
-from tombola.problem import Problem
-from tombola.seeds import generator
-from tombola.selection import Density, Selection
-from tombola.teacher import Teacher, make_teacher
-from tombola.twice import twice_differentiable
+from tombola.finders.problem import Problem
+from tombola.networks.network import FrozenNetwork
+from tombola.networks.teacher import Teacher, make_teacher
+from tombola.objectives import OBJECTIVES, MaskedBatch, Objective
 
 
 @dataclass(frozen=True)
-class Sight:
+class ScoringContext:
     """What a saliency may look at: a network on batch statistics, batches, and the meter that counts their samples."""
 
     problem: Problem
@@ -36,11 +36,11 @@ class Sight:
     meter: Meter
     teacher: Teacher | None = None
 
-    def views(self, mask: Tensor) -> Iterator[View]:
+    def views(self, mask: Tensor) -> Iterator[MaskedBatch]:
         """Give each batch seen under a flat mask (d,)."""
         for item in self.items:
             batch = self.problem.runtime.move(item.batch)
-            yield View(self.network, self.problem.task, mask, item, batch, self.teacher)
+            yield MaskedBatch(self.network, self.problem.task, mask, item, batch, self.teacher)
 
     def count(self, forward: int, backward: int) -> None:
         """Count passes of all batches; differentiating a gradient once more costs three further backward passes."""
@@ -71,32 +71,32 @@ class Saliency(Finder):
         """Return what it needs of a run."""
         return Needs(samples=self.batch_size)
 
-    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+    def scores(self, context: ScoringContext, mask: Tensor) -> Tensor:
         """Return one score for each weight (d,), at the network pruned by a flat mask of zeros and ones."""
         raise NotImplementedError
 
-    def facts(self, sight: Sight, mask: Tensor) -> dict[str, Any]:
+    def facts(self, context: ScoringContext, mask: Tensor) -> dict[str, Any]:
         """Return further fields of the provenance of a ticket with a flat mask."""
         return {}
 
-    def sight(self, problem: Problem, meter: Meter) -> Sight:
+    def context(self, problem: Problem, meter: Meter) -> ScoringContext:
         """Return the network and the batches that scores are computed on."""
         raise NotImplementedError
 
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density."""
         meter, selection = Meter(), self.selection(problem, density)
-        sight, groups = self.sight(problem, meter), selection.groups
-        kept = torch.ones(problem.layout.total, dtype=torch.bool, device=sight.network.weights.device)
+        context, groups = self.context(problem, meter), selection.groups
+        kept = torch.ones(problem.layout.total, dtype=torch.bool, device=context.network.weights.device)
         with problem.progress.track(self.name, self.rounds) as tracker:
             for number in range(1, self.rounds + 1):
-                scores = self._checked(self.scores(sight, kept.to(sight.network.weights.dtype)), problem)
+                scores = self._checked(self.scores(context, kept.to(context.network.weights.dtype)), problem)
                 allowed = torch.ones_like(kept) if self.revives else kept
                 scores = scores.masked_fill(~allowed, -torch.inf)
                 kept = allowed & _on_the_way(selection, number / self.rounds).keep(groups.reduce(scores))
                 tracker.update(number)
         cost = meter.read()
-        return drawn(self, problem, density, kept, scores, cost, **self.facts(sight, kept))
+        return drawn(self, problem, density, kept, scores, cost, **self.facts(context, kept))
 
     def _checked(self, scores: Tensor, problem: Problem) -> Tensor:
         scores = scores.detach()
@@ -128,20 +128,22 @@ class SaliencyOnBatches(Saliency):
         """Return what it needs of a run."""
         return Needs(samples=self.batch_size, batches=self.batches, task=("loss",))
 
-    def sight(self, problem: Problem, meter: Meter) -> Sight:
+    def context(self, problem: Problem, meter: Meter) -> ScoringContext:
         """Return the network and the batches that scores are computed on."""
-        return Sight(problem, _on_batch_statistics(problem), list(islice(forever(problem.feed), self.batches)), meter)
+        return ScoringContext(
+            problem, _on_batch_statistics(problem), list(islice(forever(problem.feed), self.batches)), meter
+        )
 
 
-def _loss_gradient(sight: Sight, mask: Tensor) -> tuple[Tensor, Tensor]:
+def _loss_gradient(context: ScoringContext, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return the masked weights, a leaf, and the gradient of the loss with respect to them, mean over batches."""
-    weights = (mask * sight.network.weights).detach().requires_grad_()
+    weights = (mask * context.network.weights).detach().requires_grad_()
     total = torch.zeros_like(weights)
     with torch.enable_grad():
-        for view in sight.views(mask):
-            loss = sight.problem.task.loss(sight.network.under(weights, view.batch), view.batch)
+        for view in context.views(mask):
+            loss = context.problem.task.loss(context.network.under(weights, view.batch), view.batch)
             total = total + torch.autograd.grad(loss, weights)[0]
-    return weights, total / len(sight.items)
+    return weights, total / len(context.items)
 
 
 @dataclass(frozen=True)
@@ -153,10 +155,10 @@ class SNIP(SaliencyOnBatches):
 
     name: ClassVar[str] = "snip"
 
-    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+    def scores(self, context: ScoringContext, mask: Tensor) -> Tensor:
         """Return |θ ⊙ ∂L/∂θ| at the pruned network."""
-        weights, gradient = _loss_gradient(sight, mask)
-        sight.count(1, 1)
+        weights, gradient = _loss_gradient(context, mask)
+        context.count(1, 1)
         return (weights * gradient).abs()
 
 
@@ -171,11 +173,11 @@ class FORCE(SaliencyOnBatches):
     revives: ClassVar[bool] = True
     rounds: int = option(60, ROUNDS, must=COUNT, group="rivals")
 
-    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+    def scores(self, context: ScoringContext, mask: Tensor) -> Tensor:
         """Return |θ ⊙ ∂L/∂θ̄|, θ̄ the pruned weights."""
-        _, gradient = _loss_gradient(sight, mask)
-        sight.count(1, 1)
-        return (sight.network.weights * gradient).abs()
+        _, gradient = _loss_gradient(context, mask)
+        context.count(1, 1)
+        return (context.network.weights * gradient).abs()
 
 
 @dataclass(frozen=True)
@@ -199,28 +201,28 @@ class ProsPr(Saliency):
         """Return what it needs of a run."""
         return Needs(samples=self.batch_size, batches=self.training_steps + 1, task=("loss",))
 
-    def sight(self, problem: Problem, meter: Meter) -> Sight:
+    def context(self, problem: Problem, meter: Meter) -> ScoringContext:
         """Return one batch for each step, and one for the loss after them."""
         network = _on_batch_statistics(problem)
-        return Sight(problem, network, list(islice(forever(problem.feed), self.training_steps + 1)), meter)
+        return ScoringContext(problem, network, list(islice(forever(problem.feed), self.training_steps + 1)), meter)
 
-    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+    def scores(self, context: ScoringContext, mask: Tensor) -> Tensor:
         """Return |∂L(θ_M)/∂m|."""
         gate = mask.detach().clone().requires_grad_()
-        weights, others = gate * sight.network.weights, sight.network.other_parameters()
-        *training, last = sight.views(mask)
+        weights, others = gate * context.network.weights, context.network.other_parameters()
+        *training, last = context.views(mask)
         for view in training:
             with twice_differentiable():
-                loss = sight.problem.task.loss(sight.network.under(weights, view.batch, others), view.batch)
+                loss = context.problem.task.loss(context.network.under(weights, view.batch, others), view.batch)
             found = torch.autograd.grad(loss, [weights, *others.values()], create_graph=True, materialize_grads=True)
             # What an earlier round has pruned stays zero.
             weights = weights - self.training_rate * mask * found[0]
             steps = zip(others.items(), found[1:], strict=True)
             others = {name: value - self.training_rate * step for (name, value), step in steps}
-        loss = sight.problem.task.loss(sight.network.under(weights, last.batch, others), last.batch)
+        loss = context.problem.task.loss(context.network.under(weights, last.batch, others), last.batch)
         (score,) = torch.autograd.grad(loss, gate)
-        replace(sight, items=sight.items[:-1]).count(1, 4)
-        replace(sight, items=sight.items[-1:]).count(1, 1)
+        replace(context, items=context.items[:-1]).count(1, 4)
+        replace(context, items=context.items[-1:]).count(1, 1)
         return score.abs()
 
 
@@ -267,9 +269,9 @@ class ObjectiveSaliency(SaliencyOnBatches):
         assert self.objective is not None
         return self.objective
 
-    def sight(self, problem: Problem, meter: Meter) -> Sight:
+    def context(self, problem: Problem, meter: Meter) -> ScoringContext:
         """Return what other saliencies see, and the dense network where the objective asks for it."""
-        found, objective = super().sight(problem, meter), self._objective()
+        found, objective = super().context(problem, meter), self._objective()
         teacher = None
         if objective.asks_outputs or objective.asks_network:
             # Without a table: a few batches are asked for, not all the data.
@@ -277,23 +279,23 @@ class ObjectiveSaliency(SaliencyOnBatches):
                 problem.network(), problem.layout, problem.task, problem.feed, problem.runtime, keep_outputs=False
             )
             meter.count(forward=teacher.forward)  # for its statistics
-        return Sight(problem, found.network, found.items, meter, teacher)
+        return ScoringContext(problem, found.network, found.items, meter, teacher)
 
-    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+    def scores(self, context: ScoringContext, mask: Tensor) -> Tensor:
         """Return |∂R/∂m| at a mask a little below the given one."""
-        noise = torch.rand(mask.shape, generator=generator(sight.problem.seed, "saliency"), dtype=mask.dtype)
+        noise = torch.rand(mask.shape, generator=generator(context.problem.seed, "saliency"), dtype=mask.dtype)
         gate = (mask * (1 - self.perturbation * noise.to(mask.device))).requires_grad_()
         objective, total = self._objective(), torch.zeros_like(mask)
-        before = sight.teacher.forward if sight.teacher else 0
-        for view in sight.views(gate):
+        before = context.teacher.forward if context.teacher else 0
+        for view in context.views(gate):
             total = total + torch.autograd.grad(objective(view), gate)[0]
-        sight.count(objective.forward, objective.backward)
-        sight.meter.count(forward=sight.teacher.forward - before if sight.teacher else 0)
-        return (total / len(sight.items)).abs()
+        context.count(objective.forward, objective.backward)
+        context.meter.count(forward=context.teacher.forward - before if context.teacher else 0)
+        return (total / len(context.items)).abs()
 
-    def facts(self, sight: Sight, mask: Tensor) -> dict[str, Any]:
+    def facts(self, context: ScoringContext, mask: Tensor) -> dict[str, Any]:
         """Return the objective's value for the ticket, on the batches on which CTS looks at its own."""
-        objective, problem = self._objective(), sight.problem
-        seen = replace(sight, items=problem.looked_at())
-        values = [float(objective(view).detach()) for view in seen.views(mask.to(sight.network.weights.dtype))]
+        objective, problem = self._objective(), context.problem
+        seen = replace(context, items=problem.probe_batches())
+        values = [float(objective(view).detach()) for view in seen.views(mask.to(context.network.weights.dtype))]
         return {"objective": {"name": objective.name, "hard": sum(values) / len(values)}}

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from tombola import concrete
-from tombola.cost import Cost, Meter
+from tombola.core import concrete
+from tombola.core.cost import Cost, Meter
+from tombola.core.seeds import GlobalState, seeded
+from tombola.core.selection import Selection
 from tombola.data import Item, forever
 from tombola.errors import SearchError
 from tombola.finders.balance import Balance, at_density, start_logits
-from tombola.gates import Gates, Sampled
-from tombola.network import FrozenNetwork
-from tombola.objectives import View
-from tombola.problem import Problem
-from tombola.seeds import GlobalState, seeded
-from tombola.selection import Selection
-from tombola.teacher import Teacher
+from tombola.finders.gates import Gates, Sampled
+from tombola.finders.problem import Problem
+from tombola.networks.network import FrozenNetwork
+from tombola.networks.teacher import Teacher
+from tombola.objectives import MaskedBatch
 
 if TYPE_CHECKING:
     from tombola.finders.cts import CTS
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RECORD_EVERY = 20
 
 
-class Steps(Protocol):
+class ResumableSearch(Protocol):
     """A search that goes on step by step."""
 
     step: int
@@ -43,7 +43,7 @@ class Steps(Protocol):
         """Continue from an earlier `state()`."""
 
 
-def run_steps(search: Steps, steps: int, problem: Problem, name: str = "loss") -> None:
+def run_steps(search: ResumableSearch, steps: int, problem: Problem, name: str = "loss") -> None:
     """Take the steps of a search, from where the checkpoint of the problem's entry left it; name: of its objective."""
     device, entry = problem.runtime.device, problem.entry
     with seeded(problem.seed, "search", device=device):
@@ -147,7 +147,7 @@ class Search:
         size = self._problem.task.samples(batch)
         objective = self._objective_part
         before = teacher.forward if teacher else 0
-        value = objective(View(self.network, self._problem.task, mask, item, batch, teacher))
+        value = objective(MaskedBatch(self.network, self._problem.task, mask, item, batch, teacher))
         recomputed = teacher.forward - before if teacher else 0
         self.meter.count(forward=size * objective.forward + recomputed, backward=size * objective.backward)
         return value

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tombola.cost import Meter
+from tombola.core.cost import Meter
+from tombola.core.parts import COUNT, option
 from tombola.data import Item
 from tombola.errors import UsageError
-from tombola.finders.saliency import ROUNDS, Saliency, Sight
-from tombola.network import FrozenNetwork, statistics_modules
-from tombola.parts import COUNT, option
-from tombola.problem import Problem
+from tombola.finders.problem import Problem
+from tombola.finders.saliency import ROUNDS, Saliency, ScoringContext
+from tombola.networks.network import FrozenNetwork, statistics_modules
 
 
 @dataclass(frozen=True)
@@ -29,23 +29,23 @@ class SynFlow(Saliency):
     version: ClassVar[int] = 2
     rounds: int = option(100, ROUNDS, must=COUNT, group="rivals")
 
-    def sight(self, problem: Problem, meter: Meter) -> Sight:
+    def context(self, problem: Problem, meter: Meter) -> ScoringContext:
         """Return the network with absolute values, and one input of ones in place of data."""
         model = problem.network().double()
         _make_absolute_(model)
         network = FrozenNetwork(model, problem.layout, problem.task, problem.runtime.in_full_precision())
         first = next(iter(problem.feed.epoch(0)))
-        return Sight(problem, network, [Item(_one_of_ones(first.batch))], meter)
+        return ScoringContext(problem, network, [Item(_one_of_ones(first.batch))], meter)
 
-    def scores(self, sight: Sight, mask: Tensor) -> Tensor:
+    def scores(self, context: ScoringContext, mask: Tensor) -> Tensor:
         """Return |θ ⊙ ∂R/∂θ| at the pruned network."""
-        weights = (mask * sight.network.weights).detach().requires_grad_()
-        (view,) = sight.views(mask)
-        output = sight.network.under(weights, view.batch)
+        weights = (mask * context.network.weights).detach().requires_grad_()
+        (view,) = context.views(mask)
+        output = context.network.under(weights, view.batch)
         if not isinstance(output, Tensor):
             raise UsageError(f"{self.name} sums outputs and needs them to be tensors", option="finder")
         (gradient,) = torch.autograd.grad(output.sum(), weights)
-        sight.count(1, 1)
+        context.count(1, 1)
         return (weights * gradient).abs()
 
 

@@ -1,11 +1,11 @@
 """What makes a mask good: the objectives R of a masked network f_z, all minimised (arXiv 2512.07142)."""
 
+from tombola.core.written import Family
 from tombola.objectives.base import Objective, OwnObjective
 from tombola.objectives.features import FeatureMSE
 from tombola.objectives.gradients import GradMatch, GradNorm
+from tombola.objectives.masked_batch import MaskedBatch
 from tombola.objectives.outputs import DeltaLoss, ForwardKL, Loss, ReverseKL
-from tombola.objectives.view import View
-from tombola.written import Family
 
 OBJECTIVES: Family[Objective] = Family(
     "objective",
@@ -22,7 +22,7 @@ __all__ = [
     "GradMatch",
     "GradNorm",
     "Loss",
+    "MaskedBatch",
     "Objective",
     "ReverseKL",
-    "View",
 ]

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tombola.network import FrozenNetwork
-from tombola.objectives.view import View
-from tombola.parts import Part
-from tombola.plugins import code_of
+from tombola.core.parts import Part
+from tombola.core.plugins import code_of
+from tombola.networks.network import FrozenNetwork
+from tombola.objectives.masked_batch import MaskedBatch
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Objective(Part):
     forward: ClassVar[int] = 1
     backward: ClassVar[int] = 1
 
-    def __call__(self, view: View) -> Tensor:
+    def __call__(self, view: MaskedBatch) -> Tensor:
         """Return R, a scalar, differentiable in the view's mask."""
         raise NotImplementedError
 
@@ -43,7 +43,7 @@ class OwnObjective(Objective):
     """
 
     name: str = ""  # type: ignore[misc]
-    function: Callable[[View], Tensor] | None = field(default=None, repr=False, compare=False)
+    function: Callable[[MaskedBatch], Tensor] | None = field(default=None, repr=False, compare=False)
     code: str = field(default="", compare=False)
     asks_outputs: ClassVar[bool] = True
     asks_task: ClassVar[tuple[str, ...]] = ()
@@ -53,7 +53,7 @@ class OwnObjective(Objective):
         """Return the objective of a function and its MODULE:FUNCTION."""
         return cls(name, function, code_of(function))
 
-    def __call__(self, view: View) -> Tensor:
+    def __call__(self, view: MaskedBatch) -> Tensor:
         """Return the function's value."""
         assert self.function is not None
         return self.function(view)

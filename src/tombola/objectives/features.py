@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tombola.network import FrozenNetwork
-from tombola.numeric import at_least_float32
+from tombola.core.numeric import at_least_float32
+from tombola.core.parts import option
+from tombola.networks.network import FrozenNetwork
 from tombola.objectives.base import Objective
 from tombola.objectives.gradients import SMALLEST_SPREAD
-from tombola.objectives.view import View
-from tombola.parts import option
+from tombola.objectives.masked_batch import MaskedBatch
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FeatureMSE(Objective):
         group="search",
     )
 
-    def __call__(self, view: View) -> Tensor:
+    def __call__(self, view: MaskedBatch) -> Tensor:
         """Return the mean over layers."""
         with view.network.capture(self.features) as sparse:
             sparse_output = view.network.under(view.mask * view.network.weights, view.batch)

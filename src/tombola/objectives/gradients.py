@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tombola.objectives.base import Objective
-from tombola.objectives.view import View
+from tombola.objectives.masked_batch import MaskedBatch
 
 # Keeps a tensor without spread, such as the gradient of an empty layer, from dividing by zero.
 SMALLEST_SPREAD = 1e-12
@@ -20,7 +20,7 @@ class GradNorm(Objective):
     name: ClassVar[str] = "grad-norm"
     backward: ClassVar[int] = 4
 
-    def __call__(self, view: View) -> Tensor:
+    def __call__(self, view: MaskedBatch) -> Tensor:
         """Return -‖∇_θ loss(f_z)‖₂ over all parameters."""
         found: Tensor = -torch.linalg.vector_norm(view.gradient(view.network, view.mask, every_parameter=True))
         return found
@@ -35,7 +35,7 @@ class GradMatch(Objective):
     forward: ClassVar[int] = 2
     backward: ClassVar[int] = 5
 
-    def __call__(self, view: View) -> Tensor:
+    def __call__(self, view: MaskedBatch) -> Tensor:
         """Return the mean over prunable tensors of the MSE between the standardised gradients."""
         sparse = view.network.layout.views(view.gradient(view.network, view.mask))
         dense = view.network.layout.views(view.gradient(view.teacher.network, None))

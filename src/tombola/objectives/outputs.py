@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from tombola.objectives.base import Objective
-from tombola.objectives.view import View
+from tombola.objectives.masked_batch import MaskedBatch
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Loss(Objective):
 
     name: ClassVar[str] = "loss"
 
-    def __call__(self, view: View) -> Tensor:
+    def __call__(self, view: MaskedBatch) -> Tensor:
         """Return loss(f_z)."""
         return view.task.loss(view.sparse, view.batch)
 
@@ -27,7 +27,7 @@ class DeltaLoss(Objective):
     name: ClassVar[str] = "delta-loss"
     asks_outputs: ClassVar[bool] = True
 
-    def __call__(self, view: View) -> Tensor:
+    def __call__(self, view: MaskedBatch) -> Tensor:
         """Return |loss(f_z) / loss(f) - 1|."""
         return (view.task.loss(view.sparse, view.batch) / view.task.loss(view.dense, view.batch) - 1).abs()
 
@@ -40,7 +40,7 @@ class ReverseKL(Objective):
     asks_outputs: ClassVar[bool] = True
     asks_task: ClassVar[tuple[str, ...]] = ("divergence",)
 
-    def __call__(self, view: View) -> Tensor:
+    def __call__(self, view: MaskedBatch) -> Tensor:
         """Return KL( softmax f_z || softmax f ), batch mean."""
         return view.task.divergence(view.sparse, view.dense, view.batch)
 
@@ -53,6 +53,6 @@ class ForwardKL(Objective):
     asks_outputs: ClassVar[bool] = True
     asks_task: ClassVar[tuple[str, ...]] = ("divergence",)
 
-    def __call__(self, view: View) -> Tensor:
+    def __call__(self, view: MaskedBatch) -> Tensor:
         """Return KL( softmax f || softmax f_z ), batch mean."""
         return view.task.divergence(view.dense, view.sparse, view.batch)

@@ -5,15 +5,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tombola.cell import resolve
-from tombola.config import RunConfig, lay_over, short_forms, start
+from tombola.core.selection import Density
 from tombola.errors import UsageError
 from tombola.finders import FINDERS, needs_of
-from tombola.selection import Density
+from tombola.runs.cell import resolve
+from tombola.runs.config import RunConfig, lay_over, short_forms, start
 
 
 @dataclass(frozen=True)
-class Member:
+class StudyCell:
     """One cell of a study. label: the finder as it was asked for, with the options that set it apart."""
 
     label: str
@@ -28,7 +28,7 @@ class Member:
 
 def plan(
     layers: Sequence[Mapping[str, Any]], finders: Sequence[str], densities: Sequence[Density], seeds: int
-) -> list[Member]:
+) -> list[StudyCell]:
     """Return the cells of a study, seeds outermost, so that a study stopped early has whole rows.
 
     layers: values that all cells have in common, the later over the earlier; their seed is the first of `seeds`. What
@@ -45,7 +45,7 @@ def plan(
     _check_shared(layers[-1], finders)
     variants = {label: _variant(layers, label) for label in finders}
     members = [
-        Member(label, replace(variant, density=density, seed=variant.seed + number))
+        StudyCell(label, replace(variant, density=density, seed=variant.seed + number))
         for number in range(seeds)
         for density in densities
         for label, variant in variants.items()

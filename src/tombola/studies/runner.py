@@ -5,40 +5,40 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tombola.config import RunConfig
+from tombola.core.progress import Progress
 from tombola.data import shared
-from tombola.dynamics import follow
 from tombola.errors import in_words
-from tombola.files import write_json
-from tombola.pipeline import run
-from tombola.progress import Progress
-from tombola.rundir import check_out
-from tombola.studies.plan import Member
+from tombola.runs.config import RunConfig
+from tombola.runs.pipeline import run
+from tombola.runs.rundir import check_out
+from tombola.storage.files import write_json
+from tombola.studies.dynamics import follow
+from tombola.studies.plan import StudyCell
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of a cell: its result, or why there is none."""
 
-    member: Member
+    member: StudyCell
     values: Mapping[str, Any] | None
     failure: str = ""
 
 
-Reading = Callable[[RunConfig, Path, Path, Progress], Mapping[str, Any]]
+Measurement = Callable[[RunConfig, Path, Path, Progress], Mapping[str, Any]]
 
 
 def read_dynamics(config: RunConfig, directory: Path, out: Path, progress: Progress) -> Mapping[str, Any]:
-    """Return how a run's ticket follows the dense network in training (`tombola.dynamics`)."""
+    """Return how a run's ticket follows the dense network in training (`tombola.studies.dynamics`)."""
     return {"dynamics": [asdict(moment) for moment in follow(config, directory, out, progress)]}
 
 
 def run_all(
-    members: Sequence[Member],
+    members: Sequence[StudyCell],
     out: Path,
     progress: Progress,
     seen: Callable[[list[Outcome]], None] = lambda _: None,
-    readings: Sequence[Reading] = (),
+    readings: Sequence[Measurement] = (),
 ) -> list[Outcome]:
     """Run the cells one after another and return what became of each; what was run before is not run again.
 
@@ -58,11 +58,11 @@ def run_all(
 
 
 def _run_each(
-    members: Sequence[Member],
+    members: Sequence[StudyCell],
     out: Path,
     progress: Progress,
     seen: Callable[[list[Outcome]], None],
-    readings: Sequence[Reading],
+    readings: Sequence[Measurement],
 ) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for number, member in enumerate(members, start=1):

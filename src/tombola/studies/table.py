@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from tombola.files import write_bytes, write_json
-from tombola.statistics import Difference, Summary, compare_paired, holm, summarise
+from tombola.storage.files import write_bytes, write_json
 from tombola.studies.runner import Outcome, failures
+from tombola.studies.statistics import Difference, Summary, compare_paired, holm, summarise
 
 
 @dataclass(frozen=True)

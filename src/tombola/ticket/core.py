@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tombola.errors import UsageError
-from tombola.masking import Attachment, check_masks, pruned_of, zero_
+from tombola.networks.masking import Attachment, check_masks, pruned_of, zero_
 from tombola.ticket import file
 from tombola.ticket.bits import Bits
 from tombola.ticket.provenance import Provenance

@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from tombola.digests import check_digest
 from tombola.errors import UsageError
-from tombola.files import write_bytes
+from tombola.storage.digests import check_digest
+from tombola.storage.files import write_bytes
 from tombola.ticket.bits import Bits
 from tombola.ticket.provenance import Provenance
 

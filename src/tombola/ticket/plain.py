@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import UsageError
-from tombola.masking import state_names
+from tombola.networks.masking import state_names
 from tombola.ticket.core import Ticket
 
 

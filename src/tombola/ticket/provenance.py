@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
-from tombola.cost import Cost
+from tombola.core.cost import Cost
 from tombola.errors import UsageError
 
 

@@ -1,25 +1,25 @@
 """Training: the recipe, the one loop, and training functions of the user's own."""
 
-from tombola.training.companion import Companion
-from tombola.training.lesson import Fit, Lesson
+from tombola.training.callback import TrainingCallback
 from tombola.training.loop import VERSION, fit
 from tombola.training.optimizers import OPTIMIZERS, SGD, AdamW
-from tombola.training.own import Job, OwnFit, TrainingFunction
 from tombola.training.recipe import Recipe
+from tombola.training.setup import Fit, TrainingSetup
 from tombola.training.state import State
+from tombola.training.user_function import Job, TrainingFunction, UserFit
 
 __all__ = [
     "OPTIMIZERS",
     "SGD",
     "VERSION",
     "AdamW",
-    "Companion",
     "Fit",
     "Job",
-    "Lesson",
-    "OwnFit",
     "Recipe",
     "State",
+    "TrainingCallback",
     "TrainingFunction",
+    "TrainingSetup",
+    "UserFit",
     "fit",
 ]

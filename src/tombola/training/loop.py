@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from tombola.cost import Cost, Meter
+from tombola.core.cost import Cost, Meter
+from tombola.core.seeds import GlobalState, seeded
 from tombola.errors import SearchError, UsageError
-from tombola.evaluation import evaluate
-from tombola.network import explained_batches, explained_run, load_weights
-from tombola.seeds import GlobalState, seeded
-from tombola.store import Stage
+from tombola.networks.evaluation import evaluate
+from tombola.networks.network import explained_batches, explained_run, load_weights
+from tombola.storage.store import StoreEntry
 from tombola.ticket import Ticket
-from tombola.training.companion import Companion
-from tombola.training.lesson import Lesson
+from tombola.training.callback import TrainingCallback
+from tombola.training.setup import TrainingSetup
 from tombola.training.state import State
 
 # Raised when the same recipe trains otherwise.
@@ -24,13 +24,13 @@ UNFIT = "model cannot be run on a batch of the training data, though it could on
 
 
 def fit(
-    lesson: Lesson,
+    lesson: TrainingSetup,
     start: State,
     until: int,
-    stage: Stage,
+    stage: StoreEntry,
     title: str,
     ticket: Ticket | None = None,
-    companion: Companion | None = None,
+    companion: TrainingCallback | None = None,
 ) -> State:
     """Train from a state to the end of epoch `until`, dense or under a ticket, and return the new state.
 
@@ -42,7 +42,7 @@ def fit(
     if until > lesson.recipe.epochs:
         raise UsageError(f"epoch {until} lies beyond the training's {lesson.recipe.epochs} epochs")
     with seeded(lesson.seed, "training", device=lesson.runtime.device):
-        loop = Loop(lesson, start, ticket, companion or Companion())
+        loop = Loop(lesson, start, ticket, companion or TrainingCallback())
         loop.restore(stage.resume())
         with lesson.progress.track(title, until - start.epoch, loop.epoch - start.epoch) as tracker:
             while loop.epoch < until:
@@ -62,7 +62,7 @@ def _note(row: Mapping[str, Any]) -> str:
 class Loop:
     """The state of one training, all of it in one place."""
 
-    def __init__(self, lesson: Lesson, start: State, ticket: Ticket | None, companion: Companion) -> None:
+    def __init__(self, lesson: TrainingSetup, start: State, ticket: Ticket | None, companion: TrainingCallback) -> None:
         self._lesson, self._companion = lesson, companion
         self.model = lesson.runtime.place(load_weights(lesson.model, start.tensors)).train()
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
@@ -106,7 +106,7 @@ class Loop:
         GlobalState.from_dict(state["generators"]).restore(self._lesson.runtime.device)
         self.meter = Meter(Cost(**state["cost"]))
 
-    def run_epoch(self, stage: Stage) -> None:
+    def run_epoch(self, stage: StoreEntry) -> None:
         """Take the steps that are left in the present epoch."""
         lesson = self._lesson
         for item in lesson.feed.epoch(self.epoch, self._position):

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from tombola.core.parts import BELOW_ONE, POSITIVE, Part, is_part, option
+from tombola.core.written import Family
 from tombola.errors import UsageError
-from tombola.parts import BELOW_ONE, POSITIVE, Part, is_part, option
-from tombola.written import Family
 
 
 @runtime_checkable

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
+from tombola.core.parts import COUNT, NOT_NEGATIVE, POSITIVE, Part, one_of, option
+from tombola.core.schedules import one_cycle
 from tombola.errors import UsageError
-from tombola.parts import COUNT, NOT_NEGATIVE, POSITIVE, Part, one_of, option
-from tombola.schedules import one_cycle
 from tombola.training.optimizers import OPTIMIZERS, SGD, Optimizer
 
 # One-cycle: the share of the training in which the learning rate rises.

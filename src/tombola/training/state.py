@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tombola.cost import Cost
-from tombola.identity import digest_tensors
+from tombola.core.cost import Cost
+from tombola.storage.identity import digest_tensors
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from tombola.core.written import Family
 from tombola.data.folder import find_part
 from tombola.data.sources.base import Source as Source
 from tombola.data.sources.cifar import Cifar10, Cifar100
@@ -15,7 +16,6 @@ from tombola.data.sources.mnist import FashionMnist, Mnist
 from tombola.data.sources.own import Own
 from tombola.data.splits import Normalisation, Splits
 from tombola.errors import UsageError, shown
-from tombola.written import Family
 
 
 class _Sources(Family[Source]):

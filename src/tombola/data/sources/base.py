@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tombola.core.parts import Part, option
 from tombola.data.splits import Normalisation, Raw, Splits, split
 from tombola.errors import UsageError, in_words
-from tombola.parts import Part, option
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from tombola.core.plugins import explained, source
+from tombola.core.seeds import generator, seeded
 from tombola.data.samples import Samples, labels_of
 from tombola.data.sources.base import Source, data_dir_option
 from tombola.data.splits import SPLIT_SEED, Normalisation, Splits, check_labels
 from tombola.errors import UsageError
-from tombola.plugins import explained, source
-from tombola.seeds import generator, seeded
 
 
 @dataclass(frozen=True)

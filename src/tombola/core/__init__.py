@@ -1,0 +1,1 @@
+"""Vectors, randomness, cost, and parts with their options; knows no model."""

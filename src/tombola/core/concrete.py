@@ -1,0 +1,124 @@
+"""Relaxed masks over one flat vector of logits: binary Concrete (Maddison et al. 2017; Louizos et al. 2018)."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tombola.core.parts import POSITIVE, Part, is_part, option
+from tombola.core.written import Family
+
+TEMPERATURE = 2 / 3
+# Bounds of the uniform noise: the published lower one, and the largest float32 below 1.
+_SMALLEST, _LARGEST = 1e-10, 1 - 2**-24
+
+
+def logit(share: float) -> float:
+    """Return the a at which sigmoid(a) is the share, which lies between 0 and 1."""
+    return math.log(share) - math.log1p(-share)
+
+
+def sample(logits: Tensor, noise: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """Return z = sigmoid(logit(u)/temperature + a), a relaxed mask in (0, 1) for each logit a.
+
+    logits, noise u in [0, 1): vectors of the same length. Differentiable in the logits.
+    """
+    logistic = noise.clamp(_SMALLEST, _LARGEST).logit_().div_(temperature)
+    return torch.sigmoid(logistic.add_(logits))
+
+
+def slope(gates: Tensor) -> Tensor:
+    """Return s(1 - s) of s = sigmoid(a), which is ds/da, in one pass."""
+    return torch.addcmul(gates, gates, gates, value=-1)
+
+
+@runtime_checkable
+class Relaxation(Protocol):
+    """How masks are made of logits, element by element."""
+
+    def mask(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Return z (n,) of logits a (n,) and uniform noise u (n,) in [0, 1)."""
+
+    def slope(self, mask: Tensor, logits: Tensor) -> Tensor:
+        """Return dz/da (n,) of z and a."""
+
+
+@dataclass(frozen=True)
+class Concrete(Part):
+    """z = sigmoid(logit(u)/τ + a), as published."""
+
+    name: ClassVar[str] = "concrete"
+    temperature: float = option(
+        TEMPERATURE,
+        "temperature τ of the binary Concrete distribution",
+        must=POSITIVE,
+        flag="temperature",
+        unset="2/3",
+        group="search",
+    )
+
+    def mask(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Return z of logits and noise."""
+        return sample(logits, noise, self.temperature)
+
+    def slope(self, mask: Tensor, logits: Tensor) -> Tensor:
+        """Return z(1 - z)."""
+        return slope(mask)
+
+
+@dataclass(frozen=True)
+class StraightThrough(Part):
+    """z = 1 where u < sigmoid(a), else 0, with the gradient of sigmoid(a) (Bengio et al. 2013); an ablation."""
+
+    name: ClassVar[str] = "straight-through"
+    version: ClassVar[int] = 2
+
+    def mask(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Return z of logits and noise."""
+        gates = torch.sigmoid(logits)
+        return (noise < gates).to(gates.dtype)
+
+    def slope(self, mask: Tensor, logits: Tensor) -> Tensor:
+        """Return the slope of sigmoid(a)."""
+        return slope(torch.sigmoid(logits))
+
+
+@dataclass(frozen=True)
+class Deterministic(Part):
+    """z = sigmoid(a), without noise; an ablation."""
+
+    name: ClassVar[str] = "deterministic"
+
+    def mask(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Return z of the logits."""
+        return torch.sigmoid(logits)
+
+    def slope(self, mask: Tensor, logits: Tensor) -> Tensor:
+        """Return z(1 - z)."""
+        return slope(mask)
+
+
+RELAXATIONS: Family[Relaxation] = Family(
+    "relaxation",
+    {kind.name: kind() for kind in (Concrete, StraightThrough, Deterministic)},
+    lambda value: is_part(value) and isinstance(value, Relaxation),
+)
+RELAXATION_HELP = "how masks are sampled: concrete; ablations straight-through, deterministic"
+
+
+def expected_density(logits: Tensor) -> float:
+    """Return mean(sigmoid(a))."""
+    return float(torch.sigmoid(logits).mean(dtype=torch.float64))
+
+
+def hard_density(logits: Tensor) -> float:
+    """Return the fraction of gates that are open on their own (a > 0)."""
+    return float((logits > 0).mean(dtype=torch.float64))
+
+
+def mean_entropy(logits: Tensor) -> float:
+    """Return the mean entropy of the gates, in nats: softplus(a) - a * sigmoid(a)."""
+    return float((F.softplus(logits) - logits * torch.sigmoid(logits)).mean(dtype=torch.float64))

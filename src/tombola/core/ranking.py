@@ -1,0 +1,73 @@
+"""Scores -> exactly k, beneath `tombola.core.selection`, which is the only door to it."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from tombola.errors import UsageError
+
+# Vectors of this size and more are cut to a bracket around the threshold first, which a sample as large gives.
+SAMPLE = 2**16
+
+
+def check_density(density: float) -> float:
+    """Return a density as a float; raises UsageError unless it is a number in (0, 1]."""
+    if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1:
+        raise UsageError(f"must lie in (0, 1], got {density!r}", option="density")
+    return float(density)
+
+
+def count_kept(density: float, total: int) -> int:
+    """Return k = floor(density * total + 1/2), the number of weights that a ticket keeps.
+
+    Raises UsageError when density is outside (0, 1] or keeps no weight at all.
+    """
+    kept = math.floor(check_density(density) * total + 0.5)
+    if kept == 0:
+        raise UsageError(
+            f"{density} keeps none of the {total:,} prunable weights; "
+            f"the smallest possible density is {1 / total:.4g} (one weight)",
+            option="density",
+        )
+    return kept
+
+
+def keep_top(scores: Tensor, kept: int) -> Tensor:
+    """Return the mask of the `kept` largest scores; among equal scores the lower index wins.
+
+    scores: vector of any real type, infinities allowed. Returns a bool vector of the same length.
+    Raises UsageError for NaN scores, or if `kept` is not between 0 and the number of scores.
+    """
+    if not 0 <= kept <= scores.numel():
+        raise UsageError(f"cannot keep {kept} of {scores.numel()} weights")
+    if scores.numel() and torch.isnan(scores.amax()):  # the largest of NaN and others is NaN
+        bad = torch.isnan(scores)
+        raise UsageError(f"the score at index {int(bad.nonzero()[0])} is NaN (NaN scores: {int(bad.sum())})")
+    if kept == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    # A threshold alone keeps all of its ties or none: rank those by index.
+    threshold = _kth_largest(scores, kept)
+    mask = scores > threshold
+    ties = (scores == threshold).nonzero().squeeze(1)
+    mask[ties[: kept - int(torch.count_nonzero(mask))]] = True
+    return mask
+
+
+def _kth_largest(scores: Tensor, kept: int) -> Tensor:
+    """Return the `kept`-th largest score, which is the threshold of the mask.
+
+    Selection from a hundred million scores takes many passes over them. An evenly spaced sample brackets the threshold,
+    so that two passes leave few to select from; where the sample misleads, all are selected from.
+    """
+    total = scores.numel()
+    if total >= 4 * SAMPLE:
+        sample = scores[:: total // SAMPLE].sort(descending=True).values
+        place, reach = kept / total * len(sample), 4 * math.sqrt(len(sample))
+        high = sample[max(0, math.floor(place - reach))] if place >= reach else scores.amax()
+        low = sample[min(len(sample) - 1, math.ceil(place + reach))]
+        between = scores[(scores >= low) & (scores <= high)]
+        wanted = kept - int(torch.count_nonzero(scores > high))
+        if 1 <= wanted <= between.numel() < total // 2:
+            return torch.kthvalue(between, between.numel() - wanted + 1).values
+    return torch.kthvalue(scores, total - kept + 1).values

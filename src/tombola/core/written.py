@@ -1,0 +1,275 @@
+"""Parts as people write them: a name, then settings behind colons, "cts:steps=500:controller=gradbalance".
+
+A setting belongs to the part named last that has such an option, else to the parts around it, else to a part within:
+"cts:controller=gradbalance:momentum=0.9:steps=500" sets the controller's momentum and the search's steps. A value with
+colons of its own stands in brackets. MODULE:NAME in place of a name is a part of one's own: a class, an object or a
+function. Keys and values say the same: {name: cts, steps: 500, controller: {name: gradbalance, momentum: 0.9}}.
+"""
+
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, fields, replace
+from difflib import get_close_matches
+from typing import Any, Generic, TypeVar, get_args, get_origin
+
+import yaml
+
+from tombola.core.parts import allowed_words, fits, flag_of, is_optional, is_part, kinds, options_of, written_name
+from tombola.core.plugins import imported
+from tombola.errors import UsageError
+
+P = TypeVar("P")
+
+
+def is_none(text: str) -> bool:
+    """Whether a text means nothing, for options that may be that."""
+    return text.strip().lower() in {"none", "null"}
+
+
+def unbracketed(text: str) -> str:
+    """Return a text without the brackets around the whole of it; raises ValueError where brackets do not close."""
+    text, depth, ends = text.strip(), 0, list[int]()
+    for place, character in enumerate(text):
+        depth += (character == "[") - (character == "]")
+        if depth < 0:
+            break
+        if character == "]" and depth == 0:
+            ends.append(place)
+    if depth:
+        raise ValueError(text)
+    return text[1:-1] if text.startswith("[") and ends == [len(text) - 1] else text
+
+
+def from_text(text: str, kind: Any) -> Any:
+    """Return what a text means as an option of some type; raises ValueError where it cannot be one."""
+    if is_none(text) and is_optional(kind):
+        return None
+    if fits(text, kind):
+        return text
+    if not text.strip():
+        raise ValueError(text)
+    if get_origin(kind) is tuple:
+        parts = [part.strip().strip("'\"") for part in unbracketed(text).split(",")]
+        return tuple(from_text(part, get_args(kind)[0]) for part in parts if part)
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError):
+        raise ValueError(text) from None
+    if isinstance(value, str) and fits(0.5, kind):
+        value = float(value)  # YAML takes 1e-8 for a text
+    if not fits(value, kind):
+        raise ValueError(text)
+    return value
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A part before it is built: one at its defaults, and the settings given, those for parts within it as Specs."""
+
+    part: Any
+    given: Mapping[str, Any]
+
+    def build(self) -> Any:
+        """Return the part; raises UsageError for values that it cannot have."""
+        values = {name: value.build() if isinstance(value, Spec) else value for name, value in self.given.items()}
+        return replace(self.part, **values) if values else self.part
+
+    def options(self) -> dict[str, "Field[Any]"]:
+        """Return the part's own options, by the names on the command line."""
+        return {flag_of(f): f for f in options_of(self.part)}
+
+    def within(self, name: str) -> "Spec | None":
+        """Return the part that a field holds, if it holds one."""
+        value = self.given.get(name, getattr(self.part, name))
+        return value if isinstance(value, Spec) else Spec(value, {}) if is_part(value) else None
+
+    def at(self, path: tuple[str, ...]) -> "Spec":
+        """Return the part at the end of a path of fields."""
+        spec: Spec = self
+        for name in path:
+            found = spec.within(name)
+            assert found is not None
+            spec = found
+        return spec
+
+    def find(self, key: str) -> tuple[str, ...] | None:
+        """Return the path of fields to an option of this part, or of the first part within that has it."""
+        key = key.replace("-", "_")
+        for flag, f in self.options().items():
+            if key in (flag, f.name):
+                return (f.name,)
+        for f in self.options().values():
+            inner = self.within(f.name)
+            path = inner.find(key) if inner is not None else None
+            if path is not None:
+                return (f.name, *path)
+        return None
+
+    def put(self, path: tuple[str, ...], value: Any) -> "Spec":
+        """Return the same with a value, or a part as a Spec, at the end of a path."""
+        first, *rest = path
+        if rest:
+            value = self.at((first,)).put(tuple(rest), value)
+        return Spec(self.part, {**self.given, first: value})
+
+    def has_given(self, path: tuple[str, ...]) -> bool:
+        """Whether a value was given at the end of a path."""
+        first, *rest = path
+        inner = self.given.get(first)
+        if rest:
+            return isinstance(inner, Spec) and inner.has_given(tuple(rest))
+        return first in self.given
+
+    def under(self, other: "Spec") -> "Spec":
+        """Return this with another's settings over it, which is of the same part or takes its place."""
+        if type(other.part) is not type(self.part) or other.part != self.part:
+            return other
+        merged = dict(self.given)
+        for name, value in other.given.items():
+            before = merged.get(name)
+            if isinstance(before, Spec) and isinstance(value, Spec):
+                value = before.under(value)
+            merged[name] = value
+        return Spec(self.part, merged)
+
+    def field(self, path: tuple[str, ...]) -> tuple["Field[Any]", Any]:
+        """Return the field at the end of a path, and its type."""
+        owner = self.at(path[:-1])
+        found = next(f for f in fields(owner.part) if f.name == path[-1])
+        return found, kinds(type(owner.part))[found.name]
+
+    def known(self) -> str:
+        """Return the options in words, as the command line writes them."""
+        names = list(self.options())
+        for f in self.options().values():
+            inner = self.within(f.name)
+            names += list(inner.options()) if inner is not None else []
+        return ", ".join(dict.fromkeys(name.replace("_", "-") for name in names)) or "none"
+
+
+class Family(Generic[P]):
+    """Parts of one kind.
+
+    option: what users call such a part. known: each at its defaults, by name. is_one: whether an object is such a part.
+    of_function: makes a part of a function of the user's own and its MODULE:NAME, where functions can be parts.
+    """
+
+    def __init__(
+        self,
+        option: str,
+        known: Mapping[str, P],
+        is_one: Callable[[Any], bool],
+        of_function: Callable[[str, Callable[..., Any]], P] | None = None,
+    ) -> None:
+        self.option, self.known = option, dict(known)
+        self._is_one, self._of_function = is_one, of_function
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.known)
+
+    def read(self, value: Any) -> P:
+        """Return the part that a text, keys and values, or an object means; raises UsageError for anything else."""
+        built: P = self.parse(value).build()
+        return built
+
+    def parse(self, value: Any) -> Spec:
+        """Return what was written, before it is built."""
+        if isinstance(value, Spec):
+            return value
+        if isinstance(value, str):
+            return self._of_text(value)
+        if isinstance(value, Mapping):
+            return self._of_mapping(value)
+        return Spec(self._of_object(value, repr(value)), {})
+
+    def _of_object(self, value: Any, shown: str) -> P:
+        if isinstance(value, types.FunctionType) and self._of_function is not None:
+            return self._of_function(f"{value.__module__}:{value.__qualname__}", value)
+        if isinstance(value, type):
+            try:
+                value = value()
+            except TypeError as error:
+                raise UsageError(f"{shown} cannot be made without arguments: {error}", option=self.option) from None
+        if not self._is_one(value):
+            known = ", ".join(self.known)
+            raise UsageError(f"must be one of {known}, MODULE:NAME, or such an object, got {shown}", option=self.option)
+        part: P = value
+        return part
+
+    def named(self, name: str) -> P:
+        """Return the part of a name at its defaults; raises UsageError listing what there is."""
+        if name in self.known:
+            return self.known[name]
+        if ":" in name:
+            return self._of_object(imported(self.option, name), repr(name))
+        near = get_close_matches(name, self.known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        allowed = f"{', '.join(self.known)}, or MODULE:NAME"
+        raise UsageError(f"{name!r} is unknown; allowed are {allowed}{hint}", option=self.option)
+
+    def _of_text(self, text: str) -> Spec:
+        name, *settings = _pieces(text)
+        if name not in self.known and settings and "=" not in settings[0]:
+            name = f"{name}:{settings.pop(0)}"
+        spec, last = Spec(self.named(name), {}), tuple[str, ...]()
+        for setting in settings:
+            spec, last = self._set(spec, last, setting, text)
+        return spec
+
+    def _set(self, spec: Spec, last: tuple[str, ...], setting: str, text: str) -> tuple[Spec, tuple[str, ...]]:
+        """Apply one setting; last: the path to the part that was named last, which a setting may name anew."""
+        key, _, value = setting.partition("=")
+        path = self._place(spec, last, key)
+        if path is None:
+            has = f"{written_name(spec.part)}, which has {spec.known()}"
+            raise UsageError(f"{text!r}: {key!r} is not an option of {has}", option=self.option)
+        if not value:
+            raise UsageError(f"{text!r}: {key} needs a value, such as {key}=...", option=self.option)
+        f, kind = spec.field(path)
+        family = f.metadata.get("family")
+        try:
+            if family is None or (is_none(value) and is_optional(kind)):
+                return spec.put(path, from_text(value, kind)), last
+            inner = unbracketed(value)
+        except ValueError:
+            allowed = allowed_words(kind, f.metadata.get("must"))
+            raise UsageError(f"{text!r}: {key} must be {allowed}, got {value!r}", option=self.option) from None
+        return spec.put(path, family.parse(inner)), path
+
+    @staticmethod
+    def _place(spec: Spec, last: tuple[str, ...], key: str) -> tuple[str, ...] | None:
+        """Return the path to an option, looked for in the part named last, then in those around it."""
+        for depth in range(len(last), -1, -1):
+            path = spec.at(last[:depth]).find(key)
+            if path is not None:
+                return (*last[:depth], *path)
+        return None
+
+    def _of_mapping(self, value: Mapping[Any, Any]) -> Spec:
+        if not isinstance(value.get("name"), str):
+            raise UsageError("must have a name where it is written as keys and values", option=self.option)
+        spec = self._of_text(value["name"])
+        own = {f.name: f for f in spec.options().values()}
+        for key, inner in value.items():
+            if key == "name":
+                continue
+            if key not in own:
+                raise UsageError(
+                    f"{value['name']!r}: {key!r} is not an option of it, which has {', '.join(own) or 'none'}",
+                    option=self.option,
+                )
+            family = own[key].metadata.get("family")
+            spec = spec.put((key,), inner if family is None or inner is None else family.parse(inner))
+        return spec
+
+
+def _pieces(text: str) -> list[str]:
+    """Return what lies between the colons that stand in no brackets."""
+    pieces, depth = [""], 0
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == ":" and depth <= 0:
+            pieces.append("")
+        else:
+            pieces[-1] += character
+    return [piece.strip() for piece in pieces]

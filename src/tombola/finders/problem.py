@@ -1,0 +1,260 @@
+"""Problem: everything that a finder may use."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+
+from tombola.core.cost import Cost
+from tombola.core.flat import Layout
+from tombola.core.parts import identify
+from tombola.core.progress import Progress, Silent
+from tombola.core.selection import VERSION as SELECTION_VERSION
+from tombola.core.selection import Density
+from tombola.data import Feed, Item
+from tombola.errors import UsageError
+from tombola.finders import diagnostics
+from tombola.networks.evaluation import VERSION as EVALUATION_VERSION
+from tombola.networks.masking import architecture, by_canonical_name
+from tombola.networks.network import lacks_statistics, load_weights
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task
+from tombola.networks.teacher import VERSION as TEACHER_VERSION
+from tombola.storage.identity import digest
+from tombola.storage.store import MemoryEntry, MemoryStore, Store, StoreEntry
+from tombola.ticket import Ticket
+from tombola.training import VERSION as TRAINING_VERSION
+from tombola.training import Fit, State, TrainingCallback, TrainingSetup, fit
+
+
+class Trainer:
+    """Trains one network, dense or under tickets; what is trained once is kept in the store.
+
+    lesson: network, data and recipe. start: θ₀. store: where results and checkpoints lie. identity: what the results
+    depend on beyond the recipe, the seed, the start and the ticket (the data). own: what trains in place of fit().
+    """
+
+    def __init__(
+        self, lesson: TrainingSetup, start: State, store: Store, identity: Mapping[str, Any], own: Fit | None = None
+    ) -> None:
+        self.lesson = lesson
+        self.start = start
+        self._store = store
+        self._own = own
+        self.identity: dict[str, Any] = {
+            **identity,
+            "architecture": architecture(lesson.model),
+            "recipe": identify(lesson.recipe),
+            "runtime": lesson.runtime.to_dict(),
+            "seed": lesson.seed,
+            "versions": {"training": TRAINING_VERSION, "evaluation": EVALUATION_VERSION},
+        }
+
+    def dense_entry(self) -> StoreEntry:
+        """Return the stage of the dense training from θ₀."""
+        return self._store.stage("dense", {**self.identity, "start": self.start.digest})
+
+    def dense_at(self, epoch: int) -> State:
+        """Return the dense network after `epoch` epochs: one run, continued as far as anybody asks."""
+        if epoch == 0:
+            return self.start
+        stage = self.dense_entry()
+        with stage.locked():
+            kept = stage.get(f"epoch-{epoch}")
+            if kept is None:
+                kept = self._train_dense(stage, epoch).to_dict()
+                stage.put(f"epoch-{epoch}", kept)
+                if epoch == self.lesson.recipe.epochs:
+                    stage.clear_checkpoint()
+        return State.from_dict(kept)
+
+    def _train_dense(self, stage: StoreEntry, epoch: int) -> State:
+        finished = stage.get(f"epoch-{self.lesson.recipe.epochs}") is not None
+        reached = None if finished else stage.resume()
+        beyond = finished or (reached is not None and (reached["epoch"], reached["position"]) > (epoch, 0))
+        # An epoch that the kept run has passed is trained again beside it, to the same values.
+        where = MemoryStore().stage("dense", {}) if beyond else stage
+        return (self._own or fit)(self.lesson, self.start, epoch, where, "dense training", None)
+
+    def ticket_entry(
+        self, ticket: Ticket | None, start: State, kind: str = "train", further: Mapping[str, Any] | None = None
+    ) -> StoreEntry:
+        """Return the stage of a ticket's training, or of something else about it; None is the dense network.
+
+        further: what that depends on beyond the training.
+        """
+        what = {"start": start.digest, "epoch": start.epoch, "ticket": ticket.digest if ticket else "none"}
+        return self._store.stage(kind, {**self.identity, **what, **(further or {})})
+
+    def fit(self, ticket: Ticket, start: State) -> State:
+        """Return the network after training under a ticket, from `start` to the recipe's last epoch."""
+        stage = self.ticket_entry(ticket, start)
+        with stage.locked():
+            kept = stage.get("trained")
+            if kept is None:
+                kept = self._train(start, self.lesson.recipe.epochs, stage, "ticket training", ticket)
+                stage.put("trained", kept)
+                stage.clear_checkpoint()
+        return _after(start, kept)
+
+    def trajectory(self, ticket: Ticket | None, start: State, epochs: Sequence[int]) -> Iterator[State]:
+        """Yield the network after several epochs of one training, rising from that of `start` on; None: dense.
+
+        What is yielded is kept, so that a course that was stopped goes on where it was.
+        """
+        stage = self.ticket_entry(ticket, start, "course")
+        for epoch in epochs:
+            with stage.locked():
+                kept = stage.get(f"epoch-{epoch}")
+                if kept is None:
+                    title = f"course of the {'ticket' if ticket else 'dense network'}"
+                    kept = self._train(start, epoch, stage, title, ticket)
+                    stage.put(f"epoch-{epoch}", kept)
+            yield _after(start, kept)
+
+    def _train(self, start: State, until: int, stage: StoreEntry, title: str, ticket: Ticket | None) -> dict[str, Any]:
+        """Return the trained state for the store, with the cost of this training alone.
+
+        The way to `start` may have cost others who share the state something else.
+        """
+        state = (self._own or fit)(self.lesson, start, until, stage, title, ticket)
+        return replace(state, cost=state.cost - start.cost).to_dict()
+
+    def fit_with(
+        self, companion: TrainingCallback, start: State, stage: StoreEntry, title: str, epochs: int | None = None
+    ) -> State:
+        """Return the network after a training with a companion, from `start` to the last epoch.
+
+        stage: keeps checkpoints and metrics. epochs: of a whole training in place of the recipe's. Raises UsageError
+        where a training function of the user's own trains.
+        """
+        if self._own is not None:
+            raise UsageError(
+                "this finder trains weights and masks together, by the recipe; leave fit out", option="fit"
+            )
+        recipe = self.lesson.recipe.stretched(epochs or self.lesson.recipe.epochs)
+        return fit(replace(self.lesson, recipe=recipe), start, recipe.epochs, stage, title, companion=companion)
+
+
+def _after(start: State, kept: Mapping[str, Any]) -> State:
+    """Return what `Trainer._train` made of `start`, with what it took from θ₀ on."""
+    found = State.from_dict(kept)
+    return replace(found, cost=start.cost + found.cost)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network at certain weights, data to search on, and the means to keep and train.
+
+    model: gives the architecture and is never changed. layout: its prunable weights. weights: where the ticket
+    starts: θ₀ ("init"), θ_k ("rewind"), θ_T ("trained") or what the user gave ("given"), which `at` says.
+    feed: batches to search on. probe: batches of the same data on which any finder's ticket is looked at; those of
+    `feed` without. held_out: batches that are only looked at. trainer: for finders that train; without
+    one, `dense_at` and `fit` raise UsageError. entry: of the store, where the draw under way keeps checkpoints and
+    metrics. identity: what a drawn ticket depends on beyond this object (the data).
+    """
+
+    model: nn.Module
+    layout: Layout
+    task: Task
+    feed: Feed
+    weights: State
+    seed: int
+    runtime: Runtime
+    at: str = "given"
+    store: Store = field(default_factory=MemoryStore)
+    progress: Progress = field(default_factory=Silent)
+    trainer: Trainer | None = None
+    probe: Feed | None = None
+    held_out: Feed | None = None
+    entry: StoreEntry = field(default_factory=MemoryEntry)
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def cost_so_far(self) -> Cost:
+        """What it took to get to `weights`."""
+        return self.weights.cost
+
+    @property
+    def architecture(self) -> str:
+        """Hash of the parameters' names and shapes."""
+        return digest(architecture(self.model))
+
+    def probe_batches(self) -> list[Item]:
+        """Return the batches of the search's data on which a ticket is looked at."""
+        return list(islice((self.probe or self.feed).epoch(0), diagnostics.BATCHES))
+
+    @property
+    def epochs(self) -> int:
+        """Length of a whole training."""
+        return self._trainer().lesson.recipe.epochs
+
+    def values_of(self, state: State) -> dict[str, Tensor]:
+        """Return a state's values of all parameters by canonical name, on the CPU, where states lie."""
+        return {n: p.detach().cpu() for n, p in by_canonical_name(load_weights(self.model, state.tensors)).items()}
+
+    def network(self) -> nn.Module:
+        """Return a private copy of the model at `weights`."""
+        return load_weights(self.model, self.weights.tensors)
+
+    def draw_entry(self, finder: Mapping[str, Any], density: Density | None, trains: bool = False) -> StoreEntry:
+        """Return the stage for drawing one ticket with a finder, given by its identity.
+
+        density: None for what tickets of all densities share. trains: whether the finder trains the weights.
+        """
+        shapes = zip(self.layout.names, self.layout.shapes, strict=True)
+        return self.store.stage(
+            "draw",
+            {
+                **self.identity,
+                **({"training": digest(self._trainer().identity)} if trains else {}),
+                "finder": dict(finder),
+                "density": dict(density) if isinstance(density, Mapping) else density,
+                "weights": self.weights.digest,
+                "at": self.at,
+                "epoch": self.weights.epoch,
+                "layout": {name: list(shape) for name, shape in shapes},
+                "runtime": self.runtime.to_dict(),
+                "seed": self.seed,
+                "versions": {"selection": SELECTION_VERSION},
+            },
+        )
+
+    def teacher_entry(self) -> StoreEntry:
+        """Return the stage that remembers the network's outputs on the feed."""
+        what: dict[str, Any] = {
+            "weights": self.weights.digest,
+            "architecture": self.architecture,
+            "runtime": self.runtime.to_dict(),
+        }
+        if lacks_statistics(self.network()):
+            what["seed"] = self.seed  # they are estimated on batches that the seed chooses
+        return self.store.stage("teacher", {**self.identity, **what, "versions": {"teacher": TEACHER_VERSION}})
+
+    def dense_at(self, epoch: int) -> State:
+        """Return the dense network after `epoch` epochs of training from θ₀."""
+        return self._trainer().dense_at(epoch)
+
+    def fit(self, ticket: Ticket, start: State | None = None) -> State:
+        """Return the network trained under a ticket, from `start` or from the problem's weights."""
+        return self._trainer().fit(ticket, start or self.weights)
+
+    def trajectory(self, ticket: Ticket | None, epochs: Sequence[int]) -> Iterator[State]:
+        """Yield the network after several epochs, rising from the weights' own on, of one training from them."""
+        return self._trainer().trajectory(ticket, self.weights, epochs)
+
+    def fit_with(self, companion: TrainingCallback, stage: StoreEntry, title: str, epochs: int | None = None) -> State:
+        """Return the network trained with a companion from the problem's weights to the last epoch.
+
+        epochs: of a whole training in place of the recipe's.
+        """
+        return self._trainer().fit_with(companion, self.weights, stage, title, epochs)
+
+    def _trainer(self) -> Trainer:
+        if self.trainer is None:
+            raise UsageError(
+                "this finder trains the network, which draw does not: use tombola.sparsify(..., finder=...)"
+            )
+        return self.trainer

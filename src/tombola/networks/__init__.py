@@ -1,0 +1,1 @@
+"""A user's model made runnable under masks."""

@@ -1,0 +1,61 @@
+"""Metric and loss of a model on data."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tombola.core.seeds import seeded
+from tombola.data import Feed
+from tombola.errors import UsageError
+from tombola.networks.network import explained_batches, explained_run
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task
+
+# Raised when the same network on the same data measures otherwise.
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over all that the task counts: its metric (accuracy as a fraction) and loss."""
+
+    metric: float
+    loss: float
+    samples: int
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, task: Task, feed: Feed, runtime: Runtime) -> Evaluation:
+    """Evaluate a model, in eval mode, on one epoch of a feed; its training mode is put back afterwards.
+
+    A model that draws random numbers even so draws the same ones in every evaluation. Raises UsageError where the feed
+    gives nothing that the task counts.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with seeded(0, "evaluation", device=runtime.device):
+            return _means(model, task, feed, runtime)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _means(model: nn.Module, task: Task, feed: Feed, runtime: Runtime) -> Evaluation:
+    metric = loss = 0.0
+    counted = samples = 0
+    for item in feed.epoch(0):
+        batch = runtime.move(item.batch)
+        samples += task.samples(batch)
+        count = task.counted(batch)
+        if not count:  # a mean over nothing need be no number
+            continue
+        with runtime.autocast(), explained_run("model cannot be run on a batch of the data"), explained_batches():
+            output = task.forward(model, batch)
+        metric += float(task.metric(output, batch)) * count
+        loss += float(task.loss(output, batch)) * count
+        counted += count
+    if not counted:
+        raise UsageError("data is empty, or has no target that counts: there is nothing to evaluate on")
+    return Evaluation(metric / counted, loss / counted, samples)

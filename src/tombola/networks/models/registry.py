@@ -1,0 +1,66 @@
+"""Models by name: ours, torchvision's, and the user's own."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from tombola.core.parts import Part
+from tombola.core.written import Family
+from tombola.errors import UsageError
+from tombola.networks.models.base import Model, OwnModel
+from tombola.networks.models.lenet import LeNet300100
+from tombola.networks.models.resnet import ResNet
+from tombola.networks.models.vgg import VGG16
+
+
+@dataclass(frozen=True)
+class TorchvisionModel(Part):
+    """A classifier of torchvision, with freshly initialised weights."""
+
+    name: str = ""  # type: ignore[misc]
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """Return the network; torchvision's take images of three channels only."""
+        from torchvision import models
+
+        found: nn.Module = models.get_model(self.name, num_classes=classes)
+        return found
+
+
+class _Models(Family[Model]):
+    """Models by name, torchvision's classifiers too, which are looked up only where no other is meant."""
+
+    def named(self, name: str) -> Model:
+        """Return the model of a name; raises UsageError listing what there is."""
+        if name not in self.known and ":" not in name:
+            from torchvision import models
+
+            # Those for images and labels: detection and segmentation have modules of their own.
+            if name in models.list_models(models):
+                return TorchvisionModel(name)
+            allowed = f"{', '.join(self.known)}, a classifier of torchvision, or MODULE:FUNCTION"
+            raise UsageError(f"{name!r} is unknown; allowed are {allowed}", option=self.option)
+        return super().named(name)
+
+
+MODELS: Family[Model] = _Models(
+    "model",
+    {
+        "lenet-300-100": LeNet300100(),
+        "resnet20": ResNet(20),
+        "resnet20-w8": ResNet(20, 8),
+        "resnet32": ResNet(32),
+        "resnet56": ResNet(56),
+        "vgg16": VGG16(),
+    },
+    lambda value: isinstance(value, Model),
+    OwnModel.of,
+)
+
+
+def build(model: Model | str, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Return a freshly initialised network for inputs of `shape`; model: one, or as it is written."""
+    built = MODELS.read(model).build(shape, classes)
+    if not isinstance(built, nn.Module):
+        raise UsageError(f"the function must return a torch.nn.Module, got {type(built).__name__}", option="model")
+    return built

@@ -1,0 +1,369 @@
+"""A private, frozen copy of a model that runs dense or under other weights."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _NormBase
+from torch.overrides import TorchFunctionMode
+
+from tombola.core import double_backward as twice
+from tombola.core.flat import Layout
+from tombola.core.numeric import at_least_float32
+from tombola.errors import TombolaError, UsageError, in_words, lacks_memory
+from tombola.networks.masking import named_parameters, unwrap
+from tombola.networks.recomputation import (
+    Passes,
+    has_own_functions,
+    joined,
+    noting_ungraded,
+    places,
+    put,
+    without_reentry,
+)
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Batch, Output, Task
+
+
+def statistics_modules(model: nn.Module) -> list[_NormBase]:
+    """Return the normalisation layers that can keep running statistics."""
+    return [module for module in model.modules() if isinstance(module, _NormBase)]
+
+
+def uses_batch_statistics(model: nn.Module) -> bool:
+    """Whether the model, in eval mode, still normalises some layer by the statistics of its batch."""
+    return any(
+        module.running_mean is None
+        for module in statistics_modules(model)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    )
+
+
+def lacks_statistics(model: nn.Module) -> bool:
+    """Whether some layer's running statistics have never seen a batch, so that they mean nothing."""
+    return any(map(_is_unset, statistics_modules(model)))
+
+
+def _is_unset(module: _NormBase) -> bool:
+    return module.num_batches_tracked is not None and int(module.num_batches_tracked) == 0
+
+
+@contextmanager
+def explained_batches() -> Iterator[None]:
+    """Turn torch's refusal to normalise a batch of one into a UsageError that says what to do."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UsageError(
+            "a batch of one sample cannot be normalised by BatchNorm; choose another batch size (of training or of the "
+            "search), or leave such a batch out",
+            option="batch_size",
+        ) from error
+
+
+@contextmanager
+def explained_run(what: str, option: str = "") -> Iterator[None]:
+    """Turn what Python or torch say when a model meets a batch into a UsageError that begins with `what`.
+
+    option: that it is about.
+    """
+    try:
+        yield
+    except Exception as error:  # the model is the user's: anything may come out of it
+        if isinstance(error, TombolaError) or lacks_memory(error):
+            raise
+        raise UsageError(f"{what}: {in_words(error)}", option=option) from error
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of the plain model; raises UsageError for one that cannot be copied."""
+    try:
+        return copy.deepcopy(unwrap(model))
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f"model cannot be copied: {' '.join(str(error).split())}") from error
+
+
+class _Forward(nn.Module):
+    """Lets functional_call reach a model through a task's forward function."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self._forward = task.forward
+
+    def forward(self, batch: Batch) -> Output:
+        return self._forward(self.model, batch)
+
+
+class _Strangers(TorchFunctionMode):
+    """Notes which of some parameters are used inside the block, by name: `met`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._model = model  # alive, so that no other tensor takes an identity
+        self._names = {id(parameter): name for name, _, parameter in named_parameters(model)}
+        self.met: list[str] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        for value in (*args, *kwargs.values()):
+            for each in value if isinstance(value, list | tuple) else (value,):
+                if id(each) in self._names:
+                    self.met.append(self._names[id(each)])
+        return func(*args, **kwargs)
+
+
+class FrozenNetwork:
+    """A copy of `model` in eval mode, none of whose tensors ever asks for a gradient.
+
+    The weights that `layout` names lie in one flat vector, `weights`, of which the copy's parameters are views: masked
+    runs cost no second copy. The original is never touched. Raises UsageError, at the first run, for a model whose copy
+    uses weights of the original.
+    """
+
+    def __init__(self, model: nn.Module, layout: Layout, task: Task, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.layout = layout
+        self.model = runtime.place(private_copy(model).eval().requires_grad_(False))
+        named = {name: (own, parameter) for name, own, parameter in named_parameters(self.model)}
+        self._own_names = {name: named[name][0] for name in layout.names}
+        chosen = {name: named[name][1] for name in layout.names}
+        self._dtypes = {name: parameter.dtype for name, parameter in chosen.items()}
+        self.weights = layout.flatten({name: at_least_float32(p) for name, p in chosen.items()})
+        for name, view in layout.views(self.weights).items():
+            if view.dtype == chosen[name].dtype:
+                chosen[name].data = view
+        self._task, self._forward = task, _Forward(self.model, task)
+        self._passes = Passes(self.model)
+        self._strangers: _Strangers | None = _Strangers(model)
+        self._features: tuple[list[str], list[Any]] = [], []
+        # What asks for gradients beside the weights, in passes that ask for any; not known before the first.
+        self._rest: dict[str, Tensor] | None = None
+
+    def use_batch_statistics(self) -> None:
+        """Normalise by the statistics of each batch from now on, and update none.
+
+        The dense network's running statistics are wrong for a sparse one.
+        """
+        for module in statistics_modules(self.model):
+            module.track_running_stats = False
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+        self._passes = Passes(self.model)
+
+    def dense(self, batch: Batch) -> Output:
+        """Run the network as it is, without gradients."""
+        with torch.no_grad():
+            return self._call({}, batch)
+
+    def under(self, weights: Tensor, batch: Batch, others: Mapping[str, Tensor] | None = None) -> Output:
+        """Run the network with the flat vector `weights` in place of its own; differentiable in it.
+
+        others: values, by the copy's own names, for parameters that are not in the layout. However many runs there are
+        before somebody goes backward through them, each finds its own weights there, also where parts of the network
+        are run again. Raises UsageError, in backward, where an autograd function of the model's own loses gradients.
+        """
+        others = others or {}
+        if not torch.is_grad_enabled() or not any(each.requires_grad for each in (weights, *others.values())):
+            return self._call({**self._placed(weights), **others}, batch)
+
+        output, features = self._followed(weights, batch, others)
+        self._features[1].extend(features)
+        return output
+
+    def _followed(self, weights: Tensor, batch: Batch, others: Mapping[str, Tensor]) -> tuple[Output, list[Any]]:
+        """Return the output of a run that somebody may go backward through, and the features that were asked for."""
+
+        def forward(model: nn.Module) -> tuple[Output, list[Any]]:
+            with self._collected(model) as features:
+                return self._task.forward(model, batch), features
+
+        is_first, tensors = self._rest is None, {**(self._rest or {}), **others}
+        with self._checked(), noting_ungraded() if is_first else nullcontext() as met:
+            found = self._passes.run(weights, lambda each: {**self._placed(each), **tensors}, forward)
+        if is_first:
+            self._rest = {}
+            if met and has_own_functions(found):
+                # Functions that run modules again ask for the gradients of all their parameters.
+                self._rest = self.other_parameters()
+                found = self._followed(weights, batch, others)
+        if self._rest and twice.is_active():
+            raise UsageError(
+                "model runs parts of itself again in backward by an autograd function of its own, whose gradients this "
+                "finder or objective would have to differentiate again; use torch.utils.checkpoint, or a finder such "
+                "as snip, or an objective such as loss"
+            )
+        output, features = found
+        return output, features
+
+    def _placed(self, weights: Tensor) -> dict[str, Tensor]:
+        """Return the weights by the copy's own names."""
+        views = self.layout.views(weights)
+        return {self._own_names[name]: view.to(self._dtypes[name]) for name, view in views.items()}
+
+    def _call(self, replaced: Mapping[str, Tensor], batch: Batch) -> Output:
+        # Buffers that change in forward change in copies: each run depends on its weights and its batch alone.
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        tensors = {f"model.{name}": tensor for name, tensor in {**buffers, **replaced}.items()}
+        with self._checked(), self._collected(self.model) as features, without_reentry():
+            output = functional_call(self._forward, tensors, (batch,))
+        self._features[1].extend(features)
+        return output
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        """Run the copy inside the block, for the first time with an eye on the original."""
+        strangers, self._strangers = self._strangers, None
+        with self.runtime.autocast(), explained_batches(), strangers or nullcontext():
+            yield
+        if strangers is not None and strangers.met:
+            raise UsageError(
+                f"model cannot be copied: the copy uses {strangers.met[0]} of the model itself, through a function "
+                "such as a lambda that holds the model or a layer; make it a method, or a functools.partial of one"
+            )
+
+    def other_parameters(self) -> dict[str, Tensor]:
+        """Return fresh leaves for the parameters that are not in the layout, for `under`."""
+        layout = set(self._own_names.values())
+        return {
+            name: parameter.detach().clone().requires_grad_()
+            for name, parameter in self.model.named_parameters()
+            if name not in layout and parameter.is_floating_point()
+        }
+
+    @contextmanager
+    def capture(self, patterns: Sequence[str] = ()) -> Iterator[list[Tensor]]:
+        """Collect the outputs of modules, in the order of their calls, while the network runs.
+
+        What runs again in backward is not collected again. patterns: globs of module names; without any, every nn.ReLU.
+        Raises UsageError where no module is meant.
+        """
+        found = [
+            name
+            for name, module in self.model.named_modules()
+            if any(fnmatchcase(name, pattern) for pattern in patterns) or (not patterns and isinstance(module, nn.ReLU))
+        ]
+        if not found:
+            what = f"no module's name matches {', '.join(patterns)}" if patterns else "the model has no nn.ReLU module"
+            raise UsageError(f"{what}; give patterns of the names of the modules to compare", option="features")
+        before, self._features = self._features, (found, [])
+        try:
+            yield self._features[1]
+        finally:
+            self._features = before
+
+    @contextmanager
+    def _collected(self, model: nn.Module) -> Iterator[list[Any]]:
+        """Give a list that gets the features of the network, or of a copy of it, in one run."""
+        outputs: list[Any] = []
+        modules = dict(model.named_modules()) if self._features[0] else {}
+        handles = [
+            modules[name].register_forward_hook(lambda _m, _i, output: outputs.append(output))
+            for name in self._features[0]
+        ]
+        try:
+            yield outputs
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Any]) -> nn.Module:
+    """Return a private copy of a model with other values in its parameters and buffers."""
+    private = private_copy(model)
+    private.load_state_dict(tensors)
+    return private
+
+
+class GatedNetwork:
+    """A model in training that runs with its weights times a mask; gradients reach both.
+
+    model: is trained in place by its owner. layout: its weights that have a gate.
+    """
+
+    def __init__(self, model: nn.Module, layout: Layout, task: Task) -> None:
+        self._layout = layout
+        self._model, self._task = model, task
+        named = {name: (own, parameter) for name, own, parameter in named_parameters(model)}
+        self._chosen = {name: named[name] for name in layout.names}
+        self._places = places(model)
+
+    def under(self, mask: Tensor, batch: Batch) -> Output:
+        """Run the model under a flat mask (d,); its buffers change as they do in any training.
+
+        Backward, whatever runs again finds the masked weights, and leaves running statistics as they are.
+        """
+        products = self._masked(mask)
+        # Leaves, so that whatever somebody does in backward, in whatever order, adds up in them.
+        leaves = {own: product.detach().requires_grad_() for own, product in products.items()}
+        placed = {own: leaf.view_as(leaf) for own, leaf in leaves.items()}
+
+        def follow(outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor | None]:
+            with self._in_place(placed), _still(self._model):
+                torch.autograd.backward(outputs, gradients)
+            return [leaf.grad for leaf in leaves.values()]
+
+        with self._in_place(placed):
+            output = self._task.forward(self._model, batch)
+        return joined(output, list(products.values()), follow)
+
+    @contextmanager
+    def _in_place(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Put tensors in the place of the model's own inside the block."""
+        put(self._places, tensors)
+        try:
+            with without_reentry():
+                yield
+        finally:
+            put(self._places, dict(self._chosen.values()))
+
+    def masked(self, mask: Tensor) -> nn.Module:
+        """Return a copy of the model with the mask multiplied into its weights."""
+        copied = private_copy(self._model)
+        parameters = dict(copied.named_parameters())
+        with torch.no_grad():
+            for own, value in self._masked(mask).items():
+                parameters[own].copy_(value)
+        return copied
+
+    def _masked(self, mask: Tensor) -> dict[str, Tensor]:
+        views = self._layout.views(mask)
+        return {own: views[name].to(parameter.dtype) * parameter for name, (own, parameter) in self._chosen.items()}
+
+
+@contextmanager
+def _still(model: nn.Module) -> Iterator[None]:
+    """Leave running statistics as they are at the end of the block, whatever runs again inside."""
+    kept = [
+        (buffer, buffer.clone())
+        for module in statistics_modules(model)
+        if module.training
+        for buffer in module.buffers(recurse=False)
+    ]
+    yield
+    for buffer, before in kept:
+        buffer.copy_(before)
+
+
+@torch.no_grad()
+def estimate_statistics(model: nn.Module, batches: Any, task: Task, runtime: Runtime) -> nn.Module:
+    """Return a copy of a model whose running statistics that never saw a batch are the averages over the given ones.
+
+    As they are (mean 0, variance 1) they mean nothing. Layers that have seen batches keep their own.
+    """
+    estimated = runtime.place(private_copy(model).eval())
+    for module in filter(_is_unset, statistics_modules(estimated)):
+        module.momentum = None  # a cumulative average
+        module.train()
+    for batch in batches:
+        with runtime.autocast(), explained_batches(), without_reentry():
+            task.forward(estimated, runtime.move(batch))
+    return estimated.eval()

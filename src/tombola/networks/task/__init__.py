@@ -1,0 +1,17 @@
+"""How to use a model: Task and its presets."""
+
+from tombola.networks.task.batches import Batch, Output, batch_size, exchanged
+from tombola.networks.task.choice import settle_task
+from tombola.networks.task.classification import smoothed_cross_entropy, softmax_divergence
+from tombola.networks.task.core import Task
+
+__all__ = [
+    "Batch",
+    "Output",
+    "Task",
+    "batch_size",
+    "exchanged",
+    "settle_task",
+    "smoothed_cross_entropy",
+    "softmax_divergence",
+]

@@ -1,0 +1,61 @@
+"""Segmentation: classes on axis 1, a target for each pixel, some of them ignored."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tombola.core.numeric import at_least_float32, softmax_kl
+from tombola.errors import UsageError
+from tombola.networks.task.batches import Batch, Output
+from tombola.networks.task.classification import forward_inputs, of_classes, probabilities, targets_of
+
+
+def forward_pixels(model: nn.Module, batch: Batch) -> Output:
+    """Run the model; of a dictionary of outputs, as torchvision's segmentation models give it, take "out"."""
+    output = forward_inputs(model, batch)
+    return output["out"] if isinstance(output, dict) else output
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Means over the pixels whose target is not `ignored`, 0 where there is none.
+
+    Outputs are (N, C, H, W) with C above 1, targets (N, H, W).
+    """
+
+    ignored: int
+
+    def counted(self, batch: Batch) -> int:
+        """Return the number of such pixels."""
+        return int((targets_of(batch) != self.ignored).sum())
+
+    def loss(self, output: Output, batch: Batch) -> Tensor:
+        """Cross-entropy."""
+        scores = at_least_float32(of_classes(output))
+        return self._mean(
+            F.cross_entropy(scores, targets_of(batch), ignore_index=self.ignored, reduction="none"), batch
+        )
+
+    def divergence(self, output: Output, reference: Output, batch: Batch) -> Tensor:
+        """KL( softmax output || softmax reference )."""
+        return self._mean(softmax_kl(of_classes(output), reference, dim=1), batch)
+
+    def accuracy(self, output: Output, batch: Batch) -> Tensor:
+        """Fraction of pixels whose largest output is the target."""
+        return self._mean((of_classes(output).argmax(dim=1) == targets_of(batch)).double(), batch)
+
+    def probabilities(self, output: Output) -> Tensor:
+        """Softmax over the classes."""
+        return probabilities(output)
+
+    def _mean(self, values: Tensor, batch: Batch) -> Tensor:
+        targets = targets_of(batch)
+        if values.shape != targets.shape:
+            raise UsageError(
+                f"data's targets of shape {tuple(targets.shape)} do not fit the model's outputs, which need some of "
+                f"shape {tuple(values.shape)}"
+            )
+        counted = targets != self.ignored
+        return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)

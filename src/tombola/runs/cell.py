@@ -1,0 +1,234 @@
+"""A cell: one configuration with every default written out, its data, its model at θ₀ and its runtime."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tombola.runs.config import RunConfig
+from tombola.data import AUGMENTATIONS, Feed, Normalisation, Split, Splits, load
+from tombola.data import VERSION as DATA_VERSION
+from tombola.errors import UsageError
+from tombola.networks.evaluation import VERSION as EVALUATION_VERSION
+from tombola.networks.evaluation import Evaluation, evaluate
+from tombola.finders import Finder, needs_of, selection_of
+from tombola.networks.bf16 import BF16Watch
+from tombola.storage.identity import digest
+from tombola.networks.masking import Survey, survey, unwrap
+from tombola.networks.models import VERSION as MODELS_VERSION
+from tombola.networks.models import build, load_into, publish_batch_norm_, read_weights
+from tombola.networks.network import FrozenNetwork, explained_run, load_weights, uses_batch_statistics
+from tombola.core.parts import identify, written_name
+from tombola.core.plugins import imported_function, source
+from tombola.finders.problem import Problem, Trainer
+from tombola.core.progress import Progress
+from tombola.networks.runtime import Runtime, resolve_device
+from tombola.core.seeds import seeded
+from tombola.core.selection import VERSION as SELECTION_VERSION
+from tombola.storage.store import DiskStore
+from tombola.networks.task import Task, smoothed_cross_entropy
+from tombola.ticket import Ticket
+from tombola.training import VERSION as TRAINING_VERSION
+from tombola.training import TrainingSetup, UserFit, State
+
+EVALUATION_BATCH = 1000
+# The same for all finders, whatever they search on: objectives depend on the batch where networks normalise by it.
+PROBE_BATCH = 512
+# Of what takes part in every run; parts bring their own.
+VERSIONS = {"training": TRAINING_VERSION, "evaluation": EVALUATION_VERSION, "selection": SELECTION_VERSION}
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Return the configuration with the machine's defaults written out.
+
+    Raises UsageError for values that do not go together, and for names that mean nothing.
+    """
+    config.check()
+    if config.fit:
+        imported_function("fit", config.fit)
+    device = resolve_device("auto").type if config.device == "auto" else config.device
+    return replace(config, device=device).with_threads()
+
+
+def _mixed(split: Split | None) -> Feed | None:
+    """Return batches for an objective, which normalises by them: data that lie sorted by class are shuffled."""
+    return None if split is None else split.feed(EVALUATION_BATCH, 0, "evaluation")
+
+
+def _training_feed(config: RunConfig, splits: Splits) -> Feed:
+    augmentation = AUGMENTATIONS[config.augmentation]
+    return splits.train.feed(config.batch_size, config.seed, "training", augmentation=augmentation)
+
+
+@torch.no_grad()
+def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, runtime: Runtime) -> bool:
+    """Run two samples through the network, so that what does not fit is known before anything is written.
+
+    Returns whether bf16 would spoil it on a CPU.
+    """
+    network = FrozenNetwork(model, found.layout, Task(), runtime)
+    batch = runtime.move(next(iter(splits.train.feed(2, 0, "probe", shuffle=False).epoch(0))).batch)
+    name = written_name(config.model)
+    with (
+        explained_run(f"model {name} cannot be run on inputs of {list(splits.shape)}", option="model"),
+        seeded(0, "probe", device=runtime.device),
+        BF16Watch() as watch,
+    ):
+        output = network.dense(batch)
+    wanted = max(splits.classes, 2)  # one alone has no alternative
+    if not isinstance(output, torch.Tensor) or output.dim() != 2 or output.shape[1] < wanted:
+        shape = list(output.shape[1:]) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise UsageError(f"model {name} must give {wanted} outputs a sample, one a class, got {shape}", option="model")
+    if isinstance(config.finder, Finder):
+        config.finder.check(network)
+    return bool(watch.wrong)
+
+
+def _initial_model(config: RunConfig, splits: Splits, seed: int, *purpose: str) -> nn.Module:
+    with seeded(seed, *purpose):
+        model = unwrap(build(config.model, splits.shape, splits.classes))
+        if config.batch_norm == "published":
+            publish_batch_norm_(model)
+    return model
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A resolved configuration with its data, its model at θ₀, and its runtimes for training and for the search."""
+
+    config: RunConfig
+    splits: Splits
+    model: nn.Module
+    survey: Survey
+    runtime: Runtime
+    search_runtime: Runtime
+    task: Task
+
+    @classmethod
+    def prepare(cls, config: RunConfig) -> "Cell":
+        """Load the data and build the model of a resolved configuration; raises UsageError if they do not fit."""
+        normalisation = Normalisation(config.mean, config.std)
+        splits = load(config.data, config.held_out, normalisation, config.image_size, config.train_samples)
+        _training_feed(config, splits)  # refuses what the augmentation cannot change
+        model = _initial_model(config, splits, config.seed, "model")
+        runtime = Runtime.choose(model, config.device, config.precision, config.layout)
+        if config.weights:
+            load_into(model, read_weights(Path(config.weights)), Path(config.weights))
+        found = survey(model, config.include or "*", config.exclude)
+        selection_of(config.finder, found.layout, config.density)
+        wrong = _probe(config, splits, model, found, runtime)
+        runtime = runtime.with_safe_precision(wrong, config.precision)
+        of_search = config.search_precision or runtime.precision
+        search = Runtime.choose(model, runtime.device, of_search, runtime.layout).with_safe_precision(wrong, of_search)
+        settled = replace(config, precision=runtime.precision, search_precision=search.precision, layout=runtime.layout)
+        return cls(settled, splits, model, found, runtime, search, Task())
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that the result depends on: what differs from defaults, and versions of what took part."""
+        fit = {"fit": source(self.config.fit)} if self.config.fit else {}
+        return {
+            "config": identify(self.config),
+            "data": self._data_identity(),
+            "model": self.model_identity(),
+            "weights": State.of(self.model).digest,
+            "runtime": self.runtime.to_dict(),
+            "search_runtime": self.search_runtime.to_dict(),
+            "versions": VERSIONS,
+            **fit,
+        }
+
+    def _data_identity(self) -> list[Any]:
+        return [self.splits.fingerprint, DATA_VERSION]
+
+    def model_identity(self) -> str:
+        """Return the model's name and, for one's own, its code: names, shapes and weights say nothing of `forward`."""
+        return digest([identify(self.config.model), self.config.batch_norm, MODELS_VERSION])
+
+    def initial_model(self, seed: int, *purpose: str) -> nn.Module:
+        """Return the model with initial weights that depend on a seed and on what they are for."""
+        return _initial_model(self.config, self.splits, seed, *purpose)
+
+    def start_of(self, ticket: Ticket, given: bool) -> State:
+        """Return the state that a ticket is trained from, at its epoch: the model's present values.
+
+        given: whether the user said that these are the ones. Raises UsageError where they cannot be.
+        """
+        provenance, config = ticket.provenance, self.config
+        at = provenance.at if provenance else "given"
+        epoch = {"init": 0, "given": 0, "trained": config.rewind_to}.get(at, provenance.epoch if provenance else 0) or 0
+        if epoch >= config.training.epochs:
+            raise UsageError(
+                f"must lie above {epoch}, from which the ticket is trained, got {config.training.epochs}",
+                option="epochs",
+            )
+        state = State.of(self.model, epoch)
+        if not given and provenance is not None and state.digest != provenance.weights:
+            raise UsageError(
+                "give the weights that the ticket is trained from; they are not the initial ones", option="weights"
+            )
+        return state
+
+    def trainer(self, store: DiskStore, progress: Progress) -> Trainer:
+        """Return what trains this cell's network; cells that agree on it share its results."""
+        config = self.config
+        lesson = TrainingSetup(
+            self.model,
+            replace(self.task, loss=smoothed_cross_entropy(config.label_smoothing)),
+            _training_feed(config, self.splits),
+            self._feed(self.splits.held_out),
+            config.training,
+            self.runtime,
+            config.seed,
+            progress,
+        )
+        shared = {
+            "data": self._data_identity(),
+            "model": self.model_identity(),
+            "batch_size": config.batch_size,
+            **({"augmentation": config.augmentation} if config.augmentation != RunConfig.augmentation else {}),
+            **({"label_smoothing": config.label_smoothing} if config.label_smoothing else {}),
+            **({"fit": source(config.fit)} if config.fit else {}),
+        }
+        own = UserFit(imported_function("fit", config.fit)) if config.fit else None
+        return Trainer(lesson, State.of(self.model), store, shared, own)
+
+    def problem(self, weights: State, store: DiskStore, progress: Progress, trainer: Trainer | None) -> Problem:
+        """Return the problem of drawing a ticket at some weights."""
+        config, samples = self.config, needs_of(self.config.finder).samples
+        return Problem(
+            model=self.model,
+            layout=self.survey.layout,
+            task=self.task,
+            feed=self.splits.train.feed(samples, config.seed, "search"),
+            weights=weights,
+            seed=config.seed,
+            runtime=self.search_runtime,
+            at=config.draw_at,
+            store=store,
+            progress=progress,
+            trainer=trainer,
+            probe=self.splits.train.feed(PROBE_BATCH, config.seed, "search"),
+            held_out=_mixed(self.splits.held_out),
+            identity={
+                "data": self._data_identity(),
+                "model": self.model_identity(),
+                "samples": samples,
+            },
+        )
+
+    def evaluate(self, state: State, split: str) -> Evaluation:
+        """Evaluate a state on a split: "test" or "held_out"."""
+        feed = self._feed(getattr(self.splits, split))
+        if feed is None:
+            raise UsageError("split held-out: this run's training held nothing out", option="split")
+        model = self.runtime.place(load_weights(self.model, state.tensors))
+        return evaluate(model, self.task, feed, self.runtime)
+
+    def _feed(self, split: Split | None) -> Feed | None:
+        """Return the batches to evaluate on; a network that normalises by them needs them mixed and as in training."""
+        if split is None:
+            return None
+        by_batch = uses_batch_statistics(self.model)
+        return split.feed(self.config.batch_size if by_batch else EVALUATION_BATCH, 0, "evaluation", shuffle=by_batch)

@@ -1,0 +1,203 @@
+"""What lies below an --out: its runs, how they stand, and what could be deleted."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tombola.storage import digests
+from tombola.errors import TombolaError, UsageError
+from tombola.storage.files import read_json_object, read_yaml, size_of, sweep
+from tombola.runs.rundir import SHARED, STORE
+from tombola.storage.store import CHECKPOINT, LOCKS
+
+FINISHED, DRAWN, UNFINISHED, DAMAGED = "finished", "drawn", "unfinished", "damaged"
+# Stages of the store that are only on the way to others: outputs of the dense network, networks along a training.
+_ON_THE_WAY = ("teacher-", "course-")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run, a ticket's training or an audit.
+
+    state: finished; drawn, where only its ticket is; unfinished; or damaged, where files are missing or not as they
+    were written. test_accuracy: in percent, of what is finished; an audit's is the ticket's own, mean over its seeds.
+    bytes: on the disk, without what it shares in the store.
+    """
+
+    name: str
+    finder: str | None
+    density: float | None
+    seed: int | None
+    state: str
+    test_accuracy: float | None
+    bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def entries(out: Path) -> list[Entry]:
+    """Return the runs below a directory, by name; raises UsageError where there is no such directory."""
+    return [_entry(directory) for directory in _runs(out)]
+
+
+def _runs(out: Path) -> list[Path]:
+    """Return the run directories, without what patterns do not find: hidden names, links to elsewhere."""
+    try:
+        found = sorted(out.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"there is no directory {out}") from None
+    return [path for path in found if not path.name.startswith(".") and _is_run(path)]
+
+
+def _is_run(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and (path / "identity.json").is_file()
+
+
+def _entry(directory: Path) -> Entry:
+    state = _state(directory)
+    # What a run found says more than what it was asked for: a training's options do not name its ticket's finder.
+    results = ("result.json", "audit.json") if state == FINISHED else ()
+    values = _read(directory / "config.yaml") | {k: v for name in results for k, v in _read(directory / name).items()}
+    return Entry(
+        name=directory.name,
+        finder=_of_type(values.get("finder"), str),
+        density=_of_type(values.get("density"), float),
+        seed=_of_type(values.get("seed"), int),
+        state=state,
+        test_accuracy=_of_type(values.get("test_accuracy", values.get("test_accuracy_mean")), float),
+        bytes=size_of(directory),
+    )
+
+
+def _state(directory: Path) -> str:
+    try:
+        read_json_object(directory / "identity.json")
+        known = digests.vouched(directory) or {}
+    except (TombolaError, FileNotFoundError):
+        return DAMAGED
+    written = [name for name, digest in known.items() if digest is not None]
+    if digests.unsound(directory, written):
+        # A file may be newer than its digest while somebody writes both.
+        return UNFINISHED if _is_held(directory.parent / STORE / LOCKS / directory.name) else DAMAGED
+    if known and len(written) == len(known):
+        return FINISHED
+    return DRAWN if "ticket.safetensors" in written else UNFINISHED
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process holds a lock; one that nobody ever took is not made."""
+    if not path.is_file():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a file says, nothing where it cannot be read: a damaged run is listed too."""
+    try:
+        return read_yaml(path, path.name) if path.suffix == ".yaml" else read_json_object(path)
+    except (TombolaError, OSError):
+        return {}
+
+
+def _of_type(value: Any, kind: type) -> Any:
+    fits = isinstance(value, int | float if kind is float else kind) and not isinstance(value, bool)
+    return value if fits else None
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What was deleted, or would be: paths and their bytes. busy: what another process works on, left alone."""
+
+    paths: tuple[tuple[Path, int], ...]
+    busy: tuple[str, ...]
+
+    @property
+    def freed(self) -> int:
+        """Bytes in all."""
+        return sum(size for _, size in self.paths)
+
+
+def clean(out: Path, everything: bool = False, dry: bool = False) -> Cleaned:
+    """Delete what can be made again and no finished run needs; results stay.
+
+    That is partial files of processes that are gone, files that no run shares any more, and, unless some run is
+    unfinished and would begin anew, checkpoints and what is only on the way to other results. everything: the whole
+    store, also what an unfinished run would go on from. dry: only say what. Raises UsageError where there are no runs.
+    """
+    runs = _runs(out)
+    store = out / STORE
+    if not runs:
+        raise UsageError(f"{out} holds no runs of tombola; nothing was deleted")
+    with ExitStack() as held:
+        busy = _hold(store, held)
+        if everything and busy:
+            raise UsageError(
+                f"another process works below {out} ({', '.join(busy)}); nothing was deleted", option="all"
+            )
+        found = [partial for directory in (out, *runs) for partial in sweep(directory, dry)]
+        if store.is_dir():
+            found += _delete_store(store, dry) if everything else _thin(store, busy, _is_unfinished(runs), dry)
+    return Cleaned(tuple(found), tuple(busy))
+
+
+def _hold(store: Path, held: ExitStack) -> list[str]:
+    """Take every lock of the store; return the names of those that others hold."""
+    busy = []
+    for path in sorted((store / LOCKS).glob("*")):
+        try:
+            held.enter_context(FileLock(path, timeout=0))
+        except Timeout:
+            busy.append(path.name)
+    return busy
+
+
+def _is_unfinished(runs: list[Path]) -> bool:
+    return any(_state(directory) != FINISHED for directory in runs)
+
+
+def _delete_store(store: Path, dry: bool) -> list[tuple[Path, int]]:
+    size = size_of(store)
+    if not dry:
+        # First out of the way, at once: a run that begins now makes a store of its own.
+        doomed = store.with_name(f"{store.name}.deleted")
+        shutil.rmtree(doomed, ignore_errors=True)  # of an earlier time, which was stopped
+        store.rename(doomed)
+        shutil.rmtree(doomed)
+    return [(store, size)]
+
+
+def _thin(store: Path, busy: list[str], unfinished: bool, dry: bool) -> list[tuple[Path, int]]:
+    found = []
+    for stage in sorted(path for path in store.iterdir() if path.is_dir() and path.name not in {LOCKS, SHARED, *busy}):
+        found += sweep(stage, dry)
+        # While any run is under way, so are stages that it has let go of for the moment.
+        if not unfinished and not busy:
+            found += [_delete(path, dry) for path in _needless(stage)]
+    found += sweep(store / SHARED, dry)
+    unshared = [path for path in sorted((store / SHARED).glob("[!.]*")) if path.stat().st_nlink == 1]
+    return found + [_delete(path, dry) for path in unshared if not busy]
+
+
+def _needless(stage: Path) -> Iterator[Path]:
+    if stage.name.startswith(_ON_THE_WAY):
+        yield stage
+    elif (stage / CHECKPOINT).is_file():
+        yield stage / CHECKPOINT
+
+
+def _delete(path: Path, dry: bool) -> tuple[Path, int]:
+    size = size_of(path) if path.is_dir() else path.stat().st_size
+    if not dry:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return path, size

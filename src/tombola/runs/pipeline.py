@@ -1,0 +1,237 @@
+"""One cell, start to end: pretrain -> draw -> train -> evaluate; and its stages one by one."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tombola.runs.cell import Cell, resolve
+from tombola.runs.config import RunConfig, density_words
+from tombola.core.cost import Cost
+from tombola.networks.evaluation import Evaluation
+from tombola.finders import draw as draw_ticket
+from tombola.networks.models import load_into, read_weights
+from tombola.core.parts import written_name
+from tombola.finders.problem import Problem, Trainer
+from tombola.core.progress import Progress
+from tombola.runs.rundir import (
+    DRAWN,
+    FILES,
+    TRAINED,
+    claim_below,
+    describe_run,
+    is_whole,
+    read_result,
+    run_name,
+    say_damage,
+    store_below,
+    ticket_name,
+    write_scores,
+    write_ticket,
+    write_trained,
+)
+from tombola.networks.runtime import on_threads
+from tombola.storage.store import CHECKPOINT_SECONDS, DiskStore
+from tombola.ticket import Ticket
+from tombola.training import State
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command found. directory: where it lies. values: the figures, with the places of the directory and the
+    ticket. repeated: it was there."""
+
+    directory: Path
+    values: Mapping[str, Any]
+    repeated: bool
+
+
+def run(config: RunConfig, out: Path, progress: Progress, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> Result:
+    """Run one cell below `out` and return its result; what is there already is not done again.
+
+    Raises UsageError for a configuration that cannot be run, before anything is written.
+    """
+    store = store_below(out, progress, checkpoint_seconds)
+    with _claimed(config, out, store) as (cell, directory):
+        repeated = is_whole(directory, FILES)
+        if not repeated:
+            # Also when files of a finished run are gone or damaged: the store has what they were made from.
+            say_damage(directory, progress)
+            drawn = _draw(cell, store, directory, progress)
+            _train(drawn, directory)
+        return Result(directory, _places(directory) | read_result(directory), repeated)
+
+
+def draw(config: RunConfig, out: Path, progress: Progress) -> Result:
+    """Do the first part of a run: pretrain and draw. The run directory is the one that `run` goes on with."""
+    store = store_below(out, progress)
+    with _claimed(config, out, store) as (cell, directory):
+        repeated = is_whole(directory, DRAWN)
+        if not repeated:
+            _draw(cell, store, directory, progress)
+    ticket = Ticket.load(directory / "ticket.safetensors")
+    return Result(directory, _places(directory) | _ticket_values(ticket), repeated)
+
+
+def train(config: RunConfig, ticket_file: Path, weights: Path | None, out: Path, progress: Progress) -> Result:
+    """Train a ticket from a file, and evaluate it, in a run directory of its own below `out`.
+
+    config: model, data and recipe. weights: what the ticket is trained from; without it, the model's initial weights,
+    which must be those that the ticket was drawn at.
+    """
+    config = resolve(config)
+    with on_threads(config.threads):
+        cell = Cell.prepare(replace(config, weights=str(weights)) if weights else config)
+        ticket = Ticket.load(ticket_file, cell.model)
+        start = cell.start_of(ticket, given=weights is not None)
+        identity = {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch}
+        directory = claim_below(out, f"trained-{ticket_name(ticket, config.seed)}", identity)
+        store = store_below(out, progress)
+        with store.lock(directory.name):
+            repeated = is_whole(directory, TRAINED)
+            if not repeated:
+                say_damage(directory, progress)
+                _train_alone(cell, ticket, start, cell.trainer(store, progress), directory)
+            return Result(directory, _places(directory) | read_result(directory), repeated)
+
+
+def _train_alone(cell: Cell, ticket: Ticket, start: State, trainer: Trainer, directory: Path) -> None:
+    trainer.lesson.say_unreached()
+    describe_run(directory, cell.config, TRAINED)
+    write_ticket(directory, ticket, start)
+    trained = trainer.fit(ticket, start)
+    test = cell.evaluate(trained, "test")
+    values = _ticket_values(ticket) | {"seed": cell.config.seed, "seconds": trained.cost.seconds}
+    values |= {"test_accuracy": 100 * test.metric, "test_loss": test.loss}
+    write_trained(directory, trained, trainer.ticket_entry(ticket, start).rows(), values)
+
+
+def evaluate_ticket(config: RunConfig, ticket_file: Path, weights: Path, split: str) -> Evaluation:
+    """Evaluate weights under a ticket.
+
+    config: model and data. weights: a file with the model's state_dict. split: "test" or "held_out".
+    """
+    tensors = read_weights(weights)
+    with on_threads(config.threads):
+        cell = Cell.prepare(resolve(replace(config, weights=None)))
+        model = copy.deepcopy(cell.model)
+        load_into(model, tensors, weights)
+        Ticket.load(ticket_file, model).apply_(model)
+        return cell.evaluate(State.of(model), split)
+
+
+@contextmanager
+def _claimed(config: RunConfig, out: Path, store: DiskStore) -> Iterator[tuple[Cell, Path]]:
+    """Give the cell of a configuration and the run directory that is its own, on the configured threads.
+
+    Another process that does the same waits, and then finds it done.
+    """
+    config = resolve(config)
+    with on_threads(config.threads):
+        cell = Cell.prepare(config)
+        directory = claim_below(
+            out, run_name(written_name(config.finder), config.density, config.seed), cell.identity()
+        )
+        with store.lock(directory.name):
+            yield cell, directory
+
+
+def _places(directory: Path) -> dict[str, Any]:
+    return {"run_dir": str(directory), "ticket": str(directory / "ticket.safetensors")}
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A drawn ticket; where it was drawn, where its training starts, and what draws and trains."""
+
+    cell: Cell
+    ticket: Ticket
+    at: State
+    start: State
+    problem: Problem
+    trainer: Trainer
+    rows: list[dict[str, Any]]
+
+
+def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> _Drawn:
+    config = cell.config
+    name = written_name(config.finder)
+    progress.say(f"{name} ticket of density {density_words(config.density)} at {config.draw_at}, in {directory}")
+    trainer = cell.trainer(store, progress)
+    trainer.lesson.say_unreached()
+    describe_run(directory, config, FILES)
+    # Pretrain. A ticket is drawn at one point of the dense training and trained from another, or the same.
+    epochs = {"init": 0, "rewind": config.rewind_to, "trained": config.training.epochs}
+    drawn_at = trainer.dense_at(epochs[config.draw_at])
+    start = drawn_at if config.draw_at != "trained" else trainer.dense_at(config.rewind_to)
+    # Draw.
+    problem = cell.problem(drawn_at, store, progress, trainer)
+    found = draw_ticket(config.finder, problem, config.density)
+    start = found.start or start
+    write_ticket(directory, found.ticket, start)
+    write_scores(directory, found.ticket)
+    return _Drawn(cell, found.ticket, drawn_at, start, problem, trainer, found.rows)
+
+
+def _train(drawn: _Drawn, directory: Path) -> None:
+    cell, trainer = drawn.cell, drawn.trainer
+    trained = drawn.problem.fit(drawn.ticket, drawn.start)
+    dense = trainer.dense_at(cell.config.training.epochs)
+    # Evaluate: the only look at the test data.
+    sparse_test, dense_test = cell.evaluate(trained, "test"), cell.evaluate(dense, "test")
+    rows = [
+        *trainer.dense_entry().rows(),
+        *drawn.rows,
+        *trainer.ticket_entry(drawn.ticket, drawn.start).rows(),
+    ]
+    values = _values(drawn, trained, dense) | {
+        "test_accuracy": 100 * sparse_test.metric,
+        "test_loss": sparse_test.loss,
+        "dense_test_accuracy": 100 * dense_test.metric,
+        "dense_test_loss": dense_test.loss,
+    }
+    write_trained(directory, trained, rows, values)
+
+
+def _values(drawn: _Drawn, trained: State, dense: State) -> dict[str, Any]:
+    spent = drawn.problem.cost_so_far
+    values = _ticket_values(drawn.ticket)
+    training = trained.cost - drawn.start.cost
+    # From θ₀ on, whether or not a stage was shared with another run.
+    total = Cost(**values["draw_cost"]) + training
+    return values | {
+        "seed": drawn.cell.config.seed,
+        "seconds": total.seconds,
+        "cost": total.to_dict(),
+        # A training function of the user's own may count no samples.
+        "dense_equivalents": total.passes / dense.cost.passes if dense.cost.passes else None,
+        "dense_seconds": dense.cost.seconds,
+        "seconds_by_stage": {
+            "pretraining": spent.seconds,
+            "draw": values["draw_cost"]["seconds"] - spent.seconds,
+            "ticket training": training.seconds,
+        },
+    }
+
+
+def _ticket_values(ticket: Ticket) -> dict[str, Any]:
+    """Return what is known of a ticket, as plain values; seconds are those of its draw, from θ₀ on."""
+    provenance = ticket.provenance
+    known: dict[str, Any] = {}
+    if provenance is not None:
+        known = {
+            "finder": provenance.finder["name"],
+            "objective": dict(provenance.objective),
+            "teacher": provenance.teacher,
+            "warnings": list(provenance.warnings),
+            "seconds": provenance.cost.seconds,
+            "draw_cost": provenance.cost.to_dict(),
+        }
+    return known | {
+        "density": ticket.density,
+        "kept": ticket.kept,
+        "prunable": ticket.prunable,
+        "kept_by_layer": ticket.kept_by_layer,
+    }

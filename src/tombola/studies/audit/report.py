@@ -1,0 +1,109 @@
+"""What an audit found, and its verdict."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tombola.studies.audit.connectivity import Connectivity
+from tombola.studies.statistics import Difference, Summary, compare_paired, summarise
+
+INFORMATIVE, NOT_INFORMATIVE, UNDECIDED, IMPOSSIBLE = "informative", "not informative", "undecided", "not possible"
+# What an alteration's accuracy, beside the ticket's own, says about the ticket.
+_MEANING = {
+    "worse": INFORMATIVE,
+    "better": NOT_INFORMATIVE,
+    "not worse": NOT_INFORMATIVE,
+    "undecided": UNDECIDED,
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One alteration of the ticket and what became of it.
+
+    changed: share of the kept weights (or, for new initial weights, of all prunable ones) that it changed. accuracies:
+    of the altered tickets after training, in percent, one a seed. difference: from the ticket's own. why: a check was
+    not possible.
+    """
+
+    name: str
+    changed: float | None = None
+    accuracies: tuple[float, ...] = ()
+    difference: Difference | None = None
+    why: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """In words: the ticket is informative where altering it makes it worse."""
+        return _MEANING[self.difference.verdict] if self.difference else IMPOSSIBLE
+
+    @classmethod
+    def judged(cls, name: str, changed: float, accuracies: Sequence[float], own: Sequence[float]) -> "Check":
+        """Return the check of accuracies beside the ticket's own, of the same seeds in the same order."""
+        return cls(name, changed, tuple(accuracies), compare_paired(accuracies, own))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        found = self.difference.summary if self.difference else None
+        gain = found and {
+            "mean": -found.mean,
+            "low": None if found.high is None else -found.high,
+            "high": None if found.low is None else -found.low,
+        }
+        return {
+            "name": self.name,
+            "verdict": self.verdict,
+            "why": self.why,
+            "changed": self.changed,
+            "test_accuracies": list(self.accuracies),
+            "ticket_gains": gain,
+            "p": self.difference and self.difference.p,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an audit found.
+
+    accuracies: of the ticket itself, one a seed. empty_layers: those without any weight. overlap: share of the ticket's
+    weights that a random and a magnitude ticket keep too, each beside what chance gives at these layers' densities.
+    other_weights: it was drawn at other weights than those that it is trained from, such as the trained ones.
+    """
+
+    seeds: tuple[int, ...]
+    accuracies: tuple[float, ...]
+    checks: tuple[Check, ...]
+    empty_layers: tuple[str, ...]
+    overlap: Mapping[str, Mapping[str, float]]
+    connectivity: Connectivity | None
+    other_weights: bool = False
+
+    @property
+    def accuracy(self) -> Summary:
+        """The ticket's own accuracy."""
+        return summarise(self.accuracies)
+
+    @property
+    def status(self) -> int:
+        """Exit status: 1 where a check is not informative, else 3 where one is undecided or none possible, else 0."""
+        verdicts = [check.verdict for check in self.checks]
+        if NOT_INFORMATIVE in verdicts:
+            return 1
+        return 3 if UNDECIDED in verdicts or set(verdicts) == {IMPOSSIBLE} else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        own = self.accuracy
+        return {
+            "seeds": list(self.seeds),
+            "indicative": own.indicative,
+            "test_accuracies": list(self.accuracies),
+            "test_accuracy_mean": own.mean,
+            "test_accuracy_std": own.std,
+            "checks": [check.to_dict() for check in self.checks],
+            "empty_layers": list(self.empty_layers),
+            "overlap": {name: dict(found) for name, found in self.overlap.items()},
+            "other_weights": self.other_weights,
+            "connectivity": self.connectivity and self.connectivity.to_dict(),
+            "status": self.status,
+        }

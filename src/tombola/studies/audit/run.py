@@ -1,0 +1,207 @@
+"""Runs the checks of an audit: alters the ticket, trains what comes out as the ticket is trained, and compares."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tombola.core.flat import Layout
+from tombola.core.progress import Progress
+from tombola.core.seeds import derive, generator, seeded
+from tombola.errors import UsageError
+from tombola.finders import Magnitude, Random, draw
+from tombola.finders.problem import Problem
+from tombola.networks.models import read_weights
+from tombola.networks.network import estimate_statistics, lacks_statistics, load_weights, statistics_modules
+from tombola.networks.runtime import on_threads
+from tombola.runs.cell import Cell, resolve
+from tombola.runs.config import RunConfig
+from tombola.runs.rundir import claim_below, name_of_finder, store_below, ticket_name, write_audit
+from tombola.storage.store import DiskStore
+from tombola.studies.audit.alterations import Impossible, changed, inverted, inverted_by_layer, shared, shuffled
+from tombola.studies.audit.connectivity import Connectivity, walk
+from tombola.studies.audit.report import Check, Report
+from tombola.ticket import Ticket
+from tombola.training import State
+
+# Batches on which running statistics are estimated between two networks, which have none of their own there.
+STATISTICS_BATCHES = 50
+
+MASK_CHECKS: dict[str, Callable[[Ticket, torch.Generator], Ticket]] = {
+    "shuffled within layers": shuffled,
+    "scores inverted within layers": inverted_by_layer,
+    "scores inverted over the network": inverted,
+}
+REINITIALISED = "re-initialised"
+
+
+def audit(
+    config: RunConfig,
+    ticket_file: Path,
+    scores: Path | None,
+    weights: Path | None,
+    seeds: int,
+    out: Path,
+    progress: Progress,
+) -> tuple[Report, Path]:
+    """Audit a ticket; return what was found, and the directory below `out` where audit.json lies.
+
+    config: model, data and recipe; its seed is the first of `seeds`. scores: safetensors file of what the ticket's
+    weights were ranked by. weights: as in `pipeline.train`. What was trained before is not trained again.
+    """
+    if seeds < 1:
+        raise UsageError(f"must be at least 1, got {seeds}", option="seeds")
+    config = resolve(config)
+    with on_threads(config.threads):
+        cell = Cell.prepare(replace(config, weights=str(weights)) if weights else config)
+        ticket = Ticket.load(ticket_file, cell.model)
+        if ticket.kept == 0:
+            raise UsageError(f"{ticket_file} keeps no weight: there is nothing to audit")
+        start = cell.start_of(ticket, given=weights is not None)
+        if scores:
+            ticket = Ticket(dict(ticket), ticket.provenance, _read_scores(scores, ticket))
+        identity = {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch, "audit": seeds}
+        directory = claim_below(out, f"audit-{ticket_name(ticket, config.seed)}", identity)
+        store = store_below(out, progress)
+        with store.lock(directory.name):
+            report = _Bench(cell, ticket, start, store, progress, range(seeds)).report()
+            facts = {"finder": name_of_finder(ticket), "density": ticket.density, "seed": config.seed}
+            write_audit(directory, facts | report.to_dict())
+    return report, directory
+
+
+def _read_scores(path: Path, ticket: Ticket) -> dict[str, torch.Tensor]:
+    scores = read_weights(path, "scores")
+    if {name: tuple(score.shape) for name, score in scores.items()} != ticket.shapes:
+        raise UsageError(f"{path} does not hold a score for each weight of the ticket")
+    return {name: scores[name] for name in ticket}
+
+
+@dataclass(frozen=True)
+class _Altered:
+    """What an alteration made: the share that it changed, and what is to be trained from where."""
+
+    share: float
+    ticket: Ticket
+    start: State
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A ticket under audit, and the means to train it and what is made of it."""
+
+    cell: Cell
+    ticket: Ticket
+    start: State
+    store: DiskStore
+    progress: Progress
+    numbers: range
+
+    def report(self) -> Report:
+        """Run every check."""
+        trained = [self._train(number, self.ticket, self.start) for number in self.numbers]
+        own = [self._accuracy(state) for state in trained]
+        checks = [self._check(name, own, partial(self._other_mask, name, alter)) for name, alter in MASK_CHECKS.items()]
+        return Report(
+            seeds=tuple(self.cell.config.seed + number for number in self.numbers),
+            accuracies=tuple(own),
+            checks=(*checks, self._check(REINITIALISED, own, self._other_weights)),
+            empty_layers=tuple(name for name, kept in self.ticket.kept_by_layer.items() if not kept),
+            overlap=self._overlap(),
+            other_weights=self._at_other_weights(),
+            connectivity=self._connectivity(trained),
+        )
+
+    def _at_other_weights(self) -> bool:
+        """Whether the weights that the ticket is trained from are known not to be those that it was drawn at."""
+        provenance = self.ticket.provenance
+        return provenance is not None and provenance.weights not in {None, self.start.digest}
+
+    def _check(self, name: str, own: list[float], alter: Callable[[int], "_Altered"]) -> Check:
+        """Alter anew for every seed, train, and judge; an alteration that cannot be made ends the check."""
+        found: list[float] = []
+        shares: list[float] = []
+        for number in self.numbers:
+            try:
+                altered = alter(number)
+            except Impossible as error:
+                return Check(name, why=str(error))
+            shares.append(altered.share)
+            self.progress.say(
+                f"{name}, {number + 1} of {len(self.numbers)}: {altered.share:.1%} of the weights are others"
+            )
+            found.append(self._accuracy(self._train(number, altered.ticket, altered.start)))
+        return Check.judged(name, min(shares), found, own)
+
+    def _other_mask(self, name: str, alter: Callable[[Ticket, torch.Generator], Ticket], number: int) -> "_Altered":
+        """Return another mask, to be trained from the ticket's own weights."""
+        altered = alter(self.ticket, self._generator(number, name))
+        return _Altered(changed(self.ticket, altered), altered, self.start)
+
+    def _other_weights(self, number: int) -> "_Altered":
+        """Return the ticket's mask with initial weights drawn anew."""
+        provenance = self.ticket.provenance
+        if provenance is None or provenance.at != "init":
+            at = f"it was drawn at: {provenance.at}" if provenance else "it does not say where it was drawn"
+            raise Impossible(f"only tickets of initial weights can be given new ones; {at}")
+        fresh = State.of(self.cell.initial_model(self.cell.config.seed + number, REINITIALISED))
+        share = float((self._weights(fresh) != self._weights(self.start)).float().mean())
+        if not share:
+            raise Impossible("nothing would change: the model's weights do not come from the seed")
+        return _Altered(share, self.ticket, fresh)
+
+    def _train(self, number: int, ticket: Ticket, start: State) -> State:
+        """Train as the ticket is trained, in the order of data that belongs to one of the seeds."""
+        config = replace(self.cell.config, seed=self.cell.config.seed + number)
+        return replace(self.cell, config=config).trainer(self.store, self.progress).fit(ticket, start)
+
+    def _accuracy(self, state: State) -> float:
+        return 100 * self.cell.evaluate(state, "test").metric
+
+    def _generator(self, number: int, *purpose: str) -> torch.Generator:
+        return generator(self.cell.config.seed + number, "audit", *purpose)
+
+    def _weights(self, state: State) -> torch.Tensor:
+        """Return the weights that the ticket covers, in one vector."""
+        problem = self._problem()
+        return problem.layout.flatten(problem.values_of(state))
+
+    def _problem(self) -> Problem:
+        """Return the problem of drawing another ticket at the same weights, over the ticket's own layers."""
+        problem = self.cell.problem(self.start, self.store, self.progress, None)
+        # A seed of its own: a random ticket would otherwise be compared with itself.
+        seed = derive(self.cell.config.seed, "audit", "overlap")
+        return replace(problem, layout=Layout.of(self.ticket.items()), seed=seed)
+
+    def _overlap(self) -> dict[str, dict[str, float]]:
+        """Compare with a random and a magnitude ticket of the same density at the same weights."""
+        problem = self._problem()
+        found: dict[str, dict[str, float]] = {}
+        for finder in (Random(), Magnitude()):
+            other = draw(finder, problem, self.ticket.density).ticket
+            by_layer = other.density_by_layer
+            chance = sum(kept * by_layer[name] for name, kept in self.ticket.kept_by_layer.items()) / self.ticket.kept
+            found[finder.name] = {"shared": shared(self.ticket, other), "by_chance": chance}
+        return found
+
+    def _connectivity(self, trained: list[State]) -> Connectivity | None:
+        """Walk from the first seed's training to the second's; None where there is one training alone."""
+        if len(trained) < 2:
+            return None
+        return walk(trained[0].tensors, trained[1].tensors, self._error)
+
+    def _error(self, tensors: dict[str, Any]) -> float:
+        """Return the test error of values between two networks, whose running statistics are estimated anew."""
+        model = load_weights(self.cell.model, tensors)
+        for module in statistics_modules(model):
+            module.reset_running_stats()
+        if lacks_statistics(model):
+            feed = self.cell.splits.train.feed(self.cell.config.batch_size, self.cell.config.seed, "statistics")
+            batches = (item.batch for item in islice(feed.epoch(0), STATISTICS_BATCHES))
+            with seeded(0, "statistics", device=self.cell.runtime.device):
+                model = estimate_statistics(model, batches, self.cell.task, self.cell.runtime)
+        return 100 - self._accuracy(State.of(model))

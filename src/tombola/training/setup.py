@@ -1,0 +1,40 @@
+"""Lesson: everything that trainings of one network on one set of data share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from tombola.core.progress import Progress
+from tombola.data import Feed
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task
+from tombola.storage.store import StoreEntry
+from tombola.ticket import Ticket
+from tombola.training.recipe import Recipe
+from tombola.training.state import State
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """Everything that trainings of one network on one set of data share."""
+
+    model: nn.Module
+    task: Task
+    feed: Feed
+    held_out: Feed | None
+    recipe: Recipe
+    runtime: Runtime
+    seed: int
+    progress: Progress
+
+    def say_unreached(self) -> None:
+        """Name the milestones that the training ends before."""
+        epochs = self.recipe.epochs
+        late = [str(milestone) for milestone in self.recipe.milestones if milestone >= epochs]
+        if late:
+            self.progress.say(f"no drop of the learning rate at milestones {', '.join(late)}: epochs is {epochs}")
+
+
+# Trains from a state to the end of an epoch, dense or under a ticket; the text names the work for progress and journal.
+Fit = Callable[[TrainingSetup, State, int, StoreEntry, str, Ticket | None], State]

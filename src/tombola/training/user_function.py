@@ -1,0 +1,131 @@
+"""Training by a function of the user's own, in place of our loop."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from tombola.core.cost import Meter
+from tombola.core.seeds import seeded
+from tombola.errors import SearchError, UsageError
+from tombola.networks.evaluation import evaluate
+from tombola.networks.masking import by_canonical_name, unwrap
+from tombola.networks.network import load_weights
+from tombola.networks.task import Batch
+from tombola.storage.store import StoreEntry
+from tombola.ticket import Ticket
+from tombola.training.recipe import Recipe
+from tombola.training.setup import TrainingSetup
+from tombola.training.state import State
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a training function is asked to do; it trains the model that it is given, in place.
+
+    epochs: those to train, counted from 0; a ticket's begin at its rewind point. recipe: the configured one, whose
+    `epochs` is the length of a whole training. seed: of the run, by which the global generators of torch, numpy and
+    Python are seeded already. device: where model and batches lie. ticket: what to hold, or None for the dense network.
+    """
+
+    epochs: range
+    recipe: Recipe
+    seed: int
+    device: torch.device
+    ticket: Ticket | None
+    _batches: Callable[[int], Iterator[Batch]] = field(repr=False)
+    _start: State = field(repr=False)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Give one epoch's training batches, on the device, in an order that depends on seed and epoch alone."""
+        return self._batches(epoch)
+
+    def hold(self, model: nn.Module, *optimizers: Optimizer) -> None:
+        """Keep the ticket's pruned weights at zero through every step of the optimisers; nothing when dense.
+
+        Raises UsageError when the model was trained before.
+        """
+        for name, parameter in unwrap(model).named_parameters():
+            if not torch.equal(parameter.detach().cpu(), self._start.tensors[name]):
+                raise UsageError(
+                    "the training function must call job.hold before its first step, not after", option="fit"
+                )
+        if self.ticket is not None:
+            self.ticket.attach(model, *optimizers)
+
+
+TrainingFunction = Callable[[nn.Module, Job], Any]
+
+
+@dataclass(frozen=True)
+class UserFit:
+    """Trains by a user's function; what it was interrupted in is begun anew, from the stage's start."""
+
+    function: TrainingFunction
+
+    def __call__(
+        self,
+        lesson: TrainingSetup,
+        start: State,
+        until: int,
+        stage: StoreEntry,
+        title: str,
+        ticket: Ticket | None = None,
+    ) -> State:
+        """Return the state after the function has trained up to the end of epoch `until`.
+
+        Raises UsageError when it left pruned weights that are not zero, or changed the model's names.
+        """
+        stage.resume()  # cuts the journal back
+        epochs, meter = range(start.epoch, until), Meter()
+        with (
+            seeded(lesson.seed, "training", device=lesson.runtime.device),
+            lesson.progress.track(title, len(epochs)) as tracker,
+        ):
+            model = lesson.runtime.place(load_weights(lesson.model, start.tensors)).train()
+
+            def batches(epoch: int) -> Iterator[Batch]:
+                tracker.update(epoch - start.epoch)
+                for item in lesson.feed.epoch(epoch):
+                    batch = lesson.runtime.move(item.batch)
+                    samples = lesson.task.samples(batch)
+                    meter.count(forward=samples, backward=samples)
+                    yield batch
+
+            job = Job(epochs, lesson.recipe, lesson.seed, lesson.runtime.device, ticket, batches, start)
+            returned = self.function(model, job)
+            if isinstance(returned, nn.Module) and returned is not model:
+                raise UsageError(
+                    "the training function must train its model in place; it returned another one", option="fit"
+                )
+            tracker.update(len(epochs))
+        self._check(lesson.model, model, ticket)
+        cost = start.cost + meter.read()
+        row: dict[str, Any] = {"stage": title, "epoch": until}
+        if lesson.held_out is not None:
+            found = evaluate(model, lesson.task, lesson.held_out, lesson.runtime)
+            row |= {"held_out_loss": found.loss, "held_out_metric": found.metric}
+        stage.record(row)
+        return State.of(model, until, cost)
+
+    @staticmethod
+    def _check(before: nn.Module, model: nn.Module, ticket: Ticket | None) -> None:
+        if list(before.state_dict()) != list(model.state_dict()):
+            raise UsageError(
+                "the training function changed the names of the model's parameters or buffers", option="fit"
+            )
+        parameters = by_canonical_name(model)
+        for name, parameter in parameters.items():
+            if not torch.isfinite(parameter).all():
+                raise SearchError(f"fit: after the training function, {name} is no longer finite (NaN or infinity)")
+        for name, mask in (ticket or {}).items():
+            revived = int(parameters[name].detach().cpu()[~mask].count_nonzero())
+            if revived:
+                raise UsageError(
+                    f"the training function left {revived:,} pruned weights of {name} that are not zero; "
+                    "call job.hold(model, optimizer) before the first step",
+                    option="fit",
+                )
