@@ -21,7 +21,23 @@ def example(name):
 
 
 def test_every_example_is_run_here():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"lightning_style", "text_classifier", "timm_model"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {
+        "cts_on_one_page",
+        "lightning_style",
+        "own_parts",
+        "text_classifier",
+        "timm_model",
+    }
+
+
+def test_parts_of_ones_own():
+    tickets = example("own_parts").main(steps=60)
+    assert {ticket.kept for ticket in tickets.values()} == {round(0.05 * (64 * 300 + 300 * 10))}
+
+
+def test_the_method_on_one_page():
+    reached = example("cts_on_one_page").main(steps=200, density=0.05)
+    assert all(50 < accuracy <= 100 for accuracy in reached.values())
 
 
 def test_a_text_classifier():

@@ -1,47 +1,79 @@
 """The README's examples run as they stand."""
 
+import ast
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "docs" / "guide" / "command-line.md").read_text()
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_the_python_example(tmp_path):
-    code = blocks("python")[0]
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/python.md"])
+def test_the_python_example(page, tmp_path):
+    (code,) = blocks((ROOT / page).read_text(), "python")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
     assert (tmp_path / "ticket.safetensors").exists()
 
 
-def test_the_command_line_tour(tmp_path):
-    code = "".join(blocks("bash"))
-    assert len(code.strip().splitlines()) >= 10
+def commands(code, folder):
     # The installed command and this interpreter are the same program; the tests need no activated environment.
-    (tmp_path / "mine.py").write_text(blocks("python")[1])
     program = f'tombola() {{ {shlex.quote(sys.executable)} -m tombola "$@"; }}\nset -e\n'
     found = subprocess.run(
         ["bash", "-c", program + code],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         env={**os.environ, "COLUMNS": "120"},
     )
     assert found.returncode == 0, found.stderr
-    assert "cts ticket" in found.stdout
-    assert '"finder": "cts"' in found.stdout
-    assert "seconds of training" in found.stdout
-    assert "steps: 1000" in (tmp_path / "config.yaml").read_text()
+    assert "steps: 1000" in (folder / "config.yaml").read_text()
+    return found.stdout
+
+
+def test_the_command_line_tour(tmp_path):
+    code = "".join(blocks(README, "bash"))
+    assert len(code.strip().splitlines()) >= 10
+    found = commands(code, tmp_path)
+    assert "cts ticket" in found
+    assert '"finder": "cts"' in found
+    assert (tmp_path / "tour.svg").exists()
+
+
+def test_the_guide_to_the_command_line(tmp_path):
+    (mine,) = blocks(GUIDE, "python")
+    (tmp_path / "mine.py").write_text(mine)
+    found = commands("".join(blocks(GUIDE, "bash")), tmp_path)
+    assert "cts ticket" in found
+    assert "seconds of training" in found
+
+
+def test_the_parts_of_ones_own_go_by_their_names(tmp_path):
+    shutil.copy(ROOT / "examples" / "own_parts.py", tmp_path)
+    doc = ast.get_docstring(ast.parse((tmp_path / "own_parts.py").read_text()))
+    lines = [line.strip() for line in doc.splitlines() if line.strip().startswith("tombola ")]
+    assert len(lines) == 3
+    short = "--epochs 4 --milestones 3"
+    commands("tombola run --preset digits --steps 1000 --print_config > config.yaml\n", tmp_path)
+    for line in lines:
+        commands(f"{line} {short} {'' if '--finder ' in line else '--steps 100'} --out own\n", tmp_path)
+
+
+def test_the_page_of_options_is_what_the_parts_say(tmp_path):
+    page = tmp_path / "options.md"
+    subprocess.run([sys.executable, "-m", "scripts.docs.options", page], cwd=ROOT, check=True)
+    assert page.read_text() == (ROOT / "docs" / "options.md").read_text(), "python -m scripts.docs.options"
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])
@@ -51,22 +83,25 @@ def test_the_two_commands_are_in_the_makefile(target):
 
 
 def test_links_lead_somewhere():
-    for name in ("README.md", "CONTRIBUTING.md"):
-        for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text()):
-            assert link.startswith("https://arxiv.org/") or (ROOT / link).exists(), link
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", re.sub(r"`[^`\n]*`", "", page.read_text())):
+            assert link.startswith("https://") or (page.parent / link).exists(), (page.name, link)
 
 
 def test_the_page_of_finders_lists_each_with_its_options():
+    from tombola.runs.config import short_forms
     from tombola.finders import FINDERS
-    from tombola.runs.config import FINDER_OPTIONS
 
     page = (ROOT / "docs" / "finders.md").read_text()
     rows = {line.split("`")[1]: line.split("|")[-2] for line in page.splitlines() if line.startswith("| `")}
     assert set(rows) == set(FINDERS)
-    for name, kind in FINDERS.items():
-        own = {f.name for f in fields(kind)}
-        options = {f"--{option.replace('_', '-')}" for option, of_finder in FINDER_OPTIONS.items() if of_finder in own}
-        assert set(re.findall(r"--[a-z-]+", rows[name])) == options
+    # All finders have --allocation, of which the text below the table speaks, as of --search-batch-size.
+    below = {"--allocation", "--search-batch-size"}
+    for name in FINDERS:
+        forms = short_forms().items()
+        options = {f"--{form.replace('_', '-')}" for form, of in forms if name in [owner for owner, _, _ in of.owners]}
+        assert set(re.findall(r"--[a-z-]+", rows[name])) == options - below, name
+    assert all(option in page for option in below)
 
 
 def test_the_table_lists_what_there_is():

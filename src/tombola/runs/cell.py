@@ -222,7 +222,7 @@ class Cell:
         """Evaluate a state on a split: "test" or "held_out"."""
         feed = self._feed(getattr(self.splits, split))
         if feed is None:
-            raise UsageError("split held-out: this run's training held nothing out", option="split")
+            raise UsageError("must be test: this run's training held nothing out", option="split")
         model = self.runtime.place(load_weights(self.model, state.tensors))
         return evaluate(model, self.task, feed, self.runtime)
 

@@ -73,6 +73,15 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _are_densities(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(map(_is_text, value))
+        and all(map(_is_number, value.values()))
+    )
+
+
 def _is_cost(value: object) -> bool:
     known = {f.name for f in fields(Cost)}
     return isinstance(value, Mapping) and set(value) <= known and all(map(_is_number, value.values()))
@@ -81,7 +90,7 @@ def _is_cost(value: object) -> bool:
 # Of what kind each entry must be.
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "finder": lambda value: isinstance(value, Mapping) and _is_text(value.get("name")),
-    "density": _is_number,
+    "density": lambda value: _is_number(value) or _are_densities(value),
     "seed": _is_count,
     "version": _is_text,
     "architecture": _is_text,
