@@ -38,13 +38,14 @@ wheel: .venv/tested
 	build/wheel/venv/bin/python -m pip install --quiet build/wheel/*.whl
 	cd build/wheel && venv/bin/tombola demo --out demo
 
-# The oldest dependencies that pyproject.toml allows: resolved, installed where they can be had, imported.
+# The oldest dependencies that pyproject.toml allows: resolved, installed, and a short run with them.
 oldest:
 	$(PYTHON) -m venv build/oldest
 	build/oldest/bin/python scripts/oldest.py > build/oldest/pins.txt
 	build/oldest/bin/python -m pip install --quiet --requirement build/oldest/pins.txt
 	build/oldest/bin/python -m pip install --quiet --no-deps --editable .
-	build/oldest/bin/python -c "import tombola.api, tombola.cli.run, tombola.studies"
+	build/oldest/bin/python -c "import tombola.api, tombola.studies"
+	build/oldest/bin/tombola run --preset digits --steps 100 --epochs 3 --milestones 2 --out build/oldest/run
 
 format: .venv/tested
 	$(BIN)/ruff check --fix src tests scripts examples benchmarks

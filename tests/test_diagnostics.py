@@ -9,7 +9,7 @@ import tombola
 from tombola import CTS, GradBalance, Lagrangian, ProportionalBalance, TicketWarning
 from tombola.data import ListFeed
 from tombola.finders import draw
-from tombola.finders.diagnostics import Outcome, closed_gates, missed_density, search_signs
+from tombola.finders.diagnostics import SearchFindings, closed_gates, missed_density, search_signs
 from tombola.finders.problem import Problem
 from tombola.networks.masking import survey
 from tombola.networks.runtime import Runtime
@@ -89,7 +89,7 @@ def rows(count=20, **changes):
     return found
 
 
-FINE = Outcome("reverse-kl", 1.0, 0.5, 0.4, 0.5, 0.1, 0.1)
+FINE = SearchFindings("reverse-kl", 1.0, 0.5, 0.4, 0.5, 0.1, 0.1)
 
 
 def signs(found, outcome=FINE):

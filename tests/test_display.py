@@ -31,7 +31,7 @@ from tombola.core.progress import Bars, Lines, expected_time
 from tombola.literal import literal
 from tombola.networks.masking import survey
 from tombola.runs.config import from_dict, load_preset
-from tombola.studies import Outcome, StudyCell, tabulate
+from tombola.studies import CellOutcome, StudyCell, tabulate
 from tombola.studies.figure import draw_study
 from tombola.ticket import Provenance
 
@@ -216,7 +216,7 @@ def outcome(label, density, seed, accuracy, **more):
         "test_accuracy": accuracy, "dense_test_accuracy": 90.0, "kept": 12_345, "dense_equivalents": 2.0,
         "cost": {"seconds": 60.0, "forward": 100, "backward": 50}, **more,
     }  # fmt: skip
-    return Outcome(member(label, density, seed), values, "")
+    return CellOutcome(member(label, density, seed), values, "")
 
 
 LONG = "cts:objective=feature-mse:features=[layer1.0.relu,layer2.0.relu]"
@@ -368,7 +368,7 @@ def test_a_finished_comparison_lies_in_files(study, capsys):
     assert main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert json.loads((study / "table.json").read_text()) == found
-    rows = list(csv.DictReader((study / "table.csv").open(newline="")))
+    rows = list(csv.DictReader((study / "table.csv").read_text().splitlines()))
     assert [row["finder"] for row in rows] == ["random", "magnitude"]
     for line, row in zip(rows, found["rows"], strict=True):
         assert float(line["test_accuracy_mean"]) == row["test_accuracy_mean"]

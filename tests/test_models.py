@@ -21,7 +21,7 @@ def test_the_published_counts():
     assert survey(build("lenet-300-100", (1, 28, 28), 10)).prunable == 266_200
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("shape", [CIFAR, (1, 28, 28)])
 def test_shipped_models_run_and_use_relu_modules(name, shape):
     model = build(name, shape, 7)

@@ -242,7 +242,11 @@ def test_parts_of_ones_own_are_classes_objects_or_functions(module):
     assert describe(prepared)["name"] == "mine:Largest"
     assert FINDERS.read(describe(prepared)) == prepared
     # Functions are objectives; so are classes.
-    for text in ("cts:objective=[mine:own]:steps=3", {"name": "cts", "objective": "mine:own", "steps": 3}):
+    for text in (
+        "cts:objective=[mine:own]:steps=3",
+        "cts:objective=mine:own:steps=3",
+        {"name": "cts", "objective": "mine:own", "steps": 3},
+    ):
         found = FINDERS.read(text)
         assert (found.steps, found.objective.name, found.objective.asks_outputs) == (3, "mine:own", True)
         assert FINDERS.read(describe(found)) == found

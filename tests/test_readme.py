@@ -89,8 +89,8 @@ def test_links_lead_somewhere():
 
 
 def test_the_page_of_finders_lists_each_with_its_options():
-    from tombola.runs.config import short_forms
     from tombola.finders import FINDERS
+    from tombola.runs.config import short_forms
 
     page = (ROOT / "docs" / "finders.md").read_text()
     rows = {line.split("`")[1]: line.split("|")[-2] for line in page.splitlines() if line.startswith("| `")}

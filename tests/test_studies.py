@@ -15,7 +15,7 @@ from tombola.core.progress import Silent
 from tombola.finders import IMP, SNIP
 from tombola.objectives import FeatureMSE
 from tombola.runs.config import built, load_preset
-from tombola.studies import Outcome, StudyCell, plan, run_all, tabulate
+from tombola.studies import CellOutcome, StudyCell, plan, run_all, tabulate
 
 QUICK = [load_preset("digits"), {"epochs": 2, "rewind_to": 1, "milestones": (), "threads": 2}]
 
@@ -77,7 +77,7 @@ def outcome(label, density, seed, accuracy, seconds=60.0, failure=""):
         "cost": {"seconds": seconds, "forward": 100, "backward": 50},
     }  # fmt: skip
     member = StudyCell(label, built([*QUICK, {"density": density, "seed": seed}]))
-    return Outcome(member, None if failure else values, failure)
+    return CellOutcome(member, None if failure else values, failure)
 
 
 def test_a_table_by_hand():

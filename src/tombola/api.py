@@ -74,12 +74,12 @@ def draw(
     CTS, else 512); a list of batches or a TensorDataset is best, since the dense network's outputs are then computed
     once only. density: the fraction of prunable weights to keep, in (0, 1], or fractions by patterns of names, of which
     the first that matches a layer counts: {"head.*": 1.0, "*": 0.05}. steps: length of the search (1960 by default).
-    objective: one in `tombola.objectives`, by name or as an object, or a function of a View; by default loss where the
-    network has not learned anything yet, else reverse-kl. controller: ProportionalBalance by default. finder: another
-    finder, an object or as it is written, such as "snip:rounds=10", in place of the three before it. include, exclude:
-    glob patterns of parameter names; an exact name in `include` takes in what the rule leaves out. precision: "auto"
-    (bf16 for convolutional models where the hardware has it), "32-true" or "bf16-mixed". held_out: data like `data`
-    that the search does not see, on which its ticket is looked at. progress: show a bar.
+    objective: one in `tombola.objectives`, by name or as an object, or a function of a MaskedBatch; by default loss
+    where the network has not learned anything yet, else reverse-kl. controller: ProportionalBalance by default. finder:
+    another finder, an object or as it is written, such as "snip:rounds=10", in place of the three before it. include,
+    exclude: glob patterns of parameter names; an exact name in `include` takes in what the rule leaves out. precision:
+    "auto" (bf16 for convolutional models where the hardware has it), "32-true" or "bf16-mixed". held_out: data like
+    `data` that the search does not see, on which its ticket is looked at. progress: show a bar.
 
     Returns a Ticket that keeps exactly floor(density * prunable + 1/2) weights. Issues a TicketWarning for each sign
     that something is off. Raises UsageError for input that cannot be used, SearchError when numbers break down.

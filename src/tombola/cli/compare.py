@@ -14,7 +14,7 @@ from tombola.core.parts import written_name
 from tombola.errors import UsageError
 
 if TYPE_CHECKING:
-    from tombola.studies import Outcome, Row
+    from tombola.studies import CellOutcome, Row
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -105,7 +105,7 @@ def _table(title: str, rows: "Sequence[Row]", first: str, width: int | None) -> 
     return fitted_table(title, columns, width)
 
 
-def _explain(rows: "Sequence[Row]", dense: float, outcomes: "Sequence[Outcome]", left_out: Sequence[str]) -> None:
+def _explain(rows: "Sequence[Row]", dense: float, outcomes: "Sequence[CellOutcome]", left_out: Sequence[str]) -> None:
     show_text(
         f"dense network: {dense:.2f} %. seconds, and dense trainings' worth of work, count from the initial weights on."
     )

@@ -2,8 +2,8 @@
 
 A setting belongs to the part named last that has such an option, else to the parts around it, else to a part within:
 "cts:controller=gradbalance:momentum=0.9:steps=500" sets the controller's momentum and the search's steps. A value with
-colons of its own stands in brackets. MODULE:NAME in place of a name is a part of one's own: a class, an object or a
-function. Keys and values say the same: {name: cts, steps: 500, controller: {name: gradbalance, momentum: 0.9}}.
+colons of its own stands in brackets, but for MODULE:NAME, which in place of a name is a part of one's own: a class, an
+object or a function. Keys and values say the same: {name: cts, controller: {name: gradbalance, momentum: 0.9}}.
 """
 
 import types
@@ -212,9 +212,19 @@ class Family(Generic[P]):
         if name not in self.known and settings and "=" not in settings[0]:
             name = f"{name}:{settings.pop(0)}"
         spec, last = Spec(self.named(name), {}), tuple[str, ...]()
-        for setting in settings:
+        while settings:
+            setting = settings.pop(0)
+            if settings and "=" not in settings[0] and self._names_module(spec, last, setting):
+                setting += f":{settings.pop(0)}"
             spec, last = self._set(spec, last, setting, text)
         return spec
+
+    def _names_module(self, spec: Spec, last: tuple[str, ...], setting: str) -> bool:
+        """Whether a setting's value can only be the MODULE of a MODULE:NAME that was cut at its colon."""
+        key, _, value = setting.partition("=")
+        path = self._place(spec, last, key)
+        family = spec.field(path)[0].metadata.get("family") if path else None
+        return family is not None and bool(value) and not value.startswith("[") and value not in family.known
 
     def _set(self, spec: Spec, last: tuple[str, ...], setting: str, text: str) -> tuple[Spec, tuple[str, ...]]:
         """Apply one setting; last: the path to the part that was named last, which a setting may name anew."""

@@ -189,7 +189,7 @@ class CTS(Finder):
         mask, cost, logits, rows = search.top(), search.meter.read(), search.logits, problem.entry.rows()
         seen = problem.probe_batches()
         unseen = list(islice(problem.held_out.epoch(0), diagnostics.BATCHES)) if problem.held_out else []
-        outcome = diagnostics.Outcome(
+        outcome = diagnostics.SearchFindings(
             name=self.objective.name,
             first=diagnostics.window_mean(rows, "objective", last=False),
             soft=diagnostics.window_mean(rows, "objective", last=True),

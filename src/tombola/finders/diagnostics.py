@@ -34,7 +34,7 @@ _FEWEST_ROWS = 12
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchFindings:
     """How a search ended.
 
     name: of the objective. first, soft: its mean over the first and the last tenth of the rows recorded, for sampled
@@ -91,7 +91,7 @@ def missed_density(expected_density: float, density: float) -> list[str]:
     ]
 
 
-def search_signs(outcome: Outcome, density: float, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def search_signs(outcome: SearchFindings, density: float, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Warn of a search for a ticket of some density that went wrong; rows: what it recorded."""
     signs = closed_gates(outcome.hard_density, density)
     if outcome.soft >= outcome.first:
@@ -143,7 +143,7 @@ def _exploration_signs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return []
 
 
-def _overfitting_signs(outcome: Outcome) -> list[str]:
+def _overfitting_signs(outcome: SearchFindings) -> list[str]:
     """Warn of a ticket that agrees with the dense network on the search's data only."""
     if outcome.name not in {"reverse-kl", "forward-kl"} or outcome.held_out is None:
         return []

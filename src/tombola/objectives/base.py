@@ -37,7 +37,7 @@ class Objective(Part):
 
 @dataclass(frozen=True)
 class OwnObjective(Objective):
-    """An objective that is a function of a View, of the user's own: MODULE:FUNCTION.
+    """An objective that is a function of a MaskedBatch, of the user's own: MODULE:FUNCTION.
 
     It may ask the dense network for its outputs (`view.dense`).
     """

@@ -1,4 +1,4 @@
-"""View: one batch, seen by the masked network and by the dense one."""
+"""MaskedBatch: one batch, seen by the masked network and by the dense one."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -7,31 +7,31 @@ from typing import Any
 import torch
 from torch import nn
 
-from tombola.runs.config import RunConfig
+from tombola.core.parts import identify, written_name
+from tombola.core.plugins import imported_function, source
+from tombola.core.progress import Progress
+from tombola.core.seeds import seeded
+from tombola.core.selection import VERSION as SELECTION_VERSION
 from tombola.data import AUGMENTATIONS, Feed, Normalisation, Split, Splits, load
 from tombola.data import VERSION as DATA_VERSION
 from tombola.errors import UsageError
+from tombola.finders import Finder, needs_of, selection_of
+from tombola.finders.problem import Problem, Trainer
+from tombola.networks.bf16 import BF16Watch
 from tombola.networks.evaluation import VERSION as EVALUATION_VERSION
 from tombola.networks.evaluation import Evaluation, evaluate
-from tombola.finders import Finder, needs_of, selection_of
-from tombola.networks.bf16 import BF16Watch
-from tombola.storage.identity import digest
 from tombola.networks.masking import Survey, survey, unwrap
 from tombola.networks.models import VERSION as MODELS_VERSION
 from tombola.networks.models import build, load_into, publish_batch_norm_, read_weights
 from tombola.networks.network import FrozenNetwork, explained_run, load_weights, uses_batch_statistics
-from tombola.core.parts import identify, written_name
-from tombola.core.plugins import imported_function, source
-from tombola.finders.problem import Problem, Trainer
-from tombola.core.progress import Progress
 from tombola.networks.runtime import Runtime, resolve_device
-from tombola.core.seeds import seeded
-from tombola.core.selection import VERSION as SELECTION_VERSION
-from tombola.storage.store import DiskStore
 from tombola.networks.task import Task, smoothed_cross_entropy
+from tombola.runs.config import RunConfig
+from tombola.storage.identity import digest
+from tombola.storage.store import DiskStore
 from tombola.ticket import Ticket
 from tombola.training import VERSION as TRAINING_VERSION
-from tombola.training import TrainingSetup, UserFit, State
+from tombola.training import State, TrainingSetup, UserFit
 
 EVALUATION_BATCH = 1000
 # The same for all finders, whatever they search on: objectives depend on the batch where networks normalise by it.

@@ -9,10 +9,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tombola.storage import digests
 from tombola.errors import TombolaError, UsageError
-from tombola.storage.files import read_json_object, read_yaml, size_of, sweep
 from tombola.runs.rundir import SHARED, STORE
+from tombola.storage import digests
+from tombola.storage.files import read_json_object, read_yaml, size_of, sweep
 from tombola.storage.store import CHECKPOINT, LOCKS
 
 FINISHED, DRAWN, UNFINISHED, DAMAGED = "finished", "drawn", "unfinished", "damaged"

@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tombola.core.cost import Cost
+from tombola.core.parts import written_name
+from tombola.core.progress import Progress
+from tombola.finders import draw as draw_ticket
+from tombola.finders.problem import Problem, Trainer
+from tombola.networks.evaluation import Evaluation
+from tombola.networks.models import load_into, read_weights
+from tombola.networks.runtime import on_threads
 from tombola.runs.cell import Cell, resolve
 from tombola.runs.config import RunConfig, density_words
-from tombola.core.cost import Cost
-from tombola.networks.evaluation import Evaluation
-from tombola.finders import draw as draw_ticket
-from tombola.networks.models import load_into, read_weights
-from tombola.core.parts import written_name
-from tombola.finders.problem import Problem, Trainer
-from tombola.core.progress import Progress
 from tombola.runs.rundir import (
     DRAWN,
     FILES,
@@ -32,7 +33,6 @@ from tombola.runs.rundir import (
     write_ticket,
     write_trained,
 )
-from tombola.networks.runtime import on_threads
 from tombola.storage.store import CHECKPOINT_SECONDS, DiskStore
 from tombola.ticket import Ticket
 from tombola.training import State

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 import yaml
 
-from tombola.storage import digests
-from tombola.runs.config import RunConfig
-from tombola.errors import TombolaError, UsageError
-from tombola.storage.files import digest_of, read_json_object, write_bytes, write_json, write_shared
-from tombola.storage.identity import digest
-from tombola.networks.models import tensors_as_bytes
 from tombola.core.progress import Progress
 from tombola.core.selection import Density
+from tombola.errors import TombolaError, UsageError
+from tombola.networks.models import tensors_as_bytes
+from tombola.runs.config import RunConfig
+from tombola.storage import digests
+from tombola.storage.files import digest_of, read_json_object, write_bytes, write_json, write_shared
+from tombola.storage.identity import digest
 from tombola.storage.store import CHECKPOINT_SECONDS, DiskStore, claim
 from tombola.ticket import Ticket
 from tombola.training import State

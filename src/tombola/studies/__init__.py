@@ -1,11 +1,11 @@
 """Studies: many cells, planned, run and put into one table."""
 
 from tombola.studies.plan import StudyCell, plan
-from tombola.studies.runner import Outcome, failures, read_dynamics, run_all
+from tombola.studies.runner import CellOutcome, failures, read_dynamics, run_all
 from tombola.studies.table import Row, summary, tabulate, write_tables
 
 __all__ = [
-    "Outcome",
+    "CellOutcome",
     "Row",
     "StudyCell",
     "failures",

@@ -17,7 +17,7 @@ from tombola.studies.plan import StudyCell
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellOutcome:
     """What became of a cell: its result, or why there is none."""
 
     member: StudyCell
@@ -37,9 +37,9 @@ def run_all(
     members: Sequence[StudyCell],
     out: Path,
     progress: Progress,
-    seen: Callable[[list[Outcome]], None] = lambda _: None,
+    seen: Callable[[list[CellOutcome]], None] = lambda _: None,
     readings: Sequence[Measurement] = (),
-) -> list[Outcome]:
+) -> list[CellOutcome]:
     """Run the cells one after another and return what became of each; what was run before is not run again.
 
     Cells share whatever they have in common through the store below `out`. A cell that fails is kept with its reason in
@@ -61,10 +61,10 @@ def _run_each(
     members: Sequence[StudyCell],
     out: Path,
     progress: Progress,
-    seen: Callable[[list[Outcome]], None],
+    seen: Callable[[list[CellOutcome]], None],
     readings: Sequence[Measurement],
-) -> list[Outcome]:
-    outcomes: list[Outcome] = []
+) -> list[CellOutcome]:
+    outcomes: list[CellOutcome] = []
     for number, member in enumerate(members, start=1):
         config = member.config
         progress.say(
@@ -73,16 +73,16 @@ def _run_each(
         try:
             result = run(config, out, progress)
             more = [reading(config, result.directory, out, progress) for reading in readings]
-            outcomes.append(Outcome(member, {**result.values, **{k: v for each in more for k, v in each.items()}}))
+            outcomes.append(CellOutcome(member, {**result.values, **{k: v for each in more for k, v in each.items()}}))
         except Exception as error:  # noqa: BLE001 - the user's model and data may raise anything, in this cell alone
             failure = in_words(error)
             progress.say(f"failed: {failure}")
-            outcomes.append(Outcome(member, None, failure))
+            outcomes.append(CellOutcome(member, None, failure))
         seen(list(outcomes))
     return outcomes
 
 
-def failures(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+def failures(outcomes: Sequence[CellOutcome]) -> list[dict[str, Any]]:
     """Return the cells without a result, and why, as plain values."""
     return [
         {"finder": o.member.label, "density": o.member.density, "seed": o.member.config.seed, "why": o.failure}

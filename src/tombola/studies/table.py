@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from tombola.storage.files import write_bytes, write_json
-from tombola.studies.runner import Outcome, failures
+from tombola.studies.runner import CellOutcome, failures
 from tombola.studies.statistics import Difference, Summary, compare_paired, holm, summarise
 
 
@@ -75,7 +75,7 @@ class Row:
         }
 
 
-def tabulate(outcomes: Sequence[Outcome]) -> list[Row]:
+def tabulate(outcomes: Sequence[CellOutcome]) -> list[Row]:
     """Return the rows of a study, the densities falling, finders in the order in which they were asked for.
 
     Intervals of differences hold over all densities together (Bonferroni); p values are adjusted for them (Holm).
@@ -96,7 +96,7 @@ def tabulate(outcomes: Sequence[Outcome]) -> list[Row]:
     ]
 
 
-def _row(outcomes: Sequence[Outcome], label: str, density: float) -> Row | None:
+def _row(outcomes: Sequence[CellOutcome], label: str, density: float) -> Row | None:
     """Return one row without its differences, or None while there is no result."""
     own = [o for o in outcomes if (o.member.label, o.member.density) == (label, density)]
     done = [(o.member.config.seed, o.values) for o in own if o.values is not None]
@@ -170,7 +170,7 @@ def _with_speed_up(rows: dict[tuple[str, float], Row], row: Row) -> Row:
     return replace(row, speed_up=ltr.seconds / row.seconds)
 
 
-def summary(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def summary(rows: Sequence[Row], outcomes: Sequence[CellOutcome]) -> dict[str, Any]:
     """Return a study as plain values: its rows, the dense network's mean accuracy, and what failed."""
     by_seed = {o.member.config.seed: o.values["dense_test_accuracy"] for o in outcomes if o.values is not None}
     return {

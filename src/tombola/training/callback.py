@@ -1,4 +1,4 @@
-"""Companion: what goes along with a training of the weights, such as masks that change or logits that learn."""
+"""TrainingCallback: what goes along with a training of the weights, such as masks that change or logits that learn."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Lesson: everything that trainings of one network on one set of data share."""
+"""TrainingSetup: everything that trainings of one network on one set of data share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

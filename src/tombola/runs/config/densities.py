@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from tombola.errors import UsageError
 from tombola.core.ranking import check_density
 from tombola.core.selection import Density, parse_densities
+from tombola.errors import UsageError
 
 _POWER = re.compile(r"^\s*([0-9.]+(?:e-?[0-9]+)?)\s*\*\*\s*([0-9]+)\s*$", re.IGNORECASE)
 # Numbers written with more digits in their exponent are no densities, and would take forever to read exactly.

@@ -9,10 +9,10 @@ from dataclasses import Field, dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from tombola.runs.config.run import RunConfig
-from tombola.errors import UsageError
 from tombola.core.parts import allowed_words, flag_of, is_optional, kinds, options_of, written_name
 from tombola.core.written import Family, Spec, from_text, is_none
+from tombola.errors import UsageError
+from tombola.runs.config.run import RunConfig
 
 # Names the settings of a finder that belong together: --search published.
 VARIANT = "search"

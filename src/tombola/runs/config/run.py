@@ -4,16 +4,16 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from tombola.runs.config.densities import parse_density
+from tombola.core.parts import BELOW_ONE, COUNT, NATURAL, Part, describe, one_of, option, written_name
+from tombola.core.selection import Density
+from tombola.core.written import Family
 from tombola.data import AUGMENTATIONS, DATASETS, Source
 from tombola.errors import UsageError
 from tombola.finders import CTS, FINDERS, Finds, needs_of
 from tombola.networks.models import MODELS, Model
-from tombola.core.parts import BELOW_ONE, COUNT, NATURAL, Part, describe, one_of, option, written_name
 from tombola.networks.runtime import LAYOUTS, PRECISIONS
-from tombola.core.selection import Density
+from tombola.runs.config.densities import parse_density
 from tombola.training import Recipe
-from tombola.core.written import Family
 
 DRAW_AT = ("init", "rewind", "trained")
 BATCH_NORMS = ("standard", "published")
