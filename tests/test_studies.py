@@ -212,6 +212,14 @@ def test_compare_from_the_command_line(tmp_path, capsys):
     assert "cts is" in out
 
 
+def test_options_of_some_finders_go_to_those_that_have_them(tmp_path, capsys):
+    arguments = ["--finders", "random,ltr", "--rate", "0.9", "--seeds", "1", "--out", str(tmp_path), "--json"]
+    assert main([*COMPARE, *arguments]) == 0, "cts, the preset's, has no rate"
+    assert [row["density"] for row in json.loads(capsys.readouterr().out)["rows"]] == [0.02, 0.02]
+    assert main([*COMPARE, "--finders", "random,snip", "--rate", "0.9", "--out", str(tmp_path)]) == 2
+    assert "--rate is not an option of any of random, snip" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

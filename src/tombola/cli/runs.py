@@ -76,7 +76,9 @@ def configure_many(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Na
         raise UsageError("is not an option of compare, which takes a list: --finders cts,snip,random", option="finder")
     rest, densities = _take_densities(arguments)
     asked = ask(parser, rest, hidden=("finder",))
-    return asked.options, asked.layers, densities or [asked.config.density]
+    # The configuration itself need not exist: what belongs to some of the finders fits no single one.
+    shared = [{key: value for key, value in layer.items() if key == "density"} for layer in asked.layers]
+    return asked.options, asked.layers, densities or [built(shared).density]
 
 
 def ask(
