@@ -440,7 +440,8 @@ def test_the_demo_shows_three_networks_and_then_itself_again(tmp_path):
 
     def demo():
         return subprocess.run(
-            [sys.executable, "-m", "tombola", "demo", "--out", str(tmp_path / "demo")],
+            [sys.executable, "-m", "tombola", "demo"],  # as `make demo` calls it
+            cwd=tmp_path,
             capture_output=True, text=True, check=True, env=environment,
         ).stdout  # fmt: skip
 

@@ -138,7 +138,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
 
 def _refuse_empty(parser: ArgumentParser, found: Namespace, arguments: Sequence[str]) -> None:
     """Raise UsageError for a path, a name or a number that was given as nothing, which would count as not given."""
-    following = zip(arguments, [*arguments[1:], None], strict=True)
+    following = zip(arguments, [*arguments, None][1:], strict=True)
     emptied = {word.removesuffix("=") for word, after in following if word.endswith("=") or after == ""}
     for action in parser._actions:
         value, what = getattr(found, action.dest, None), _NEVER_EMPTY.get(action.dest)
