@@ -51,6 +51,7 @@ def test_the_command_line_tour(tmp_path):
     assert (tmp_path / "tour.svg").exists()
 
 
+@pytest.mark.hard
 def test_the_guide_to_the_command_line(tmp_path):
     (mine,) = blocks(GUIDE, "python")
     (tmp_path / "mine.py").write_text(mine)
