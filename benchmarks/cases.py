@@ -68,8 +68,8 @@ class Case:
         """Return the project's own dense training under way: augmentation, clipping, SGD."""
         feed = ArrayFeed(self.arrays.take(torch.arange(self.batch)), self.batch, augmentation=FlipCrop())
         recipe = Recipe(epochs=1_000_000, learning_rate=0.01, clip_norm=2.0)
-        lesson = TrainingSetup(self.model, Task(), feed, None, recipe, self.runtime, 0, Silent())
-        return TrainingSteps(Loop(lesson, State.of(self.model), None, TrainingCallback()), self.runtime.device)
+        setup = TrainingSetup(self.model, Task(), feed, None, recipe, self.runtime, 0, Silent())
+        return TrainingSteps(Loop(setup, State.of(self.model), None, TrainingCallback()), self.runtime.device)
 
     def search(
         self, objective: Objective, density: float = 0.01, controller: Controller = PROPORTIONAL

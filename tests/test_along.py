@@ -291,9 +291,9 @@ class Recorder(TrainingCallback):
 
 def record(feed):
     recorder = Recorder()
-    lesson = TrainingSetup(mlp(), Task(), feed, None, Recipe(epochs=3), CPU, 0, Silent())
+    setup = TrainingSetup(mlp(), Task(), feed, None, Recipe(epochs=3), CPU, 0, Silent())
     stage = MemoryStore().stage("a", {})
-    fit(lesson, State.of(mlp(), epoch=1), 3, stage, "training", companion=recorder)
+    fit(setup, State.of(mlp(), epoch=1), 3, stage, "training", callback=recorder)
     return recorder.shares
 
 

@@ -68,7 +68,7 @@ SEEDLESS = {"magnitude", "snip", "grasp", "grasp-magnitude", "synflow", "force",
 def of(seed=3, model=None, **values):
     torch.manual_seed(0)
     made = problem(model or TinyConv(), images(3), epochs=4, **values)
-    made.trainer.lesson = replace(made.trainer.lesson, seed=seed)
+    made.trainer.setup = replace(made.trainer.setup, seed=seed)
     made.trainer.identity["seed"] = seed
     return replace(made, seed=seed)
 

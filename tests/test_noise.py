@@ -16,7 +16,7 @@ from tombola.training import State, fit
 from .conftest import batches
 from .test_cts import draw as draw_from
 from .test_cts import problem
-from .test_training import Dying, Killed, lesson, stage
+from .test_training import Dying, Killed, setup, stage
 
 
 class Restless(nn.Module):
@@ -91,10 +91,10 @@ def test_a_draw_in_python_leaves_the_callers_generators_alone():
 
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):
     model, data = Restless(), batches()
-    expected = fit(lesson(model, data), State.of(model), 3, stage(), "t")
+    expected = fit(setup(model, data), State.of(model), 3, stage(), "t")
     with pytest.raises(Killed):
-        fit(lesson(model, data), State.of(model), 3, Dying(stage(DiskStore(tmp_path)), 4), "t")
-    resumed = fit(lesson(model, data), State.of(model), 3, stage(DiskStore(tmp_path)), "t")
+        fit(setup(model, data), State.of(model), 3, Dying(stage(DiskStore(tmp_path)), 4), "t")
+    resumed = fit(setup(model, data), State.of(model), 3, stage(DiskStore(tmp_path)), "t")
     assert resumed.digest == expected.digest
 
 

@@ -205,7 +205,7 @@ def test_training_functions_that_break_the_rules():
         sparsify("train")
 
 
-def lesson(model, data, **values):
+def setup(model, data, **values):
     runtime = Runtime.choose(model, "cpu")
     feed = tombola.data.ListFeed(data)
     return TrainingSetup(model, Task(), feed, None, Recipe(**values), runtime, 7, Silent())
@@ -217,7 +217,7 @@ PUBLISHED = {"epochs": 1, "optimizer": SGD(momentum=0), "weight_decay": 0, "summ
 def test_the_published_step_is_a_clipped_gradient_of_the_summed_loss():
     model, data = mlp(), batches(1, size=16)
     found = fit(
-        lesson(model, data, learning_rate=0.5, **PUBLISHED),
+        setup(model, data, learning_rate=0.5, **PUBLISHED),
         State.of(model), 1, MemoryStore().stage("s", {}), "training",
     )  # fmt: skip
     loss = nn.functional.cross_entropy(model(data[0][0]), data[0][1], reduction="sum")
@@ -234,7 +234,7 @@ def test_pruned_weights_gradients_count_in_the_clipped_norm():
     masks["2.weight"][0] = True
     start = Ticket(masks).apply_(copy.deepcopy(model))
     found = fit(
-        lesson(model, data, learning_rate=1.0, **PUBLISHED),
+        setup(model, data, learning_rate=1.0, **PUBLISHED),
         State.of(model), 1, MemoryStore().stage("s", {}), "training", Ticket(masks),
     )  # fmt: skip
     loss = nn.functional.cross_entropy(start(data[0][0]), data[0][1], reduction="sum")

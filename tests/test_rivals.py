@@ -45,10 +45,8 @@ CPU = Runtime(torch.device("cpu"))
 
 def problem(model, data, task=None, store=None, at="init", epochs=3, weights=None, rewind=0):
     store, task = store or MemoryStore(), task or Task()
-    lesson = TrainingSetup(
-        model, task, ListFeed(data), None, Recipe(epochs=epochs, learning_rate=0.2), CPU, 3, Silent()
-    )
-    trainer = Trainer(lesson, State.of(model), store, {})
+    setup = TrainingSetup(model, task, ListFeed(data), None, Recipe(epochs=epochs, learning_rate=0.2), CPU, 3, Silent())
+    trainer = Trainer(setup, State.of(model), store, {})
     return Problem(
         model=model, layout=survey(model).layout, task=task, feed=ListFeed(data),
         weights=weights or trainer.dense_at(rewind), seed=3, runtime=CPU, at=at, store=store, trainer=trainer,

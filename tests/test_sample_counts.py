@@ -126,9 +126,9 @@ def test_the_teacher_counts_samples():
 
 
 def trained(model, data, task=None, **recipe):
-    lesson = TrainingSetup(model, task or Task(), ListFeed(data), None, Recipe(**recipe), CPU, 0, Silent())
+    setup = TrainingSetup(model, task or Task(), ListFeed(data), None, Recipe(**recipe), CPU, 0, Silent())
     stage = MemoryStore().stage("dense", {})
-    return fit(lesson, State.of(model), recipe["epochs"], stage, "training"), stage
+    return fit(setup, State.of(model), recipe["epochs"], stage, "training"), stage
 
 
 def test_a_summed_loss_is_the_mean_times_what_it_is_the_mean_over():

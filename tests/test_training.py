@@ -23,7 +23,7 @@ from .conftest import TinyConv, batches, images, mlp
 CPU = Runtime(torch.device("cpu"))
 
 
-def lesson(model, data, **recipe):
+def setup(model, data, **recipe):
     values = {"epochs": 3, "learning_rate": 0.1, **recipe}
     return TrainingSetup(model, Task(), ListFeed(data), ListFeed(data), Recipe(**values), CPU, 7, Silent())
 
@@ -34,7 +34,7 @@ def stage(store=None, name="x"):
 
 def test_the_loop_is_plain_sgd():
     model, data = mlp(), batches(2)
-    plan = lesson(model, data, epochs=2, optimizer=SGD(momentum=0.9), weight_decay=0.01, milestones=(1,))
+    plan = setup(model, data, epochs=2, optimizer=SGD(momentum=0.9), weight_decay=0.01, milestones=(1,))
     trained = fit(plan, State.of(model), 2, stage(), "t")
     twin = copy.deepcopy(model)
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
@@ -52,7 +52,7 @@ def test_the_loop_is_plain_sgd():
 def test_adamw_trains_as_torchs_does():
     model, data = mlp(), batches(2)
     recipe = {"learning_rate": 0.01, "weight_decay": 0.1, "optimizer": AdamW(beta1=0.8, beta2=0.95, epsilon=1e-6)}
-    trained = fit(lesson(model, data, epochs=1, **recipe), State.of(model), 1, stage(), "t")
+    trained = fit(setup(model, data, epochs=1, **recipe), State.of(model), 1, stage(), "t")
     twin = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
     for x, y in data:
@@ -101,7 +101,7 @@ def test_the_rate_moves_from_step_to_step(monkeypatch):
     monkeypatch.setattr(torch.optim.SGD, "step", watching)
     recipe = {"epochs": 2, "learning_rate": 1.0, "lr_schedule": "one-cycle", "optimizer": "sgd:nesterov=true"}
     model = mlp()
-    fit(lesson(model, batches(4), **recipe), State.of(model, epoch=1), 2, MemoryStore().stage("a", {}), "training")
+    fit(setup(model, batches(4), **recipe), State.of(model, epoch=1), 2, MemoryStore().stage("a", {}), "training")
     expected = [Recipe(**recipe).learning_rate_at(1 + step / 4) for step in range(4)]
     assert rates == pytest.approx(expected)
 
@@ -117,7 +117,7 @@ def test_labels_are_smoothed_by_hand():
 def test_a_tickets_pruned_weights_end_at_zero_and_momentum_never_revives_them():
     model, data = mlp(), batches(2)
     masks = {e.name: torch.rand(e.shape) < 0.5 for e in survey(model).entries if e.prunable}
-    trained = fit(lesson(model, data), State.of(model), 3, stage(), "t", Ticket(masks))
+    trained = fit(setup(model, data), State.of(model), 3, stage(), "t", Ticket(masks))
     for name, mask in masks.items():
         assert (trained.tensors[name][~mask] == 0).all()
         assert (trained.tensors[name][mask] != 0).all()
@@ -151,12 +151,12 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, steps):
     torch.manual_seed(0)
     model, data = TinyConv(), images(2)  # dropout, running statistics
     straight = stage(DiskStore(tmp_path / "a"))
-    expected = fit(lesson(model, data), State.of(model), 3, straight, "t")
+    expected = fit(setup(model, data), State.of(model), 3, straight, "t")
     broken = stage(DiskStore(tmp_path / "b"))
     with pytest.raises(Killed):
-        fit(lesson(model, data), State.of(model), 3, Dying(broken, steps), "t")
+        fit(setup(model, data), State.of(model), 3, Dying(broken, steps), "t")
     torch.rand(5)  # the caller's generator must not matter
-    resumed = fit(lesson(model, data), State.of(model), 3, stage(DiskStore(tmp_path / "b")), "t")
+    resumed = fit(setup(model, data), State.of(model), 3, stage(DiskStore(tmp_path / "b")), "t")
     assert all(torch.equal(resumed.tensors[name], value) for name, value in expected.tensors.items())
     assert broken.rows() == straight.rows()
     assert resumed.cost.forward == expected.cost.forward
@@ -165,19 +165,19 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, steps):
 def test_the_callers_generator_is_left_alone():
     model = TinyConv()
     before = torch.get_rng_state()
-    fit(lesson(model, images()), State.of(model), 1, stage(), "t")
+    fit(setup(model, images()), State.of(model), 1, stage(), "t")
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_one_dense_run_gives_every_epoch(tmp_path):
     model, data = mlp(), batches(2)
     start = State.of(model)
-    trainer = Trainer(lesson(model, data), start, DiskStore(tmp_path), {})
+    trainer = Trainer(setup(model, data), start, DiskStore(tmp_path), {})
     assert trainer.dense_at(0) is start
     first, last = trainer.dense_at(1), trainer.dense_at(3)
     middle = trainer.dense_at(2)  # passed already: trained again beside the run
     for epoch, state in ((1, first), (2, middle), (3, last)):
-        direct = fit(lesson(model, data), start, epoch, stage(), "dense training")
+        direct = fit(setup(model, data), start, epoch, stage(), "dense training")
         assert state.digest == direct.digest
         assert state.cost.forward == 32 * epoch
     assert [row["epoch"] for row in trainer.dense_entry().rows()] == [1, 2, 3]
@@ -186,18 +186,18 @@ def test_one_dense_run_gives_every_epoch(tmp_path):
 
 def test_an_epoch_that_the_dense_run_has_passed_is_trained_beside_it(tmp_path):
     model, data = mlp(), batches(2)
-    trainer = Trainer(lesson(model, data), State.of(model), DiskStore(tmp_path), {})
+    trainer = Trainer(setup(model, data), State.of(model), DiskStore(tmp_path), {})
     second = trainer.dense_at(2)
     first = trainer.dense_at(1)
     third = trainer.dense_at(3)
-    expected = [fit(lesson(model, data), State.of(model), e, stage(), "x").digest for e in (1, 2, 3)]
+    expected = [fit(setup(model, data), State.of(model), e, stage(), "x").digest for e in (1, 2, 3)]
     assert [first.digest, second.digest, third.digest] == expected
     assert [row["epoch"] for row in trainer.dense_entry().rows()] == [1, 2, 3]
 
 
 def test_a_dense_run_stopped_just_before_its_result_was_kept_is_not_trained_again(tmp_path, monkeypatch):
     model, data = mlp(), batches(2)
-    trainer = Trainer(lesson(model, data), State.of(model), DiskStore(tmp_path), {})
+    trainer = Trainer(setup(model, data), State.of(model), DiskStore(tmp_path), {})
     expected = trainer.dense_at(2)
     (trainer.dense_entry().directory / "epoch-2.pt").unlink()
     monkeypatch.setattr("tombola.training.loop.Loop.run_epoch", None)
@@ -206,7 +206,7 @@ def test_a_dense_run_stopped_just_before_its_result_was_kept_is_not_trained_agai
 
 def test_the_same_training_is_done_once(tmp_path):
     model, data = mlp(), batches(2)
-    trainer = Trainer(lesson(model, data), State.of(model), DiskStore(tmp_path), {})
+    trainer = Trainer(setup(model, data), State.of(model), DiskStore(tmp_path), {})
     ticket = Ticket({e.name: torch.ones(e.shape).bool() for e in survey(model).entries if e.prunable})
     first = trainer.fit(ticket, trainer.start)
     assert trainer.fit(ticket, trainer.start).cost.seconds == first.cost.seconds
@@ -216,19 +216,19 @@ def test_the_same_training_is_done_once(tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_advice():
     model = mlp()
     with pytest.raises(SearchError, match=r"the loss is nan in epoch \d; lower the learning rate"):
-        fit(lesson(model, batches(4), learning_rate=1e20), State.of(model), 3, stage(), "t")
+        fit(setup(model, batches(4), learning_rate=1e20), State.of(model), 3, stage(), "t")
 
 
 def test_a_later_batch_that_does_not_fit_is_named_in_one_sentence():
     words, labels = torch.zeros(4, 2).long(), torch.zeros(4).long()
     model = nn.Sequential(nn.Embedding(3, 2), nn.Flatten(), nn.Linear(4, 2))
     with pytest.raises(UsageError, match=r"model cannot be run on a batch of the training data.*: IndexError: index"):
-        fit(lesson(model, [(words, labels), (words + 3, labels)]), State.of(model), 1, stage(), "t")
+        fit(setup(model, [(words, labels), (words + 3, labels)]), State.of(model), 1, stage(), "t")
 
 
 def test_epochs_beyond_the_recipe_are_refused():
     with pytest.raises(UsageError, match="epoch 4 lies beyond"):
-        fit(lesson(mlp(), batches()), State.of(mlp()), 4, stage(), "t")
+        fit(setup(mlp(), batches()), State.of(mlp()), 4, stage(), "t")
 
 
 def test_evaluation_weighs_samples_and_keeps_the_mode(conv):

@@ -228,12 +228,12 @@ def sparsify(
     plain = unwrap(model)
     if progress:
         _say_forecast(display, plain, task, runtime, (feed, search_feed), recipe, rewind_to, search)
-    lesson = TrainingSetup(plain, task, feed, held_out_feed, recipe, runtime, seed, display)
-    lesson.say_unreached()
+    setup = TrainingSetup(plain, task, feed, held_out_feed, recipe, runtime, seed, display)
+    setup.say_unreached()
     store = MemoryStore() if out is None else DiskStore(Path(out))
     code = {"fit": code_of(fit)} if fit is not None else {}
     identity = {"data": _mark_of(feed), "task": _mark_of_task(task)} if out is not None else {}
-    trainer = Trainer(lesson, State.of(plain), store, {**identity, **code}, own=fit and UserFit(fit))
+    trainer = Trainer(setup, State.of(plain), store, {**identity, **code}, own=fit and UserFit(fit))
     weights = trainer.dense_at(rewind_to)
     problem = Problem(
         model=plain,

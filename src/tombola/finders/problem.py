@@ -32,23 +32,23 @@ from tombola.training import Fit, State, TrainingCallback, TrainingSetup, fit
 class Trainer:
     """Trains one network, dense or under tickets; what is trained once is kept in the store.
 
-    lesson: network, data and recipe. start: θ₀. store: where results and checkpoints lie. identity: what the results
+    setup: network, data and recipe. start: θ₀. store: where results and checkpoints lie. identity: what the results
     depend on beyond the recipe, the seed, the start and the ticket (the data). own: what trains in place of fit().
     """
 
     def __init__(
-        self, lesson: TrainingSetup, start: State, store: Store, identity: Mapping[str, Any], own: Fit | None = None
+        self, setup: TrainingSetup, start: State, store: Store, identity: Mapping[str, Any], own: Fit | None = None
     ) -> None:
-        self.lesson = lesson
+        self.setup = setup
         self.start = start
         self._store = store
         self._own = own
         self.identity: dict[str, Any] = {
             **identity,
-            "architecture": architecture(lesson.model),
-            "recipe": identify(lesson.recipe),
-            "runtime": lesson.runtime.to_dict(),
-            "seed": lesson.seed,
+            "architecture": architecture(setup.model),
+            "recipe": identify(setup.recipe),
+            "runtime": setup.runtime.to_dict(),
+            "seed": setup.seed,
             "versions": {"training": TRAINING_VERSION, "evaluation": EVALUATION_VERSION},
         }
 
@@ -66,17 +66,17 @@ class Trainer:
             if kept is None:
                 kept = self._train_dense(stage, epoch).to_dict()
                 stage.put(f"epoch-{epoch}", kept)
-                if epoch == self.lesson.recipe.epochs:
+                if epoch == self.setup.recipe.epochs:
                     stage.clear_checkpoint()
         return State.from_dict(kept)
 
     def _train_dense(self, stage: StoreEntry, epoch: int) -> State:
-        finished = stage.get(f"epoch-{self.lesson.recipe.epochs}") is not None
+        finished = stage.get(f"epoch-{self.setup.recipe.epochs}") is not None
         reached = None if finished else stage.resume()
         beyond = finished or (reached is not None and (reached["epoch"], reached["position"]) > (epoch, 0))
         # An epoch that the kept run has passed is trained again beside it, to the same values.
         where = MemoryStore().stage("dense", {}) if beyond else stage
-        return (self._own or fit)(self.lesson, self.start, epoch, where, "dense training", None)
+        return (self._own or fit)(self.setup, self.start, epoch, where, "dense training", None)
 
     def ticket_entry(
         self, ticket: Ticket | None, start: State, kind: str = "train", further: Mapping[str, Any] | None = None
@@ -94,7 +94,7 @@ class Trainer:
         with stage.locked():
             kept = stage.get("trained")
             if kept is None:
-                kept = self._train(start, self.lesson.recipe.epochs, stage, "ticket training", ticket)
+                kept = self._train(start, self.setup.recipe.epochs, stage, "ticket training", ticket)
                 stage.put("trained", kept)
                 stage.clear_checkpoint()
         return _after(start, kept)
@@ -119,13 +119,13 @@ class Trainer:
 
         The way to `start` may have cost others who share the state something else.
         """
-        state = (self._own or fit)(self.lesson, start, until, stage, title, ticket)
+        state = (self._own or fit)(self.setup, start, until, stage, title, ticket)
         return replace(state, cost=state.cost - start.cost).to_dict()
 
     def fit_with(
-        self, companion: TrainingCallback, start: State, stage: StoreEntry, title: str, epochs: int | None = None
+        self, callback: TrainingCallback, start: State, stage: StoreEntry, title: str, epochs: int | None = None
     ) -> State:
-        """Return the network after a training with a companion, from `start` to the last epoch.
+        """Return the network after a training with a callback, from `start` to the last epoch.
 
         stage: keeps checkpoints and metrics. epochs: of a whole training in place of the recipe's. Raises UsageError
         where a training function of the user's own trains.
@@ -134,8 +134,8 @@ class Trainer:
             raise UsageError(
                 "this finder trains weights and masks together, by the recipe; leave fit out", option="fit"
             )
-        recipe = self.lesson.recipe.stretched(epochs or self.lesson.recipe.epochs)
-        return fit(replace(self.lesson, recipe=recipe), start, recipe.epochs, stage, title, companion=companion)
+        recipe = self.setup.recipe.stretched(epochs or self.setup.recipe.epochs)
+        return fit(replace(self.setup, recipe=recipe), start, recipe.epochs, stage, title, callback=callback)
 
 
 def _after(start: State, kept: Mapping[str, Any]) -> State:
@@ -189,7 +189,7 @@ class Problem:
     @property
     def epochs(self) -> int:
         """Length of a whole training."""
-        return self._trainer().lesson.recipe.epochs
+        return self._trainer().setup.recipe.epochs
 
     def values_of(self, state: State) -> dict[str, Tensor]:
         """Return a state's values of all parameters by canonical name, on the CPU, where states lie."""
@@ -245,12 +245,12 @@ class Problem:
         """Yield the network after several epochs, rising from the weights' own on, of one training from them."""
         return self._trainer().trajectory(ticket, self.weights, epochs)
 
-    def fit_with(self, companion: TrainingCallback, stage: StoreEntry, title: str, epochs: int | None = None) -> State:
-        """Return the network trained with a companion from the problem's weights to the last epoch.
+    def fit_with(self, callback: TrainingCallback, stage: StoreEntry, title: str, epochs: int | None = None) -> State:
+        """Return the network trained with a callback from the problem's weights to the last epoch.
 
         epochs: of a whole training in place of the recipe's.
         """
-        return self._trainer().fit_with(companion, self.weights, stage, title, epochs)
+        return self._trainer().fit_with(callback, self.weights, stage, title, epochs)
 
     def _trainer(self) -> Trainer:
         if self.trainer is None:

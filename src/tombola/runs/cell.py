@@ -173,7 +173,7 @@ class Cell:
     def trainer(self, store: DiskStore, progress: Progress) -> Trainer:
         """Return what trains this cell's network; cells that agree on it share its results."""
         config = self.config
-        lesson = TrainingSetup(
+        setup = TrainingSetup(
             self.model,
             replace(self.task, loss=smoothed_cross_entropy(config.label_smoothing)),
             _training_feed(config, self.splits),
@@ -192,7 +192,7 @@ class Cell:
             **({"fit": source(config.fit)} if config.fit else {}),
         }
         own = UserFit(imported_function("fit", config.fit)) if config.fit else None
-        return Trainer(lesson, State.of(self.model), store, shared, own)
+        return Trainer(setup, State.of(self.model), store, shared, own)
 
     def problem(self, weights: State, store: DiskStore, progress: Progress, trainer: Trainer | None) -> Problem:
         """Return the problem of drawing a ticket at some weights."""

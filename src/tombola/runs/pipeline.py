@@ -98,7 +98,7 @@ def train(config: RunConfig, ticket_file: Path, weights: Path | None, out: Path,
 
 
 def _train_alone(cell: Cell, ticket: Ticket, start: State, trainer: Trainer, directory: Path) -> None:
-    trainer.lesson.say_unreached()
+    trainer.setup.say_unreached()
     describe_run(directory, cell.config, TRAINED)
     write_ticket(directory, ticket, start)
     trained = trainer.fit(ticket, start)
@@ -160,7 +160,7 @@ def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> 
     name = written_name(config.finder)
     progress.say(f"{name} ticket of density {density_words(config.density)} at {config.draw_at}, in {directory}")
     trainer = cell.trainer(store, progress)
-    trainer.lesson.say_unreached()
+    trainer.setup.say_unreached()
     describe_run(directory, config, FILES)
     # Pretrain. A ticket is drawn at one point of the dense training and trained from another, or the same.
     epochs = {"init": 0, "rewind": config.rewind_to, "trained": config.training.epochs}

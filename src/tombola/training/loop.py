@@ -24,27 +24,27 @@ UNFIT = "model cannot be run on a batch of the training data, though it could on
 
 
 def fit(
-    lesson: TrainingSetup,
+    setup: TrainingSetup,
     start: State,
     until: int,
     stage: StoreEntry,
     title: str,
     ticket: Ticket | None = None,
-    companion: TrainingCallback | None = None,
+    callback: TrainingCallback | None = None,
 ) -> State:
     """Train from a state to the end of epoch `until`, dense or under a ticket, and return the new state.
 
-    companion: what goes along with the training; a fresh one, whose state is restored where the training is continued.
+    callback: what goes along with the training; a fresh one, whose state is restored where the training is continued.
 
     The stage keeps checkpoints and one row of metrics an epoch; a checkpoint found there is continued, bit for bit.
     Raises SearchError when the loss is no longer finite.
     """
-    if until > lesson.recipe.epochs:
-        raise UsageError(f"epoch {until} lies beyond the training's {lesson.recipe.epochs} epochs")
-    with seeded(lesson.seed, "training", device=lesson.runtime.device):
-        loop = Loop(lesson, start, ticket, companion or TrainingCallback())
+    if until > setup.recipe.epochs:
+        raise UsageError(f"epoch {until} lies beyond the training's {setup.recipe.epochs} epochs")
+    with seeded(setup.seed, "training", device=setup.runtime.device):
+        loop = Loop(setup, start, ticket, callback or TrainingCallback())
         loop.restore(stage.resume())
-        with lesson.progress.track(title, until - start.epoch, loop.epoch - start.epoch) as tracker:
+        with setup.progress.track(title, until - start.epoch, loop.epoch - start.epoch) as tracker:
             while loop.epoch < until:
                 loop.run_epoch(stage)
                 row = loop.finish_epoch(title)
@@ -62,18 +62,18 @@ def _note(row: Mapping[str, Any]) -> str:
 class Loop:
     """The state of one training, all of it in one place."""
 
-    def __init__(self, lesson: TrainingSetup, start: State, ticket: Ticket | None, companion: TrainingCallback) -> None:
-        self._lesson, self._companion = lesson, companion
-        self.model = lesson.runtime.place(load_weights(lesson.model, start.tensors)).train()
+    def __init__(self, setup: TrainingSetup, start: State, ticket: Ticket | None, callback: TrainingCallback) -> None:
+        self._lesson, self._callback = setup, callback
+        self.model = setup.runtime.place(load_weights(setup.model, start.tensors)).train()
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise UsageError("model has no parameter to train: all of them are frozen (requires_grad is False)")
-        recipe = lesson.recipe
+        recipe = setup.recipe
         self._optimizer = recipe.optimizer.build(
             list(self.model.parameters()), recipe.learning_rate, recipe.weight_decay
         )
         if ticket is not None:
             ticket.attach(self.model, self._optimizer)
-        companion.begin(self.model, lesson.task)
+        callback.begin(self.model, setup.task)
         self.epoch = self._first = start.epoch
         self.meter = Meter()
         self._position = 0
@@ -85,7 +85,7 @@ class Loop:
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "companion": self._companion.state(),
+            "callback": self._callback.state(),
             "epoch": self.epoch,
             "position": self._position,
             "loss_sum": self._loss_sum,
@@ -100,7 +100,7 @@ class Loop:
             return
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._companion.restore(state["companion"])
+        self._callback.restore(state["callback"])
         self.epoch, self._position = state["epoch"], state["position"]
         self._loss_sum, self._counted = state["loss_sum"].clone(), state["samples"]
         GlobalState.from_dict(state["generators"]).restore(self._lesson.runtime.device)
@@ -108,21 +108,21 @@ class Loop:
 
     def run_epoch(self, stage: StoreEntry) -> None:
         """Take the steps that are left in the present epoch."""
-        lesson = self._lesson
-        for item in lesson.feed.epoch(self.epoch, self._position):
-            self._optimizer.param_groups[0]["lr"] = lesson.recipe.learning_rate_at(self.epoch + self._within())
-            batch = lesson.runtime.move(item.batch)
-            with lesson.runtime.autocast(), explained_run(UNFIT), explained_batches():
-                output = self._companion.forward(batch, self._share())
-            loss = lesson.task.loss(output, batch)
+        setup = self._lesson
+        for item in setup.feed.epoch(self.epoch, self._position):
+            self._optimizer.param_groups[0]["lr"] = setup.recipe.learning_rate_at(self.epoch + self._within())
+            batch = setup.runtime.move(item.batch)
+            with setup.runtime.autocast(), explained_run(UNFIT), explained_batches():
+                output = self._callback.forward(batch, self._share())
+            loss = setup.task.loss(output, batch)
             self._optimizer.zero_grad(set_to_none=True)
-            counted = lesson.task.counted(batch)
-            (loss * counted if lesson.recipe.summed else loss).backward()
-            if lesson.recipe.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), lesson.recipe.clip_norm)
+            counted = setup.task.counted(batch)
+            (loss * counted if setup.recipe.summed else loss).backward()
+            if setup.recipe.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), setup.recipe.clip_norm)
             self._optimizer.step()
-            self._count(lesson.task.samples(batch), counted, loss)
-            self._companion.after_step(self._share())
+            self._count(setup.task.samples(batch), counted, loss)
+            self._callback.after_step(self._share())
             if stage.due():
                 stage.checkpoint(self.state())
 
@@ -143,26 +143,26 @@ class Loop:
 
     def finish_epoch(self, title: str) -> dict[str, Any]:
         """Close the epoch and return its row of metrics."""
-        lesson = self._lesson
+        setup = self._lesson
         if not self._counted:
             raise UsageError("training data gave no batch, or none with a target that counts")
         loss = float(self._loss_sum) / self._counted
         if not math.isfinite(loss):
             raise SearchError(
                 f"{title}: the loss is {loss} in epoch {self.epoch + 1}; lower the learning rate "
-                f"(it is {lesson.recipe.learning_rate})"
+                f"(it is {setup.recipe.learning_rate})"
             )
         held_out = None
-        if lesson.held_out is not None:
-            held_out = evaluate(self._companion.evaluated(), lesson.task, lesson.held_out, lesson.runtime)
+        if setup.held_out is not None:
+            held_out = evaluate(self._callback.evaluated(), setup.task, setup.held_out, setup.runtime)
         row = {
             "stage": title,
             "epoch": self.epoch + 1,
-            "learning_rate": lesson.recipe.learning_rate_at(self.epoch),
+            "learning_rate": setup.recipe.learning_rate_at(self.epoch),
             "loss": loss,
             "held_out_loss": held_out and held_out.loss,
             "held_out_metric": held_out and held_out.metric,
-            **self._companion.row(),
+            **self._callback.row(),
         }
         self.epoch, self._position, self._counted = self.epoch + 1, 0, 0
         self._loss_sum = torch.zeros((), dtype=torch.float64)

@@ -68,7 +68,7 @@ class UserFit:
 
     def __call__(
         self,
-        lesson: TrainingSetup,
+        setup: TrainingSetup,
         start: State,
         until: int,
         stage: StoreEntry,
@@ -82,31 +82,31 @@ class UserFit:
         stage.resume()  # cuts the journal back
         epochs, meter = range(start.epoch, until), Meter()
         with (
-            seeded(lesson.seed, "training", device=lesson.runtime.device),
-            lesson.progress.track(title, len(epochs)) as tracker,
+            seeded(setup.seed, "training", device=setup.runtime.device),
+            setup.progress.track(title, len(epochs)) as tracker,
         ):
-            model = lesson.runtime.place(load_weights(lesson.model, start.tensors)).train()
+            model = setup.runtime.place(load_weights(setup.model, start.tensors)).train()
 
             def batches(epoch: int) -> Iterator[Batch]:
                 tracker.update(epoch - start.epoch)
-                for item in lesson.feed.epoch(epoch):
-                    batch = lesson.runtime.move(item.batch)
-                    samples = lesson.task.samples(batch)
+                for item in setup.feed.epoch(epoch):
+                    batch = setup.runtime.move(item.batch)
+                    samples = setup.task.samples(batch)
                     meter.count(forward=samples, backward=samples)
                     yield batch
 
-            job = Job(epochs, lesson.recipe, lesson.seed, lesson.runtime.device, ticket, batches, start)
+            job = Job(epochs, setup.recipe, setup.seed, setup.runtime.device, ticket, batches, start)
             returned = self.function(model, job)
             if isinstance(returned, nn.Module) and returned is not model:
                 raise UsageError(
                     "the training function must train its model in place; it returned another one", option="fit"
                 )
             tracker.update(len(epochs))
-        self._check(lesson.model, model, ticket)
+        self._check(setup.model, model, ticket)
         cost = start.cost + meter.read()
         row: dict[str, Any] = {"stage": title, "epoch": until}
-        if lesson.held_out is not None:
-            found = evaluate(model, lesson.task, lesson.held_out, lesson.runtime)
+        if setup.held_out is not None:
+            found = evaluate(model, setup.task, setup.held_out, setup.runtime)
             row |= {"held_out_loss": found.loss, "held_out_metric": found.metric}
         stage.record(row)
         return State.of(model, until, cost)
