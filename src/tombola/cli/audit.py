@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
-from tombola.cli.options import add_ticket_options, is_run, make_parser, out_directory
+from tombola.cli.options import add_json_option, add_ticket_options, is_run, make_parser, out_directory
 from tombola.cli.runs import configure_for_ticket
 from tombola.cli.show import show_json, show_table, show_text
 
@@ -29,7 +29,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--out", type=str, default="", help="where the audit lies (default: beside the run; runs for a ticket file)"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    add_json_option(parser)
     return parser
 
 

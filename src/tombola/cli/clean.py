@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tombola.cli.options import make_parser, parse
+from tombola.cli.options import add_json_option, make_parser, parse
 from tombola.cli.show import show_json, show_text, size_words
 
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
         help="delete all that runs share: unfinished ones begin anew, and further ones share nothing with those here",
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    add_json_option(parser)
     options = parse(parser, arguments)
 
     from tombola.runs.inventory import clean

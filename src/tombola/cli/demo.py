@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from tombola.cli.options import make_parser, out_directory, parse
+from tombola.cli.options import add_json_option, make_parser, out_directory, parse
 from tombola.cli.show import cells_table, show_json, show_text
 from tombola.runs.config import built, load_preset
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str]) -> None:
         "tombola demo",
     )
     parser.add_argument("--out", type=str, default="demo", help="directory for the results")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    add_json_option(parser)
     options = parse(parser, arguments)
     out = out_directory(options)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from tombola.cli.options import add_ticket_options, make_parser, weights_for
+from tombola.cli.options import add_json_option, add_ticket_options, make_parser, weights_for
 from tombola.cli.runs import configure_for_ticket
 from tombola.cli.show import show_json, show_table
 from tombola.errors import UsageError
@@ -20,7 +20,7 @@ def _parser() -> ArgumentParser:
     )
     add_ticket_options(parser, "to evaluate")
     parser.add_argument("--split", type=str, default="test", help="test or held-out")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    add_json_option(parser)
     return parser
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tombola.cli.options import make_parser, parse, run_and_ticket
+from tombola.cli.options import add_json_option, make_parser, parse, run_and_ticket
 from tombola.cli.show import show_json, show_table, show_text
 
 _FIGURES = {
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
         "TICKET",
     )
     parser.add_argument("ticket", type=str, help="ticket file, or run directory")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    add_json_option(parser)
     options = parse(parser, arguments)
     if (Path(options.ticket) / "audit.json").is_file():
         _show_audit(Path(options.ticket), options.json)

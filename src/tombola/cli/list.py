@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tombola.cli.options import make_parser, parse
+from tombola.cli.options import add_json_option, make_parser, parse
 from tombola.cli.show import show_json, show_table, show_text, size_words
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
         "DIR",
     )
     parser.add_argument("directory", type=str, help="the --out that the runs were made with")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    add_json_option(parser)
     options = parse(parser, arguments)
 
     from tombola.runs.inventory import entries

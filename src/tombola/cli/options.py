@@ -96,10 +96,15 @@ def add_ticket_options(parser: ArgumentParser, purpose: str) -> None:
     )
 
 
+def add_json_option(parser: ArgumentParser) -> None:
+    """Add the option of commands whose result can be read by programs."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+
+
 def add_output_options(parser: ArgumentParser) -> None:
     """Add the options of commands that make a run directory."""
     parser.add_argument("--out", type=str, default="runs", help="directory below which the run directory lies")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    add_json_option(parser)
 
 
 def out_directory(options: Namespace) -> Path:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tombola.cli.options import make_parser
+from tombola.cli.options import add_json_option, make_parser
 from tombola.cli.runs import configure
 from tombola.cli.show import show_json, show_lines, show_text
 
@@ -14,7 +14,7 @@ def main(arguments: Sequence[str]) -> None:
         "List the parameters of a run's model: which would be pruned, and why the rest would not.",
         "tombola preview --preset digits --model resnet20 --exclude '[fc.*]'",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    add_json_option(parser)
     options, config = configure(parser, arguments)
 
     from tombola.finders import selection_of

@@ -10,7 +10,7 @@ from torch import Tensor
 from tombola.core.allocation import ALLOCATIONS, Allocation, Global
 from tombola.core.cost import Cost
 from tombola.core.flat import Layout
-from tombola.core.parts import Part, describe, identify, is_part, option, written_name
+from tombola.core.parts import COUNT, Part, describe, identify, is_part, option, written_name
 from tombola.core.seeds import seeded
 from tombola.core.selection import Density, Selection, parse_densities
 from tombola.errors import UsageError
@@ -44,6 +44,12 @@ class Needs:
         if at not in self.at:
             allowed = " or ".join(place for place in self.at if place != "given")
             raise UsageError(f"must be {allowed} for the finder {finder}, got {at}", option="draw_at")
+
+
+def search_batch_size(default: int, **more: Any) -> Any:
+    """Return the option of finders that look at batches, at its default."""
+    help_ = "samples a step of the search, or of a score's batch"
+    return option(default, help_, must=COUNT, flag="search-batch-size", group="search", **more)
 
 
 @dataclass(frozen=True)

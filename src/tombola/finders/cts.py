@@ -12,7 +12,7 @@ from tombola.core.parts import COUNT, POSITIVE, one_of, option
 from tombola.core.schedules import one_cycle
 from tombola.core.selection import Density
 from tombola.finders import diagnostics
-from tombola.finders.base import Drawn, Finder, Needs, drawn
+from tombola.finders.base import Drawn, Finder, Needs, drawn, search_batch_size
 from tombola.finders.problem import Problem
 from tombola.finders.search import Search, run_steps
 from tombola.networks.network import FrozenNetwork
@@ -119,9 +119,7 @@ class CTS(Finder):
         group="search",
     )  # fmt: skip
     epsilon: float = option(1e-8, "epsilon of Adam on the logits", must=POSITIVE, flag="search-epsilon", group="search")
-    batch_size: int = option(
-        64, "samples a step of the search, or of a score's batch", must=COUNT, flag="search-batch-size", group="search"
-    )
+    batch_size: int = search_batch_size(64)
     teacher: str = option(
         "running",
         "statistics by which the dense network normalises when it is asked: running (its own), or batch (as published)",

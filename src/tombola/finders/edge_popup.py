@@ -17,7 +17,7 @@ from tombola.core.seeds import generator
 from tombola.core.selection import Density, Selection
 from tombola.data import Item
 from tombola.errors import SearchError
-from tombola.finders.base import ALLOCATION_HELP, Drawn, Finder, Needs, drawn
+from tombola.finders.base import ALLOCATION_HELP, Drawn, Finder, Needs, drawn, search_batch_size
 from tombola.finders.gates import Gates
 from tombola.finders.problem import Problem
 from tombola.finders.search import RECORD_EVERY, run_steps
@@ -41,9 +41,7 @@ class EdgePopup(Finder):
     learning_rate: float = option(
         0.1, "of SGD on the scores, at first", must=POSITIVE, flag="search-learning-rate", group="search"
     )
-    batch_size: int = option(
-        512, "samples a step of the search, or of a score's batch", must=COUNT, flag="search-batch-size", group="search"
-    )
+    batch_size: int = search_batch_size(512)
     allocation: Allocation = option(Uniform(), ALLOCATION_HELP, family=ALLOCATIONS, group="ticket", kw_only=True)
 
     def needs(self) -> Needs:

@@ -18,7 +18,7 @@ from tombola.core.seeds import generator
 from tombola.core.selection import Density, Selection
 from tombola.data import Item, forever
 from tombola.errors import SearchError
-from tombola.finders.base import Drawn, Finder, Needs, drawn
+from tombola.finders.base import Drawn, Finder, Needs, drawn, search_batch_size
 from tombola.finders.cts import OBJECTIVE_HELP, OBJECTIVE_UNSET, default_objective
 from tombola.finders.problem import Problem
 from tombola.networks.network import FrozenNetwork
@@ -58,14 +58,7 @@ class Saliency(Finder):
     # Whether a weight that one round has pruned may come back in the next.
     revives: ClassVar[bool] = False
     rounds: int = option(1, ROUNDS, must=COUNT, group="rivals")
-    batch_size: int = option(
-        512,
-        "samples a step of the search, or of a score's batch",
-        must=COUNT,
-        flag="search-batch-size",
-        group="search",
-        kw_only=True,
-    )
+    batch_size: int = search_batch_size(512, kw_only=True)
 
     def needs(self) -> Needs:
         """Return what it needs of a run."""

@@ -7,6 +7,8 @@ of parts within the finder or the training, those options have one that declare 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass
 from difflib import get_close_matches
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from tombola.core.parts import allowed_words, flag_of, is_optional, kinds, options_of, written_name
@@ -42,7 +44,8 @@ class ShortForm:
         return self.owners[0][2]
 
 
-def short_forms() -> dict[str, ShortForm]:
+@cache
+def short_forms() -> Mapping[str, ShortForm]:
     """Return every option of a run by its name on the command line (with underscores), parts' own ones included."""
     found: dict[str, list[tuple[str, Field[Any], Any]]] = {}
     holders: dict[str, str] = {}
@@ -54,7 +57,9 @@ def short_forms() -> dict[str, ShortForm]:
             for name, inner, kind in _flat_options(part, written_name(part), every=f.name in OPEN):
                 holders.setdefault(flag_of(inner), f.name)
                 found.setdefault(flag_of(inner), []).append((name if f.name == "finder" else "", inner, kind))
-    return {name: ShortForm(name, holders.get(name, ""), tuple(owners)) for name, owners in found.items()}
+    return MappingProxyType(
+        {name: ShortForm(name, holders.get(name, ""), tuple(owners)) for name, owners in found.items()}
+    )
 
 
 def _flat_options(part: Any, owner: str, every: bool) -> Iterator[tuple[str, "Field[Any]", Any]]:
