@@ -1,0 +1,136 @@
+"""Accelerated: a ticket's network for use, on a CPU, at the cost of its kept weights."""
+
+import copy
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tombola.errors import TicketWarning
+from tombola.sparse import kernels
+from tombola.sparse.program import Program, as_value
+from tombola.sparse.run import Run, Workspace
+from tombola.sparse.steps import Step, Unit, as_samples, planes
+from tombola.sparse.tracing import Untraceable, trace
+
+# Bytes of activations that a block of samples may take at its largest layer: what stays in the cache of one core.
+CACHE = 2**19
+WIDEST = 64
+
+
+class Accelerated(nn.Module):
+    """Runs a masked model in evaluation, without gradients, by its kept weights alone; outputs equal to rounding.
+
+    A model that cannot run sparse runs dense, and the first call says why by a TicketWarning. Weights are those of the
+    time when this was made. Several threads may call it at once.
+    """
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._model = [model.eval()]
+        self._masks = {name: mask.numpy() for name, mask in masks.items()}
+        self._programs: dict[tuple[int, ...], Program | None] = {}
+        self._plans = threading.local()
+        self._lock = threading.Lock()
+        self.eval()
+
+    def dense(self) -> nn.Module:
+        """Return a plain copy of the masked model, of the class that it was made from."""
+        return copy.deepcopy(self._model[0])
+
+    @torch.no_grad()
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the model's output for inputs (N, ...)."""
+        with self._lock:
+            if inputs.shape[1:] not in self._programs:
+                self._programs[inputs.shape[1:]] = self._trace(inputs[:1])
+        program = self._programs[inputs.shape[1:]]
+        if program is None or not len(inputs):
+            found: Tensor = self._model[0](inputs)
+            return found
+        size = _block(program, inputs)
+        pieces = inputs.split(size)
+        threads = min(torch.get_num_threads(), len(pieces))
+        run = partial(self._run, program)
+        if threads <= 1:
+            return torch.cat([run(piece) for piece in pieces]) if len(pieces) > 1 else run(inputs)
+        with ThreadPoolExecutor(threads) as pool:
+            return torch.cat(list(pool.map(run, pieces)))
+
+    def _trace(self, example: Tensor) -> Program | None:
+        try:
+            program = trace(self._model[0], self._masks, {}, example, False)
+        except Untraceable as error:
+            warnings.warn(f"the model runs dense: {error}", TicketWarning, stacklevel=4)
+            return None
+        return _folded(program)
+
+    def _run(self, program: Program, inputs: Tensor) -> Tensor:
+        plans: dict[Any, _Plan] = self._plans.__dict__.setdefault("plans", {})
+        key = id(program), inputs.shape
+        if key not in plans:
+            plans[key] = _Plan(program, inputs.shape)
+        return plans[key](inputs)
+
+
+def _block(program: Program, inputs: Tensor) -> int:
+    """Return how many samples go through the network together."""
+    largest = max((cost.outputs * cost.positions for cost in program.costs), default=1) * 4
+    return max(1, min(WIDEST, CACHE // largest))
+
+
+def _folded(program: Program) -> Program:
+    """Return a program whose normalisation by running statistics lies in values and biases."""
+    parameters = list(program.parameters)
+    steps: list[Step] = []
+    run = Run(parameters, Workspace(), False, frozenset())
+    for step in program.steps:
+        if isinstance(step, Unit) and step.links is not None and step.norm is not None and not step.norm.moves:
+            mean, _, inverse = step.norm.statistics()
+            gamma, beta, _ = step.norm.parameters(run)
+            scale = gamma * inverse
+            values = run.parameter(step.weight) * scale[step.links.target]  # type: ignore[arg-type]
+            bias = (0 if step.bias is None else run.parameter(step.bias)) - mean
+            added = [nn.Parameter(torch.from_numpy(each), False) for each in (values, bias * scale + beta)]
+            numbers = len(parameters), len(parameters) + 1
+            step = Unit(step.inputs, step.output, step.links, *numbers, None, step.cuts, step.needed, step.reached)
+            parameters += added
+        steps.append(step)
+    return Program(**{**vars(program), "steps": steps, "parameters": parameters})
+
+
+class _Plan:
+    """A program on inputs of one shape: its memory, and calls with every argument in place."""
+
+    def __init__(self, program: Program, shape: torch.Size) -> None:
+        self._program = program
+        self._run = Run(program.parameters, Workspace(), False, program.shared)
+        self._calls: list[Callable[[], None]] = []
+        zeros = torch.zeros(shape)
+        self._inputs = as_value(self._run, zeros)
+        for number, step in enumerate(program.steps):
+            step.forward(self._run)
+            if isinstance(step, Unit):
+                self._calls.append(partial(kernels.unit_forward, *step.arguments(self._run)))
+            else:
+                self._calls.append(partial(self._forward, step, self._run.values[step.output]))
+        self._outputs = self._run.values[program.output]
+
+    def _forward(self, step: Step, place: Any) -> None:
+        """Run a step that makes its output's memory anew, and put that where the next step looks."""
+        step.forward(self._run)
+        if self._run.values[step.output] is not place:
+            np.copyto(place, self._run.values[step.output])
+            self._run.values[step.output] = place
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        self._inputs.copy_(inputs.reshape(*inputs.shape, *[1] * (4 - inputs.dim())).permute(1, 2, 3, 0))
+        for call in self._calls:
+            call()
+        return as_samples(self._outputs, self._program.dims).clone(memory_format=torch.contiguous_format)

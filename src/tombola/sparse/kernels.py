@@ -1,0 +1,283 @@
+"""The inner loops, compiled for the processor at hand by numba.
+
+Activations lie as channels x height x (width x samples): float32 of shape (C, H, W*N), without padding. A kept weight
+is a link, a row of int64 (other channel, dh, dw, h0, h1, w0, w1): output rows h0 to h1 and columns w0 to w1 get the
+weight times the input at row h*sh + dh and column w*sw + dw, so that for sw = 1 one row is one multiply-add over a
+contiguous piece. Each channel is the work of one thread, its sums run in a fixed order: the same bits every time, on
+any number of threads. Sums over a plane are of rows in float32, then of their sums in float64.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+# fastmath: sums may be reordered, by the compiler, once and for all.
+compiled: Any = njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+inlined: Any = njit(inline="always", fastmath=True, error_model="numpy")
+
+ZERO = np.float32(0)
+OTHER, DH, DW, H0, H1, W0, W1 = range(7)
+# What a unit does with the gradient of what was added to its output.
+NO_RESIDUAL, WRITE, ADD = range(3)
+
+
+@inlined
+def _multiply_add(target, source, weight):  # type: ignore[no-untyped-def]
+    for i in range(target.shape[0]):
+        target[i] += weight * source[i]
+
+
+@inlined
+def _dot(left, right):  # type: ignore[no-untyped-def]
+    total = ZERO
+    for i in range(left.shape[0]):
+        total += left[i] * right[i]
+    return total
+
+
+@inlined
+def _link_row(target, row, link, weight, w_stride, samples):  # type: ignore[no-untyped-def]
+    """Add one link's share of one output row."""
+    if w_stride == 1:
+        first, last, shift = link[W0] * samples, link[W1] * samples, link[DW] * samples
+        _multiply_add(target[first:last], row[first + shift : last + shift], weight)
+    else:
+        for w in range(link[W0], link[W1]):
+            at = (w * w_stride + link[DW]) * samples
+            _multiply_add(target[w * samples : (w + 1) * samples], row[at : at + samples], weight)
+
+
+@inlined
+def _links_row(row, h, x, first, last, links, values, bias, strides, samples):  # type: ignore[no-untyped-def]
+    """Write one row of an output channel: the sum of its links, and a bias."""
+    row[:] = bias
+    for j in range(first, last):
+        link = links[j]
+        if link[H0] <= h and h < link[H1]:
+            source = x[link[OTHER], h * strides[0] + link[DH]]
+            _link_row(row, source, link, values[j], strides[1], samples)
+
+
+@inlined
+def _moments(row, near):  # type: ignore[no-untyped-def]
+    """Return a row's mean, and its sum of squared distances from that; exact where all numbers equal `near`."""
+    total = ZERO
+    for i in range(row.shape[0]):
+        total += row[i] - near
+    mean = near + total / np.float32(row.shape[0])
+    squares = ZERO
+    for i in range(row.shape[0]):
+        squares += (row[i] - mean) * (row[i] - mean)
+    return mean, squares
+
+
+@inlined
+def _affine(target, source, centre, scale, shift, residual, adds, low):  # type: ignore[no-untyped-def]
+    """Write scale * (source - centre) + shift, plus the residual if it `adds`, not below `low`; no overlapping rows."""
+    if adds:
+        for i in range(target.shape[0]):
+            target[i] = max(scale * (source[i] - centre) + shift + residual[i], low)
+    else:
+        for i in range(target.shape[0]):
+            target[i] = max(scale * (source[i] - centre) + shift, low)
+
+
+@inlined
+def _affine_in_place(row, centre, scale, shift, residual, adds, low):  # type: ignore[no-untyped-def]
+    if adds:
+        for i in range(row.shape[0]):
+            row[i] = max(scale * (row[i] - centre) + shift + residual[i], low)
+    else:
+        for i in range(row.shape[0]):
+            row[i] = max(scale * (row[i] - centre) + shift, low)
+
+
+@compiled
+def unit_forward(  # type: ignore[no-untyped-def]
+    channels,
+    out,
+    before,
+    in_place,
+    x,
+    walks,
+    pointers,
+    links,
+    values,
+    bias,
+    strides,
+    samples,
+    normalises,
+    moves,
+    norm,
+    gamma,
+    beta,
+    epsilon,
+    residual,
+    adds,
+    cuts,
+):
+    """before = links(x) + bias where it `walks`; out = cut(normalised before + residual); by channel.
+
+    in_place: whether before and out are one array. moves: whether mean and variance are those of the batch, and put
+    into norm (3, C: mean, variance, 1/deviation), or are read from there.
+    """
+    low = ZERO if cuts else np.float32(-np.inf)
+    height, length = out.shape[1], out.shape[2]
+    for c in channels:
+        mean = squares = 0.0
+        for h in range(height):
+            row = before[c, h]
+            if walks:
+                _links_row(row, h, x, pointers[c], pointers[c + 1], links, values, bias[c], strides, samples)
+            if moves:
+                # Chan, Golub and LeVeque's merging of two samples, row by row while it is in the nearest cache.
+                of_row, squares_of_row = _moments(row, before[c, 0, 0])
+                distance = of_row - mean
+                mean += distance / (h + 1)
+                squares += squares_of_row + distance * distance * length * h / (h + 1)
+        centre, scale, shift = ZERO, np.float32(1), ZERO
+        if normalises:
+            if moves:
+                variance = squares / (height * length)
+                norm[0, c], norm[1, c], norm[2, c] = mean, variance, 1 / np.sqrt(variance + epsilon)
+            centre, scale, shift = norm[0, c], norm[2, c] * gamma[c], beta[c]
+        if normalises or adds or cuts:
+            for h in range(height):
+                other = residual[c, h] if adds else residual[0, 0]
+                if in_place:
+                    _affine_in_place(out[c, h], centre, scale, shift, other, adds, low)
+                else:
+                    _affine(out[c, h], before[c, h], centre, scale, shift, other, adds, low)
+
+
+@inlined
+def _pass_on(target, gradient, mode):  # type: ignore[no-untyped-def]
+    if mode == WRITE:
+        target[:] = gradient
+    else:
+        for i in range(target.shape[0]):
+            target[i] += gradient[i]
+
+
+@inlined
+def _cut_sums(gradient, deciding, source, centre, scale, shift, mean):  # type: ignore[no-untyped-def]
+    """Cut a row where scale * (deciding - centre) + shift is not above zero; return what `_sums` does."""
+    total = product = ZERO
+    for i in range(gradient.shape[0]):
+        value = gradient[i] if scale * (deciding[i] - centre) + shift > 0 else ZERO
+        gradient[i] = value
+        total += value
+        product += value * (source[i] - mean)
+    return total, product
+
+
+@inlined
+def _sums(gradient, source, mean):  # type: ignore[no-untyped-def]
+    """Return a row's sum, and that of it * (source - mean)."""
+    total = product = ZERO
+    for i in range(gradient.shape[0]):
+        total += gradient[i]
+        product += gradient[i] * (source[i] - mean)
+    return total, product
+
+
+@compiled
+def unit_backward(  # type: ignore[no-untyped-def]
+    channels, gradient, out, before, normalises, moves, norm, gamma, beta, residual, mode, adds, cuts, sums
+):
+    """Turn the gradient of a unit's output into that of what was normalised; by channel, in place.
+
+    sums (2, C): gets the gradients of gamma and of beta (or of the bias where nothing is normalised).
+    """
+    height, length = gradient.shape[1], gradient.shape[2]
+    for c in channels:
+        mean, inverse, weight = (norm[0, c], norm[2, c], gamma[c]) if normalises else (ZERO, ZERO, ZERO)
+        scale = weight * inverse
+        # Whether the output was cut is read from what was normalised, which is read anyway, where nothing was added.
+        reads_out = adds or not normalises
+        centre, slope, shift = (ZERO, np.float32(1), ZERO) if reads_out else (mean, scale, beta[c])
+        total = moment = 0.0
+        for h in range(height):
+            row, source = gradient[c, h], before[c, h]
+            if cuts:
+                deciding = out[c, h] if reads_out else source
+                part, product = _cut_sums(row, deciding, source, centre, slope, shift, mean)
+            else:
+                part, product = _sums(row, source, mean)
+            total += part
+            moment += product
+            if mode != NO_RESIDUAL:
+                _pass_on(residual[c, h], row, mode)
+        sums[0, c], sums[1, c] = moment * inverse, total
+        if not normalises:
+            continue
+        slope = np.float32(moment * inverse * inverse / (height * length)) * scale if moves else ZERO
+        level = mean * slope - (scale * np.float32(total / (height * length)) if moves else ZERO)
+        for h in range(height):
+            row, source = gradient[c, h], before[c, h]
+            for i in range(length):
+                row[i] = scale * row[i] - slope * source[i] + level
+
+
+@inlined
+def _weight_row(x, gradient, link, w_stride, samples):  # type: ignore[no-untyped-def]
+    """Return one row's share of the gradient of one weight."""
+    if w_stride == 1:
+        first, last, shift = link[W0] * samples, link[W1] * samples, link[DW] * samples
+        return _dot(gradient[first:last], x[first + shift : last + shift])
+    total = ZERO
+    for w in range(link[W0], link[W1]):
+        at = (w * w_stride + link[DW]) * samples
+        total += _dot(gradient[w * samples : (w + 1) * samples], x[at : at + samples])
+    return total
+
+
+@inlined
+def _both_row(target, x, gradient, link, weight, w_stride, samples):  # type: ignore[no-untyped-def]
+    """Add one link's share of one row of the input's gradient, and return its share of the weight's."""
+    total = ZERO
+    if w_stride == 1:
+        first, last, shift = link[W0] * samples, link[W1] * samples, link[DW] * samples
+        to, source, from_ = target[first + shift : last + shift], x[first + shift : last + shift], gradient[first:last]
+        for i in range(from_.shape[0]):
+            total += from_[i] * source[i]
+            to[i] += weight * from_[i]
+    else:
+        for w in range(link[W0], link[W1]):
+            at = (w * w_stride + link[DW]) * samples
+            to, source, from_ = target[at : at + samples], x[at : at + samples], gradient[w * samples : (w + 1) * samples]
+            for i in range(samples):
+                total += from_[i] * source[i]
+                to[i] += weight * from_[i]
+    return total
+
+
+@compiled
+def links_backward(  # type: ignore[no-untyped-def]
+    channels, target, wanted, adds, x, gradient, pointers, order, links, values, value_gradients, strides, samples
+):
+    """Gradients of a layer's input and kept weights, by channel of the input.
+
+    links: by the input's channel, `OTHER` the output's. order: of each link, the place of its weight. wanted: whether
+    the input's gradient is; it is added to what lies in target if it `adds`. value_gradients: zeros.
+    """
+    for c in channels:
+        first, last = pointers[c], pointers[c + 1]
+        if wanted and not adds:
+            target[c] = ZERO
+        for h in range(x.shape[1]):
+            for j in range(first, last):
+                link = links[j]
+                at = h - link[DH]
+                if at % strides[0] != 0:
+                    continue
+                at //= strides[0]
+                if link[H0] <= at and at < link[H1]:
+                    row = gradient[link[OTHER], at]
+                    if wanted:
+                        value_gradients[order[j]] += _both_row(
+                            target[c, h], x[c, h], row, link, values[order[j]], strides[1], samples
+                        )
+                    else:
+                        value_gradients[order[j]] += _weight_row(x[c, h], row, link, strides[1], samples)

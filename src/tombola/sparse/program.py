@@ -1,0 +1,83 @@
+"""Program: a network as a list of steps, and how it runs."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tombola.sparse.links import Links
+from tombola.sparse.rules import LayerCost
+from tombola.sparse.run import Run
+from tombola.sparse.steps import Step, as_samples
+
+
+@dataclass
+class Program:
+    """A network as steps.
+
+    parameters: what steps refer to by number; those of sparse layers are their kept values, (k,). sparse: of each such
+    layer, by the name of its weight, the parameter's number and the links. dense: weights with a mask whose layers run
+    dense. costs: of layers. output: the last value; dims: of the tensor that it stands for. shared: values that several steps read.
+    last_use: by step, the values that nothing reads after it. wanted: values whose gradient something needs.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    parameters: list[nn.Parameter] = field(default_factory=list)
+    sparse: dict[str, tuple[int, Links]] = field(default_factory=dict)
+    dense: list[str] = field(default_factory=list)
+    costs: list[LayerCost] = field(default_factory=list)
+    output: int = 0
+    dims: int = 2
+    shared: frozenset[int] = frozenset()
+    last_use: dict[int, list[int]] = field(default_factory=dict)
+    wanted: frozenset[int] = frozenset()
+
+    def forward(self, run: Run, inputs: Tensor) -> Tensor:
+        """Run on inputs (N, ...) and return the output; what is not kept for a way back is given back on the way."""
+        as_value(run, inputs.detach())
+        for number, step in enumerate(self.steps):
+            step.forward(run)
+            for value in () if run.keeps else self.last_use.get(number, ()):
+                run.forget(value)
+        return as_samples(run.values[self.output], self.dims).contiguous()
+
+    def backward(self, run: Run, gradient: Tensor, of_inputs: bool) -> None:
+        """Follow a gradient of the output to the parameters, and to the inputs if it is wanted `of_inputs`."""
+        whole = gradient.reshape(*gradient.shape, *[1] * (4 - gradient.dim()))
+        if gradient.dim() == 3:
+            whole = gradient[:, :, None]
+        channels = np.arange(gradient.shape[1])
+        run.add_gradient(self.output, whole.permute(1, 2, 3, 0).contiguous().numpy(), channels)
+        wanted = self.wanted | {0} if of_inputs else self.wanted
+        for step in reversed(self.steps):
+            if step.output in run.gradients and step.output in self.wanted:
+                step.backward(run, wanted)
+
+
+def as_value(run: Run, inputs: Tensor) -> Tensor:
+    """Put inputs (N, ...) into a run as its first value, and return the memory, (C, H, W, N), as a tensor."""
+    whole = inputs[:, :, None] if inputs.dim() == 3 else inputs.reshape(*inputs.shape, *[1] * (4 - inputs.dim()))
+    whole = whole.permute(1, 2, 3, 0)
+    run.values[0] = run.take(whole.shape)
+    return torch.from_numpy(run.values[0]).copy_(whole)
+
+
+def settle(program: Program, channels: Mapping[int, int]) -> None:
+    """Find out what is needed of every value, who reads it, and which gradients are wanted. channels: of each value."""
+    needed = {value: np.zeros(count, bool) for value, count in channels.items()}
+    needed[program.output][:] = True
+    for step in reversed(program.steps):
+        counts = [channels[value] for value in step.inputs]
+        for value, found in zip(step.inputs, step.settle(needed[step.output], counts), strict=True):
+            needed[value] = needed[value] | found
+    reads = Counter([program.output, *(value for step in program.steps for value in step.inputs)])
+    program.shared = frozenset(value for value, count in reads.items() if count > 1)
+    last = {value: number for number, step in enumerate(program.steps) for value in step.inputs}
+    for value, number in last.items():
+        if value != program.output:
+            program.last_use.setdefault(number, []).append(value)
+    program.wanted = frozenset(step.output for step in program.steps)
+
