@@ -110,7 +110,7 @@ class TrainingSteps:
         """Take some steps, as `fit` does."""
         with seeded(0, "benchmark", device=self.device):
             for _ in range(steps):
-                self.loop.run_epoch(MemoryStore().stage("dense", {}))
+                self.loop.run_epoch(MemoryStore().entry("dense", {}))
                 self.loop.finish_epoch("dense training")
 
 

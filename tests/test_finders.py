@@ -145,9 +145,9 @@ def test_a_draw_halted_at_any_step_goes_on_to_the_same_bits(tmp_path, monkeypatc
     straight = draw(finder, of(store=DiskStore(tmp_path / "straight", checkpoint_seconds=0)), 0.31)
     original, count = DiskEntry.checkpoint, 0
 
-    def dying(stage, state):
+    def dying(entry, state):
         nonlocal count
-        original(stage, state)
+        original(entry, state)
         count += 1
         if count == after:
             raise Halt

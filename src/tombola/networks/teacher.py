@@ -64,13 +64,13 @@ def make_teacher(
     feed: Feed,
     runtime: Runtime,
     keep_outputs: bool = True,
-    stage: StoreEntry | None = None,
+    entry: StoreEntry | None = None,
     by_batch: bool = False,
 ) -> Teacher:
     """Return the teacher for a model at its present values.
 
     Running statistics that never saw a batch are estimated first, on a copy. keep_outputs: whether outputs will be
-    asked for, so that keeping them is worth a pass over the data. stage: remembers them for others who ask the same.
+    asked for, so that keeping them is worth a pass over the data. entry: remembers them for others who ask the same.
     by_batch: normalise by the statistics of each batch, as the published searches do, in place of the running ones.
     """
     meter, counted = Meter(), _Counter(task.samples)
@@ -83,7 +83,7 @@ def make_teacher(
         if by_batch:
             network.use_batch_statistics()
         if keep_outputs:
-            recall, why, saved = _remembered(network, feed, runtime, counted, stage)
+            recall, why, saved = _remembered(network, feed, runtime, counted, entry)
         else:
             recall, why, saved = None, "the objective looks inside it", Cost()
     how = "outputs of the dense network are kept once per sample" if recall else f"outputs are recomputed: {why}"
@@ -94,20 +94,20 @@ def make_teacher(
 
 
 def _remembered(
-    network: FrozenNetwork, feed: Feed, runtime: Runtime, counted: "_Counter", stage: StoreEntry | None
+    network: FrozenNetwork, feed: Feed, runtime: Runtime, counted: "_Counter", entry: StoreEntry | None
 ) -> tuple[OutputTable | None, str, Cost]:
     """Return the look-up of outputs, or why there is none; and what was spent on it at another time."""
-    if stage is None:
+    if entry is None:
         return *_recall(network, feed, runtime, counted), Cost()
-    with stage.locked():
-        kept = stage.get("outputs")
+    with entry.locked():
+        kept = entry.get("outputs")
         if kept is not None:
             return OutputTable(runtime.move(kept["values"])), "", Cost(**kept["cost"])
         meter, before = Meter(), counted.samples
         recall, why = _recall(network, feed, runtime, counted)
         if recall is not None:
             meter.count(forward=counted.samples - before)
-            stage.put("outputs", {"values": recall.values, "cost": meter.read().to_dict()})
+            entry.put("outputs", {"values": recall.values, "cost": meter.read().to_dict()})
     return recall, why, Cost()
 
 

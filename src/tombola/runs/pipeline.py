@@ -1,4 +1,4 @@
-"""One cell, start to end: pretrain -> draw -> train -> evaluate; and its stages one by one."""
+"""One cell, start to end: pretrain -> draw -> train -> evaluate; and its parts one by one."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -199,7 +199,7 @@ def _values(drawn: _Drawn, trained: State, dense: State) -> dict[str, Any]:
     spent = drawn.problem.cost_so_far
     values = _ticket_values(drawn.ticket)
     training = trained.cost - drawn.start.cost
-    # From θ₀ on, whether or not a stage was shared with another run.
+    # From θ₀ on, whether or not an entry of the store was shared with another run.
     total = Cost(**values["draw_cost"]) + training
     return values | {
         "seed": drawn.cell.config.seed,

@@ -55,14 +55,14 @@ def follow(config: RunConfig, directory: Path, out: Path, progress: Progress) ->
         problem = cell.problem(start, store, progress, trainer)
         # Beside the training, what is measured depends on the search's batches and on where they run.
         seen = {"problem": dict(problem.identity), "runtime": problem.runtime.to_dict()}
-        stage = trainer.ticket_entry(ticket, start, "dynamics", seen)
-        with stage.locked():
-            found = stage.get("moments")
+        entry = trainer.ticket_entry(ticket, start, "dynamics", seen)
+        with entry.locked():
+            found = entry.get("moments")
             if found is None:
                 items = problem.probe_batches()
                 measured = _measured(problem, ticket, items, _epochs(start.epoch, config.training.epochs))
                 found = [asdict(moment) for moment in measured]
-                stage.put("moments", found)
+                entry.put("moments", found)
         return [DynamicsPoint(**values) for values in found]
 
 
