@@ -297,7 +297,7 @@ def record(feed):
     return recorder.shares
 
 
-def test_a_companion_is_told_how_much_of_the_training_is_done():
+def test_a_callback_is_told_how_much_of_the_training_is_done():
     class Endless:
         def __iter__(self):
             return iter(batches(2))

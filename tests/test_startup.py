@@ -351,8 +351,8 @@ def test_cells_of_a_study_share_their_data_and_keep_their_names(reads, tmp_path)
     from tombola.studies import plan, run_all
 
     layers = [load_preset("digits"), {"epochs": 2, "rewind_to": 1, "milestones": (), "threads": 2}]
-    members = plan(layers, ["random", "magnitude"], [0.5], seeds=2)
-    outcomes = run_all(members, tmp_path, Silent())
+    cells = plan(layers, ["random", "magnitude"], [0.5], seeds=2)
+    outcomes = run_all(cells, tmp_path, Silent())
     assert len(reads) == 1
-    assert run(members[0].config, tmp_path, Silent()).repeated, "outside of a study the cell has the same name"
+    assert run(cells[0].config, tmp_path, Silent()).repeated, "outside of a study the cell has the same name"
     assert all(outcome.values for outcome in outcomes)

@@ -59,8 +59,8 @@ class ContinuousSparsification(TrainingFinder):
         for number in range(1, self.rounds + 1):
             if number > 1:
                 gates = (self.temperature * gates).clamp(max=self.gate_start)
-            gates, spent, rows = self._round(problem, selection, gates, number)
-            cost += spent
+            gates, round_cost, rows = self._round(problem, selection, gates, number)
+            cost += round_cost
             for row in rows:
                 entry.record(row)
             if int(selection.groups.expand(gates > 0).sum()) <= selection.kept:

@@ -36,7 +36,7 @@ class ScoringContext:
     meter: Meter
     teacher: Teacher | None = None
 
-    def views(self, mask: Tensor) -> Iterator[MaskedBatch]:
+    def masked_batches(self, mask: Tensor) -> Iterator[MaskedBatch]:
         """Give each batch seen under a flat mask (d,)."""
         for item in self.items:
             batch = self.problem.runtime.move(item.batch)
@@ -133,8 +133,8 @@ def _loss_gradient(context: ScoringContext, mask: Tensor) -> tuple[Tensor, Tenso
     weights = (mask * context.network.weights).detach().requires_grad_()
     total = torch.zeros_like(weights)
     with torch.enable_grad():
-        for view in context.views(mask):
-            loss = context.problem.task.loss(context.network.under(weights, view.batch), view.batch)
+        for masked in context.masked_batches(mask):
+            loss = context.problem.task.loss(context.network.under(weights, masked.batch), masked.batch)
             total = total + torch.autograd.grad(loss, weights)[0]
     return weights, total / len(context.items)
 
@@ -203,10 +203,10 @@ class ProsPr(Saliency):
         """Return |∂L(θ_M)/∂m|."""
         gate = mask.detach().clone().requires_grad_()
         weights, others = gate * context.network.weights, context.network.other_parameters()
-        *training, last = context.views(mask)
-        for view in training:
+        *training, last = context.masked_batches(mask)
+        for masked in training:
             with twice_differentiable():
-                loss = context.problem.task.loss(context.network.under(weights, view.batch, others), view.batch)
+                loss = context.problem.task.loss(context.network.under(weights, masked.batch, others), masked.batch)
             found = torch.autograd.grad(loss, [weights, *others.values()], create_graph=True, materialize_grads=True)
             # What an earlier round has pruned stays zero.
             weights = weights - self.training_rate * mask * found[0]
@@ -280,8 +280,8 @@ class ObjectiveSaliency(SaliencyOnBatches):
         gate = (mask * (1 - self.perturbation * noise.to(mask.device))).requires_grad_()
         objective, total = self._objective(), torch.zeros_like(mask)
         before = context.teacher.forward if context.teacher else 0
-        for view in context.views(gate):
-            total = total + torch.autograd.grad(objective(view), gate)[0]
+        for masked in context.masked_batches(gate):
+            total = total + torch.autograd.grad(objective(masked), gate)[0]
         context.count(objective.forward, objective.backward)
         context.meter.count(forward=context.teacher.forward - before if context.teacher else 0)
         return (total / len(context.items)).abs()
@@ -290,5 +290,7 @@ class ObjectiveSaliency(SaliencyOnBatches):
         """Return the objective's value for the ticket, on the batches on which CTS looks at its own."""
         objective, problem = self._objective(), context.problem
         seen = replace(context, items=problem.probe_batches())
-        values = [float(objective(view).detach()) for view in seen.views(mask.to(context.network.weights.dtype))]
+        values = [
+            float(objective(masked).detach()) for masked in seen.masked_batches(mask.to(context.network.weights.dtype))
+        ]
         return {"objective": {"name": objective.name, "hard": sum(values) / len(values)}}

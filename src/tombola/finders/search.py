@@ -138,7 +138,7 @@ class Search:
     @torch.no_grad()
     def hard_value(self, mask: Tensor, items: list[Item], unseen: bool = False) -> float:
         """Return the objective of a hard mask, mean over some batches; `unseen` ones are not the search's own."""
-        teacher = replace(self.teacher, recall=None) if unseen and self.teacher else self.teacher
+        teacher = replace(self.teacher, table=None) if unseen and self.teacher else self.teacher
         values = [float(self._objective(mask.to(self.logits.dtype), item, teacher)) for item in items]
         return sum(values) / len(values)
 

@@ -43,7 +43,7 @@ class Teacher:
     """
 
     network: FrozenNetwork
-    recall: OutputTable | None
+    table: OutputTable | None
     how: str
     forward: int = 0
     seconds: float = 0.0
@@ -51,8 +51,8 @@ class Teacher:
 
     def output(self, item: Item, batch: Batch) -> Output:
         """Return f's output on the item, whose batch is already in place."""
-        if self.recall is not None:
-            return self.recall(item)
+        if self.table is not None:
+            return self.table(item)
         self.forward += self.samples(batch)
         return self.network.dense(batch)
 
@@ -83,14 +83,14 @@ def make_teacher(
         if by_batch:
             network.use_batch_statistics()
         if keep_outputs:
-            recall, why, saved = _remembered(network, feed, runtime, counted, entry)
+            table, why, saved = _remembered(network, feed, runtime, counted, entry)
         else:
-            recall, why, saved = None, "the objective looks inside it", Cost()
-    how = "outputs of the dense network are kept once per sample" if recall else f"outputs are recomputed: {why}"
+            table, why, saved = None, "the objective looks inside it", Cost()
+    how = "outputs of the dense network are kept once per sample" if table else f"outputs are recomputed: {why}"
     if estimated:
         how += "; its running statistics, never set before, were estimated on the data"
     seconds = meter.read().seconds + saved.seconds
-    return Teacher(network, recall, how, counted.samples + saved.forward, seconds, task.samples)
+    return Teacher(network, table, how, counted.samples + saved.forward, seconds, task.samples)
 
 
 def _remembered(
@@ -98,20 +98,20 @@ def _remembered(
 ) -> tuple[OutputTable | None, str, Cost]:
     """Return the look-up of outputs, or why there is none; and what was spent on it at another time."""
     if entry is None:
-        return *_recall(network, feed, runtime, counted), Cost()
+        return *_make_table(network, feed, runtime, counted), Cost()
     with entry.locked():
         kept = entry.get("outputs")
         if kept is not None:
             return OutputTable(runtime.move(kept["values"])), "", Cost(**kept["cost"])
         meter, before = Meter(), counted.samples
-        recall, why = _recall(network, feed, runtime, counted)
-        if recall is not None:
+        table, why = _make_table(network, feed, runtime, counted)
+        if table is not None:
             meter.count(forward=counted.samples - before)
-            entry.put("outputs", {"values": recall.values, "cost": meter.read().to_dict()})
-    return recall, why, Cost()
+            entry.put("outputs", {"values": table.values, "cost": meter.read().to_dict()})
+    return table, why, Cost()
 
 
-def _recall(
+def _make_table(
     network: FrozenNetwork, feed: Feed, runtime: Runtime, counted: "_Counter"
 ) -> tuple[OutputTable | None, str]:
     if uses_batch_statistics(network.model):

@@ -196,7 +196,7 @@ def _train(drawn: _Drawn, directory: Path) -> None:
 
 
 def _values(drawn: _Drawn, trained: State, dense: State) -> dict[str, Any]:
-    spent = drawn.problem.cost_so_far
+    so_far = drawn.problem.cost_so_far
     values = _ticket_values(drawn.ticket)
     training = trained.cost - drawn.start.cost
     # From θ₀ on, whether or not an entry of the store was shared with another run.
@@ -209,8 +209,8 @@ def _values(drawn: _Drawn, trained: State, dense: State) -> dict[str, Any]:
         "dense_equivalents": total.passes / dense.cost.passes if dense.cost.passes else None,
         "dense_seconds": dense.cost.seconds,
         "seconds_by_stage": {
-            "pretraining": spent.seconds,
-            "draw": values["draw_cost"]["seconds"] - spent.seconds,
+            "pretraining": so_far.seconds,
+            "draw": values["draw_cost"]["seconds"] - so_far.seconds,
             "ticket training": training.seconds,
         },
     }

@@ -61,7 +61,7 @@ def follow(config: RunConfig, directory: Path, out: Path, progress: Progress) ->
             if found is None:
                 items = problem.probe_batches()
                 measured = _measured(problem, ticket, items, _epochs(start.epoch, config.training.epochs))
-                found = [asdict(moment) for moment in measured]
+                found = [asdict(point) for point in measured]
                 entry.put("moments", found)
         return [DynamicsPoint(**values) for values in found]
 
@@ -72,12 +72,12 @@ def _epochs(first: int, last: int) -> list[int]:
 
 
 def _measured(problem: Problem, ticket: Ticket, items: list[Item], epochs: list[int]) -> Iterator[DynamicsPoint]:
-    courses = problem.trajectory(None, epochs), problem.trajectory(ticket, epochs)
+    trajectories = problem.trajectory(None, epochs), problem.trajectory(ticket, epochs)
     mask = problem.layout.flatten(ticket)
-    for epoch, dense, sparse in zip(epochs, *courses, strict=True):
+    for epoch, dense, sparse in zip(epochs, *trajectories, strict=True):
         with seeded(problem.seed, "dynamics", device=problem.runtime.device):
-            moment = compare(problem, dense, sparse, mask, items, epoch)
-        yield moment
+            point = compare(problem, dense, sparse, mask, items, epoch)
+        yield point
 
 
 def compare(
@@ -93,8 +93,8 @@ def compare(
         outputs = [network.dense(batch) for network in networks]
         divergence += float(problem.task.divergence(outputs[1], outputs[0], batch)) * size
         for total, network in zip(gradients, networks, strict=True):
-            view = MaskedBatch(network, problem.task, mask, item, batch)
-            total += size * view.gradient(network, None).double()
+            masked = MaskedBatch(network, problem.task, mask, item, batch)
+            total += size * masked.gradient(network, None).double()
         counted += size
     chosen = [gradient[mask.to(gradient.device)] for gradient in gradients]
     lengths = float(norm(chosen[0]) * norm(chosen[1]))
