@@ -119,7 +119,7 @@ def test_the_teacher_counts_samples():
     model, feed = Mean(), ListFeed(sequences())
     found = make_teacher(model, survey(model).layout, Task(), feed, CPU)
     assert found.forward == 4 * 32
-    found = make_teacher(model, survey(model).layout, Task(), feed, CPU, keep_outputs=False)
+    found = make_teacher(model, survey(model).layout, Task(), feed, CPU, store_outputs=False)
     item = next(feed.epoch(0))
     found.output(item, item.batch)
     assert found.forward == 32

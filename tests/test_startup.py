@@ -22,7 +22,7 @@ from scipy import stats
 from tombola import Ticket, UsageError, alive, data
 from tombola.cli.main import main
 from tombola.core.progress import Silent
-from tombola.data import kept, sources
+from tombola.data import loading, sources
 from tombola.data.sources.digits import Digits
 from tombola.networks.runtime import Runtime, changed
 from tombola.runs.config import load_preset
@@ -335,8 +335,8 @@ def test_data_are_loaded_once_in_a_study_and_every_time_outside(reads, tmp_path)
         smaller = data.load(at("digits", tmp_path), train_samples=50)
         assert len(smaller.train) == 50
         assert smaller.fingerprint == data.load("digits").with_training(50).fingerprint
-        assert len(kept._shared) == kept.MOST
-    assert kept._shared is None
+        assert len(loading._shared) == loading.MOST
+    assert loading._shared is None
 
 
 def test_a_failure_to_load_is_not_kept(reads):

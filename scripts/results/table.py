@@ -19,7 +19,7 @@ def spread(row: dict[str, Any]) -> str:
 
 
 def beside(row: dict[str, Any], first: dict[str, Any]) -> str:
-    """Return what the first finder is beside a row's, where the file has kept it."""
+    """Return what the first finder is beside a row's, where the file holds it."""
     found = first.get("differences", {}).get(row["finder"])
     return f"{found['verdict']} ({found['mean']:+.2f})" if found else ""
 

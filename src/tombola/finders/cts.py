@@ -187,7 +187,7 @@ class CTS(Finder):
         mask, cost, logits, rows = search.top(), search.meter.read(), search.logits, problem.entry.rows()
         seen = problem.probe_batches()
         unseen = list(islice(problem.held_out.epoch(0), diagnostics.BATCHES)) if problem.held_out else []
-        outcome = diagnostics.SearchFindings(
+        findings = diagnostics.SearchFindings(
             name=self.objective.name,
             first=diagnostics.window_mean(rows, "objective", last=False),
             soft=diagnostics.window_mean(rows, "objective", last=True),
@@ -196,7 +196,7 @@ class CTS(Finder):
             expected_density=concrete.expected_density(logits),
             hard_density=concrete.hard_density(logits),
         )
-        warnings = diagnostics.search_signs(outcome, search.selection.kept / problem.layout.total, rows)
+        warnings = diagnostics.search_signs(findings, search.selection.kept / problem.layout.total, rows)
         warnings += diagnostics.cut_paths(search.network, mask, problem.feed, problem.runtime)
         return drawn(
             self,
@@ -205,7 +205,7 @@ class CTS(Finder):
             mask,
             search.selection.groups.expand(logits),
             cost,
-            objective=asdict(outcome),
+            objective=asdict(findings),
             teacher=search.teacher.how if search.teacher else "",
             warnings=tuple(warnings),
         )

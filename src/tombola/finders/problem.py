@@ -30,7 +30,7 @@ from tombola.training import Fit, State, TrainingCallback, TrainingSetup, fit
 
 
 class Trainer:
-    """Trains one network, dense or under tickets; what is trained once is kept in the store.
+    """Trains one network, dense or under tickets; what is trained once lies in the store.
 
     setup: network, data and recipe. start: θ₀. store: where results and checkpoints lie. identity: what the results
     depend on beyond the recipe, the seed, the start and the ticket (the data). own: what trains in place of fit().
@@ -62,19 +62,19 @@ class Trainer:
             return self.start
         entry = self.dense_entry()
         with entry.locked():
-            kept = entry.get(f"epoch-{epoch}")
-            if kept is None:
-                kept = self._train_dense(entry, epoch).to_dict()
-                entry.put(f"epoch-{epoch}", kept)
+            stored = entry.get(f"epoch-{epoch}")
+            if stored is None:
+                stored = self._train_dense(entry, epoch).to_dict()
+                entry.put(f"epoch-{epoch}", stored)
                 if epoch == self.setup.recipe.epochs:
                     entry.clear_checkpoint()
-        return State.from_dict(kept)
+        return State.from_dict(stored)
 
     def _train_dense(self, entry: StoreEntry, epoch: int) -> State:
         finished = entry.get(f"epoch-{self.setup.recipe.epochs}") is not None
         reached = None if finished else entry.resume()
         beyond = finished or (reached is not None and (reached["epoch"], reached["position"]) > (epoch, 0))
-        # An epoch that the kept run has passed is trained again beside it, to the same values.
+        # An epoch that the stored run has passed is trained again beside it, to the same values.
         where = MemoryStore().entry("dense", {}) if beyond else entry
         return (self._own or fit)(self.setup, self.start, epoch, where, "dense training", None)
 
@@ -92,27 +92,27 @@ class Trainer:
         """Return the network after training under a ticket, from `start` to the recipe's last epoch."""
         entry = self.ticket_entry(ticket, start)
         with entry.locked():
-            kept = entry.get("trained")
-            if kept is None:
-                kept = self._train(start, self.setup.recipe.epochs, entry, "ticket training", ticket)
-                entry.put("trained", kept)
+            stored = entry.get("trained")
+            if stored is None:
+                stored = self._train(start, self.setup.recipe.epochs, entry, "ticket training", ticket)
+                entry.put("trained", stored)
                 entry.clear_checkpoint()
-        return _after(start, kept)
+        return _after(start, stored)
 
     def trajectory(self, ticket: Ticket | None, start: State, epochs: Sequence[int]) -> Iterator[State]:
         """Yield the network after several epochs of one training, rising from that of `start` on; None: dense.
 
-        What is yielded is kept, so that a course that was stopped goes on where it was.
+        What is yielded is stored, so that a trajectory that was stopped goes on where it was.
         """
         entry = self.ticket_entry(ticket, start, "course")
         for epoch in epochs:
             with entry.locked():
-                kept = entry.get(f"epoch-{epoch}")
-                if kept is None:
+                stored = entry.get(f"epoch-{epoch}")
+                if stored is None:
                     title = f"course of the {'ticket' if ticket else 'dense network'}"
-                    kept = self._train(start, epoch, entry, title, ticket)
-                    entry.put(f"epoch-{epoch}", kept)
-            yield _after(start, kept)
+                    stored = self._train(start, epoch, entry, title, ticket)
+                    entry.put(f"epoch-{epoch}", stored)
+            yield _after(start, stored)
 
     def _train(self, start: State, until: int, entry: StoreEntry, title: str, ticket: Ticket | None) -> dict[str, Any]:
         """Return the trained state for the store, with the cost of this training alone.
@@ -138,9 +138,9 @@ class Trainer:
         return fit(replace(self.setup, recipe=recipe), start, recipe.epochs, entry, title, callback=callback)
 
 
-def _after(start: State, kept: Mapping[str, Any]) -> State:
+def _after(start: State, stored: Mapping[str, Any]) -> State:
     """Return what `Trainer._train` made of `start`, with what it took from θ₀ on."""
-    found = State.from_dict(kept)
+    found = State.from_dict(stored)
     return replace(found, cost=start.cost + found.cost)
 
 

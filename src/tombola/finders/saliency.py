@@ -1,6 +1,6 @@
-"""Saliency: weights ranked by what a gradient says of removing them, in one round or in many.
+"""Saliency: weights ranked by what a gradient says of removing them, cut once or little by little.
 
-The rounds are one loop; a saliency adds a few lines of mathematics to it. All scores are larger for better weights.
+Scores and cuts are one loop; a saliency adds a few lines of mathematics. All scores are larger for better weights.
 """
 
 from collections.abc import Iterator
@@ -53,9 +53,12 @@ ROUNDS = "rounds of a saliency, the density falling exponentially"
 
 @dataclass(frozen=True)
 class Saliency(Finder):
-    """What saliencies share: rounds of scores and cuts, the density falling exponentially."""
+    """What saliencies share: scores and cuts in turn, the density falling exponentially.
 
-    # Whether a weight that one round has pruned may come back in the next.
+    rounds: how many cuts; nothing trains in between.
+    """
+
+    # Whether a weight that one cut has pruned may come back at the next.
     revives: ClassVar[bool] = False
     rounds: int = option(1, ROUNDS, must=COUNT, group="rivals")
     batch_size: int = search_batch_size(512, kw_only=True)
@@ -80,16 +83,16 @@ class Saliency(Finder):
         """Return the ticket of one density."""
         meter, selection = Meter(), self.selection(problem, density)
         context, groups = self.context(problem, meter), selection.groups
-        kept = torch.ones(problem.layout.total, dtype=torch.bool, device=context.network.weights.device)
+        mask = torch.ones(problem.layout.total, dtype=torch.bool, device=context.network.weights.device)
         with problem.progress.track(self.name, self.rounds) as tracker:
             for number in range(1, self.rounds + 1):
-                scores = self._checked(self.scores(context, kept.to(context.network.weights.dtype)), problem)
-                allowed = torch.ones_like(kept) if self.revives else kept
+                scores = self._checked(self.scores(context, mask.to(context.network.weights.dtype)), problem)
+                allowed = torch.ones_like(mask) if self.revives else mask
                 scores = scores.masked_fill(~allowed, -torch.inf)
-                kept = allowed & _on_the_way(selection, number / self.rounds).keep(groups.reduce(scores))
+                mask = allowed & _on_the_way(selection, number / self.rounds).keep(groups.reduce(scores))
                 tracker.update(number)
         cost = meter.read()
-        return drawn(self, problem, density, kept, scores, cost, **self.facts(context, kept))
+        return drawn(self, problem, density, mask, scores, cost, **self.facts(context, mask))
 
     def _checked(self, scores: Tensor, problem: Problem) -> Tensor:
         scores = scores.detach()
@@ -101,7 +104,7 @@ class Saliency(Finder):
 
 
 def _on_the_way(selection: Selection, share: float) -> Selection:
-    """Return what is kept after a share of the rounds, densities falling exponentially."""
+    """Return what is kept after a share of the cuts, densities falling exponentially."""
     return selection.at(lambda density: density**share)
 
 
@@ -208,7 +211,7 @@ class ProsPr(Saliency):
             with twice_differentiable():
                 loss = context.problem.task.loss(context.network.under(weights, masked.batch, others), masked.batch)
             found = torch.autograd.grad(loss, [weights, *others.values()], create_graph=True, materialize_grads=True)
-            # What an earlier round has pruned stays zero.
+            # What an earlier cut has pruned stays zero.
             weights = weights - self.training_rate * mask * found[0]
             steps = zip(others.items(), found[1:], strict=True)
             others = {name: value - self.training_rate * step for (name, value), step in steps}
@@ -269,7 +272,7 @@ class ObjectiveSaliency(SaliencyOnBatches):
         if objective.asks_outputs or objective.asks_network:
             # Without a table: a few batches are asked for, not all the data.
             teacher = make_teacher(
-                problem.network(), problem.layout, problem.task, problem.feed, problem.runtime, keep_outputs=False
+                problem.network(), problem.layout, problem.task, problem.feed, problem.runtime, store_outputs=False
             )
             meter.count(forward=teacher.forward)  # for its statistics
         return ScoringContext(problem, found.network, found.items, meter, teacher)

@@ -47,10 +47,10 @@ def run_steps(search: ResumableSearch, steps: int, problem: Problem, name: str =
     """Take the steps of a search, from where the checkpoint of the problem's entry left it; name: of its objective."""
     device, entry = problem.runtime.device, problem.entry
     with seeded(problem.seed, "search", device=device):
-        kept = entry.resume()
-        if kept is not None:
-            search.restore(kept)
-            GlobalState.from_dict(kept["generators"]).restore(device)
+        checkpoint = entry.resume()
+        if checkpoint is not None:
+            search.restore(checkpoint)
+            GlobalState.from_dict(checkpoint["generators"]).restore(device)
         with problem.progress.track("search", steps, search.step) as tracker:
             for item in islice(forever(problem.feed, search.step), steps - search.step):
                 row = search.advance(item)

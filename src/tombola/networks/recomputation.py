@@ -270,7 +270,7 @@ class _Watch:
         self._is_losing = False
 
     def begin(self, life: _Life) -> None:
-        """Begin to go backward from the run's output; `life` is kept as long as that is possible."""
+        """Begin to go backward from the run's output; `life` is held as long as that is possible."""
         self._is_losing = False
 
     def through(self, weights: Tensor) -> Tensor:
@@ -341,7 +341,7 @@ class _Joined(torch.autograd.Function):
 def _followed(value: Any, hook: Callable[[Tensor], None]) -> Any:
     """Return a run's output, aliases in place of its tensors, with a hook in the graph of each.
 
-    Aliases, because the modules may have kept the tensors themselves.
+    Aliases, because the modules may hold the tensors themselves.
     """
     aliases: dict[int, Tensor] = {}
     for tensor in _tensors_in(value):

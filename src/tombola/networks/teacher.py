@@ -1,4 +1,4 @@
-"""The dense network's outputs: kept once per sample where the data allows, else recomputed."""
+"""The dense network's outputs: stored once per sample where the data allows, else recomputed."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,9 +19,9 @@ from tombola.networks.runtime import Runtime
 from tombola.networks.task import Batch, Output, Task, batch_size, exchanged
 from tombola.storage.store import StoreEntry
 
-# Raised when the same network's kept outputs change.
+# Raised when the same network's stored outputs change.
 VERSION = 3
-# Outputs larger than this many numbers in all (1 GiB of float32) are recomputed rather than kept.
+# Outputs larger than this many numbers in all (1 GiB of float32) are recomputed rather than stored.
 LARGEST_TABLE = 2**28
 # One pass over the data settles running statistics; of very long data this many batches do.
 STATISTICS_BATCHES = 200
@@ -37,7 +37,7 @@ INFORMED_OF_OTHERS = 0.8
 class Teacher:
     """Gives the dense network's output on a batch.
 
-    how: in words, whether outputs are kept or recomputed. forward: samples that went through the network for it.
+    how: in words, whether outputs are stored or recomputed. forward: samples that went through the network for it.
     seconds: what it took to make, also where its outputs were remembered from another time. samples: counts those of a
     batch.
     """
@@ -63,14 +63,14 @@ def make_teacher(
     task: Task,
     feed: Feed,
     runtime: Runtime,
-    keep_outputs: bool = True,
+    store_outputs: bool = True,
     entry: StoreEntry | None = None,
     by_batch: bool = False,
 ) -> Teacher:
     """Return the teacher for a model at its present values.
 
-    Running statistics that never saw a batch are estimated first, on a copy. keep_outputs: whether outputs will be
-    asked for, so that keeping them is worth a pass over the data. entry: remembers them for others who ask the same.
+    Running statistics that never saw a batch are estimated first, on a copy. store_outputs: whether outputs will be
+    asked for, so that storing them is worth a pass over the data. entry: remembers them for others who ask the same.
     by_batch: normalise by the statistics of each batch, as the published searches do, in place of the running ones.
     """
     meter, counted = Meter(), _Counter(task.samples)
@@ -82,7 +82,7 @@ def make_teacher(
         network = FrozenNetwork(model, layout, task, runtime)
         if by_batch:
             network.use_batch_statistics()
-        if keep_outputs:
+        if store_outputs:
             table, why, saved = _remembered(network, feed, runtime, counted, entry)
         else:
             table, why, saved = None, "the objective looks inside it", Cost()
@@ -100,9 +100,9 @@ def _remembered(
     if entry is None:
         return *_make_table(network, feed, runtime, counted), Cost()
     with entry.locked():
-        kept = entry.get("outputs")
-        if kept is not None:
-            return OutputTable(runtime.move(kept["values"])), "", Cost(**kept["cost"])
+        stored = entry.get("outputs")
+        if stored is not None:
+            return OutputTable(runtime.move(stored["values"])), "", Cost(**stored["cost"])
         meter, before = Meter(), counted.samples
         table, why = _make_table(network, feed, runtime, counted)
         if table is not None:

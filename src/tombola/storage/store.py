@@ -157,21 +157,21 @@ class DiskEntry:
         What is damaged, or does not fit the other, is not believed: the work begins anew, and the store says so.
         """
         self._check()
-        kept = self._read_checkpoint()
+        found = self._read_checkpoint()
         self._sealed.unlink(missing_ok=True)  # the next artefact seals it anew
-        if kept is None:
+        if found is None:
             self._journal.unlink(missing_ok=True)
             return None
         if self._journal.exists():
-            os.truncate(self._journal, kept["journal"])
-        return kept["state"]
+            os.truncate(self._journal, found["journal"])
+        return found["state"]
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
         try:
-            kept = read_archive(self._checkpoint)
-            if not isinstance(kept, dict) or not {"state", "journal", "sha256"} <= set(kept):
+            found = read_archive(self._checkpoint)
+            if not isinstance(found, dict) or not {"state", "journal", "sha256"} <= set(found):
                 raise ValueError("it holds something else")
-            if not _begins_as(self._content(), kept["journal"], kept["sha256"]):
+            if not _begins_as(self._content(), found["journal"], found["sha256"]):
                 raise ValueError(f"{self._journal.name} beside it is not the one that it belongs to")
         except FileNotFoundError:
             return None
@@ -179,7 +179,7 @@ class DiskEntry:
             self._store.say(f"{self._checkpoint} cannot be gone on from ({error}); its work begins anew")
             self.clear_checkpoint()
             return None
-        return kept
+        return found
 
     def due(self) -> bool:
         """Whether the checkpoint interval has passed."""

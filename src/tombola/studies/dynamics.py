@@ -43,7 +43,7 @@ def follow(config: RunConfig, directory: Path, out: Path, progress: Progress) ->
     """Train a run's ticket and the dense network from the same weights, side by side, and compare them on the way.
 
     directory: of a run with a ticket. Both trainings take the same batches in the same order. Batches to compare on
-    are training samples as the search sees them. What was measured before is kept in the store below `out`.
+    are training samples as the search sees them. What was measured before lies in the store below `out`.
     """
     config = resolve(config)
     with on_threads(config.threads):

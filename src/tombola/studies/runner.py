@@ -42,9 +42,9 @@ def run_all(
 ) -> list[CellOutcome]:
     """Run the cells one after another and return what became of each; what was run before is not run again.
 
-    Cells share whatever they have in common through the store below `out`. A cell that fails is kept with its reason in
-    `out`/failures.json, and tried again next time. seen: is called after every cell with all outcomes so far.
-    measurements: what else is measured of each run, beside its result.
+    Cells share whatever they have in common through the store below `out`. A cell that fails is named in
+    `out`/failures.json with its reason, and tried again next time. seen: is called after every cell with all outcomes
+    so far. measurements: what else is measured of each run, beside its result.
     """
     check_out(out)
     with shared():
