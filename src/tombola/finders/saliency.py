@@ -19,11 +19,11 @@ from tombola.core.selection import Density, Selection
 from tombola.data import Item, forever
 from tombola.errors import SearchError
 from tombola.finders.base import Drawn, Finder, Needs, drawn, search_batch_size
-from tombola.finders.cts import OBJECTIVE_HELP, OBJECTIVE_UNSET, default_objective
+from tombola.finders.objective_finder import ObjectiveFinder
 from tombola.finders.problem import Problem
 from tombola.networks.network import FrozenNetwork
 from tombola.networks.teacher import Teacher, make_teacher
-from tombola.objectives import OBJECTIVES, MaskedBatch, Objective
+from tombola.objectives import MaskedBatch
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class ProsPr(Saliency):
 
 
 @dataclass(frozen=True)
-class ObjectiveSaliency(SaliencyOnBatches):
+class ObjectiveSaliency(ObjectiveFinder, SaliencyOnBatches):
     """|∂R/∂m| of an objective R of Concrete Ticket Search: its greedy optimum (arXiv 2512.07142).
 
     At the dense network many of the objectives are at their minimum and have no gradient, so the mask is perturbed:
@@ -232,42 +232,17 @@ class ObjectiveSaliency(SaliencyOnBatches):
 
     name: ClassVar[str] = "saliency"
     version: ClassVar[int] = 4
-    objective: Objective | None = option(
-        None,
-        OBJECTIVE_HELP,
-        family=OBJECTIVES,
-        unset=OBJECTIVE_UNSET,
-        group="search",
-    )
     perturbation: float = option(
         0.01, "how far the saliency of an objective steps away from the dense network", must=INSIDE, group="rivals"
     )
-
-    def check(self, network: FrozenNetwork) -> None:
-        """Raise UsageError where the objective cannot look at a network."""
-        if self.objective is not None:
-            self.objective.check(network)
-
-    def needs(self) -> Needs:
-        """Return what it needs of a run."""
-        asked = self.objective.asks_task if self.objective is not None else ("loss",)
-        return replace(super().needs(), task=asked)
-
-    def settled(self, problem: Problem) -> "ObjectiveSaliency":
-        """Return the same with the objective written out."""
-        return replace(self, objective=self.objective or default_objective(problem))
 
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density."""
         return super(ObjectiveSaliency, self.settled(problem)).draw(problem, density)
 
-    def _objective(self) -> Objective:
-        assert self.objective is not None
-        return self.objective
-
     def context(self, problem: Problem, meter: Meter) -> ScoringContext:
         """Return what other saliencies see, and the dense network where the objective asks for it."""
-        found, objective = super().context(problem, meter), self._objective()
+        found, objective = super().context(problem, meter), self.settled_objective
         teacher = None
         if objective.asks_outputs or objective.asks_network:
             # Without a table: a few batches are asked for, not all the data.
@@ -281,7 +256,7 @@ class ObjectiveSaliency(SaliencyOnBatches):
         """Return |∂R/∂m| at a mask a little below the given one."""
         noise = torch.rand(mask.shape, generator=generator(context.problem.seed, "saliency"), dtype=mask.dtype)
         gate = (mask * (1 - self.perturbation * noise.to(mask.device))).requires_grad_()
-        objective, total = self._objective(), torch.zeros_like(mask)
+        objective, total = self.settled_objective, torch.zeros_like(mask)
         before = context.teacher.forward if context.teacher else 0
         for masked in context.masked_batches(gate):
             total = total + torch.autograd.grad(objective(masked), gate)[0]
@@ -291,7 +266,7 @@ class ObjectiveSaliency(SaliencyOnBatches):
 
     def facts(self, context: ScoringContext, mask: Tensor) -> dict[str, Any]:
         """Return the objective's value for the ticket, on the batches on which CTS looks at its own."""
-        objective, problem = self._objective(), context.problem
+        objective, problem = self.settled_objective, context.problem
         seen = replace(context, items=problem.probe_batches())
         values = [
             float(objective(masked).detach()) for masked in seen.masked_batches(mask.to(context.network.weights.dtype))

@@ -70,10 +70,9 @@ class Search:
     def __init__(
         self, finder: "CTS", problem: Problem, selection: Selection, network: FrozenNetwork, teacher: Teacher | None
     ) -> None:
-        assert finder.objective is not None
         assert finder.learning_rate is not None
         self._finder, self._problem, self.network, self.teacher = finder, problem, network, teacher
-        self.selection, self._objective_part, self._peak = selection, finder.objective, finder.learning_rate
+        self.selection, self._objective_part, self._peak = selection, finder.settled_objective, finder.learning_rate
         start = start_logits(selection, at_density, network.weights)
         forming = Sampled(finder.relaxation, problem.seed)
         adam = partial(torch.optim.Adam, lr=self._peak, eps=finder.epsilon, fused=True)
