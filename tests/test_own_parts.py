@@ -218,7 +218,7 @@ def test_the_published_step_is_a_clipped_gradient_of_the_summed_loss():
     model, data = mlp(), batches(1, size=16)
     found = fit(
         setup(model, data, learning_rate=0.5, **PUBLISHED),
-        State.of(model), 1, MemoryStore().stage("s", {}), "training",
+        State.of(model), 1, MemoryStore().entry("s", {}), "training",
     )  # fmt: skip
     loss = nn.functional.cross_entropy(model(data[0][0]), data[0][1], reduction="sum")
     gradients = torch.autograd.grad(loss, list(model.parameters()))
@@ -235,7 +235,7 @@ def test_pruned_weights_gradients_count_in_the_clipped_norm():
     start = Ticket(masks).apply_(copy.deepcopy(model))
     found = fit(
         setup(model, data, learning_rate=1.0, **PUBLISHED),
-        State.of(model), 1, MemoryStore().stage("s", {}), "training", Ticket(masks),
+        State.of(model), 1, MemoryStore().entry("s", {}), "training", Ticket(masks),
     )  # fmt: skip
     loss = nn.functional.cross_entropy(start(data[0][0]), data[0][1], reduction="sum")
     gradients = dict(

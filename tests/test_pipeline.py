@@ -97,10 +97,10 @@ def test_the_same_seed_gives_the_same_run_to_the_bit(finished, tmp_path):
 def test_a_run_killed_in_any_stage_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch, kind, after):
     original, count = DiskEntry.checkpoint, 0
 
-    def dying(stage, state):
+    def dying(entry, state):
         nonlocal count
-        original(stage, state)
-        if stage.directory.name.startswith(kind):
+        original(entry, state)
+        if entry.directory.name.startswith(kind):
             count += 1
             if count == after:
                 raise Killed
@@ -122,9 +122,9 @@ def test_cells_share_the_dense_training(finished, monkeypatch):
     titles = []
     original = training.fit
 
-    def watching(setup, start, until, stage, title, ticket=None):
+    def watching(setup, start, until, entry, title, ticket=None):
         titles.append(title)
-        return original(setup, start, until, stage, title, ticket)
+        return original(setup, start, until, entry, title, ticket)
 
     monkeypatch.setattr("tombola.finders.problem.fit", watching)
     other = run(changed(QUICK, finder="random"), finished.directory.parent)
