@@ -22,6 +22,7 @@ from tombola.networks.network import lacks_statistics, load_weights
 from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task
 from tombola.networks.teacher import VERSION as TEACHER_VERSION
+from tombola.sparse.choice import execution_identity
 from tombola.storage.identity import digest
 from tombola.storage.store import MemoryEntry, MemoryStore, Store, StoreEntry
 from tombola.ticket import Ticket
@@ -85,7 +86,12 @@ class Trainer:
 
         further: what that depends on beyond the training.
         """
-        what = {"start": start.digest, "epoch": start.epoch, "ticket": ticket.digest if ticket else "none"}
+        what: dict[str, Any] = {
+            "start": start.digest,
+            "epoch": start.epoch,
+            "ticket": ticket.digest if ticket else "none",
+            **(execution_identity(self.setup.execution) if ticket else {}),
+        }
         return self._store.entry(kind, {**self.identity, **what, **(further or {})})
 
     def fit(self, ticket: Ticket, start: State) -> State:

@@ -27,6 +27,7 @@ from tombola.networks.network import FrozenNetwork, explained_run, load_weights,
 from tombola.networks.runtime import Runtime, resolve_device
 from tombola.networks.task import Task, smoothed_cross_entropy
 from tombola.runs.config import RunConfig
+from tombola.sparse.choice import choose, execution_identity
 from tombola.storage.identity import digest
 from tombola.storage.store import DiskStore
 from tombola.ticket import Ticket
@@ -86,6 +87,30 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
     return bool(watch.wrong)
 
 
+def _execution(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, runtime: Runtime) -> tuple[str, str]:
+    """Return how tickets are trained, "sparse" or "dense", and what to say of it."""
+    example = next(iter(splits.train.feed(2, 0, "probe", shuffle=False).epoch(0))).batch[0]
+    kept = selection_of(config.finder, found.layout, config.density).kept
+    return choose(
+        config.execution,
+        model,
+        found.layout,
+        kept / found.layout.total,
+        example,
+        config.batch_size,
+        _against(config, runtime),
+    )
+
+
+def _against(config: RunConfig, runtime: Runtime) -> str:
+    """Return why tickets cannot train sparse, whatever the network."""
+    if runtime.device.type != "cpu":
+        return f"the device is {runtime.device.type}, not cpu"
+    if config.training.clip_norm is not None:
+        return "clip_norm is of the whole gradient, pruned weights included, which takes a dense step"
+    return "fit trains, not the recipe" if config.fit else ""
+
+
 def _initial_model(config: RunConfig, splits: Splits, seed: int, *purpose: str) -> nn.Module:
     with seeded(seed, *purpose):
         model = unwrap(build(config.model, splits.shape, splits.classes))
@@ -96,7 +121,10 @@ def _initial_model(config: RunConfig, splits: Splits, seed: int, *purpose: str) 
 
 @dataclass(frozen=True)
 class Cell:
-    """A resolved configuration with its data, its model at θ₀, and its runtimes for training and for the search."""
+    """A resolved configuration with its data, its model at θ₀, and its runtimes for training and for the search.
+
+    note: what to say of how tickets are trained.
+    """
 
     config: RunConfig
     splits: Splits
@@ -105,6 +133,7 @@ class Cell:
     runtime: Runtime
     search_runtime: Runtime
     task: Task
+    note: str = ""
 
     @classmethod
     def prepare(cls, config: RunConfig) -> "Cell":
@@ -123,13 +152,15 @@ class Cell:
         of_search = config.search_precision or runtime.precision
         search = Runtime.choose(model, runtime.device, of_search, runtime.memory_format)
         search = search.with_safe_precision(wrong, of_search)
+        execution, note = _execution(config, splits, model, found, runtime)
         settled = replace(
             config,
+            execution=execution,
             precision=runtime.precision,
             search_precision=search.precision,
             layout=runtime.memory_format,
         )
-        return cls(settled, splits, model, found, runtime, search, Task())
+        return cls(settled, splits, model, found, runtime, search, Task(), note)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the result depends on: what differs from defaults, and versions of what took part."""
@@ -142,6 +173,7 @@ class Cell:
             "runtime": self.runtime.to_dict(),
             "search_runtime": self.search_runtime.to_dict(),
             "versions": VERSIONS,
+            **execution_identity(self.config.execution),
             **fit,
         }
 
@@ -188,6 +220,7 @@ class Cell:
             self.runtime,
             config.seed,
             progress,
+            config.execution,
         )
         shared = {
             "data": self._data_identity(),

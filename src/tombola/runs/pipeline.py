@@ -161,6 +161,8 @@ def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> 
     progress.say(f"{name} ticket of density {density_words(config.density)} at {config.draw_at}, in {directory}")
     trainer = cell.trainer(store, progress)
     trainer.setup.say_unreached()
+    if cell.note:
+        progress.say(cell.note)
     describe_run(directory, config, FILES)
     # Pretrain. A ticket is drawn at one point of the dense training and trained from another, or the same.
     epochs = {"init": 0, "rewind": config.rewind_to, "trained": config.training.epochs}

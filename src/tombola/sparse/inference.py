@@ -16,7 +16,7 @@ from tombola.errors import TicketWarning
 from tombola.sparse import kernels
 from tombola.sparse.program import Program, as_value
 from tombola.sparse.run import Run, Workspace
-from tombola.sparse.steps import Step, Unit, as_samples, planes
+from tombola.sparse.steps import Step, Unit, as_samples
 from tombola.sparse.tracing import Untraceable, trace
 
 # Bytes of activations that a block of samples may take at its largest layer: what stays in the cache of one core.
@@ -114,7 +114,7 @@ class _Plan:
         self._calls: list[Callable[[], None]] = []
         zeros = torch.zeros(shape)
         self._inputs = as_value(self._run, zeros)
-        for number, step in enumerate(program.steps):
+        for step in program.steps:
             step.forward(self._run)
             if isinstance(step, Unit):
                 self._calls.append(partial(kernels.unit_forward, *step.arguments(self._run)))

@@ -246,7 +246,11 @@ def _both_row(target, x, gradient, link, weight, w_stride, samples):  # type: ig
     else:
         for w in range(link[W0], link[W1]):
             at = (w * w_stride + link[DW]) * samples
-            to, source, from_ = target[at : at + samples], x[at : at + samples], gradient[w * samples : (w + 1) * samples]
+            to, source, from_ = (
+                target[at : at + samples],
+                x[at : at + samples],
+                gradient[w * samples : (w + 1) * samples],
+            )
             for i in range(samples):
                 total += from_[i] * source[i]
                 to[i] += weight * from_[i]

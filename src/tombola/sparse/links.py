@@ -80,8 +80,13 @@ class Links:
         size = tuple(
             (length + before + after - dilation * (kernel - 1) - 1) // stride + 1
             for length, before, after, dilation, kernel, stride in zip(
-                (height, width), self.window.before, self.window.after, self.window.dilations, self._kernel,
-                self.window.strides, strict=True,
+                (height, width),
+                self.window.before,
+                self.window.after,
+                self.window.dilations,
+                self._kernel,
+                self.window.strides,
+                strict=True,
             )
         )
         if min(size) < 1:

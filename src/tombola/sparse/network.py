@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from tombola.networks.masking import named_parameters
 from tombola.sparse.program import Program
+from tombola.sparse.rules import LayerCost
 from tombola.sparse.run import Run, Workspace
 from tombola.sparse.tracing import trace
 
@@ -23,7 +23,7 @@ class _Pass(torch.autograd.Function):
         return program.forward(run, inputs)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         run, of_inputs = ctx.run, ctx.needs_input_grad[2]
         ctx.program.backward(run, gradient, of_inputs)
@@ -55,6 +55,11 @@ class SparseNetwork(nn.Module):
             name: torch.from_numpy(links.places) for name, (_, links) in self._programs[True].sparse.items()
         }
         self.left_dense = {name for name, mine in own.items() if name in masks and mine not in self._values}
+
+    @property
+    def costs(self) -> list[LayerCost]:
+        """What the layers' costs depend on."""
+        return self._programs[True].costs
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the model's output for inputs (N, ...), in its mode, training or evaluation."""

@@ -20,8 +20,8 @@ class Program:
 
     parameters: what steps refer to by number; those of sparse layers are their kept values, (k,). sparse: of each such
     layer, by the name of its weight, the parameter's number and the links. dense: weights with a mask whose layers run
-    dense. costs: of layers. output: the last value; dims: of the tensor that it stands for. shared: values that several steps read.
-    last_use: by step, the values that nothing reads after it. wanted: values whose gradient something needs.
+    dense. costs: of layers. output: the last value; dims: of the tensor that it stands for. shared: values that several
+    steps read. last_use: by step, the values that nothing reads after it. wanted: whose gradients are needed.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -80,4 +80,3 @@ def settle(program: Program, channels: Mapping[int, int]) -> None:
         if value != program.output:
             program.last_use.setdefault(number, []).append(value)
     program.wanted = frozenset(step.output for step in program.steps)
-

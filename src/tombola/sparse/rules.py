@@ -7,8 +7,8 @@ need be right by a factor of two only: near the break-even nothing much is won o
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Seconds for a multiply-add of a dense layer, of a link, and for what a sparse layer does for each of its outputs beside
-# them; forward and backward together.
+# Seconds for a multiply-add of a dense layer, for one of a link, and for what a sparse layer does for each of its
+# outputs besides; forward and backward together.
 DENSE_STEP, LINK_STEP, OUTPUT_STEP = 9e-11, 3e-10, 1.5e-9
 # Seconds for a layer that does next to nothing, dense in PyTorch and sparse.
 DENSE_LAYER, SPARSE_LAYER = 4e-5, 1.5e-4
@@ -33,7 +33,7 @@ class LayerCost:
 
     @property
     def is_lower_sparse(self) -> bool:
-        """Whether the layer runs sparse, in a network that does: whatever the number of samples, so that it is fixed."""
+        """Whether the layer runs sparse, in a network that does: for any number of samples."""
         return LINK_STEP * self.kept + OUTPUT_STEP * self.outputs < DENSE_STEP * self.weights
 
 

@@ -6,6 +6,7 @@ A value has a number and lies as (C, H, W, N), channels first and samples last; 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -271,6 +272,10 @@ def of_samples(tensor: Tensor) -> Floats:
     return found
 
 
+def _all(channels: int) -> NDArray[np.bool_]:
+    return np.ones(channels, bool)
+
+
 def _cleared(gradient: Floats, needed: Channels) -> Floats:
     """Return a gradient that is zero in channels that nothing reads, where anything may lie."""
     if len(needed) < len(gradient):
@@ -312,7 +317,7 @@ class Planewise:
     def settle(self, needed: NDArray[np.bool_], channels: Sequence[int]) -> list[NDArray[np.bool_]]:
         """Need of an input what is needed of the output, or all of one that is broadcast."""
         self.needed = np.flatnonzero(needed)
-        return [needed if count == len(needed) else np.ones(count, bool) for count in channels]
+        return [needed if count == len(needed) else _all(count) for count in channels]
 
 
 @dataclass
@@ -351,7 +356,7 @@ class Dense:
     def settle(self, needed: NDArray[np.bool_], channels: Sequence[int]) -> list[NDArray[np.bool_]]:
         """Need all channels."""
         self.needed = np.flatnonzero(needed)
-        return [np.ones(count, bool) for count in channels]
+        return [_all(count) for count in channels]
 
 
 @dataclass
@@ -376,7 +381,7 @@ class Flatten:
 
     def settle(self, needed: NDArray[np.bool_], channels: Sequence[int]) -> list[NDArray[np.bool_]]:
         """Need the channels that have a needed feature."""
-        found = needed.reshape(channels[0], -1).any(axis=1)
+        found = np.any(needed.reshape(channels[0], -1), axis=1)
         self.needed = np.flatnonzero(found)
         return [found]
 
@@ -395,7 +400,7 @@ class Concatenation:
 
     def _pieces(self, run: Run) -> list[slice]:
         ends = np.cumsum([0, *(len(run.values[value]) for value in self.inputs)])
-        return [slice(first, last) for first, last in zip(ends, ends[1:], strict=False)]
+        return [slice(first, last) for first, last in pairwise(ends)]
 
     def backward(self, run: Run, wanted: frozenset[int]) -> None:
         """Hand each value its piece of the gradient."""

@@ -28,7 +28,6 @@ class Untraceable(Exception):
     """A model that cannot run sparse; says why."""
 
 
-
 # Modules that treat all samples and all channels alike, beside those that are taken apart below.
 PLANEWISE_MODULES = {
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AvgPool1d, nn.AvgPool2d,
@@ -68,8 +67,8 @@ def trace(
     """Return a model's steps, of which layers run sparse where that is faster.
 
     masks: by the model's own names of parameters. values: kept values of layers that run sparse, by name; those that
-    are not there yet are put there. inputs: an example, (N, ...). training: the mode in which the model will run. Raises
-    Untraceable, with the reason, for a model that cannot be traced or holds other operations.
+    are not there yet are put there. inputs: an example, (N, ...). training: the mode in which the model will run.
+    Raises Untraceable, with the reason, for a model that cannot be traced or holds other operations.
     """
     _check(model, inputs)
     with _in_mode(model, training):
@@ -185,7 +184,7 @@ class _Builder:
             return
         if type(module) is nn.Linear and len(self._shapes[source]) == 2:
             self._layer(node, source, module, module.weight.shape, Window(), 1)
-        elif type(module) in {nn.Conv1d, nn.Conv2d} and module.padding_mode == "zeros":  # type: ignore[union-attr]
+        elif type(module) in {nn.Conv1d, nn.Conv2d} and module.padding_mode == "zeros":
             self._convolution(node, source, module)  # type: ignore[arg-type]
         elif type(module) in {nn.BatchNorm1d, nn.BatchNorm2d}:
             self._norm(node, source, module)  # type: ignore[arg-type]
@@ -227,7 +226,7 @@ class _Builder:
         links = Links(mask.reshape(*shape, *[1] * (4 - len(shape))), window, groups)
         if name not in self._kept_values:
             kept_values = module.weight.detach().reshape(-1)[torch.from_numpy(links.places)]
-            self._kept_values[name] = nn.Parameter(kept_values.clone())
+            self._kept_values[name] = nn.Parameter(kept_values.clone(), module.weight.requires_grad)
         weight = self._number(self._kept_values[name])
         self.program.sparse[name] = weight, links
         self.program.steps.append(Unit((self._values[source],), self._new(node), links, weight, bias))
@@ -290,8 +289,8 @@ class _Builder:
 
     def _mean(self, node: fx.Node, source: fx.Node) -> None:
         dims = self._dims(source)
-        over = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else ())
-        over = [over] if isinstance(over, int) else list(over)  # type: ignore[arg-type]
+        given: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else ())
+        over = [given] if isinstance(given, int) else list(given)
         if dims > 2 and sorted(each % dims for each in over) == list(range(2, dims)):
             keeps = len(self._shapes[node]) == dims
             self._planewise(node, (source,), partial(torch.mean, dim=tuple(range(2, dims)), keepdim=keeps))
@@ -356,7 +355,7 @@ def _call_of(node: fx.Node) -> Callable[..., Tensor]:
             found: Tensor = getattr(args[0], str(node.target))(*args[1:], **named)
         else:
             function = {operator.imul: operator.mul, operator.iadd: operator.add}.get(node.target, node.target)  # type: ignore[arg-type]
-            found = function(*args, **named)  # type: ignore[operator]
+            found = function(*args, **named)
         return found
 
     return call

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from tombola.errors import UsageError
 from tombola.networks.masking import Attachment, check_masks, pruned_of, zero_
+from tombola.networks.network import private_copy
 from tombola.ticket import file
 from tombola.ticket.bits import Bits
 from tombola.ticket.provenance import Provenance
@@ -137,6 +138,23 @@ class Ticket(Mapping[str, Tensor]):
         parameters = check_masks(model, self)
         zero_(parameters, pruned_of(parameters, self))
         return model
+
+    def accelerate(self, model: nn.Module) -> nn.Module:
+        """Return a module that computes what the model does under the ticket, by its kept weights alone.
+
+        For use on a CPU: in evaluation, without gradients, in float32, on inputs (N, ...) of any N; outputs are equal
+        to rounding. The model is not changed; `.dense()` of what is returned is a plain copy of it, pruned weights
+        zero. A model that cannot be traced or holds other operations than are known runs dense, which the first call
+        says by a TicketWarning. Raises UsageError where numba is missing (`pip install 'tombola[fast]'`), or the ticket
+        does not fit.
+        """
+        from tombola.sparse.choice import has_numba
+
+        if not has_numba():
+            raise UsageError("accelerate needs numba: pip install 'tombola[fast]'")
+        from tombola.sparse.inference import Accelerated
+
+        return Accelerated(self.apply_(private_copy(model)), self)
 
     def attach(self, model: nn.Module, *optimizers: Optimizer) -> Attachment:
         """Keep the model's pruned weights at zero, now and after every step of the optimizers, until detached.

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from tombola.core.cost import Cost, Meter
 from tombola.core.seeds import GlobalState, seeded
@@ -14,6 +15,7 @@ from tombola.networks.network import explained_batches, explained_run, load_weig
 from tombola.storage.store import StoreEntry
 from tombola.ticket import Ticket
 from tombola.training.callback import TrainingCallback
+from tombola.training.execution import execution_of
 from tombola.training.setup import TrainingSetup
 from tombola.training.state import State
 
@@ -51,7 +53,7 @@ def fit(
                 entry.record(row)
                 tracker.update(loop.epoch - start.epoch, _note(row))
         entry.checkpoint(loop.state())
-        return State.of(loop.model, until, start.cost + loop.meter.read())
+        return State.of(loop.trained(), until, start.cost + loop.meter.read())
 
 
 def _note(row: Mapping[str, Any]) -> str:
@@ -68,12 +70,13 @@ class Loop:
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise UsageError("model has no parameter to train: all of them are frozen (requires_grad is False)")
         recipe = setup.recipe
+        self._execution = execution_of(setup, self.model, ticket)
+        self._runtime = self._execution.runtime
         self._optimizer = recipe.optimizer.build(
-            list(self.model.parameters()), recipe.learning_rate, recipe.weight_decay
+            self._execution.parameters(), recipe.learning_rate, recipe.weight_decay
         )
-        if ticket is not None:
-            ticket.attach(self.model, self._optimizer)
-        callback.begin(self.model, setup.task)
+        self._execution.hold(self._optimizer)
+        callback.begin(self._execution.network, setup.task)
         self.epoch = self._first = start.epoch
         self.meter = Meter()
         self._position = 0
@@ -83,8 +86,7 @@ class Loop:
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the training depends on."""
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            **self._execution.state(self._optimizer),
             "callback": self._callback.state(),
             "epoch": self.epoch,
             "position": self._position,
@@ -94,12 +96,15 @@ class Loop:
             "cost": self.meter.read().to_dict(),
         }
 
+    def trained(self) -> nn.Module:
+        """Return the model with the values that it has now."""
+        return self._execution.plain()
+
     def restore(self, state: Mapping[str, Any] | None) -> None:
         """Continue from an earlier `state()`."""
         if state is None:
             return
-        self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._execution.restore(state, self._optimizer)
         self._callback.restore(state["callback"])
         self.epoch, self._position = state["epoch"], state["position"]
         self._loss_sum, self._counted = state["loss_sum"].clone(), state["samples"]
@@ -111,8 +116,8 @@ class Loop:
         setup = self._setup
         for item in setup.feed.epoch(self.epoch, self._position):
             self._optimizer.param_groups[0]["lr"] = setup.recipe.learning_rate_at(self.epoch + self._within())
-            batch = setup.runtime.move(item.batch)
-            with setup.runtime.autocast(), explained_run(UNFIT), explained_batches():
+            batch = self._runtime.move(item.batch)
+            with self._runtime.autocast(), explained_run(UNFIT), explained_batches():
                 output = self._callback.forward(batch, self._share())
             loss = setup.task.loss(output, batch)
             self._optimizer.zero_grad(set_to_none=True)
@@ -154,7 +159,7 @@ class Loop:
             )
         held_out = None
         if setup.held_out is not None:
-            held_out = evaluate(self._callback.evaluated(), setup.task, setup.held_out, setup.runtime)
+            held_out = evaluate(self._callback.evaluated(), setup.task, setup.held_out, self._runtime)
         row = {
             "stage": title,
             "epoch": self.epoch + 1,

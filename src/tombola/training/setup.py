@@ -17,7 +17,10 @@ from tombola.training.state import State
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """Everything that trainings of one network on one set of data share."""
+    """Everything that trainings of one network on one set of data share.
+
+    execution: how tickets are trained, "dense" or "sparse".
+    """
 
     model: nn.Module
     task: Task
@@ -27,6 +30,7 @@ class TrainingSetup:
     runtime: Runtime
     seed: int
     progress: Progress
+    execution: str = "dense"
 
     def say_unreached(self) -> None:
         """Name the milestones that the training ends before."""

@@ -13,6 +13,7 @@ from tombola.finders import CTS, FINDERS, Finds, needs_of
 from tombola.networks.models import MODELS, Model
 from tombola.networks.runtime import MEMORY_FORMATS, PRECISIONS
 from tombola.runs.config.densities import parse_density
+from tombola.sparse.choice import EXECUTIONS
 from tombola.training import Recipe
 
 DRAW_AT = ("init", "rewind", "trained")
@@ -124,6 +125,14 @@ class RunConfig(Part):
         "auto",
         "memory layout: auto, contiguous, channels-last",
         must=one_of(MEMORY_FORMATS),
+        group="machine",
+        named=False,
+    )
+    execution: str = option(
+        "auto",
+        "how tickets train: sparse (by their kept weights alone, on a CPU; needs tombola[fast]), dense, or auto "
+        "(sparse where that is faster)",
+        must=one_of(EXECUTIONS),
         group="machine",
         named=False,
     )

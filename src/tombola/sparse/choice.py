@@ -1,0 +1,109 @@
+"""Which networks train sparse: by a fixed rule on the model, the density and the device."""
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola.core.flat import Layout
+from tombola.errors import UsageError
+from tombola.networks.masking import check_masks, pruned_of, zero_
+from tombola.networks.network import private_copy
+from tombola.sparse.rules import is_faster_sparse
+
+EXECUTIONS = ("auto", "sparse", "dense")
+# Raised when the same sparse training trains otherwise.
+VERSION = 1
+# How far outputs may lie from the dense network's, over their size: far above rounding, far below a wrong operation.
+TOLERANCE = 1e-3
+
+
+def has_numba() -> bool:
+    """Whether numba is installed, without importing it."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def execution_identity(execution: str) -> dict[str, Any]:
+    """Return what of an execution belongs to the name of a result: nothing where it is dense."""
+    return {"execution": [execution, VERSION]} if execution != "dense" else {}
+
+
+def choose(
+    execution: str, model: nn.Module, layout: Layout, density: float, example: Any, samples: int, against: str = ""
+) -> tuple[str, str]:
+    """Return "sparse" or "dense", and a sentence for the user where there is something to say.
+
+    execution: what was asked for. density: of the ticket. example: inputs (N, ...), else the network runs dense.
+    samples: a step. against: what else speaks against a sparse training. Raises UsageError where "sparse" was asked for
+    and cannot be.
+    """
+    if execution not in EXECUTIONS:
+        raise UsageError(f"{execution!r} is unknown; allowed are {', '.join(EXECUTIONS)}", option="execution")
+    if execution == "dense" or (execution == "auto" and (against or not has_numba())):
+        return "dense", ""
+    reason = against or ("numba is missing: pip install 'tombola[fast]'" if not has_numba() else "")
+    faster = True
+    if not reason:
+        reason, faster = _tried(model, layout, density, example, samples)
+    if execution == "sparse" and reason:
+        raise UsageError(f"cannot be sparse: {reason}", option="execution")
+    if reason:
+        return "dense", f"tickets train dense, though numba is there: {reason}"
+    if not faster and execution == "auto":
+        return "dense", ""
+    return "sparse", "tickets train sparse, by their kept weights alone"
+
+
+def _tried(model: nn.Module, layout: Layout, density: float, example: Any, samples: int) -> tuple[str, bool]:
+    """Return why a model cannot run sparse, if it cannot, and whether it would be faster."""
+    from tombola.sparse.network import SparseNetwork, error_of
+    from tombola.sparse.tracing import Untraceable
+
+    if not isinstance(example, Tensor):
+        return f"the model's input is {type(example).__name__}, not one tensor", False
+    masks, masked = _spread_masks(layout, density), private_copy(model)
+    parameters = check_masks(masked, masks)
+    zero_(parameters, pruned_of(parameters, masks))
+    try:
+        network = SparseNetwork(masked, masks, example[:2])
+    except Untraceable as error:
+        return str(error), False
+    if not is_faster_sparse(network.costs, samples):
+        return "", False
+    off = error_of(network, example[:2])
+    return ("" if off < TOLERANCE else f"its outputs would be off by {off:.1g}"), True
+
+
+def _spread_masks(layout: Layout, density: float) -> dict[str, Tensor]:
+    """Return masks of one density in each layer, every so many weights."""
+    found = {}
+    for name, shape in zip(layout.names, layout.shapes, strict=True):
+        mask = torch.zeros(shape, dtype=torch.bool)
+        mask.view(-1)[:: max(1, round(1 / density))] = True
+        found[name] = mask
+    return found
+
+
+class _Seen(Exception):
+    """A model was called."""
+
+
+class _Recorder(nn.Module):
+    """Stands in for a model and notes what it is called with."""
+
+    inputs: Any = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        self.inputs = args[0] if len(args) == 1 and not kwargs else (args, kwargs)
+        raise _Seen
+
+
+def inputs_of(forward: Any, batch: Any) -> Any:
+    """Return what a task's forward function calls a model with on a batch: one tensor, or else everything."""
+    recorder = _Recorder()
+    try:
+        forward(recorder, batch)
+    except _Seen:
+        return recorder.inputs
+    return None
