@@ -27,7 +27,9 @@ class _Pass(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         run, of_inputs = ctx.run, ctx.needs_input_grad[2]
         ctx.program.backward(run, gradient, of_inputs)
-        to_inputs = torch.from_numpy(run.gradients[0]).permute(3, 0, 1, 2).reshape(ctx.shape) if of_inputs else None
+        to_inputs = None
+        if of_inputs and 0 in run.gradients:
+            to_inputs = torch.from_numpy(run.gradients[0]).permute(3, 0, 1, 2).reshape(ctx.shape).clone()
         run.end()
         return None, None, to_inputs, *run.parameter_gradients
 

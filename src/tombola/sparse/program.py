@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tombola.sparse.links import Links
 from tombola.sparse.rules import LayerCost
 from tombola.sparse.run import Run
-from tombola.sparse.steps import Step, as_samples
+from tombola.sparse.steps import Flatten, Step, as_samples
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Program:
             step.forward(run)
             for value in () if run.keeps else self.last_use.get(number, ()):
                 run.forget(value)
-        return as_samples(run.values[self.output], self.dims).contiguous()
+        return as_samples(run.values[self.output], self.dims).clone(memory_format=torch.contiguous_format)
 
     def backward(self, run: Run, gradient: Tensor, of_inputs: bool) -> None:
         """Follow a gradient of the output to the parameters, and to the inputs if it is wanted `of_inputs`."""
@@ -74,9 +74,17 @@ def settle(program: Program, channels: Mapping[int, int]) -> None:
         for value, found in zip(step.inputs, step.settle(needed[step.output], counts), strict=True):
             needed[value] = needed[value] | found
     reads = Counter([program.output, *(value for step in program.steps for value in step.inputs)])
-    program.shared = frozenset(value for value, count in reads.items() if count > 1)
-    last = {value: number for number, step in enumerate(program.steps) for value in step.inputs}
+    # The inputs' gradient is somebody's own: nothing of it may be left as it lay in memory.
+    program.shared = frozenset(value for value, count in reads.items() if count > 1) | {0}
+    # Flattened values lie in the memory of what they were: that is in use as long as they are.
+    owners: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for number, step in enumerate(program.steps):
+        for value in step.inputs:
+            last[owners.get(value, value)] = number
+        if isinstance(step, Flatten):
+            owners[step.output] = owners.get(step.inputs[0], step.inputs[0])
     for value, number in last.items():
-        if value != program.output:
+        if value != owners.get(program.output, program.output):
             program.last_use.setdefault(number, []).append(value)
     program.wanted = frozenset(step.output for step in program.steps)

@@ -254,8 +254,12 @@ def as_planes(array: Floats, dims: int) -> Tensor:
 
 def of_planes(tensor: Tensor) -> Floats:
     """Return the value that `as_planes` shows."""
+    return _as_value(tensor, (0, 2, 3, 1))
+
+
+def _as_value(tensor: Tensor, order: tuple[int, ...]) -> Floats:
     whole = tensor[:, :, None, None] if tensor.dim() == 2 else tensor[:, :, None] if tensor.dim() == 3 else tensor
-    found: Floats = whole.detach().permute(0, 2, 3, 1).contiguous().numpy()
+    found: Floats = whole.detach().permute(order).contiguous().numpy()
     return found
 
 
@@ -267,9 +271,7 @@ def as_samples(array: Floats, dims: int) -> Tensor:
 
 def of_samples(tensor: Tensor) -> Floats:
     """Return the value that `as_samples` shows."""
-    whole = tensor[:, :, None, None] if tensor.dim() == 2 else tensor[:, :, None] if tensor.dim() == 3 else tensor
-    found: Floats = whole.detach().permute(1, 2, 3, 0).contiguous().numpy()
-    return found
+    return _as_value(tensor, (1, 2, 3, 0))
 
 
 def _all(channels: int) -> NDArray[np.bool_]:
@@ -281,6 +283,11 @@ def _cleared(gradient: Floats, needed: Channels) -> Floats:
     if len(needed) < len(gradient):
         gradient[np.setdiff1d(np.arange(len(gradient)), needed)] = 0
     return gradient
+
+
+def _apart(tensor: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """Return a tensor in memory of its own: what it was made from may be given back before it."""
+    return tensor.clone() if any(tensor.data_ptr() == other.data_ptr() for other in others) else tensor
 
 
 @dataclass
@@ -301,7 +308,7 @@ class Planewise:
                 for value, dims in zip(self.inputs, self.dims, strict=True)
             ]
             found = self.function(*given)
-        run.values[self.output] = of_planes(found)
+        run.values[self.output] = of_planes(_apart(found, given))
         if run.keeps:
             run.kept[self.output] = given, found
 
@@ -361,11 +368,12 @@ class Dense:
 
 @dataclass
 class Flatten:
-    """(N, C, H, W) as (N, C*H*W): the same memory."""
+    """(N, C, H, W) as (N, C*H*W): the same memory. needed: of the channels; features: of C*H*W."""
 
     inputs: tuple[int, ...]
     output: int
     needed: Channels = field(default_factory=lambda: NO_CHANNELS)
+    features: Channels = field(default_factory=lambda: NO_CHANNELS)
 
     def forward(self, run: Run) -> None:
         """Look at the value as features."""
@@ -375,14 +383,13 @@ class Flatten:
     def backward(self, run: Run, wanted: frozenset[int]) -> None:
         """Look at the gradient as planes."""
         if self.inputs[0] in wanted:
-            run.add_gradient(
-                self.inputs[0], run.gradients[self.output].reshape(run.values[self.inputs[0]].shape), self.needed
-            )
+            gradient = _cleared(run.gradients[self.output], self.features)
+            run.add_gradient(self.inputs[0], gradient.reshape(run.values[self.inputs[0]].shape), self.needed)
 
     def settle(self, needed: NDArray[np.bool_], channels: Sequence[int]) -> list[NDArray[np.bool_]]:
         """Need the channels that have a needed feature."""
         found = np.any(needed.reshape(channels[0], -1), axis=1)
-        self.needed = np.flatnonzero(found)
+        self.needed, self.features = np.flatnonzero(found), np.flatnonzero(needed)
         return [found]
 
 
