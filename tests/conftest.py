@@ -1,4 +1,7 @@
-"""Small models and data that the tests share."""
+"""Small models and data that the tests share, and ways to use the command line."""
+
+import json
+import sys
 
 import pytest
 
@@ -8,6 +11,8 @@ process.tune()  # as the command line does, before torch is loaded
 
 import torch
 from torch import nn
+
+from tombola.cli.main import main
 
 torch.set_num_threads(2)
 
@@ -63,6 +68,74 @@ def train(model, data, epochs=30):
 def at(name, folder, **options):
     """A source of data with its folder, as keys and values."""
     return {"name": name, "data_dir": str(folder), **options}
+
+
+def command(capsys, *arguments):
+    """Run the command line in this process; return its status, standard output and standard error."""
+    capsys.readouterr()
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # --help and --print_config
+        status = stop.code or 0
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def as_json(capsys, *arguments):
+    """Return what a command that must succeed prints with --json."""
+    status, out, err = command(capsys, *arguments, "--json")
+    assert status == 0, err
+    return json.loads(out)
+
+
+@pytest.fixture
+def bring(tmp_path, monkeypatch):
+    """Writes modules of the user's own, which can be imported until the test ends; returns their folder."""
+    names = []
+
+    def write(name, code):
+        (tmp_path / f"{name}.py").write_text(code)
+        monkeypatch.syspath_prepend(tmp_path)
+        names.append(name)
+        return tmp_path
+
+    yield write
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+# A module of the user's own, and the options of a short run with it.
+BROUGHT = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+def build(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, classes))
+
+def numbers(count, seed):
+    x = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(x, x[:, :3].argmax(dim=1))
+
+def datasets():
+    return numbers(200, 0), numbers(60, 1)
+
+def train(model, job):
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    job.hold(model, optimizer)
+    for epoch in job.epochs:
+        for x, y in job.batches(epoch):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+"""
+OWN = ["--model", "brought:build", "--data", "brought:datasets", "--epochs", "4", "--rewind-to", "1", "--steps", "60",
+       "--density", "0.3", "--threads", "2", "--batch-size", "20"]  # fmt: skip
+
+
+@pytest.fixture
+def brought(bring):
+    return bring("brought", BROUGHT)
 
 
 @pytest.fixture

@@ -237,6 +237,22 @@ def test_presets_and_configuration_files(capsys, tmp_path):
     assert "--preset excludes --config" in err
 
 
+def test_lists_and_configuration_files_in_any_order(capsys, tmp_path):
+    def printed(*arguments):
+        with pytest.raises(SystemExit):
+            main(["run", *arguments, "--print_config"])
+        return yaml.safe_load(capsys.readouterr().out)
+
+    for text in ("*.bias,fc1.*", "[*.bias,fc1.*]", "['*.bias', \"fc1.*\"]"):
+        assert printed("--exclude", text)["exclude"] == ["*.bias", "fc1.*"]
+    assert printed("--exclude", "[ab]*")["exclude"] == ["[ab]*"]
+    assert printed("--milestones", "4,8", "--epochs", "9")["training"]["milestones"] == [4, 8]
+    assert printed("--milestones=[]")["training"]["milestones"] == []
+    (tmp_path / "c.yaml").write_text("seed: 5\nsteps: 7\n")
+    found = printed("--seed", "3", "--config", str(tmp_path / "c.yaml"))
+    assert (found["seed"], found["finder"]["steps"]) == (3, 7)
+
+
 def test_damaged_run_directories_say_what_to_do(capsys, tmp_path):
     run = ["run", *QUICK[:4], *QUICK[6:], "--finder", "random", "--out", tmp_path]
     assert tombola(capsys, *run)[0] == 0
