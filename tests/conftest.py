@@ -1,7 +1,8 @@
-"""Small models and data that the tests share, and ways to use the command line."""
+"""Small models and data that the tests share, and what they do with them."""
 
 import json
 import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -13,8 +14,17 @@ import torch
 from torch import nn
 
 from tombola.cli.main import main
+from tombola.core.flat import Layout
+from tombola.finders import draw as draw_ticket
+from tombola.networks.masking import survey
+from tombola.networks.network import FrozenNetwork
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task
+from tombola.storage.store import DiskEntry
 
 torch.set_num_threads(2)
+
+CPU = Runtime(torch.device("cpu"))
 
 
 class TinyConv(nn.Module):
@@ -58,11 +68,73 @@ def images(count=2, size=12, seed=0):
 def train(model, data, epochs=30):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     for _ in range(epochs):
-        for x, y in data:
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x), y).backward()
-            optimizer.step()
+        train_epoch(model, optimizer, data)
     return model
+
+
+def train_epoch(model, optimizer, data):
+    for x, y in data:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+def frozen(model):
+    return FrozenNetwork(model, survey(model).layout, Task(), CPU)
+
+
+def layout(*shapes):
+    return Layout(tuple(f"{number}.weight" for number in range(len(shapes))), shapes)
+
+
+def draw(finder, of, density=0.3):
+    return draw_ticket(finder, of, density).ticket
+
+
+class Killed(Exception):
+    pass
+
+
+class Dying:
+    """A stage that checkpoints at every step and dies after some of them."""
+
+    def __init__(self, inner, steps):
+        self._inner, self._left = inner, steps
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def due(self):
+        return True
+
+    def checkpoint(self, state):
+        self._inner.checkpoint(state)
+        self._left -= 1
+        if not self._left:
+            raise Killed
+
+
+@contextmanager
+def dying(after, kind=""):
+    """Die after so many checkpoints on disk, of stages whose names begin with `kind`."""
+    original, made = DiskEntry.checkpoint, 0
+
+    def checkpoint(stage, state):
+        nonlocal made
+        original(stage, state)
+        made += stage.directory.name.startswith(kind)
+        if made == after:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiskEntry, "checkpoint", checkpoint)
+        yield
+
+
+def flipped(content, bit):
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
 
 
 def at(name, folder, **options):
@@ -136,6 +208,13 @@ OWN = ["--model", "brought:build", "--data", "brought:datasets", "--epochs", "4"
 @pytest.fixture
 def brought(bring):
     return bring("brought", BROUGHT)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of decoded images, which is the test's own."""
+    monkeypatch.setenv("TOMBOLA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture

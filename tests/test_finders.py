@@ -1,6 +1,6 @@
 """What every finder promises, whatever it does: ours, and one of one's own."""
 
-import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
@@ -19,10 +19,10 @@ from tombola.finders import FINDERS, SNIP, Drawn, Finder, Gradual, draw, drawn, 
 from tombola.finders.gradual import Pruning
 from tombola.networks.masking import by_canonical_name
 from tombola.networks.task import Task
-from tombola.storage.store import DiskEntry, DiskStore
+from tombola.storage.store import DiskStore
 from tombola.ticket import Ticket
 
-from .conftest import TinyConv, batches, images
+from .conftest import Killed, TinyConv, as_json, batches, dying, images
 from .test_rivals import problem
 
 pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
@@ -135,31 +135,12 @@ def test_a_cost_is_that_of_the_weights_and_of_the_draw(finder):
     assert from_start.provenance.cost.forward > 0 or finder.name in {"random", "magnitude"}
 
 
-class Halt(Exception):
-    pass
-
-
 @pytest.mark.parametrize("finder", SEARCHING, ids=lambda finder: finder.name)
 @pytest.mark.parametrize("after", [1, 2, 5, 9])
-def test_a_draw_halted_at_any_step_goes_on_to_the_same_bits(tmp_path, monkeypatch, finder, after):
+def test_a_draw_halted_at_any_step_goes_on_to_the_same_bits(tmp_path, finder, after):
     straight = draw(finder, of(store=DiskStore(tmp_path / "straight", checkpoint_seconds=0)), 0.31)
-    original, count = DiskEntry.checkpoint, 0
-
-    def dying(stage, state):
-        nonlocal count
-        original(stage, state)
-        count += 1
-        if count == after:
-            raise Halt
-
-    halted = of(store=DiskStore(tmp_path / "halted", checkpoint_seconds=0))
-    monkeypatch.setattr(DiskEntry, "checkpoint", dying)
-    try:
-        draw(finder, halted, 0.31)
-        assert count < after, "it was halted, or never came that far"
-    except Halt:
-        pass
-    monkeypatch.undo()
+    with suppress(Killed), dying(after):  # or it never comes that far
+        draw(finder, of(store=DiskStore(tmp_path / "halted", checkpoint_seconds=0)), 0.31)
     resumed = draw(finder, of(store=DiskStore(tmp_path / "halted", checkpoint_seconds=0)), 0.31)
     assert resumed.ticket == straight.ticket
     for name, scores in straight.ticket.scores.items():
@@ -232,28 +213,20 @@ def test_a_finder_may_do_without_our_base_and_is_checked():
             draw(Bare(what), of(), 0.7)
 
 
-def test_a_finder_of_ones_own_goes_the_whole_way_from_the_command_line(tmp_path, monkeypatch, capsys):
-    import json
-
-    from tombola.cli.main import main
-
+def test_a_finder_of_ones_own_goes_the_whole_way_from_the_command_line(tmp_path, bring, capsys):
     code = "from dataclasses import dataclass\nfrom typing import ClassVar\n"
     code += "from tombola.finders.ranked import Ranked\n@dataclass(frozen=True)\nclass Least(Ranked):\n"
     code += "    power: int = 1\n    def scores(self, problem):\n"
     code += "        sizes = problem.layout.flatten(problem.values_of(problem.weights)).abs()\n"
     code += "        return -(sizes ** self.power)\n"
-    (tmp_path / "least_tombola.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
+    bring("least_tombola", code)
     quick = ["--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--threads", "1", "--out", str(tmp_path / "o")]
-    assert main(["run", *quick, "--finder", "least_tombola:Least:power=2:allocation=uniform", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = as_json(capsys, "run", *quick, "--finder", "least_tombola:Least:power=2:allocation=uniform")
     provenance = Ticket.load(found["ticket"]).provenance
     assert provenance.finder["name"] == found["finder"] == "least_tombola:Least"
     assert FINDERS.read(provenance.finder).power == 2
-    assert main(["compare", *quick, "--finders", "least_tombola:Least,random", "--seeds", "1", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
+    rows = as_json(capsys, "compare", *quick, "--finders", "least_tombola:Least,random", "--seeds", "1")["rows"]
     assert [row["finder"] for row in rows] == ["least_tombola:Least", "random"]
-    sys.modules.pop("least_tombola", None)
 
 
 # Layers of which largest remainders give one more weights of a smaller total, by rounds and by the cubic schedule.

@@ -10,7 +10,7 @@ from torch import nn
 import tombola
 from tombola import Job, Random, Recipe, Ticket, UsageError
 
-from .conftest import OWN, as_json, batches, mlp
+from .conftest import OWN, as_json, batches, mlp, train_epoch
 
 
 def test_a_training_function_by_name(capsys, brought, tmp_path):
@@ -28,10 +28,7 @@ def careful(model, job):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
     job.hold(model, optimizer)
     for epoch in job.epochs:
-        for x, y in job.batches(epoch):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x), y).backward()
-            optimizer.step()
+        train_epoch(model, optimizer, job.batches(epoch))
 
 
 def sparsify(function, **options):

@@ -9,27 +9,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-import tombola
 from tombola import CTS, Recipe, Ticket, UsageError
 from tombola.cli.main import main
 from tombola.cli.runs import read_config
-from tombola.core.progress import Silent
 from tombola.networks.models import build, publish_batch_norm_
-from tombola.networks.runtime import Runtime
-from tombola.networks.task import Task
 from tombola.runs.cell import Cell
 from tombola.runs.config import from_dict, load_preset
-from tombola.storage.store import MemoryStore
-from tombola.training import SGD, State, TrainingSetup, fit
+from tombola.training import SGD, State, fit
 
 from .conftest import as_json, batches, mlp
-
-
-def setup(model, data, **values):
-    runtime = Runtime.choose(model, "cpu")
-    feed = tombola.data.ListFeed(data)
-    return TrainingSetup(model, Task(), feed, None, Recipe(**values), runtime, 7, Silent())
-
+from .test_training import setup, stage
 
 PUBLISHED = {"epochs": 1, "optimizer": SGD(momentum=0), "weight_decay": 0, "summed": True, "clip_norm": 2.0}
 
@@ -38,7 +27,7 @@ def test_the_published_step_is_a_clipped_gradient_of_the_summed_loss():
     model, data = mlp(), batches(1, size=16)
     found = fit(
         setup(model, data, learning_rate=0.5, **PUBLISHED),
-        State.of(model), 1, MemoryStore().stage("s", {}), "training",
+        State.of(model), 1, stage(), "training",
     )  # fmt: skip
     loss = nn.functional.cross_entropy(model(data[0][0]), data[0][1], reduction="sum")
     gradients = torch.autograd.grad(loss, list(model.parameters()))
@@ -55,7 +44,7 @@ def test_pruned_weights_gradients_count_in_the_clipped_norm():
     start = Ticket(masks).apply_(copy.deepcopy(model))
     found = fit(
         setup(model, data, learning_rate=1.0, **PUBLISHED),
-        State.of(model), 1, MemoryStore().stage("s", {}), "training", Ticket(masks),
+        State.of(model), 1, stage(), "training", Ticket(masks),
     )  # fmt: skip
     loss = nn.functional.cross_entropy(start(data[0][0]), data[0][1], reduction="sum")
     gradients = dict(
@@ -117,8 +106,7 @@ def write_images(root):
                 Image.fromarray(shade.to(torch.uint8).numpy()).save(folder / f"{number}.png")
 
 
-def test_a_published_run_holds_nothing_out_and_evaluates_on_mixed_batches(capsys, tmp_path, monkeypatch):
-    monkeypatch.setenv("TOMBOLA_CACHE", str(tmp_path / "cache"))
+def test_a_published_run_holds_nothing_out_and_evaluates_on_mixed_batches(capsys, tmp_path, cache):
     write_images(tmp_path / "images")
     found = as_json(
         capsys, "run", "--preset", "cifar10-resnet20", "--recipe", "published", "--data", "folder", "--data-dir",

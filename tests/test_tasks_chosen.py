@@ -268,15 +268,15 @@ def test_a_single_number_a_sample_is_compared_as_it_is():
     assert math.isfinite(values["hard"])
 
 
-def test_the_command_line_refuses_a_single_class(tmp_path, monkeypatch, capsys):
+def test_the_command_line_refuses_a_single_class(tmp_path, bring, monkeypatch, capsys):
     from tombola.cli.main import main
 
-    (tmp_path / "single.py").write_text(
+    bring(
+        "single",
         "import torch\nfrom torch import nn\nfrom torch.utils.data import TensorDataset\n"
         "def build(shape, classes):\n    return nn.Linear(6, classes)\n"
-        "def datasets():\n    return [TensorDataset(torch.randn(40, 6), torch.zeros(40).long()) for _ in range(3)]\n"
+        "def datasets():\n    return [TensorDataset(torch.randn(40, 6), torch.zeros(40).long()) for _ in range(3)]\n",
     )
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     command = ["draw", "--model", "single:build", "--data", "single:datasets", "--density", "0.5", "--out", "out"]
     assert main(command) == 2
