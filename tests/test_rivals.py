@@ -150,6 +150,18 @@ def test_synflow_sees_fresh_statistics_also_where_none_are_kept():
     assert model.norm.running_mean is None
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([{"x": torch.zeros(4, 6)}], r"synflow needs batches of \(inputs, targets\), inputs being one tensor"),
+        ([(torch.zeros(4, 6).long(), torch.zeros(4).long())], "synflow needs inputs of real numbers, got torch.int64"),
+    ],
+)
+def test_synflow_refuses_data_that_a_batch_of_ones_cannot_stand_for(data, message):
+    with pytest.raises(UsageError, match=message):
+        draw(SynFlow(rounds=1), problem(mlp(), data))
+
+
 def test_synflow_survives_products_that_float32_cannot_hold():
     layers = [nn.Linear(4, 4, bias=False) for _ in range(40)]
     for layer in layers:

@@ -282,3 +282,16 @@ def test_the_command_line_refuses_a_single_class(tmp_path, bring, monkeypatch, c
     assert main(command) == 2
     assert "must give 2 outputs a sample" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "message"),
+    [
+        (tombola.Task.binary(), (4, 2), r"is not one logit a sample, \(samples,\) or \(samples, 1, \.\.\.\)"),
+        (tombola.Task.multi_label(), (4,), r"is no batch of logits \(samples, labels, \.\.\.\)"),
+    ],
+)
+def test_outputs_that_are_no_logits_of_labels_are_refused(task, shape, message):
+    output = torch.zeros(shape)
+    with pytest.raises(UsageError, match=message):
+        task.loss(output, (None, torch.zeros(shape)))
