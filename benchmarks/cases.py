@@ -110,7 +110,7 @@ class TrainingSteps:
         """Take some steps, as `fit` does."""
         with seeded(0, "benchmark", device=self.device):
             for _ in range(steps):
-                self.loop.run_epoch(MemoryStore().stage("dense", {}))
+                self.loop.run_epoch(MemoryStore().entry("dense", {}))
                 self.loop.finish_epoch("dense training")
 
 
@@ -149,9 +149,9 @@ class Arithmetic(Objective):
     forward: ClassVar[int] = 0
     backward: ClassVar[int] = 0
 
-    def __call__(self, view: MaskedBatch) -> Tensor:
+    def __call__(self, masked: MaskedBatch) -> Tensor:
         """Return 0, with a gradient that is there already."""
-        value: Tensor = _Given.apply(view.mask, view.network.weights)
+        value: Tensor = _Given.apply(masked.mask, masked.network.weights)
         return value
 
 

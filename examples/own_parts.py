@@ -32,11 +32,11 @@ class RelativeMagnitude(Ranked):
         return found
 
 
-def hesitant_kl(view: MaskedBatch) -> Tensor:
-    """Reverse KL, and a little reward for outputs that are not too sure. view: one batch seen by both networks."""
-    log_p = view.sparse.log_softmax(dim=1)
+def hesitant_kl(masked: MaskedBatch) -> Tensor:
+    """Reverse KL, and a little reward for outputs that are not too sure. masked: one batch seen by both networks."""
+    log_p = masked.sparse.log_softmax(dim=1)
     entropy = -(log_p.exp() * log_p).sum(dim=1).mean()
-    found: Tensor = view.task.divergence(view.sparse, view.dense, view.batch) - 0.01 * entropy
+    found: Tensor = masked.task.divergence(masked.sparse, masked.dense, masked.batch) - 0.01 * entropy
     return found
 
 

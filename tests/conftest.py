@@ -96,7 +96,7 @@ class Killed(Exception):
 
 
 class Dying:
-    """A stage that checkpoints at every step and dies after some of them."""
+    """An entry that checkpoints at every step and dies after some of them."""
 
     def __init__(self, inner, steps):
         self._inner, self._left = inner, steps
@@ -116,13 +116,13 @@ class Dying:
 
 @contextmanager
 def dying(after, kind=""):
-    """Die after so many checkpoints on disk, of stages whose names begin with `kind`."""
+    """Die after so many checkpoints on disk, of entries whose names begin with `kind`."""
     original, made = DiskEntry.checkpoint, 0
 
-    def checkpoint(stage, state):
+    def checkpoint(entry, state):
         nonlocal made
-        original(stage, state)
-        made += stage.directory.name.startswith(kind)
+        original(entry, state)
+        made += entry.directory.name.startswith(kind)
         if made == after:
             raise Killed
 

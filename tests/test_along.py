@@ -169,10 +169,10 @@ def test_a_search_killed_at_any_step_goes_on_to_the_same_bits(tmp_path, monkeypa
     for after in (1, 3, 5):
         count = 0
 
-        def dying(stage, state, after=after):
+        def dying(entry, state, after=after):
             nonlocal count
-            original(stage, state)
-            count += stage.directory.name.startswith("draw")
+            original(entry, state)
+            count += entry.directory.name.startswith("draw")
             if count == after:
                 raise KeyboardInterrupt
 
@@ -287,12 +287,12 @@ class Recorder(TrainingCallback):
 def record(feed):
     recorder = Recorder()
     setup = TrainingSetup(mlp(), Task(), feed, None, Recipe(epochs=3), CPU, 0, Silent())
-    stage = MemoryStore().stage("a", {})
-    fit(setup, State.of(mlp(), epoch=1), 3, stage, "training", callback=recorder)
+    entry = MemoryStore().entry("a", {})
+    fit(setup, State.of(mlp(), epoch=1), 3, entry, "training", callback=recorder)
     return recorder.shares
 
 
-def test_a_companion_is_told_how_much_of_the_training_is_done():
+def test_a_callback_is_told_how_much_of_the_training_is_done():
     class Endless:
         def __iter__(self):
             return iter(batches(2))

@@ -241,8 +241,8 @@ def test_a_search_with_any_controller_is_resumed_to_the_same_bits(tmp_path, cont
     expected = draw(finder, problem(mlp(), batches()), {"0.*": 0.2, "*": 0.5}).ticket
 
     class DyingStore(DiskStore):
-        def stage(self, kind, identity):
-            return Dying(super().stage(kind, identity), 11)
+        def entry(self, kind, identity):
+            return Dying(super().entry(kind, identity), 11)
 
     with pytest.raises(Killed):
         draw(finder, problem(mlp(), batches(), store=DyingStore(tmp_path)), {"0.*": 0.2, "*": 0.5})

@@ -154,8 +154,8 @@ def test_a_killed_search_goes_on_to_the_same_bits(tmp_path, steps, controller):
     expected = draw(finder, straight)
 
     class DyingStore(DiskStore):
-        def stage(self, kind, identity):
-            return Dying(super().stage(kind, identity), steps)
+        def entry(self, kind, identity):
+            return Dying(super().entry(kind, identity), steps)
 
     broken = problem(model, images(3), store=DyingStore(tmp_path / "b"))
     with pytest.raises(Killed):

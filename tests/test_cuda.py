@@ -146,7 +146,7 @@ def test_a_training_goes_on_to_the_same_bits(device, tmp_path):
 
     torch.manual_seed(0)
     start, data = State.of(TinyConv()), [(x[:, :1, :4, :4], y) for x, y in images(3, size=16)]
-    expected = trained(MemoryStore().stage("train", {}))
+    expected = trained(MemoryStore().entry("train", {}))
     with pytest.raises(Killed):
-        trained(Dying(DiskStore(tmp_path).stage("train", {}), 4))
-    assert trained(DiskStore(tmp_path).stage("train", {})).digest == expected.digest
+        trained(Dying(DiskStore(tmp_path).entry("train", {}), 4))
+    assert trained(DiskStore(tmp_path).entry("train", {})).digest == expected.digest

@@ -494,11 +494,11 @@ def dying(monkeypatch, after):
 
         return change
 
-    def record(stage, row):
-        if made[0] + 1 >= after and stage.directory.is_dir():
-            with (stage.directory / "metrics.jsonl").open("a") as file:
+    def record(entry, row):
+        if made[0] + 1 >= after and entry.directory.is_dir():
+            with (entry.directory / "metrics.jsonl").open("a") as file:
                 file.write('{"torn": ')
-        mortal_record(stage, row)
+        mortal_record(entry, row)
 
     mortal_record = mortal(DiskEntry.record)
     for owner, name in ((Path, "replace"), (Path, "unlink"), (os, "link"), (os, "fsync"), (os, "truncate")):

@@ -207,7 +207,7 @@ def test_errors_and_warnings_of_the_command_line_are_one_literal_line(capsys, mo
     assert err.splitlines() == [r"tombola info: warning: a\x1b[2J\x0ab", r"tombola info: x\x1b[2J: No space left"]
 
 
-def member(label, density, seed):
+def cell(label, density, seed):
     return StudyCell(label, replace(from_dict(load_preset("digits")), density=density, seed=seed))
 
 
@@ -216,7 +216,7 @@ def outcome(label, density, seed, accuracy, **more):
         "test_accuracy": accuracy, "dense_test_accuracy": 90.0, "kept": 12_345, "dense_equivalents": 2.0,
         "cost": {"seconds": 60.0, "forward": 100, "backward": 50}, **more,
     }  # fmt: skip
-    return CellOutcome(member(label, density, seed), values, "")
+    return CellOutcome(cell(label, density, seed), values, "")
 
 
 LONG = "cts:objective=feature-mse:features=[layer1.0.relu,layer2.0.relu]"

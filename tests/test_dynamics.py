@@ -19,7 +19,7 @@ from .test_pipeline import QUICK, changed
 from .test_rivals import Three, problem, three
 
 
-def test_a_moment_by_hand():
+def test_a_point_by_hand():
     # Dense f = 0.5 (2 x1 + x2), sparse the same without b. At x = (1, 2), y = 1: f = 2, e = 1 and f = 1, e = 0, so the
     # outputs lie 1 apart. A second point, y = 0: e = 2 and e = 1. Gradients 2 e (c x1, c x2, h) add up to
     # 2 (1 + 2) / 2 (0.5, 1, 4) dense and 2 (0 + 1) / 2 (0.5, 1, 2) sparse; of the kept a and c, the cosine is that of
@@ -27,10 +27,10 @@ def test_a_moment_by_hand():
     of = three(b=1.0)
     points = [Item((torch.tensor([[1.0, 2.0]]), torch.tensor([[target]]))) for target in (1.0, 0.0)]
     dense, sparse = State.of(Three(b=1.0)), State.of(Three(b=0.0))
-    moment = compare(of, dense, sparse, torch.tensor([True, False, True]), points, 7)
-    assert moment.epoch == 7
-    assert moment.kl == pytest.approx(1.0)
-    assert moment.cosine == pytest.approx(8.25 / math.sqrt(16.25 * 4.25))
+    point = compare(of, dense, sparse, torch.tensor([True, False, True]), points, 7)
+    assert point.epoch == 7
+    assert point.kl == pytest.approx(1.0)
+    assert point.cosine == pytest.approx(8.25 / math.sqrt(16.25 * 4.25))
 
 
 def test_a_network_agrees_with_itself():
@@ -62,8 +62,8 @@ def test_the_course_of_a_run(tmp_path, monkeypatch):
     config = changed(QUICK, finder="magnitude", density=0.2)
     result = run(config, tmp_path, Silent())
     found = follow(config, result.directory, tmp_path, Silent())
-    assert [moment.epoch for moment in found] == [1, 2, 3, 4]
-    assert all(moment.kl > 0 and -1 <= moment.cosine <= 1 for moment in found)
+    assert [point.epoch for point in found] == [1, 2, 3, 4]
+    assert all(point.kl > 0 and -1 <= point.cosine <= 1 for point in found)
     monkeypatch.setattr("tombola.finders.problem.fit", None)
     assert follow(config, result.directory, tmp_path, Silent()) == found, "measured once"
 
@@ -76,7 +76,7 @@ def test_compare_with_dynamics(tmp_path, capsys):
     assert main([*options, "--json", "--plot", str(picture)]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     for row in rows:
-        assert [moment["epoch"] for moment in row["dynamics"]] == [1, 2, 3]
+        assert [point["epoch"] for point in row["dynamics"]] == [1, 2, 3]
     magnitude, random = rows
     assert magnitude["dynamics"][0]["kl"] < random["dynamics"][0]["kl"]
     assert b"cosine" in picture.read_bytes() or picture.stat().st_size > 10_000

@@ -147,10 +147,10 @@ def test_a_cost_is_that_of_the_weights_and_of_the_draw(finder):
     if "rewind" not in needs_of(finder).at:
         return
     from_start, later = draw(finder, of(), 0.31).ticket, draw(finder, of(at="rewind", rewind=2), 0.31).ticket
-    spent = of(rewind=2).cost_so_far
-    assert spent.forward == 2 * 36
+    so_far = of(rewind=2).cost_so_far
+    assert so_far.forward == 2 * 36
     assert later.provenance.epoch == 2
-    assert later.provenance.cost.backward >= (0 if needs_of(finder).trains else spent.backward)
+    assert later.provenance.cost.backward >= (0 if needs_of(finder).trains else so_far.backward)
     assert from_start.provenance.cost.forward > 0 or finder.name in {"random", "magnitude"}
 
 

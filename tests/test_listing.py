@@ -15,7 +15,7 @@ from tombola.cli.main import main
 from tombola.cli.runs import read_config
 from tombola.cli.show import size_words
 from tombola.runs import pipeline
-from tombola.runs.inventory import clean, entries
+from tombola.runs.inventory import clean, list_runs
 from tombola.runs.rundir import run_name
 from tombola.storage.files import size_of
 
@@ -106,7 +106,7 @@ def test_list_says_how_runs_stand(capsys, original):
 def test_list_names_the_damaged(capsys, out, name, content):
     (directory,) = out.glob("random-0.02-s0-*")
     (directory / name).unlink() if content is None else (directory / name).write_bytes(content)
-    states = {entry.name: entry.state for entry in entries(out)}
+    states = {run.name: run.state for run in list_runs(out)}
     if (name, content) == ("identity.json", None):
         assert directory.name not in states, "whose it is cannot be known"
     else:
@@ -121,8 +121,8 @@ def test_what_is_written_just_now_is_not_called_damaged(out):
     (directory,) = out.glob("random-0.02-s0-*")
     (directory / "environment.json").write_text("{}")
     with FileLock(out / ".store" / ".locks" / directory.name):
-        assert {entry.name: entry.state for entry in entries(out)}[directory.name] == "unfinished"
-    assert {entry.name: entry.state for entry in entries(out)}[directory.name] == "damaged"
+        assert {run.name: run.state for run in list_runs(out)}[directory.name] == "unfinished"
+    assert {run.name: run.state for run in list_runs(out)}[directory.name] == "damaged"
 
 
 def test_list_of_something_else(capsys, tmp_path):
@@ -247,18 +247,18 @@ def test_an_interrupted_run_survives_cleaning(original, tmp_path):
     expected = contents(pipeline.run(config, tmp_path / "straight", Silent()).directory)
     with pytest.raises(Killed), dying(1, "train"):
         pipeline.run(config, tmp_path / "killed", Silent(), checkpoint_seconds=0)
-    (entry,) = entries(tmp_path / "killed")
-    assert entry.state == "drawn"
+    (listed,) = list_runs(tmp_path / "killed")
+    assert listed.state == "drawn"
     clean(tmp_path / "killed")
     assert contents(pipeline.run(config, tmp_path / "killed", Silent()).directory) == expected
 
 
-def test_ltr_leaves_no_empty_stage(capsys, tmp_path):
+def test_ltr_leaves_no_empty_entry(capsys, tmp_path):
     options = [*QUICK, "--finder", "ltr", "--density", "0.8", "--out", tmp_path]
     assert command(capsys, "run", *options)[0] == 0
-    stages = [path for path in (tmp_path / ".store").iterdir() if path.name not in {".locks", "shared"}]
-    assert stages
-    assert all(list(stage.glob("*.pt")) for stage in stages)
+    entries = [path for path in (tmp_path / ".store").iterdir() if path.name not in {".locks", "shared"}]
+    assert entries
+    assert all(list(entry.glob("*.pt")) for entry in entries)
 
 
 def test_a_finished_run_keeps_little_twice(capsys, tmp_path):

@@ -16,7 +16,7 @@ from tombola.training import State, fit
 from .conftest import Dying, Killed, batches
 from .conftest import draw as draw_from
 from .test_cts import problem
-from .test_training import setup, stage
+from .test_training import entry, setup
 
 
 class Restless(nn.Module):
@@ -91,18 +91,18 @@ def test_a_draw_in_python_leaves_the_callers_generators_alone():
 
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):
     model, data = Restless(), batches()
-    expected = fit(setup(model, data), State.of(model), 3, stage(), "t")
+    expected = fit(setup(model, data), State.of(model), 3, entry(), "t")
     with pytest.raises(Killed):
-        fit(setup(model, data), State.of(model), 3, Dying(stage(DiskStore(tmp_path)), 4), "t")
-    resumed = fit(setup(model, data), State.of(model), 3, stage(DiskStore(tmp_path)), "t")
+        fit(setup(model, data), State.of(model), 3, Dying(entry(DiskStore(tmp_path)), 4), "t")
+    resumed = fit(setup(model, data), State.of(model), 3, entry(DiskStore(tmp_path)), "t")
     assert resumed.digest == expected.digest
 
 
 @pytest.mark.parametrize("finder", [CTS(steps=20), EdgePopup(steps=20)])
 def test_a_killed_search_goes_on_to_the_same_bits(tmp_path, finder):
     class DyingStore(DiskStore):
-        def stage(self, kind, identity):
-            return Dying(super().stage(kind, identity), 7)
+        def entry(self, kind, identity):
+            return Dying(super().entry(kind, identity), 7)
 
     expected = draw_from(finder, problem(Restless(), batches()))
     with pytest.raises(Killed):

@@ -47,7 +47,7 @@ class Fixed(nn.Module):
         return torch.cat([self.lin(x), torch.zeros_like(x)], dim=1)
 
 
-def view_of(model, mask, batch, task=None):
+def masked_of(model, mask, batch, task=None):
     task = task or Task()
     network = FrozenNetwork(model, survey(model).layout, task, CPU)
     return MaskedBatch(network, task, mask, Item(batch), batch, Teacher(network, None, ""))
@@ -57,13 +57,13 @@ def view_of(model, mask, batch, task=None):
 def test_an_objective_costs_the_passes_it_is_counted_with(name):
     model = nn.Sequential(nn.Linear(2, 64), *(nn.Sequential(nn.ReLU(), nn.Linear(64, 64)) for _ in range(6)))
     objective, batch = OBJECTIVES.known[name], (torch.randn(32, 2), torch.randint(64, (32,)))
-    view = view_of(model, torch.rand(survey(model).layout.total).requires_grad_(), batch)
+    masked = masked_of(model, torch.rand(survey(model).layout.total).requires_grad_(), batch)
     with FlopCounterMode(display=False) as one:
-        view.network.dense(batch)
-    kept = Teacher(view.network, OutputTable([view.network.dense(batch)]), "")
-    view = MaskedBatch(view.network, view.task, view.mask, Item(batch, 0), batch, kept)
+        masked.network.dense(batch)
+    teacher = Teacher(masked.network, OutputTable([masked.network.dense(batch)]), "")
+    masked = MaskedBatch(masked.network, masked.task, masked.mask, Item(batch, 0), batch, teacher)
     with FlopCounterMode(display=False) as all_of_it:
-        torch.autograd.grad(objective(view), view.mask)
+        torch.autograd.grad(objective(masked), masked.mask)
     passes = objective.forward + 2 * objective.backward
     assert all_of_it.get_total_flops() / one.get_total_flops() == pytest.approx(passes, rel=0.05)
 
@@ -71,17 +71,17 @@ def test_an_objective_costs_the_passes_it_is_counted_with(name):
 def test_objectives_by_hand_on_one_weight():
     # Dense probabilities (3/4, 1/4); pruned ones (1/2, 1/2).
     batch = (torch.ones(1, 1), torch.tensor([0]))
-    view = view_of(Fixed(), torch.zeros(1), batch)
-    assert OBJECTIVES.known["loss"](view).item() == pytest.approx(math.log(2), rel=1e-5)
+    masked = masked_of(Fixed(), torch.zeros(1), batch)
+    assert OBJECTIVES.known["loss"](masked).item() == pytest.approx(math.log(2), rel=1e-5)
     reverse = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
     forward = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
-    assert OBJECTIVES.known["reverse-kl"](view).item() == pytest.approx(reverse, rel=1e-5)
-    assert OBJECTIVES.known["forward-kl"](view).item() == pytest.approx(forward, rel=1e-5)
+    assert OBJECTIVES.known["reverse-kl"](masked).item() == pytest.approx(reverse, rel=1e-5)
+    assert OBJECTIVES.known["forward-kl"](masked).item() == pytest.approx(forward, rel=1e-5)
 
 
 def test_delta_loss_by_hand():
     batch = (torch.ones(1, 1), torch.tensor([0]))
-    found = OBJECTIVES.known["delta-loss"](view_of(Fixed(), torch.zeros(1), batch)).item()
+    found = OBJECTIVES.known["delta-loss"](masked_of(Fixed(), torch.zeros(1), batch)).item()
     assert found == pytest.approx(abs(math.log(2) / math.log(4 / 3) - 1), rel=1e-5)
 
 
@@ -92,9 +92,9 @@ def test_grad_norm_by_hand_carries_the_mask_and_counts_every_parameter():
         model.weight.fill_(2.0)
         model.bias.fill_(1.0)
     task = Task(loss=lambda output, batch: ((output - batch[1]) ** 2).mean())
-    view = view_of(model, torch.tensor([0.5]), (torch.tensor([[3.0]]), torch.tensor([[2.0]])), task)
+    masked = masked_of(model, torch.tensor([0.5]), (torch.tensor([[3.0]]), torch.tensor([[2.0]])), task)
     residual = 2 * (0.5 * 2 * 3 + 1 - 2)
-    assert OBJECTIVES.known["grad-norm"](view).item() == pytest.approx(-math.hypot(residual * 0.5 * 3, residual))
+    assert OBJECTIVES.known["grad-norm"](masked).item() == pytest.approx(-math.hypot(residual * 0.5 * 3, residual))
 
 
 def test_grad_match_by_hand():
@@ -104,11 +104,11 @@ def test_grad_match_by_hand():
         model.weight.copy_(torch.tensor([[1.0, 2.0, 4.0]]))
     task = Task(forward=lambda model, batch: batch[0] * model.weight, loss=lambda output, batch: (output**2).sum())
     mask = torch.tensor([1.0, 0.0, 0.5])
-    view = view_of(model, mask, (torch.ones(1, 3), None), task)
+    masked = masked_of(model, mask, (torch.ones(1, 3), None), task)
     sparse, dense = torch.tensor([2.0, 0.0, 2.0]), torch.tensor([2.0, 4.0, 8.0])
     by_hand = ((sparse - sparse.mean()) / sparse.std() - (dense - dense.mean()) / dense.std()).square().mean()
-    assert OBJECTIVES.known["grad-match"](view).item() == pytest.approx(by_hand.item(), rel=1e-5)
-    assert OBJECTIVES.known["grad-match"](view_of(model, torch.ones(3), view.batch, task)).item() == pytest.approx(
+    assert OBJECTIVES.known["grad-match"](masked).item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert OBJECTIVES.known["grad-match"](masked_of(model, torch.ones(3), masked.batch, task)).item() == pytest.approx(
         0, abs=1e-6
     )
 
@@ -120,7 +120,7 @@ def test_feature_mse_by_hand():
         model[2].weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
     mask = torch.ones(12)
     mask[2:4] = 0  # the second hidden unit
-    view = view_of(model, mask, (torch.tensor([[1.0, 2.0]]), None))
+    masked = masked_of(model, mask, (torch.tensor([[1.0, 2.0]]), None))
     sparse, dense = torch.tensor([1.0, 0.0, 3.0]), torch.tensor([1.0, 2.0, 3.0])
 
     def standard(x):
@@ -128,19 +128,19 @@ def test_feature_mse_by_hand():
 
     hidden = (standard(sparse) - standard(dense)).square().mean()
     # The outputs (1, 3) are the same, so the softmax's share is 0, and there are two layers.
-    assert OBJECTIVES.known["feature-mse"](view).item() == pytest.approx(hidden.item() / 2, rel=1e-5)
+    assert OBJECTIVES.known["feature-mse"](masked).item() == pytest.approx(hidden.item() / 2, rel=1e-5)
 
 
 def test_features_can_be_named_and_having_none_is_an_error():
     model = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3))
     x, y = batches(1)[0]
     with pytest.raises(UsageError, match=r"the model has no nn\.ReLU module; give patterns"):
-        OBJECTIVES.known["feature-mse"](view_of(model, torch.ones(36), (x, y)))
+        OBJECTIVES.known["feature-mse"](masked_of(model, torch.ones(36), (x, y)))
     with pytest.raises(UsageError, match="no module's name matches act"):
-        FeatureMSE(("act*",))(view_of(model, torch.ones(36), (x, y)))
+        FeatureMSE(("act*",))(masked_of(model, torch.ones(36), (x, y)))
     mask = torch.ones(36)
     mask[:12] = 0
-    assert FeatureMSE(("1",))(view_of(model, mask, (x, y))).item() > 0.01
+    assert FeatureMSE(("1",))(masked_of(model, mask, (x, y))).item() > 0.01
 
 
 def test_a_relu_used_twice_counts_twice():
@@ -184,7 +184,7 @@ def test_gradients_of_the_logits_against_finite_differences(name, with_norm):
 def test_an_empty_mask_gives_finite_values_and_gradients(name):
     model = mlp()
     mask = torch.zeros(72, requires_grad=True)
-    value = OBJECTIVES.known[name](view_of(model, mask, batches(1)[0]))
+    value = OBJECTIVES.known[name](masked_of(model, mask, batches(1)[0]))
     (gradient,) = torch.autograd.grad(value, mask)
     assert torch.isfinite(value)
     assert torch.isfinite(gradient).all()
@@ -193,10 +193,10 @@ def test_an_empty_mask_gives_finite_values_and_gradients(name):
 def test_no_gradient_is_ever_stored_for_the_weights():
     model = mlp()
     logits = torch.zeros(survey(model).prunable, requires_grad=True)
-    view = view_of(model, torch.sigmoid(logits), batches(1)[0])
-    (gradient,) = torch.autograd.grad(OBJECTIVES.known["reverse-kl"](view), logits)
+    masked = masked_of(model, torch.sigmoid(logits), batches(1)[0])
+    (gradient,) = torch.autograd.grad(OBJECTIVES.known["reverse-kl"](masked), logits)
     assert gradient.abs().sum() > 0
-    assert all(not p.requires_grad and p.grad is None for p in view.network.model.parameters())
+    assert all(not p.requires_grad and p.grad is None for p in masked.network.model.parameters())
     assert all(p.grad is None for p in model.parameters())
 
 

@@ -53,11 +53,11 @@ class Demanding(Largest):
 
 @dataclass(frozen=True)
 class Square(Objective):
-    def __call__(self, view: MaskedBatch):
-        return view.sparse.square().mean()
+    def __call__(self, masked: MaskedBatch):
+        return masked.sparse.square().mean()
 
-def own(view):
-    return view.sparse.square().mean()
+def own(masked):
+    return masked.sparse.square().mean()
 
 class Plain:
     def draw(self, problem, density):
@@ -374,5 +374,5 @@ def test_a_family_lists_its_parts_and_each_has_help():
 
 def test_an_objective_asks_what_it_says():
     assert Loss().asks_outputs is False
-    assert isinstance(OBJECTIVES.read(lambda view: view.sparse.sum()), Objective)
+    assert isinstance(OBJECTIVES.read(lambda masked: masked.sparse.sum()), Objective)
     assert Deterministic().mask(torch.zeros(2), torch.rand(2)).tolist() == [0.5, 0.5]

@@ -108,9 +108,9 @@ def test_cells_share_the_dense_training(finished, monkeypatch):
     titles = []
     original = training.fit
 
-    def watching(setup, start, until, stage, title, ticket=None):
+    def watching(setup, start, until, entry, title, ticket=None):
         titles.append(title)
-        return original(setup, start, until, stage, title, ticket)
+        return original(setup, start, until, entry, title, ticket)
 
     monkeypatch.setattr("tombola.finders.problem.fit", watching)
     other = run(changed(QUICK, finder="random"), finished.directory.parent)

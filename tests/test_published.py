@@ -18,7 +18,7 @@ from tombola.runs.config import from_dict, load_preset
 from tombola.training import SGD, State, fit
 
 from .conftest import as_json, batches, mlp
-from .test_training import setup, stage
+from .test_training import entry, setup
 
 PUBLISHED = {"epochs": 1, "optimizer": SGD(momentum=0), "weight_decay": 0, "summed": True, "clip_norm": 2.0}
 
@@ -27,7 +27,7 @@ def test_the_published_step_is_a_clipped_gradient_of_the_summed_loss():
     model, data = mlp(), batches(1, size=16)
     found = fit(
         setup(model, data, learning_rate=0.5, **PUBLISHED),
-        State.of(model), 1, stage(), "training",
+        State.of(model), 1, entry(), "training",
     )  # fmt: skip
     loss = nn.functional.cross_entropy(model(data[0][0]), data[0][1], reduction="sum")
     gradients = torch.autograd.grad(loss, list(model.parameters()))
@@ -44,7 +44,7 @@ def test_pruned_weights_gradients_count_in_the_clipped_norm():
     start = Ticket(masks).apply_(copy.deepcopy(model))
     found = fit(
         setup(model, data, learning_rate=1.0, **PUBLISHED),
-        State.of(model), 1, stage(), "training", Ticket(masks),
+        State.of(model), 1, entry(), "training", Ticket(masks),
     )  # fmt: skip
     loss = nn.functional.cross_entropy(start(data[0][0]), data[0][1], reduction="sum")
     gradients = dict(

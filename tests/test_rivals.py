@@ -279,8 +279,8 @@ def test_a_shared_training_costs_each_what_it_took_to_get_there():
     model, data, store = mlp(), batches(), MemoryStore()
     of = problem(model, data, store=store)
     ticket = draw(Random(), of)
-    for spent in (Cost(), Cost(100.0, 1000, 1000)):
-        start = State.of(model, 1, spent)
+    for so_far in (Cost(), Cost(100.0, 1000, 1000)):
+        start = State.of(model, 1, so_far)
         trained = of.fit(ticket, start)
         assert (trained.cost - start.cost).forward == 2 * 48
         assert (trained.cost - start.cost).backward == 2 * 48

@@ -35,7 +35,7 @@ def test_bf16_runs_forward_in_bf16_and_keeps_float32_weights():
 
 def test_weights_of_five_dimensions_stay_as_they_are_beside_images():
     model = nn.ModuleList([nn.Conv2d(2, 3, 3), nn.Conv3d(2, 3, 3)])
-    placed = Runtime(CPU, layout="channels-last").place(model)
+    placed = Runtime(CPU, memory_format="channels-last").place(model)
     assert placed[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert placed[1].weight.is_contiguous()
 

@@ -116,7 +116,7 @@ def test_the_teacher_counts_samples():
     model, feed = Mean(), ListFeed(sequences())
     found = make_teacher(model, survey(model).layout, Task(), feed, CPU)
     assert found.forward == 4 * 32
-    found = make_teacher(model, survey(model).layout, Task(), feed, CPU, keep_outputs=False)
+    found = make_teacher(model, survey(model).layout, Task(), feed, CPU, store_outputs=False)
     item = next(feed.epoch(0))
     found.output(item, item.batch)
     assert found.forward == 32
@@ -124,8 +124,8 @@ def test_the_teacher_counts_samples():
 
 def trained(model, data, task=None, **recipe):
     setup = TrainingSetup(model, task or Task(), ListFeed(data), None, Recipe(**recipe), CPU, 0, Silent())
-    stage = MemoryStore().stage("dense", {})
-    return fit(setup, State.of(model), recipe["epochs"], stage, "training"), stage
+    entry = MemoryStore().entry("dense", {})
+    return fit(setup, State.of(model), recipe["epochs"], entry, "training"), entry
 
 
 def test_a_summed_loss_is_the_mean_times_what_it_is_the_mean_over():
@@ -156,8 +156,8 @@ def test_a_row_of_training_metrics_is_a_mean_over_pixels():
     model, x, y = nn.Conv2d(1, 3, 1), torch.randn(2, 1, 2, 2), torch.randint(3, (2, 2, 2))
     y[0, 0] = 255
     data = list(zip(x.split(1), y.split(1), strict=True))
-    _, stage = trained(model, data, Task.segmentation(), epochs=1, learning_rate=1e-9)
-    assert stage.rows()[0]["loss"] == pytest.approx(Task.segmentation().loss(model(x), (x, y)).item(), rel=1e-5)
+    _, entry = trained(model, data, Task.segmentation(), epochs=1, learning_rate=1e-9)
+    assert entry.rows()[0]["loss"] == pytest.approx(Task.segmentation().loss(model(x), (x, y)).item(), rel=1e-5)
 
 
 def informed(model, data, task=None):

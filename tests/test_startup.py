@@ -22,7 +22,7 @@ from scipy import stats
 from tombola import Ticket, UsageError, alive, data
 from tombola.cli.main import main
 from tombola.core.progress import Silent
-from tombola.data import kept, sources
+from tombola.data import loading, sources
 from tombola.data.sources.digits import Digits
 from tombola.networks.runtime import Runtime, changed
 from tombola.runs.config import load_preset
@@ -335,8 +335,8 @@ def test_data_are_loaded_once_in_a_study_and_every_time_outside(reads, tmp_path)
         smaller = data.load(at("digits", tmp_path), train_samples=50)
         assert len(smaller.train) == 50
         assert smaller.fingerprint == data.load("digits").with_training(50).fingerprint
-        assert len(kept._shared) == kept.MOST
-    assert kept._shared is None
+        assert len(loading._shared) == loading.MOST
+    assert loading._shared is None
 
 
 def test_a_failure_to_load_is_not_kept(reads):
@@ -351,8 +351,8 @@ def test_cells_of_a_study_share_their_data_and_keep_their_names(reads, tmp_path)
     from tombola.studies import plan, run_all
 
     layers = [load_preset("digits"), {"epochs": 2, "rewind_to": 1, "milestones": (), "threads": 2}]
-    members = plan(layers, ["random", "magnitude"], [0.5], seeds=2)
-    outcomes = run_all(members, tmp_path, Silent())
+    cells = plan(layers, ["random", "magnitude"], [0.5], seeds=2)
+    outcomes = run_all(cells, tmp_path, Silent())
     assert len(reads) == 1
-    assert run(members[0].config, tmp_path, Silent()).repeated, "outside of a study the cell has the same name"
+    assert run(cells[0].config, tmp_path, Silent()).repeated, "outside of a study the cell has the same name"
     assert all(outcome.values for outcome in outcomes)

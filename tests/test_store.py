@@ -21,40 +21,40 @@ STORES = {"disk": DiskStore, "memory": lambda path: MemoryStore()}
 @pytest.mark.parametrize("kind", STORES)
 def test_artefacts_checkpoints_and_rows(tmp_path, kind):
     store = STORES[kind](tmp_path)
-    stage = store.stage("fit", {"a": 1})
-    assert stage.get("x") is None
-    assert stage.resume() is None
+    entry = store.entry("fit", {"a": 1})
+    assert entry.get("x") is None
+    assert entry.resume() is None
     value = torch.ones(2)
-    stage.record({"step": 0})
-    stage.checkpoint({"value": value, "step": 1})
+    entry.record({"step": 0})
+    entry.checkpoint({"value": value, "step": 1})
     value.zero_()
-    again = store.stage("fit", {"a": 1})
+    again = store.entry("fit", {"a": 1})
     assert again.resume()["value"].tolist() == [1, 1]
     assert again.rows() == [{"step": 0}]
     again.put("x", {"y": [torch.ones(1), 3, "text"]})
     assert again.get("x")["y"][1:] == [3, "text"]
     again.clear_checkpoint()
-    assert store.stage("fit", {"a": 1}).resume() is None
-    assert store.stage("fit", {"a": 2}).get("x") is None
+    assert store.entry("fit", {"a": 1}).resume() is None
+    assert store.entry("fit", {"a": 2}).get("x") is None
 
 
 def test_the_journal_is_cut_back_to_the_checkpoint(tmp_path):
-    stage = DiskStore(tmp_path).stage("fit", {})
-    stage.record({"step": 0})
-    stage.checkpoint({})
-    stage.record({"step": 1})
-    stage.resume()
-    assert stage.rows() == [{"step": 0}]
-    stage.clear_checkpoint()
-    stage.resume()
-    assert stage.rows() == []
+    entry = DiskStore(tmp_path).entry("fit", {})
+    entry.record({"step": 0})
+    entry.checkpoint({})
+    entry.record({"step": 1})
+    entry.resume()
+    assert entry.rows() == [{"step": 0}]
+    entry.clear_checkpoint()
+    entry.resume()
+    assert entry.rows() == []
 
 
 def test_checkpoints_fall_due_by_time(tmp_path):
-    assert not DiskStore(tmp_path, checkpoint_seconds=60).stage("a", {}).due()
-    stage = DiskStore(tmp_path, checkpoint_seconds=0).stage("a", {})
-    assert stage.due()
-    assert not MemoryStore().stage("a", {}).due()
+    assert not DiskStore(tmp_path, checkpoint_seconds=60).entry("a", {}).due()
+    entry = DiskStore(tmp_path, checkpoint_seconds=0).entry("a", {})
+    assert entry.due()
+    assert not MemoryStore().entry("a", {}).due()
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):
@@ -102,16 +102,16 @@ def test_another_configuration_is_refused_with_the_differing_keys(tmp_path):
 
 
 def test_damaged_artefacts_say_what_to_do(tmp_path):
-    stage = DiskStore(tmp_path).stage("a", {})
-    stage.put("x", 1)
-    (stage.directory / "x.pt").write_bytes(b"junk")
+    entry = DiskStore(tmp_path).entry("a", {})
+    entry.put("x", 1)
+    (entry.directory / "x.pt").write_bytes(b"junk")
     with pytest.raises(TombolaError, match=r"x\.pt is damaged .* delete it"):
-        stage.get("x")
+        entry.get("x")
 
 
 def said_by(path, lines):
-    """Return a stage that tells what it says to a list."""
-    return DiskStore(path, say=lines.append).stage("fit", {})
+    """Return an entry that tells what it says to a list."""
+    return DiskStore(path, say=lines.append).entry("fit", {})
 
 
 def lose(journal):
@@ -137,11 +137,11 @@ def zeros(journal):
 @pytest.mark.parametrize("harm", [lose, empty, cut, change, zeros])
 def test_a_journal_that_its_checkpoint_does_not_know_is_begun_anew(tmp_path, harm):
     lines = []
-    stage = said_by(tmp_path, lines)
-    stage.record({"step": 0})
-    stage.record({"step": 10})
-    stage.checkpoint({"step": 11})
-    harm(stage.directory / "metrics.jsonl")
+    entry = said_by(tmp_path, lines)
+    entry.record({"step": 0})
+    entry.record({"step": 10})
+    entry.checkpoint({"step": 11})
+    harm(entry.directory / "metrics.jsonl")
     again = said_by(tmp_path, lines)
     assert again.resume() is None
     assert again.rows() == []
@@ -158,60 +158,60 @@ def test_a_journal_that_its_checkpoint_does_not_know_is_begun_anew(tmp_path, har
 @pytest.mark.parametrize("signed", [True, False])
 def test_a_checkpoint_that_makes_no_sense_is_begun_anew(tmp_path, content, signed):
     lines = []
-    stage = said_by(tmp_path, lines)
-    stage.record({"step": 0})
-    stage.checkpoint({"step": 1})
-    path = stage.directory / "checkpoint.pt"
+    entry = said_by(tmp_path, lines)
+    entry.record({"step": 0})
+    entry.checkpoint({"step": 1})
+    path = entry.directory / "checkpoint.pt"
     write_archive(path, content) if signed else torch.save(content, path)
     assert said_by(tmp_path, lines).resume() is None
     assert len(lines) == 1
     assert not path.exists()
-    assert not (stage.directory / "metrics.jsonl").exists()
+    assert not (entry.directory / "metrics.jsonl").exists()
 
 
 def test_a_store_without_a_listener_warns(tmp_path):
-    stage = DiskStore(tmp_path).stage("fit", {})
-    stage.checkpoint({})
-    (stage.directory / "checkpoint.pt").write_bytes(b"")
+    entry = DiskStore(tmp_path).entry("fit", {})
+    entry.checkpoint({})
+    (entry.directory / "checkpoint.pt").write_bytes(b"")
     with pytest.warns(UserWarning, match="begins anew"):
-        DiskStore(tmp_path).stage("fit", {}).resume()
+        DiskStore(tmp_path).entry("fit", {}).resume()
 
 
 @pytest.mark.parametrize("harm", [lose, empty, cut, change, zeros])
 @pytest.mark.parametrize("also", [False, True])
 def test_the_journal_of_finished_work_is_what_it_was(tmp_path, harm, also):
-    stage = DiskStore(tmp_path).stage("fit", {})
-    stage.record({"step": 0})
-    stage.put("trained", 1)
-    assert DiskStore(tmp_path).stage("fit", {}).rows() == [{"step": 0}]
-    harm(stage.directory / "metrics.jsonl")
+    entry = DiskStore(tmp_path).entry("fit", {})
+    entry.record({"step": 0})
+    entry.put("trained", 1)
+    assert DiskStore(tmp_path).entry("fit", {}).rows() == [{"step": 0}]
+    harm(entry.directory / "metrics.jsonl")
     if also:
-        (stage.directory / "journal.json").unlink()
+        (entry.directory / "journal.json").unlink()
     with pytest.raises(TombolaError, match=r"metrics\.jsonl is damaged; delete the directory .*fit-"):
-        DiskStore(tmp_path).stage("fit", {}).rows()
+        DiskStore(tmp_path).entry("fit", {}).rows()
 
 
 def test_work_that_goes_on_behind_an_artefact_keeps_its_journal(tmp_path):
     """As the dense training does, which is asked for one epoch first and for all of them later."""
-    stage = DiskStore(tmp_path).stage("dense", {})
+    entry = DiskStore(tmp_path).entry("dense", {})
     for epoch in (1, 2):
-        assert (stage.resume() or {"epoch": 0})["epoch"] == epoch - 1
-        stage.record({"epoch": epoch})
-        stage.checkpoint({"epoch": epoch})
-        stage.put(f"epoch-{epoch}", epoch)
-    stage.clear_checkpoint()
-    again = DiskStore(tmp_path).stage("dense", {})
+        assert (entry.resume() or {"epoch": 0})["epoch"] == epoch - 1
+        entry.record({"epoch": epoch})
+        entry.checkpoint({"epoch": epoch})
+        entry.put(f"epoch-{epoch}", epoch)
+    entry.clear_checkpoint()
+    again = DiskStore(tmp_path).entry("dense", {})
     assert again.rows() == [{"epoch": 1}, {"epoch": 2}]
     assert (again.get("epoch-1"), again.get("epoch-2")) == (1, 2)
 
 
-def test_a_stage_that_is_only_looked_at_leaves_nothing(tmp_path):
+def test_an_entry_that_is_only_looked_at_leaves_nothing(tmp_path):
     root = tmp_path / "store"
-    stage = DiskStore(root).stage("draw", {})
-    assert (stage.get("x"), stage.resume(), stage.rows(), stage.due()) == (None, None, [], False)
+    entry = DiskStore(root).entry("draw", {})
+    assert (entry.get("x"), entry.resume(), entry.rows(), entry.due()) == (None, None, [], False)
     assert not root.exists()
-    with stage.locked():
-        assert not stage.directory.exists()
+    with entry.locked():
+        assert not entry.directory.exists()
 
 
 @pytest.mark.parametrize("value", [torch.zeros(3000), {"a": torch.ones(3000), "b": [1, "x"]}, 3, None])
@@ -232,7 +232,7 @@ def test_every_flipped_bit_of_an_artefact_is_damage(tmp_path, value):
 
 def test_an_artefact_of_another_place_is_none_of_this(tmp_path):
     store = DiskStore(tmp_path)
-    one, other = store.stage("fit", {"a": 1}), store.stage("fit", {"a": 2})
+    one, other = store.entry("fit", {"a": 1}), store.entry("fit", {"a": 2})
     one.put("x", 1)
     other.put("x", 2)
     (one.directory / "x.pt").write_bytes((other.directory / "x.pt").read_bytes())
@@ -335,7 +335,7 @@ def test_a_name_as_long_as_a_directory_can_hold(tmp_path):
 
 
 def hold(path, started):
-    with DiskStore(path).stage("a", {}).locked():
+    with DiskStore(path).entry("a", {}).locked():
         started.set()
         time.sleep(60)
 
@@ -348,7 +348,7 @@ def test_a_lock_falls_with_its_process(tmp_path):
     assert started.wait(60)
     process.kill()
     process.join()
-    with DiskStore(tmp_path).stage("a", {}).locked():
+    with DiskStore(tmp_path).entry("a", {}).locked():
         assert not process.is_alive()
 
 

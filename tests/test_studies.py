@@ -20,16 +20,16 @@ from tombola.studies import CellOutcome, StudyCell, plan, run_all, tabulate
 QUICK = [load_preset("digits"), {"epochs": 2, "rewind_to": 1, "milestones": (), "threads": 2}]
 
 
-def labels(members):
-    return [(m.label, m.config.finder.name, m.config.density, m.config.seed) for m in members]
+def labels(cells):
+    return [(m.label, m.config.finder.name, m.config.density, m.config.seed) for m in cells]
 
 
 def test_a_plan_has_every_finder_at_every_density_for_every_seed():
-    members = plan([*QUICK, {"seed": 3, "steps": 9}], ["cts", "random"], [0.1, 0.05], seeds=2)
-    assert labels(members) == [
+    cells = plan([*QUICK, {"seed": 3, "steps": 9}], ["cts", "random"], [0.1, 0.05], seeds=2)
+    assert labels(cells) == [
         (name, name, density, seed) for seed in (3, 4) for density in (0.1, 0.05) for name in ("cts", "random")
     ]
-    finders = [m.config.finder for m in members[:2]]
+    finders = [m.config.finder for m in cells[:2]]
     assert finders == [CTS(steps=9), Random()], "an option goes to the finders that have it"
 
 
@@ -76,8 +76,8 @@ def outcome(label, density, seed, accuracy, seconds=60.0, failure=""):
         "test_accuracy": accuracy, "kept": 10, "dense_equivalents": 2.0,
         "cost": {"seconds": seconds, "forward": 100, "backward": 50},
     }  # fmt: skip
-    member = StudyCell(label, built([*QUICK, {"density": density, "seed": seed}]))
-    return CellOutcome(member, None if failure else values, failure)
+    cell = StudyCell(label, built([*QUICK, {"density": density, "seed": seed}]))
+    return CellOutcome(cell, None if failure else values, failure)
 
 
 def test_a_table_by_hand():
@@ -122,10 +122,10 @@ def test_a_study_goes_on_past_a_failing_cell_and_keeps_its_reason(tmp_path, monk
     def broken(self, problem, density):
         raise SearchError("numbers broke down")
 
-    members = plan(QUICK, ["random", "magnitude"], [0.1], seeds=2)
+    cells = plan(QUICK, ["random", "magnitude"], [0.1], seeds=2)
     monkeypatch.setattr(Random, "draw", broken)
     seen = []
-    outcomes = run_all(members, tmp_path, Silent(), lambda found: seen.append(len(found)))
+    outcomes = run_all(cells, tmp_path, Silent(), lambda found: seen.append(len(found)))
     assert seen == [1, 2, 3, 4]
     assert [o.failure for o in outcomes] == [
         "SearchError: numbers broke down",
@@ -136,7 +136,7 @@ def test_a_study_goes_on_past_a_failing_cell_and_keeps_its_reason(tmp_path, monk
     kept = json.loads((tmp_path / "failures.json").read_text())
     assert [(f["finder"], f["seed"]) for f in kept] == [("random", 0), ("random", 1)]
     monkeypatch.undo()
-    again = run_all(members, tmp_path, Silent())
+    again = run_all(cells, tmp_path, Silent())
     assert all(o.values is not None for o in again)
     assert again[1].values == outcomes[1].values
     assert not (tmp_path / "failures.json").exists()
@@ -157,7 +157,7 @@ def test_whatever_a_model_raises_in_one_cell_is_kept_on_one_line(tmp_path, monke
 def test_a_study_stopped_anywhere_goes_on_with_what_it_had(tmp_path, monkeypatch):
     from tombola.studies import runner
 
-    members = plan(QUICK, ["random", "magnitude"], [0.1, 0.05], seeds=1)
+    cells = plan(QUICK, ["random", "magnitude"], [0.1, 0.05], seeds=1)
     original, count = runner.run, 0
 
     def dying(*arguments):
@@ -169,10 +169,10 @@ def test_a_study_stopped_anywhere_goes_on_with_what_it_had(tmp_path, monkeypatch
 
     monkeypatch.setattr(runner, "run", dying)
     with pytest.raises(KeyboardInterrupt):
-        run_all(members, tmp_path, Silent())
+        run_all(cells, tmp_path, Silent())
     monkeypatch.setattr(runner, "run", original)
-    outcomes = run_all(members, tmp_path, Silent())
-    repeated = [original(m.config, tmp_path, Silent()).repeated for m in members]
+    outcomes = run_all(cells, tmp_path, Silent())
+    repeated = [original(m.config, tmp_path, Silent()).repeated for m in cells]
     assert repeated == [True] * 4
     assert all(o.values for o in outcomes)
 
@@ -268,8 +268,8 @@ def test_a_list_of_finders_may_hold_lists():
     for text in (",".join(wanted), f"[{', '.join(wanted)}]", f"{wanted[0]} , snip,"):
         assert split_list(text) == wanted
     assert split_list(",".join(reversed(wanted))) == wanted[::-1]
-    (member, _) = plan(QUICK, wanted, [0.1], seeds=1)
-    assert member.config.finder.objective == FeatureMSE(("relu*", "act"))
+    (cell, _) = plan(QUICK, wanted, [0.1], seeds=1)
+    assert cell.config.finder.objective == FeatureMSE(("relu*", "act"))
 
 
 def test_warnings_and_failures_of_a_comparison_are_shown(tmp_path, capsys, monkeypatch):

@@ -116,15 +116,15 @@ def test_outputs_are_remembered_for_others_and_cost_what_they_cost(tmp_path, kin
         else ListFeed([item.batch for item in ArrayFeed(arrays, 6).epoch(0)])
     )
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    stage = DiskStore(tmp_path).stage("teacher", {})
-    first = make_teacher(model, survey(model).layout, Task(), feed, CPU, stage=stage)
+    entry = DiskStore(tmp_path).entry("teacher", {})
+    first = make_teacher(model, survey(model).layout, Task(), feed, CPU, entry=entry)
     with torch.no_grad():
         model[1].weight.zero_()  # what is remembered is not computed again
     again = make_teacher(model, survey(model).layout, Task(), ArrayFeed(arrays, 6, seed=2) if kind == "rows" else feed,
-                         CPU, stage=DiskStore(tmp_path).stage("teacher", {}))  # fmt: skip
+                         CPU, entry=DiskStore(tmp_path).entry("teacher", {}))  # fmt: skip
     assert again.how == first.how
     assert again.forward == first.forward == (22 if kind == "rows" else 20)
-    assert again.seconds > stage.get("outputs")["cost"]["seconds"] > 0
+    assert again.seconds > entry.get("outputs")["cost"]["seconds"] > 0
     for item in feed.epoch(3):
         assert torch.equal(again.output(item, item.batch), first.output(item, item.batch))
     assert again.forward == first.forward

@@ -25,14 +25,14 @@ def setup(model, data, **recipe):
     return TrainingSetup(model, Task(), ListFeed(data), ListFeed(data), Recipe(**values), CPU, 7, Silent())
 
 
-def stage(store=None, name="x"):
-    return (store or MemoryStore()).stage("fit", {"name": name})
+def entry(store=None, name="x"):
+    return (store or MemoryStore()).entry("fit", {"name": name})
 
 
 def test_the_loop_is_plain_sgd():
     model, data = mlp(), batches(2)
     plan = setup(model, data, epochs=2, optimizer=SGD(momentum=0.9), weight_decay=0.01, milestones=(1,))
-    trained = fit(plan, State.of(model), 2, stage(), "t")
+    trained = fit(plan, State.of(model), 2, entry(), "t")
     twin = copy.deepcopy(model)
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     for rate in (0.1, 0.01):
@@ -46,7 +46,7 @@ def test_the_loop_is_plain_sgd():
 def test_adamw_trains_as_torchs_does():
     model, data = mlp(), batches(2)
     recipe = {"learning_rate": 0.01, "weight_decay": 0.1, "optimizer": AdamW(beta1=0.8, beta2=0.95, epsilon=1e-6)}
-    trained = fit(setup(model, data, epochs=1, **recipe), State.of(model), 1, stage(), "t")
+    trained = fit(setup(model, data, epochs=1, **recipe), State.of(model), 1, entry(), "t")
     twin = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
     train_epoch(twin, optimizer, data)
@@ -92,7 +92,7 @@ def test_the_rate_moves_from_step_to_step(monkeypatch):
     monkeypatch.setattr(torch.optim.SGD, "step", watching)
     recipe = {"epochs": 2, "learning_rate": 1.0, "lr_schedule": "one-cycle", "optimizer": "sgd:nesterov=true"}
     model = mlp()
-    fit(setup(model, batches(4), **recipe), State.of(model, epoch=1), 2, MemoryStore().stage("a", {}), "training")
+    fit(setup(model, batches(4), **recipe), State.of(model, epoch=1), 2, MemoryStore().entry("a", {}), "training")
     expected = [Recipe(**recipe).learning_rate_at(1 + step / 4) for step in range(4)]
     assert rates == pytest.approx(expected)
 
@@ -108,7 +108,7 @@ def test_labels_are_smoothed_by_hand():
 def test_a_tickets_pruned_weights_end_at_zero_and_momentum_never_revives_them():
     model, data = mlp(), batches(2)
     masks = {e.name: torch.rand(e.shape) < 0.5 for e in survey(model).entries if e.prunable}
-    trained = fit(setup(model, data), State.of(model), 3, stage(), "t", Ticket(masks))
+    trained = fit(setup(model, data), State.of(model), 3, entry(), "t", Ticket(masks))
     for name, mask in masks.items():
         assert (trained.tensors[name][~mask] == 0).all()
         assert (trained.tensors[name][mask] != 0).all()
@@ -118,13 +118,13 @@ def test_a_tickets_pruned_weights_end_at_zero_and_momentum_never_revives_them():
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, steps):
     torch.manual_seed(0)
     model, data = TinyConv(), images(2)  # dropout, running statistics
-    straight = stage(DiskStore(tmp_path / "a"))
+    straight = entry(DiskStore(tmp_path / "a"))
     expected = fit(setup(model, data), State.of(model), 3, straight, "t")
-    broken = stage(DiskStore(tmp_path / "b"))
+    broken = entry(DiskStore(tmp_path / "b"))
     with pytest.raises(Killed):
         fit(setup(model, data), State.of(model), 3, Dying(broken, steps), "t")
     torch.rand(5)  # the caller's generator must not matter
-    resumed = fit(setup(model, data), State.of(model), 3, stage(DiskStore(tmp_path / "b")), "t")
+    resumed = fit(setup(model, data), State.of(model), 3, entry(DiskStore(tmp_path / "b")), "t")
     assert all(torch.equal(resumed.tensors[name], value) for name, value in expected.tensors.items())
     assert broken.rows() == straight.rows()
     assert resumed.cost.forward == expected.cost.forward
@@ -133,7 +133,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, steps):
 def test_the_callers_generator_is_left_alone():
     model = TinyConv()
     before = torch.get_rng_state()
-    fit(setup(model, images()), State.of(model), 1, stage(), "t")
+    fit(setup(model, images()), State.of(model), 1, entry(), "t")
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -145,7 +145,7 @@ def test_one_dense_run_gives_every_epoch(tmp_path):
     first, last = trainer.dense_at(1), trainer.dense_at(3)
     middle = trainer.dense_at(2)  # passed already: trained again beside the run
     for epoch, state in ((1, first), (2, middle), (3, last)):
-        direct = fit(setup(model, data), start, epoch, stage(), "dense training")
+        direct = fit(setup(model, data), start, epoch, entry(), "dense training")
         assert state.digest == direct.digest
         assert state.cost.forward == 32 * epoch
     assert [row["epoch"] for row in trainer.dense_entry().rows()] == [1, 2, 3]
@@ -158,7 +158,7 @@ def test_an_epoch_that_the_dense_run_has_passed_is_trained_beside_it(tmp_path):
     second = trainer.dense_at(2)
     first = trainer.dense_at(1)
     third = trainer.dense_at(3)
-    expected = [fit(setup(model, data), State.of(model), e, stage(), "x").digest for e in (1, 2, 3)]
+    expected = [fit(setup(model, data), State.of(model), e, entry(), "x").digest for e in (1, 2, 3)]
     assert [first.digest, second.digest, third.digest] == expected
     assert [row["epoch"] for row in trainer.dense_entry().rows()] == [1, 2, 3]
 
@@ -184,19 +184,19 @@ def test_the_same_training_is_done_once(tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_advice():
     model = mlp()
     with pytest.raises(SearchError, match=r"the loss is nan in epoch \d; lower the learning rate"):
-        fit(setup(model, batches(4), learning_rate=1e20), State.of(model), 3, stage(), "t")
+        fit(setup(model, batches(4), learning_rate=1e20), State.of(model), 3, entry(), "t")
 
 
 def test_a_later_batch_that_does_not_fit_is_named_in_one_sentence():
     words, labels = torch.zeros(4, 2).long(), torch.zeros(4).long()
     model = nn.Sequential(nn.Embedding(3, 2), nn.Flatten(), nn.Linear(4, 2))
     with pytest.raises(UsageError, match=r"model cannot be run on a batch of the training data.*: IndexError: index"):
-        fit(setup(model, [(words, labels), (words + 3, labels)]), State.of(model), 1, stage(), "t")
+        fit(setup(model, [(words, labels), (words + 3, labels)]), State.of(model), 1, entry(), "t")
 
 
 def test_epochs_beyond_the_recipe_are_refused():
     with pytest.raises(UsageError, match="epoch 4 lies beyond"):
-        fit(setup(mlp(), batches()), State.of(mlp()), 4, stage(), "t")
+        fit(setup(mlp(), batches()), State.of(mlp()), 4, entry(), "t")
 
 
 def test_evaluation_weighs_samples_and_keeps_the_mode(conv):

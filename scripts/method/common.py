@@ -20,7 +20,7 @@ from tombola.ticket import Ticket
 
 
 def rewind_problem(preset: str, seed: int, out: Path) -> tuple[Cell, Trainer, Problem]:
-    """Return a preset's cell and its problem at the rewind point; what is trained and drawn is kept below `out`."""
+    """Return a preset's cell and its problem at the rewind point; what is trained and drawn lies below `out`."""
     # One thread: networks this small gain nothing from more, and the figures do not depend on the number of cores.
     torch.set_num_threads(1)
     config = from_dict({**load_preset(preset), "seed": seed, "threads": 1, "search_batch_size": 512})

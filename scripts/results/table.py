@@ -19,7 +19,7 @@ def spread(row: dict[str, Any]) -> str:
 
 
 def beside(row: dict[str, Any], first: dict[str, Any]) -> str:
-    """Return what the first finder is beside a row's, where the file has kept it."""
+    """Return what the first finder is beside a row's, where the file holds it."""
     found = first.get("differences", {}).get(row["finder"])
     return f"{found['verdict']} ({found['mean']:+.2f})" if found else ""
 
@@ -57,9 +57,9 @@ def print_dynamics(rows: list[dict[str, Any]]) -> None:
     at = "at the start | in the middle | at the end"
     print(f"| density | finder | KL {at} | cosine {at} |\n" + "| --- " * 8 + "|")
     for row in rows:
-        course = row["dynamics"]
-        moments = [course[0], course[len(course) // 2], course[-1]]
-        cells = [f"{moment[kind]:.3f}" for kind in ("kl", "cosine") for moment in moments]
+        trajectory = row["dynamics"]
+        points = [trajectory[0], trajectory[len(trajectory) // 2], trajectory[-1]]
+        cells = [f"{point[kind]:.3f}" for kind in ("kl", "cosine") for point in points]
         print(f"| {100 * row['density']:.4g} % | {row['finder']} | " + " | ".join(cells) + " |")
 
 

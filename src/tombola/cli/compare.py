@@ -42,22 +42,22 @@ def main(arguments: Sequence[str]) -> int:
     options, layers, densities = configure_many(parser, arguments)
     out = out_directory(options)
 
-    from tombola.studies import plan, read_dynamics, run_all, summary, tabulate, write_tables
+    from tombola.studies import measure_dynamics, plan, run_all, summary, tabulate, write_tables
     from tombola.studies.figure import check_picture, draw_study
 
     if options.plot:
         check_picture(Path(options.plot))
     finders = split_list(options.finders)
-    members = plan(layers, finders, densities, options.seeds)
-    config = members[0].config
+    cells = plan(layers, finders, densities, options.seeds)
+    config = cells[0].config
     title = f"{written_name(config.model)} on {written_name(config.data)}"
     with board() as shown:
         outcomes = run_all(
-            members,
+            cells,
             out,
             shown,
             lambda found: shown.show(Later(lambda width: _table(title, tabulate(found), finders[0], width)[0])),
-            [read_dynamics] if options.dynamics else [],
+            [measure_dynamics] if options.dynamics else [],
         )
     rows = tabulate(outcomes)
     if not rows:

@@ -50,12 +50,12 @@ def main(arguments: Sequence[str]) -> None:
     ticket = Ticket.load(path)
     result = _result(directory) if Path(options.ticket).is_dir() else {}
     provenance = ticket.provenance.to_dict() if ticket.provenance else {}
-    dead, kept, density = ticket.dead_units, ticket.kept_by_layer, ticket.density_by_layer
+    dead, kept_by_layer, density = ticket.dead_units, ticket.kept_by_layer, ticket.density_by_layer
     layers: list[dict[str, Any]] = [
         {
             "name": name,
             "shape": list(shape),
-            "kept": kept[name],
+            "kept": kept_by_layer[name],
             "density": density[name],
             "dead_units": dead.get(name, 0),
         }

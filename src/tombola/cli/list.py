@@ -8,7 +8,7 @@ from tombola.cli.options import add_json_option, make_parser, parse
 from tombola.cli.show import show_json, show_table, show_text, size_words
 
 if TYPE_CHECKING:
-    from tombola.runs.inventory import Entry
+    from tombola.runs.inventory import ListedRun
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,28 +24,28 @@ def main(arguments: Sequence[str]) -> None:
     add_json_option(parser)
     options = parse(parser, arguments)
 
-    from tombola.runs.inventory import entries
+    from tombola.runs.inventory import list_runs
     from tombola.runs.rundir import STORE
     from tombola.storage.files import size_of
 
     out = Path(options.directory)
-    found = entries(out)
+    found = list_runs(out)
     store = size_of(out / STORE)
     if options.json:
-        show_json({"runs": [entry.to_dict() for entry in found], "store_bytes": store})
+        show_json({"runs": [run.to_dict() for run in found], "store_bytes": store})
         return
     columns = ("name", "finder", "density", "seed", "state", "test accuracy", "size")
     show_table(options.directory, columns, map(_row, found))
     show_text(f"what they share (in {STORE}): {size_words(store)}; tombola clean {options.directory} makes it smaller")
 
 
-def _row(entry: "Entry") -> tuple[str, ...]:
+def _row(run: "ListedRun") -> tuple[str, ...]:
     return (
-        entry.name,
-        entry.finder or "",
-        "" if entry.density is None else f"{100 * entry.density:.4g} %",
-        "" if entry.seed is None else str(entry.seed),
-        entry.state,
-        "" if entry.test_accuracy is None else f"{entry.test_accuracy:.2f} %",
-        size_words(entry.bytes),
+        run.name,
+        run.finder or "",
+        "" if run.density is None else f"{100 * run.density:.4g} %",
+        "" if run.seed is None else str(run.seed),
+        run.state,
+        "" if run.test_accuracy is None else f"{run.test_accuracy:.2f} %",
+        size_words(run.bytes),
     )

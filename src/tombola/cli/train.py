@@ -42,8 +42,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.json:
         show_json({**values, "repeated": result.repeated})
         return
-    kept = f"{values['kept']:,} of {values['prunable']:,}"
-    row = (values.get("finder", "ticket"), f"{values['test_accuracy']:.2f} %", kept, f"{values['seconds']:.1f}")
+    weights = f"{values['kept']:,} of {values['prunable']:,}"
+    row = (values.get("finder", "ticket"), f"{values['test_accuracy']:.2f} %", weights, f"{values['seconds']:.1f}")
     columns = ("ticket", "test accuracy", "weights kept", "seconds of training")
     show_table(f"{written_name(config.model)} on {written_name(config.data)}, seed {config.seed}", columns, [row])
     show_ticket_words(values)

@@ -31,8 +31,8 @@ class Cost:
 class Meter:
     """Adds up the cost of a loop; it starts from what was spent before an interruption."""
 
-    def __init__(self, spent: Cost | None = None) -> None:
-        self._spent = spent or Cost()
+    def __init__(self, before: Cost | None = None) -> None:
+        self._before = before or Cost()
         self._since = time.perf_counter()
         self._forward = 0
         self._backward = 0
@@ -44,4 +44,4 @@ class Meter:
 
     def read(self) -> Cost:
         """Return everything spent so far."""
-        return self._spent + Cost(time.perf_counter() - self._since, self._forward, self._backward)
+        return self._before + Cost(time.perf_counter() - self._since, self._forward, self._backward)

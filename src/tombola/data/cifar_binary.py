@@ -21,8 +21,8 @@ _SMALL = 1_000
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A binary folder.
+class FileFormat:
+    """The binary files of a folder.
 
     train, test: how many records each file holds. classes: how many each of a record's label bytes tells apart; the
     last byte is the label.
@@ -34,22 +34,22 @@ class Layout:
     classes: tuple[int, ...]
 
 
-CIFAR10 = Layout(
+CIFAR10 = FileFormat(
     "cifar-10-batches-bin",
     {f"data_batch_{number}.bin": 10_000 for number in range(1, 6)},
     {"test_batch.bin": 10_000},
     (10,),
 )
-CIFAR100 = Layout("cifar-100-binary", {"train.bin": 50_000}, {"test.bin": 10_000}, (20, 100))
+CIFAR100 = FileFormat("cifar-100-binary", {"train.bin": 50_000}, {"test.bin": 10_000}, (20, 100))
 
 
-def find(layout: Layout, root: Path) -> dict[str, Path] | None:
+def find(file_format: FileFormat, root: Path) -> dict[str, Path] | None:
     """Return where each file lies, plain or compressed, in a folder or the official one within; None without any.
 
     Raises UsageError naming the first missing one of several.
     """
-    for folder in (root, root / layout.folder):
-        paths = {name: _first(folder / name) for name in (*layout.train, *layout.test)}
+    for folder in (root, root / file_format.folder):
+        paths = {name: _first(folder / name) for name in (*file_format.train, *file_format.test)}
         found = {name: path for name, path in paths.items() if path is not None}
         if len(found) == len(paths):
             return found
@@ -65,19 +65,19 @@ def _first(path: Path) -> Path | None:
     return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
 
 
-def read(layout: Layout, files: Mapping[str, Path]) -> Raw:
+def read(file_format: FileFormat, files: Mapping[str, Path]) -> Raw:
     """Return the images of all files; raises UsageError naming the one that does not hold what it should."""
-    official = {**layout.train, **layout.test}
-    records = {name: _records(files[name], most, len(layout.classes)) for name, most in official.items()}
+    official = {**file_format.train, **file_format.test}
+    records = {name: _records(files[name], most, len(file_format.classes)) for name, most in official.items()}
     if any(len(rows) > _SMALL for rows in records.values()):
         for name, rows in records.items():
             if len(rows) != official[name]:
                 raise UsageError(f"{shown(files[name])} should hold {official[name]:,} records and holds {len(rows):,}")
     for name, rows in records.items():
-        _check_labels(files[name], rows, layout.classes)
+        _check_labels(files[name], rows, file_format.classes)
     return Raw(
-        _together([records[name] for name in layout.train], layout),
-        _together([records[n] for n in layout.test], layout),
+        _together([records[name] for name in file_format.train], file_format),
+        _together([records[n] for n in file_format.test], file_format),
     )
 
 
@@ -104,8 +104,8 @@ def _check_labels(path: Path, records: np.ndarray, classes: tuple[int, ...]) -> 
             raise UsageError(f"{shown(path)}: record {wrong[0]} has the label {label}; allowed are 0 to {count - 1}")
 
 
-def _together(parts: list[np.ndarray], layout: Layout) -> tuple[Tensor, Tensor]:
+def _together(parts: list[np.ndarray], file_format: FileFormat) -> tuple[Tensor, Tensor]:
     """Return images (N, 3, 32, 32) and labels (N,)."""
     records = torch.from_numpy(np.concatenate(parts))
-    labels = len(layout.classes)
+    labels = len(file_format.classes)
     return records[:, labels:].reshape(-1, *_IMAGE).contiguous(), records[:, labels - 1].long()

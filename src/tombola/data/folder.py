@@ -33,18 +33,18 @@ def load_part(data_dir: Path, part: str, size: int | None = None) -> Part:
     """Return images (N, C, H, W) uint8, labels (N,) and class names of `data_dir/part`.
 
     A part is a folder or a tar file (plain, gz, xz) of class folders, inside one wrapping folder or not. size: images
-    are resized to size x size pixels. Decoded images are kept in the cache ($TOMBOLA_CACHE, else ~/.cache/tombola).
+    are resized to size x size pixels. Decoded images lie in the cache ($TOMBOLA_CACHE, else ~/.cache/tombola).
     Raises UsageError that names what is at fault.
     """
     source = find_part(data_dir, part)
     if source is None:
         allowed = ", ".join(candidate.name for candidate in _candidates(data_dir, part))
         raise UsageError(f"{shown(data_dir)} holds none of {allowed}", option="data_dir")
-    kept = _cache_file(source, size)
-    found = _read_cache(kept)
+    cached = _cache_file(source, size)
+    found = _read_cache(cached)
     if found is None:
         found = _decode(source, size)
-        _write_cache(kept, found)
+        _write_cache(cached, found)
     return found
 
 
@@ -76,10 +76,10 @@ def _cache_file(source: Path, size: int | None) -> Path:
     return root / f"folder-{seen.hexdigest()[:24]}.safetensors"
 
 
-def _read_cache(kept: Path) -> Part | None:
+def _read_cache(cached: Path) -> Part | None:
     """Return what was decoded, or None where there is no cache, or one that is not, to the bit, what was written."""
     try:
-        with safe_open(kept, "pt") as file:
+        with safe_open(cached, "pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it cannot be iterated
             expected = (file.metadata() or {}).get("sha256")
     except (OSError, SafetensorError):
@@ -89,17 +89,17 @@ def _read_cache(kept: Path) -> Part | None:
     return found["images"], found["labels"], bytes(found["names"].tolist()).decode().split("\n")
 
 
-def _write_cache(kept: Path, part: Part) -> None:
+def _write_cache(cached: Path, part: Part) -> None:
     images, labels, names = part
     text = torch.tensor(list("\n".join(names).encode()), dtype=torch.uint8)
     tensors = {"images": images, "labels": labels, "names": text}
     content = tensors_to_bytes(tensors, {"sha256": digest_tensors(tensors)})
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(kept, content)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(cached, content)
     except OSError as error:
         raise UsageError(
-            f"decoded images cannot be kept in {shown(kept)} ({error.strerror}); "
+            f"decoded images cannot be kept in {shown(cached)} ({error.strerror}); "
             "the variable TOMBOLA_CACHE names another folder for them"
         ) from error
 

@@ -140,14 +140,14 @@ def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
     settled = finder.settled(problem) if hasattr(finder, "settled") else finder
     entry = problem.draw_entry(identify(settled), density, needs.trains)
     with entry.locked():
-        kept = entry.get("ticket")
-        if kept is None:
+        stored = entry.get("ticket")
+        if stored is None:
             with seeded(problem.seed, "draw", device=problem.runtime.device):
                 found = settled.draw(replace(problem, entry=entry), density)
-            kept = _pack(_checked(settled, found, selection))
-            entry.put("ticket", kept)
+            stored = _pack(_checked(settled, found, selection))
+            entry.put("ticket", stored)
             entry.clear_checkpoint()
-    return _unpack(kept, entry.rows())
+    return _unpack(stored, entry.rows())
 
 
 def _checked(finder: Any, found: object, selection: Selection) -> Drawn:
@@ -158,9 +158,9 @@ def _checked(finder: Any, found: object, selection: Selection) -> Drawn:
     names, shapes = selection.layout.names, selection.layout.shapes
     if found.ticket.shapes != dict(zip(names, shapes, strict=True)):
         raise UsageError(f"{name} returned a ticket of other weights than the prunable ones", option="finder")
-    kept = found.ticket.kept_by_layer
+    kept_by_layer = found.ticket.kept_by_layer
     for pool in selection.pools:
-        chosen = sum(kept[names[layer]] for layer in pool.layers)
+        chosen = sum(kept_by_layer[names[layer]] for layer in pool.layers)
         if chosen != pool.kept:
             where = "all" if len(pool.layers) == len(names) else ", ".join(names[layer] for layer in pool.layers)
             raise UsageError(
@@ -220,9 +220,9 @@ def _pack(found: Drawn) -> dict[str, Any]:
     }
 
 
-def _unpack(kept: Mapping[str, Any], rows: list[dict[str, Any]]) -> Drawn:
-    provenance, start = kept["provenance"], kept["start"]
-    ticket = Ticket(kept["masks"], provenance and Provenance.from_dict(provenance), kept["scores"])
+def _unpack(stored: Mapping[str, Any], rows: list[dict[str, Any]]) -> Drawn:
+    provenance, start = stored["provenance"], stored["start"]
+    ticket = Ticket(stored["masks"], provenance and Provenance.from_dict(provenance), stored["scores"])
     return Drawn(ticket, rows, start and State.from_dict(start))
 
 

@@ -59,8 +59,8 @@ class ContinuousSparsification(TrainingFinder):
         for number in range(1, self.rounds + 1):
             if number > 1:
                 gates = (self.temperature * gates).clamp(max=self.gate_start)
-            gates, spent, rows = self._round(problem, selection, gates, number)
-            cost += spent
+            gates, round_cost, rows = self._round(problem, selection, gates, number)
+            cost += round_cost
             for row in rows:
                 entry.record(row)
             if int(selection.groups.expand(gates > 0).sum()) <= selection.kept:
@@ -76,14 +76,14 @@ class ContinuousSparsification(TrainingFinder):
         """Return s after a round, what the round cost, and what it recorded."""
         entry = problem.draw_entry({**identify(self), "round": number}, None, trains=True)
         with entry.locked():
-            kept = entry.get("round")
-            if kept is None:
+            stored = entry.get("round")
+            if stored is None:
                 gates = HardeningGates(self, problem, selection, start)
                 trained = problem.fit_with(gates, entry, f"{self.name}, round {number}", self.epochs)
-                kept = {"gates": gates.values, "cost": (trained.cost - problem.cost_so_far).to_dict()}
-                entry.put("round", kept)
+                stored = {"gates": gates.values, "cost": (trained.cost - problem.cost_so_far).to_dict()}
+                entry.put("round", stored)
                 entry.clear_checkpoint()
-        return kept["gates"].cpu(), Cost(**kept["cost"]), entry.rows()
+        return stored["gates"].cpu(), Cost(**stored["cost"]), entry.rows()
 
 
 class Hardening:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from tombola.core import concrete
 from tombola.core.concrete import RELAXATION_HELP, RELAXATIONS, Concrete, Relaxation
@@ -12,12 +12,12 @@ from tombola.core.parts import COUNT, POSITIVE, one_of, option
 from tombola.core.schedules import one_cycle
 from tombola.core.selection import Density
 from tombola.finders import diagnostics
-from tombola.finders.base import Drawn, Finder, Needs, drawn, search_batch_size
+from tombola.finders.base import Drawn, Needs, drawn, search_batch_size
+from tombola.finders.objective_finder import ObjectiveFinder
 from tombola.finders.problem import Problem
 from tombola.finders.search import Search, run_steps
 from tombola.networks.network import FrozenNetwork
-from tombola.networks.teacher import Teacher, make_teacher, usual_objective
-from tombola.objectives import OBJECTIVES, Objective
+from tombola.networks.teacher import Teacher, make_teacher
 
 # Steps of the published searches, short and long (20 and 160 epochs of CIFAR), and when their learning rates drop.
 PUBLISHED_DROPS = {1_960: 1_568, 15_680: 13_622}
@@ -53,20 +53,8 @@ SEARCH_SCHEDULES = {
 }
 
 
-OBJECTIVE_HELP = f"what the search minimises: {', '.join(OBJECTIVES)}, or my_module:function"
-OBJECTIVE_UNSET = "loss while the network has learned nothing, else reverse-kl"
-
-
-def default_objective(problem: Problem) -> Objective:
-    """Return what to minimise where nobody says: the loss while the network has learned nothing, else reverse KL."""
-    name = usual_objective(
-        problem.network(), problem.layout, problem.task, problem.feed, problem.runtime, problem.progress
-    )
-    return OBJECTIVES.read(name)
-
-
 @dataclass(frozen=True)
-class CTS(Finder):
+class CTS(ObjectiveFinder):
     """Weights stay frozen; one logit a weight is trained so that masks sampled from it serve the objective.
 
     epsilon: published runs multiply most objectives by 100, which to Adam is an epsilon of 1e-10, and matters where
@@ -87,13 +75,6 @@ class CTS(Finder):
             "teacher": "batch",
         }
     }
-    objective: Objective | None = option(
-        None,
-        OBJECTIVE_HELP,
-        family=OBJECTIVES,
-        unset=OBJECTIVE_UNSET,
-        group="search",
-    )
     steps: int = option(1960, "length of the search", must=COUNT, group="search")
     controller: Controller = option(
         ProportionalBalance(), CONTROLLER_HELP, family=CONTROLLERS,
@@ -139,20 +120,14 @@ class CTS(Finder):
 
     def needs(self) -> Needs:
         """Return what it needs of a run."""
-        asked = self.objective.asks_task if self.objective is not None else ("loss",)
-        return Needs(samples=self.batch_size, batches=self.steps, task=asked)
+        return replace(super().needs(), samples=self.batch_size, batches=self.steps)
 
-    def check(self, network: FrozenNetwork) -> None:
-        """Raise UsageError where the objective cannot look at a network."""
-        if self.objective is not None:
-            self.objective.check(network)
-
-    def settled(self, problem: Problem) -> "CTS":
+    def settled(self, problem: Problem) -> Self:
         """Return the same search with objective, learning rate and controller written out."""
-        objective = self.objective or default_objective(problem)
+        found = super().settled(problem)
         peak = self.schedule.peak(self.steps) if self.learning_rate is None else self.learning_rate
-        controller = settled(self.controller, objective.name)
-        return replace(self, objective=objective, learning_rate=peak, controller=controller)
+        controller = settled(self.controller, found.settled_objective.name)
+        return replace(found, learning_rate=peak, controller=controller)
 
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density."""
@@ -160,13 +135,12 @@ class CTS(Finder):
         network = FrozenNetwork(problem.network(), problem.layout, problem.task, problem.runtime)
         network.use_batch_statistics()
         search = Search(finder, problem, finder.selection(problem, density), network, finder._teacher(problem))
-        assert finder.objective is not None
-        run_steps(search, finder.steps, problem, finder.objective.name)
+        run_steps(search, finder.steps, problem, finder.settled_objective.name)
         return finder._finish(search, problem, density)
 
     def _teacher(self, problem: Problem) -> Teacher | None:
-        assert self.objective is not None
-        if not (self.objective.asks_outputs or self.objective.asks_network):
+        objective = self.settled_objective
+        if not (objective.asks_outputs or objective.asks_network):
             return None
         teacher = make_teacher(
             problem.network(),
@@ -174,7 +148,7 @@ class CTS(Finder):
             problem.task,
             problem.feed,
             problem.runtime,
-            self.objective.asks_outputs,
+            objective.asks_outputs,
             problem.teacher_entry(),
             by_batch=self.teacher == "batch",
         )
@@ -183,12 +157,11 @@ class CTS(Finder):
 
     def _finish(self, search: Search, problem: Problem, density: Density) -> Drawn:
         """Cut: keep the k largest logits, and look at what that made of the soft masks."""
-        assert self.objective is not None
         mask, cost, logits, rows = search.top(), search.meter.read(), search.logits, problem.entry.rows()
         seen = problem.probe_batches()
         unseen = list(islice(problem.held_out.epoch(0), diagnostics.BATCHES)) if problem.held_out else []
-        outcome = diagnostics.SearchFindings(
-            name=self.objective.name,
+        findings = diagnostics.SearchFindings(
+            name=self.settled_objective.name,
             first=diagnostics.window_mean(rows, "objective", last=False),
             soft=diagnostics.window_mean(rows, "objective", last=True),
             hard=search.hard_value(mask, seen),
@@ -196,7 +169,7 @@ class CTS(Finder):
             expected_density=concrete.expected_density(logits),
             hard_density=concrete.hard_density(logits),
         )
-        warnings = diagnostics.search_signs(outcome, search.selection.kept / problem.layout.total, rows)
+        warnings = diagnostics.search_signs(findings, search.selection.kept / problem.layout.total, rows)
         warnings += diagnostics.cut_paths(search.network, mask, problem.feed, problem.runtime)
         return drawn(
             self,
@@ -205,7 +178,7 @@ class CTS(Finder):
             mask,
             search.selection.groups.expand(logits),
             cost,
-            objective=asdict(outcome),
+            objective=asdict(findings),
             teacher=search.teacher.how if search.teacher else "",
             warnings=tuple(warnings),
         )

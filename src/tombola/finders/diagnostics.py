@@ -29,7 +29,7 @@ _TURNOVER_LEFT = 0.001
 _OVERFIT = 4.0
 # An objective that has fallen below this share of its start leaves nothing to explore.
 _SOLVED = 0.01
-# Fewer rows than this tell nothing of a course.
+# Fewer rows than this tell nothing of how a search went.
 _FEWEST_ROWS = 12
 
 
@@ -91,19 +91,19 @@ def missed_density(expected_density: float, density: float) -> list[str]:
     ]
 
 
-def search_signs(outcome: SearchFindings, density: float, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def search_signs(findings: SearchFindings, density: float, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Warn of a search for a ticket of some density that went wrong; rows: what it recorded."""
-    signs = closed_gates(outcome.hard_density, density)
-    if outcome.soft >= outcome.first:
+    signs = closed_gates(findings.hard_density, density)
+    if findings.soft >= findings.first:
         signs.append(
-            f"the objective {outcome.name} did not improve during the search "
-            f"({outcome.first:.4g} at the start, {outcome.soft:.4g} at the end)"
+            f"the objective {findings.name} did not improve during the search "
+            f"({findings.first:.4g} at the start, {findings.soft:.4g} at the end)"
         )
     if len(rows) >= _FEWEST_ROWS:
         signs += _balance_signs(rows, density)
-        if not 0 <= outcome.soft < _SOLVED * outcome.first:
+        if not 0 <= findings.soft < _SOLVED * findings.first:
             signs += _exploration_signs(rows)
-    return signs + _overfitting_signs(outcome)
+    return signs + _overfitting_signs(findings)
 
 
 def _balance_signs(rows: Sequence[Mapping[str, Any]], density: float) -> list[str]:
@@ -143,15 +143,15 @@ def _exploration_signs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return []
 
 
-def _overfitting_signs(outcome: SearchFindings) -> list[str]:
+def _overfitting_signs(findings: SearchFindings) -> list[str]:
     """Warn of a ticket that agrees with the dense network on the search's data only."""
-    if outcome.name not in {"reverse-kl", "forward-kl"} or outcome.held_out is None:
+    if findings.name not in {"reverse-kl", "forward-kl"} or findings.held_out is None:
         return []
-    if outcome.held_out > _OVERFIT * outcome.hard:
+    if findings.held_out > _OVERFIT * findings.hard:
         return [
-            f"the ticket is fitted to the dense network's outputs on the search's data: {outcome.name} is "
-            f"{outcome.held_out:.4g} on held-out data and {outcome.hard:.4g} on these; search on more data or in fewer "
-            "steps"
+            f"the ticket is fitted to the dense network's outputs on the search's data: {findings.name} is "
+            f"{findings.held_out:.4g} on held-out data and {findings.hard:.4g} on these; search on more data or "
+            "in fewer steps"
         ]
     return []
 

@@ -23,7 +23,7 @@ def cubic(density: float, done: float) -> float:
 
 
 def geometric(density: float, done: float) -> float:
-    """Return κ^s: every round removes the same share of what remains, as in iterative pruning."""
+    """Return κ^s: every cut removes the same share of what remains, as in iterative pruning."""
     found: float = density**done
     return found
 
@@ -53,8 +53,8 @@ class Gradual(TrainingFinder):
 
     def density_at(self, density: float, share: float) -> float:
         """Return the density of the mask after a share of the training."""
-        number = int(min(share / self.share, 1.0) * self.rounds)
-        return SCHEDULES[self.schedule](density, number / self.rounds)
+        cuts = int(min(share / self.share, 1.0) * self.rounds)
+        return SCHEDULES[self.schedule](density, cuts / self.rounds)
 
     def find(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density, along a training."""

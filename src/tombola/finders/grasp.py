@@ -29,24 +29,24 @@ class GraSP(SaliencyOnBatches):
         """Return θ ⊙ Hg at the pruned network."""
         weights = (mask * context.network.weights).detach().requires_grad_()
         gradients: list[Tensor] = []
-        for view in context.views(mask):
-            gradients.append(self._gradient(context, weights, view, create_graph=False))
+        for masked in context.masked_batches(mask):
+            gradients.append(self._gradient(context, weights, masked, create_graph=False))
         mean = torch.stack(gradients).mean(dim=0).detach()
         product = torch.zeros_like(weights)
-        for view in context.views(mask):
-            inner = (self._gradient(context, weights, view, create_graph=True) * mean).sum()
+        for masked in context.masked_batches(mask):
+            inner = (self._gradient(context, weights, masked, create_graph=True) * mean).sum()
             product = product + torch.autograd.grad(inner, weights)[0]
         context.count(2, 5)
         return weights * product / len(context.items)
 
-    def _gradient(self, context: ScoringContext, weights: Tensor, view: MaskedBatch, create_graph: bool) -> Tensor:
+    def _gradient(self, context: ScoringContext, weights: Tensor, masked: MaskedBatch, create_graph: bool) -> Tensor:
         with twice_differentiable():
-            output = context.network.under(weights, view.batch)
+            output = context.network.under(weights, masked.batch)
         if not isinstance(output, Tensor):
             raise UsageError(
                 f"{self.name} divides outputs by a temperature and needs them to be tensors", option="finder"
             )
-        loss = context.problem.task.loss(output / self.temperature, view.batch)
+        loss = context.problem.task.loss(output / self.temperature, masked.batch)
         return torch.autograd.grad(loss, weights, create_graph=create_graph)[0]
 
 

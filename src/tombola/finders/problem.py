@@ -30,7 +30,7 @@ from tombola.training import Fit, State, TrainingCallback, TrainingSetup, fit
 
 
 class Trainer:
-    """Trains one network, dense or under tickets; what is trained once is kept in the store.
+    """Trains one network, dense or under tickets; what is trained once lies in the store.
 
     setup: network, data and recipe. start: θ₀. store: where results and checkpoints lie. identity: what the results
     depend on beyond the recipe, the seed, the start and the ticket (the data). own: what trains in place of fit().
@@ -53,81 +53,81 @@ class Trainer:
         }
 
     def dense_entry(self) -> StoreEntry:
-        """Return the stage of the dense training from θ₀."""
-        return self._store.stage("dense", {**self.identity, "start": self.start.digest})
+        """Return the entry of the dense training from θ₀."""
+        return self._store.entry("dense", {**self.identity, "start": self.start.digest})
 
     def dense_at(self, epoch: int) -> State:
         """Return the dense network after `epoch` epochs: one run, continued as far as anybody asks."""
         if epoch == 0:
             return self.start
-        stage = self.dense_entry()
-        with stage.locked():
-            kept = stage.get(f"epoch-{epoch}")
-            if kept is None:
-                kept = self._train_dense(stage, epoch).to_dict()
-                stage.put(f"epoch-{epoch}", kept)
+        entry = self.dense_entry()
+        with entry.locked():
+            stored = entry.get(f"epoch-{epoch}")
+            if stored is None:
+                stored = self._train_dense(entry, epoch).to_dict()
+                entry.put(f"epoch-{epoch}", stored)
                 if epoch == self.setup.recipe.epochs:
-                    stage.clear_checkpoint()
-        return State.from_dict(kept)
+                    entry.clear_checkpoint()
+        return State.from_dict(stored)
 
-    def _train_dense(self, stage: StoreEntry, epoch: int) -> State:
-        finished = stage.get(f"epoch-{self.setup.recipe.epochs}") is not None
-        reached = None if finished else stage.resume()
+    def _train_dense(self, entry: StoreEntry, epoch: int) -> State:
+        finished = entry.get(f"epoch-{self.setup.recipe.epochs}") is not None
+        reached = None if finished else entry.resume()
         beyond = finished or (reached is not None and (reached["epoch"], reached["position"]) > (epoch, 0))
-        # An epoch that the kept run has passed is trained again beside it, to the same values.
-        where = MemoryStore().stage("dense", {}) if beyond else stage
+        # An epoch that the stored run has passed is trained again beside it, to the same values.
+        where = MemoryStore().entry("dense", {}) if beyond else entry
         return (self._own or fit)(self.setup, self.start, epoch, where, "dense training", None)
 
     def ticket_entry(
         self, ticket: Ticket | None, start: State, kind: str = "train", further: Mapping[str, Any] | None = None
     ) -> StoreEntry:
-        """Return the stage of a ticket's training, or of something else about it; None is the dense network.
+        """Return the entry of a ticket's training, or of something else about it; None is the dense network.
 
         further: what that depends on beyond the training.
         """
         what = {"start": start.digest, "epoch": start.epoch, "ticket": ticket.digest if ticket else "none"}
-        return self._store.stage(kind, {**self.identity, **what, **(further or {})})
+        return self._store.entry(kind, {**self.identity, **what, **(further or {})})
 
     def fit(self, ticket: Ticket, start: State) -> State:
         """Return the network after training under a ticket, from `start` to the recipe's last epoch."""
-        stage = self.ticket_entry(ticket, start)
-        with stage.locked():
-            kept = stage.get("trained")
-            if kept is None:
-                kept = self._train(start, self.setup.recipe.epochs, stage, "ticket training", ticket)
-                stage.put("trained", kept)
-                stage.clear_checkpoint()
-        return _after(start, kept)
+        entry = self.ticket_entry(ticket, start)
+        with entry.locked():
+            stored = entry.get("trained")
+            if stored is None:
+                stored = self._train(start, self.setup.recipe.epochs, entry, "ticket training", ticket)
+                entry.put("trained", stored)
+                entry.clear_checkpoint()
+        return _after(start, stored)
 
     def trajectory(self, ticket: Ticket | None, start: State, epochs: Sequence[int]) -> Iterator[State]:
         """Yield the network after several epochs of one training, rising from that of `start` on; None: dense.
 
-        What is yielded is kept, so that a course that was stopped goes on where it was.
+        What is yielded is stored, so that a trajectory that was stopped goes on where it was.
         """
-        stage = self.ticket_entry(ticket, start, "course")
+        entry = self.ticket_entry(ticket, start, "course")
         for epoch in epochs:
-            with stage.locked():
-                kept = stage.get(f"epoch-{epoch}")
-                if kept is None:
+            with entry.locked():
+                stored = entry.get(f"epoch-{epoch}")
+                if stored is None:
                     title = f"course of the {'ticket' if ticket else 'dense network'}"
-                    kept = self._train(start, epoch, stage, title, ticket)
-                    stage.put(f"epoch-{epoch}", kept)
-            yield _after(start, kept)
+                    stored = self._train(start, epoch, entry, title, ticket)
+                    entry.put(f"epoch-{epoch}", stored)
+            yield _after(start, stored)
 
-    def _train(self, start: State, until: int, stage: StoreEntry, title: str, ticket: Ticket | None) -> dict[str, Any]:
+    def _train(self, start: State, until: int, entry: StoreEntry, title: str, ticket: Ticket | None) -> dict[str, Any]:
         """Return the trained state for the store, with the cost of this training alone.
 
         The way to `start` may have cost others who share the state something else.
         """
-        state = (self._own or fit)(self.setup, start, until, stage, title, ticket)
+        state = (self._own or fit)(self.setup, start, until, entry, title, ticket)
         return replace(state, cost=state.cost - start.cost).to_dict()
 
     def fit_with(
-        self, callback: TrainingCallback, start: State, stage: StoreEntry, title: str, epochs: int | None = None
+        self, callback: TrainingCallback, start: State, entry: StoreEntry, title: str, epochs: int | None = None
     ) -> State:
         """Return the network after a training with a callback, from `start` to the last epoch.
 
-        stage: keeps checkpoints and metrics. epochs: of a whole training in place of the recipe's. Raises UsageError
+        entry: keeps checkpoints and metrics. epochs: of a whole training in place of the recipe's. Raises UsageError
         where a training function of the user's own trains.
         """
         if self._own is not None:
@@ -135,12 +135,12 @@ class Trainer:
                 "this finder trains weights and masks together, by the recipe; leave fit out", option="fit"
             )
         recipe = self.setup.recipe.stretched(epochs or self.setup.recipe.epochs)
-        return fit(replace(self.setup, recipe=recipe), start, recipe.epochs, stage, title, callback=callback)
+        return fit(replace(self.setup, recipe=recipe), start, recipe.epochs, entry, title, callback=callback)
 
 
-def _after(start: State, kept: Mapping[str, Any]) -> State:
+def _after(start: State, stored: Mapping[str, Any]) -> State:
     """Return what `Trainer._train` made of `start`, with what it took from θ₀ on."""
-    found = State.from_dict(kept)
+    found = State.from_dict(stored)
     return replace(found, cost=start.cost + found.cost)
 
 
@@ -200,12 +200,12 @@ class Problem:
         return load_weights(self.model, self.weights.tensors)
 
     def draw_entry(self, finder: Mapping[str, Any], density: Density | None, trains: bool = False) -> StoreEntry:
-        """Return the stage for drawing one ticket with a finder, given by its identity.
+        """Return the entry for drawing one ticket with a finder, given by its identity.
 
         density: None for what tickets of all densities share. trains: whether the finder trains the weights.
         """
         shapes = zip(self.layout.names, self.layout.shapes, strict=True)
-        return self.store.stage(
+        return self.store.entry(
             "draw",
             {
                 **self.identity,
@@ -223,7 +223,7 @@ class Problem:
         )
 
     def teacher_entry(self) -> StoreEntry:
-        """Return the stage that remembers the network's outputs on the feed."""
+        """Return the entry that remembers the network's outputs on the feed."""
         what: dict[str, Any] = {
             "weights": self.weights.digest,
             "architecture": self.architecture,
@@ -231,7 +231,7 @@ class Problem:
         }
         if lacks_statistics(self.network()):
             what["seed"] = self.seed  # they are estimated on batches that the seed chooses
-        return self.store.stage("teacher", {**self.identity, **what, "versions": {"teacher": TEACHER_VERSION}})
+        return self.store.entry("teacher", {**self.identity, **what, "versions": {"teacher": TEACHER_VERSION}})
 
     def dense_at(self, epoch: int) -> State:
         """Return the dense network after `epoch` epochs of training from θ₀."""
@@ -245,12 +245,12 @@ class Problem:
         """Yield the network after several epochs, rising from the weights' own on, of one training from them."""
         return self._trainer().trajectory(ticket, self.weights, epochs)
 
-    def fit_with(self, callback: TrainingCallback, stage: StoreEntry, title: str, epochs: int | None = None) -> State:
+    def fit_with(self, callback: TrainingCallback, entry: StoreEntry, title: str, epochs: int | None = None) -> State:
         """Return the network trained with a callback from the problem's weights to the last epoch.
 
         epochs: of a whole training in place of the recipe's.
         """
-        return self._trainer().fit_with(callback, self.weights, stage, title, epochs)
+        return self._trainer().fit_with(callback, self.weights, entry, title, epochs)
 
     def _trainer(self) -> Trainer:
         if self.trainer is None:

@@ -1,6 +1,6 @@
-"""Saliency: weights ranked by what a gradient says of removing them, in one round or in many.
+"""Saliency: weights ranked by what a gradient says of removing them, cut once or little by little.
 
-The rounds are one loop; a saliency adds a few lines of mathematics to it. All scores are larger for better weights.
+Scores and cuts are one loop; a saliency adds a few lines of mathematics. All scores are larger for better weights.
 """
 
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ from tombola.core.selection import Density, Selection
 from tombola.data import Item, forever
 from tombola.errors import SearchError
 from tombola.finders.base import Drawn, Finder, Needs, drawn, search_batch_size
-from tombola.finders.cts import OBJECTIVE_HELP, OBJECTIVE_UNSET, default_objective
+from tombola.finders.objective_finder import ObjectiveFinder
 from tombola.finders.problem import Problem
 from tombola.networks.network import FrozenNetwork
 from tombola.networks.teacher import Teacher, make_teacher
-from tombola.objectives import OBJECTIVES, MaskedBatch, Objective
+from tombola.objectives import MaskedBatch
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ScoringContext:
     meter: Meter
     teacher: Teacher | None = None
 
-    def views(self, mask: Tensor) -> Iterator[MaskedBatch]:
+    def masked_batches(self, mask: Tensor) -> Iterator[MaskedBatch]:
         """Give each batch seen under a flat mask (d,)."""
         for item in self.items:
             batch = self.problem.runtime.move(item.batch)
@@ -53,9 +53,12 @@ ROUNDS = "rounds of a saliency, the density falling exponentially"
 
 @dataclass(frozen=True)
 class Saliency(Finder):
-    """What saliencies share: rounds of scores and cuts, the density falling exponentially."""
+    """What saliencies share: scores and cuts in turn, the density falling exponentially.
 
-    # Whether a weight that one round has pruned may come back in the next.
+    rounds: how many cuts; nothing trains in between.
+    """
+
+    # Whether a weight that one cut has pruned may come back at the next.
     revives: ClassVar[bool] = False
     rounds: int = option(1, ROUNDS, must=COUNT, group="rivals")
     batch_size: int = search_batch_size(512, kw_only=True)
@@ -80,16 +83,16 @@ class Saliency(Finder):
         """Return the ticket of one density."""
         meter, selection = Meter(), self.selection(problem, density)
         context, groups = self.context(problem, meter), selection.groups
-        kept = torch.ones(problem.layout.total, dtype=torch.bool, device=context.network.weights.device)
+        mask = torch.ones(problem.layout.total, dtype=torch.bool, device=context.network.weights.device)
         with problem.progress.track(self.name, self.rounds) as tracker:
             for number in range(1, self.rounds + 1):
-                scores = self._checked(self.scores(context, kept.to(context.network.weights.dtype)), problem)
-                allowed = torch.ones_like(kept) if self.revives else kept
+                scores = self._checked(self.scores(context, mask.to(context.network.weights.dtype)), problem)
+                allowed = torch.ones_like(mask) if self.revives else mask
                 scores = scores.masked_fill(~allowed, -torch.inf)
-                kept = allowed & _on_the_way(selection, number / self.rounds).keep(groups.reduce(scores))
+                mask = allowed & _on_the_way(selection, number / self.rounds).keep(groups.reduce(scores))
                 tracker.update(number)
         cost = meter.read()
-        return drawn(self, problem, density, kept, scores, cost, **self.facts(context, kept))
+        return drawn(self, problem, density, mask, scores, cost, **self.facts(context, mask))
 
     def _checked(self, scores: Tensor, problem: Problem) -> Tensor:
         scores = scores.detach()
@@ -101,7 +104,7 @@ class Saliency(Finder):
 
 
 def _on_the_way(selection: Selection, share: float) -> Selection:
-    """Return what is kept after a share of the rounds, densities falling exponentially."""
+    """Return what is kept after a share of the cuts, densities falling exponentially."""
     return selection.at(lambda density: density**share)
 
 
@@ -133,8 +136,8 @@ def _loss_gradient(context: ScoringContext, mask: Tensor) -> tuple[Tensor, Tenso
     weights = (mask * context.network.weights).detach().requires_grad_()
     total = torch.zeros_like(weights)
     with torch.enable_grad():
-        for view in context.views(mask):
-            loss = context.problem.task.loss(context.network.under(weights, view.batch), view.batch)
+        for masked in context.masked_batches(mask):
+            loss = context.problem.task.loss(context.network.under(weights, masked.batch), masked.batch)
             total = total + torch.autograd.grad(loss, weights)[0]
     return weights, total / len(context.items)
 
@@ -203,12 +206,12 @@ class ProsPr(Saliency):
         """Return |∂L(θ_M)/∂m|."""
         gate = mask.detach().clone().requires_grad_()
         weights, others = gate * context.network.weights, context.network.other_parameters()
-        *training, last = context.views(mask)
-        for view in training:
+        *training, last = context.masked_batches(mask)
+        for masked in training:
             with twice_differentiable():
-                loss = context.problem.task.loss(context.network.under(weights, view.batch, others), view.batch)
+                loss = context.problem.task.loss(context.network.under(weights, masked.batch, others), masked.batch)
             found = torch.autograd.grad(loss, [weights, *others.values()], create_graph=True, materialize_grads=True)
-            # What an earlier round has pruned stays zero.
+            # What an earlier cut has pruned stays zero.
             weights = weights - self.training_rate * mask * found[0]
             steps = zip(others.items(), found[1:], strict=True)
             others = {name: value - self.training_rate * step for (name, value), step in steps}
@@ -220,7 +223,7 @@ class ProsPr(Saliency):
 
 
 @dataclass(frozen=True)
-class ObjectiveSaliency(SaliencyOnBatches):
+class ObjectiveSaliency(ObjectiveFinder, SaliencyOnBatches):
     """|∂R/∂m| of an objective R of Concrete Ticket Search: its greedy optimum (arXiv 2512.07142).
 
     At the dense network many of the objectives are at their minimum and have no gradient, so the mask is perturbed:
@@ -229,47 +232,22 @@ class ObjectiveSaliency(SaliencyOnBatches):
 
     name: ClassVar[str] = "saliency"
     version: ClassVar[int] = 4
-    objective: Objective | None = option(
-        None,
-        OBJECTIVE_HELP,
-        family=OBJECTIVES,
-        unset=OBJECTIVE_UNSET,
-        group="search",
-    )
     perturbation: float = option(
         0.01, "how far the saliency of an objective steps away from the dense network", must=INSIDE, group="rivals"
     )
-
-    def check(self, network: FrozenNetwork) -> None:
-        """Raise UsageError where the objective cannot look at a network."""
-        if self.objective is not None:
-            self.objective.check(network)
-
-    def needs(self) -> Needs:
-        """Return what it needs of a run."""
-        asked = self.objective.asks_task if self.objective is not None else ("loss",)
-        return replace(super().needs(), task=asked)
-
-    def settled(self, problem: Problem) -> "ObjectiveSaliency":
-        """Return the same with the objective written out."""
-        return replace(self, objective=self.objective or default_objective(problem))
 
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density."""
         return super(ObjectiveSaliency, self.settled(problem)).draw(problem, density)
 
-    def _objective(self) -> Objective:
-        assert self.objective is not None
-        return self.objective
-
     def context(self, problem: Problem, meter: Meter) -> ScoringContext:
         """Return what other saliencies see, and the dense network where the objective asks for it."""
-        found, objective = super().context(problem, meter), self._objective()
+        found, objective = super().context(problem, meter), self.settled_objective
         teacher = None
         if objective.asks_outputs or objective.asks_network:
             # Without a table: a few batches are asked for, not all the data.
             teacher = make_teacher(
-                problem.network(), problem.layout, problem.task, problem.feed, problem.runtime, keep_outputs=False
+                problem.network(), problem.layout, problem.task, problem.feed, problem.runtime, store_outputs=False
             )
             meter.count(forward=teacher.forward)  # for its statistics
         return ScoringContext(problem, found.network, found.items, meter, teacher)
@@ -278,17 +256,19 @@ class ObjectiveSaliency(SaliencyOnBatches):
         """Return |∂R/∂m| at a mask a little below the given one."""
         noise = torch.rand(mask.shape, generator=generator(context.problem.seed, "saliency"), dtype=mask.dtype)
         gate = (mask * (1 - self.perturbation * noise.to(mask.device))).requires_grad_()
-        objective, total = self._objective(), torch.zeros_like(mask)
+        objective, total = self.settled_objective, torch.zeros_like(mask)
         before = context.teacher.forward if context.teacher else 0
-        for view in context.views(gate):
-            total = total + torch.autograd.grad(objective(view), gate)[0]
+        for masked in context.masked_batches(gate):
+            total = total + torch.autograd.grad(objective(masked), gate)[0]
         context.count(objective.forward, objective.backward)
         context.meter.count(forward=context.teacher.forward - before if context.teacher else 0)
         return (total / len(context.items)).abs()
 
     def facts(self, context: ScoringContext, mask: Tensor) -> dict[str, Any]:
         """Return the objective's value for the ticket, on the batches on which CTS looks at its own."""
-        objective, problem = self._objective(), context.problem
+        objective, problem = self.settled_objective, context.problem
         seen = replace(context, items=problem.probe_batches())
-        values = [float(objective(view).detach()) for view in seen.views(mask.to(context.network.weights.dtype))]
+        values = [
+            float(objective(masked).detach()) for masked in seen.masked_batches(mask.to(context.network.weights.dtype))
+        ]
         return {"objective": {"name": objective.name, "hard": sum(values) / len(values)}}

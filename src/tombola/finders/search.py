@@ -47,10 +47,10 @@ def run_steps(search: ResumableSearch, steps: int, problem: Problem, name: str =
     """Take the steps of a search, from where the checkpoint of the problem's entry left it; name: of its objective."""
     device, entry = problem.runtime.device, problem.entry
     with seeded(problem.seed, "search", device=device):
-        kept = entry.resume()
-        if kept is not None:
-            search.restore(kept)
-            GlobalState.from_dict(kept["generators"]).restore(device)
+        checkpoint = entry.resume()
+        if checkpoint is not None:
+            search.restore(checkpoint)
+            GlobalState.from_dict(checkpoint["generators"]).restore(device)
         with problem.progress.track("search", steps, search.step) as tracker:
             for item in islice(forever(problem.feed, search.step), steps - search.step):
                 row = search.advance(item)
@@ -70,10 +70,9 @@ class Search:
     def __init__(
         self, finder: "CTS", problem: Problem, selection: Selection, network: FrozenNetwork, teacher: Teacher | None
     ) -> None:
-        assert finder.objective is not None
         assert finder.learning_rate is not None
         self._finder, self._problem, self.network, self.teacher = finder, problem, network, teacher
-        self.selection, self._objective_part, self._peak = selection, finder.objective, finder.learning_rate
+        self.selection, self._objective_part, self._peak = selection, finder.settled_objective, finder.learning_rate
         start = start_logits(selection, at_density, network.weights)
         forming = Sampled(finder.relaxation, problem.seed)
         adam = partial(torch.optim.Adam, lr=self._peak, eps=finder.epsilon, fused=True)
@@ -138,7 +137,7 @@ class Search:
     @torch.no_grad()
     def hard_value(self, mask: Tensor, items: list[Item], unseen: bool = False) -> float:
         """Return the objective of a hard mask, mean over some batches; `unseen` ones are not the search's own."""
-        teacher = replace(self.teacher, recall=None) if unseen and self.teacher else self.teacher
+        teacher = replace(self.teacher, table=None) if unseen and self.teacher else self.teacher
         values = [float(self._objective(mask.to(self.logits.dtype), item, teacher)) for item in items]
         return sum(values) / len(values)
 

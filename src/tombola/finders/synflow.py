@@ -40,8 +40,8 @@ class SynFlow(Saliency):
     def scores(self, context: ScoringContext, mask: Tensor) -> Tensor:
         """Return |θ ⊙ ∂R/∂θ| at the pruned network."""
         weights = (mask * context.network.weights).detach().requires_grad_()
-        (view,) = context.views(mask)
-        output = context.network.under(weights, view.batch)
+        (masked,) = context.masked_batches(mask)
+        output = context.network.under(weights, masked.batch)
         if not isinstance(output, Tensor):
             raise UsageError(f"{self.name} sums outputs and needs them to be tensors", option="finder")
         (gradient,) = torch.autograd.grad(output.sum(), weights)

@@ -232,11 +232,11 @@ class FrozenNetwork:
 
     def other_parameters(self) -> dict[str, Tensor]:
         """Return fresh leaves for the parameters that are not in the layout, for `under`."""
-        layout = set(self._own_names.values())
+        chosen = set(self._own_names.values())
         return {
             name: parameter.detach().clone().requires_grad_()
             for name, parameter in self.model.named_parameters()
-            if name not in layout and parameter.is_floating_point()
+            if name not in chosen and parameter.is_floating_point()
         }
 
     @contextmanager
@@ -342,15 +342,15 @@ class GatedNetwork:
 @contextmanager
 def _still(model: nn.Module) -> Iterator[None]:
     """Leave running statistics as they are at the end of the block, whatever runs again inside."""
-    kept = [
+    before = [
         (buffer, buffer.clone())
         for module in statistics_modules(model)
         if module.training
         for buffer in module.buffers(recurse=False)
     ]
     yield
-    for buffer, before in kept:
-        buffer.copy_(before)
+    for buffer, values in before:
+        buffer.copy_(values)
 
 
 @torch.no_grad()

@@ -143,7 +143,7 @@ class Pass:
         """Whether the graph of the last run is gone."""
         return self._life is None or self._life() is None
 
-    def run(self, tensors: Mapping[str, Tensor], forward: Callable[[nn.Module], Any], course: "_Course") -> Any:
+    def run(self, tensors: Mapping[str, Tensor], forward: Callable[[nn.Module], Any], watch: "_Watch") -> Any:
         """Return what `forward` gives of the model with some tensors in place of its own.
 
         Buffers that change in forward change in copies, and what runs again finds them as they were before.
@@ -159,7 +159,7 @@ class Pass:
             put(self._places, self._fresh_buffers())
         life = _Life()
         self._life = weakref.ref(life)
-        return _followed(output, lambda _: course.begin(life))
+        return _followed(output, lambda _: watch.begin(life))
 
     def _fresh_buffers(self) -> dict[str, Tensor]:
         return {name: buffer.clone() for name, buffer in self._buffers.items()}
@@ -220,8 +220,8 @@ class Passes:
         if free is None:
             free = Pass(self._model)
             self._passes.append(free)
-        course = _Course()
-        return free.run(placed(course.through(weights)), forward, course)
+        watch = _Watch()
+        return free.run(placed(watch.through(weights)), forward, watch)
 
 
 @contextmanager
@@ -259,7 +259,7 @@ def has_own_functions(output: Any) -> bool:
     return False
 
 
-class _Course:
+class _Watch:
     """Watches one run for gradients that an autograd function of somebody's own keeps to itself.
 
     Such functions run modules again in backward and call backward() there, whose gradients go to leaves, and are none
@@ -270,7 +270,7 @@ class _Course:
         self._is_losing = False
 
     def begin(self, life: _Life) -> None:
-        """Begin to go backward from the run's output; `life` is kept as long as that is possible."""
+        """Begin to go backward from the run's output; `life` is held as long as that is possible."""
         self._is_losing = False
 
     def through(self, weights: Tensor) -> Tensor:
@@ -341,7 +341,7 @@ class _Joined(torch.autograd.Function):
 def _followed(value: Any, hook: Callable[[Tensor], None]) -> Any:
     """Return a run's output, aliases in place of its tensors, with a hook in the graph of each.
 
-    Aliases, because the modules may have kept the tensors themselves.
+    Aliases, because the modules may hold the tensors themselves.
     """
     aliases: dict[int, Tensor] = {}
     for tensor in _tensors_in(value):

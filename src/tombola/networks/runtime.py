@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tombola.errors import UsageError
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
-LAYOUTS = ("auto", "contiguous", "channels-last")
+MEMORY_FORMATS = ("auto", "contiguous", "channels-last")
 
 
 def has_bf16_instructions(device: torch.device) -> bool:
@@ -102,30 +102,34 @@ def _changed_fields(data: Any, wanted: Callable[[Any], bool], change: Callable[[
 
 @dataclass(frozen=True)
 class Runtime:
-    """A device, a precision ("32-true" or "bf16-mixed") and a memory layout."""
+    """A device, a precision ("32-true" or "bf16-mixed") and the memory format of images."""
 
     device: torch.device
     precision: str = "32-true"
-    layout: str = "contiguous"
+    memory_format: str = "contiguous"
 
     @classmethod
     def choose(
-        cls, model: nn.Module, device: str | torch.device = "auto", precision: str = "auto", layout: str = "auto"
+        cls,
+        model: nn.Module,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        memory_format: str = "auto",
     ) -> "Runtime":
         """Apply the fixed rule: convolutional models run channels_last, in bf16 where the hardware has it.
 
-        Raises UsageError for an unknown device, precision or layout.
+        Raises UsageError for an unknown device, precision or memory format, which options call layout.
         """
-        for option, value, known in (("precision", precision, PRECISIONS), ("layout", layout, LAYOUTS)):
+        for option, value, known in (("precision", precision, PRECISIONS), ("layout", memory_format, MEMORY_FORMATS)):
             if value not in known:
                 raise UsageError(f"{value!r} is unknown; allowed are {', '.join(known)}", option=option)
         where = resolve_device(device) if isinstance(device, str) else device
         convolutional = is_convolutional(model)
         if precision == "auto":
             precision = "bf16-mixed" if convolutional and has_bf16_instructions(where) else "32-true"
-        if layout == "auto":
-            layout = "channels-last" if convolutional else "contiguous"
-        return cls(where, precision, layout)
+        if memory_format == "auto":
+            memory_format = "channels-last" if convolutional else "contiguous"
+        return cls(where, precision, memory_format)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which networks run forward."""
@@ -134,9 +138,9 @@ class Runtime:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move a model that is ours to change to the device and the memory layout."""
+        """Move a model that is ours to change to the device and the memory format."""
         model = model.to(self.device)
-        if self.layout == "channels-last":
+        if self.memory_format == "channels-last":
             # Not model.to(memory_format=...), which fails on tensors of five dimensions.
             for tensor in (*model.parameters(), *model.buffers()):
                 if tensor.dim() == 4:
@@ -144,16 +148,16 @@ class Runtime:
         return model
 
     def move(self, batch: Any) -> Any:
-        """Return the batch on the device, images in the memory layout of the runtime."""
+        """Return the batch on the device, images in the memory format of the runtime."""
         batch = changed(batch, lambda part: callable(getattr(type(part), "to", None)), self._moved)
-        return changed(batch, _is_tensor, self._lay_out) if self.layout == "channels-last" else batch
+        return changed(batch, _is_tensor, self._formatted) if self.memory_format == "channels-last" else batch
 
     def _moved(self, part: Any) -> Any:
         waits = self.device.type == "cpu" or not isinstance(part, Tensor)
         found = part.to(self.device) if waits else part.to(self.device, non_blocking=True)
         return part if found is None else found  # an object of one's own may move in place
 
-    def _lay_out(self, tensor: Tensor) -> Tensor:
+    def _formatted(self, tensor: Tensor) -> Tensor:
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
     def with_safe_precision(self, wrong_in_half: bool, asked: str) -> "Runtime":
@@ -180,5 +184,5 @@ class Runtime:
         return {
             "device": self.device.type,
             "precision": self.precision,
-            "layout": self.layout,
+            "layout": self.memory_format,
         }

@@ -1,4 +1,4 @@
-"""The dense network's outputs: kept once per sample where the data allows, else recomputed."""
+"""The dense network's outputs: stored once per sample where the data allows, else recomputed."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,9 +19,9 @@ from tombola.networks.runtime import Runtime
 from tombola.networks.task import Batch, Output, Task, batch_size, exchanged
 from tombola.storage.store import StoreEntry
 
-# Raised when the same network's kept outputs change.
+# Raised when the same network's stored outputs change.
 VERSION = 3
-# Outputs larger than this many numbers in all (1 GiB of float32) are recomputed rather than kept.
+# Outputs larger than this many numbers in all (1 GiB of float32) are recomputed rather than stored.
 LARGEST_TABLE = 2**28
 # One pass over the data settles running statistics; of very long data this many batches do.
 STATISTICS_BATCHES = 200
@@ -37,13 +37,13 @@ INFORMED_OF_OTHERS = 0.8
 class Teacher:
     """Gives the dense network's output on a batch.
 
-    how: in words, whether outputs are kept or recomputed. forward: samples that went through the network for it.
+    how: in words, whether outputs are stored or recomputed. forward: samples that went through the network for it.
     seconds: what it took to make, also where its outputs were remembered from another time. samples: counts those of a
     batch.
     """
 
     network: FrozenNetwork
-    recall: OutputTable | None
+    table: OutputTable | None
     how: str
     forward: int = 0
     seconds: float = 0.0
@@ -51,8 +51,8 @@ class Teacher:
 
     def output(self, item: Item, batch: Batch) -> Output:
         """Return f's output on the item, whose batch is already in place."""
-        if self.recall is not None:
-            return self.recall(item)
+        if self.table is not None:
+            return self.table(item)
         self.forward += self.samples(batch)
         return self.network.dense(batch)
 
@@ -63,14 +63,14 @@ def make_teacher(
     task: Task,
     feed: Feed,
     runtime: Runtime,
-    keep_outputs: bool = True,
-    stage: StoreEntry | None = None,
+    store_outputs: bool = True,
+    entry: StoreEntry | None = None,
     by_batch: bool = False,
 ) -> Teacher:
     """Return the teacher for a model at its present values.
 
-    Running statistics that never saw a batch are estimated first, on a copy. keep_outputs: whether outputs will be
-    asked for, so that keeping them is worth a pass over the data. stage: remembers them for others who ask the same.
+    Running statistics that never saw a batch are estimated first, on a copy. store_outputs: whether outputs will be
+    asked for, so that storing them is worth a pass over the data. entry: remembers them for others who ask the same.
     by_batch: normalise by the statistics of each batch, as the published searches do, in place of the running ones.
     """
     meter, counted = Meter(), _Counter(task.samples)
@@ -82,36 +82,36 @@ def make_teacher(
         network = FrozenNetwork(model, layout, task, runtime)
         if by_batch:
             network.use_batch_statistics()
-        if keep_outputs:
-            recall, why, saved = _remembered(network, feed, runtime, counted, stage)
+        if store_outputs:
+            table, why, saved = _remembered(network, feed, runtime, counted, entry)
         else:
-            recall, why, saved = None, "the objective looks inside it", Cost()
-    how = "outputs of the dense network are kept once per sample" if recall else f"outputs are recomputed: {why}"
+            table, why, saved = None, "the objective looks inside it", Cost()
+    how = "outputs of the dense network are kept once per sample" if table else f"outputs are recomputed: {why}"
     if estimated:
         how += "; its running statistics, never set before, were estimated on the data"
     seconds = meter.read().seconds + saved.seconds
-    return Teacher(network, recall, how, counted.samples + saved.forward, seconds, task.samples)
+    return Teacher(network, table, how, counted.samples + saved.forward, seconds, task.samples)
 
 
 def _remembered(
-    network: FrozenNetwork, feed: Feed, runtime: Runtime, counted: "_Counter", stage: StoreEntry | None
+    network: FrozenNetwork, feed: Feed, runtime: Runtime, counted: "_Counter", entry: StoreEntry | None
 ) -> tuple[OutputTable | None, str, Cost]:
     """Return the look-up of outputs, or why there is none; and what was spent on it at another time."""
-    if stage is None:
-        return *_recall(network, feed, runtime, counted), Cost()
-    with stage.locked():
-        kept = stage.get("outputs")
-        if kept is not None:
-            return OutputTable(runtime.move(kept["values"])), "", Cost(**kept["cost"])
+    if entry is None:
+        return *_make_table(network, feed, runtime, counted), Cost()
+    with entry.locked():
+        stored = entry.get("outputs")
+        if stored is not None:
+            return OutputTable(runtime.move(stored["values"])), "", Cost(**stored["cost"])
         meter, before = Meter(), counted.samples
-        recall, why = _recall(network, feed, runtime, counted)
-        if recall is not None:
+        table, why = _make_table(network, feed, runtime, counted)
+        if table is not None:
             meter.count(forward=counted.samples - before)
-            stage.put("outputs", {"values": recall.values, "cost": meter.read().to_dict()})
-    return recall, why, Cost()
+            entry.put("outputs", {"values": table.values, "cost": meter.read().to_dict()})
+    return table, why, Cost()
 
 
-def _recall(
+def _make_table(
     network: FrozenNetwork, feed: Feed, runtime: Runtime, counted: "_Counter"
 ) -> tuple[OutputTable | None, str]:
     if uses_batch_statistics(network.model):

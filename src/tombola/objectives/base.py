@@ -27,8 +27,8 @@ class Objective(Part):
     forward: ClassVar[int] = 1
     backward: ClassVar[int] = 1
 
-    def __call__(self, view: MaskedBatch) -> Tensor:
-        """Return R, a scalar, differentiable in the view's mask."""
+    def __call__(self, masked: MaskedBatch) -> Tensor:
+        """Return R, a scalar, differentiable in the mask."""
         raise NotImplementedError
 
     def check(self, network: FrozenNetwork) -> None:
@@ -39,7 +39,7 @@ class Objective(Part):
 class OwnObjective(Objective):
     """An objective that is a function of a MaskedBatch, of the user's own: MODULE:FUNCTION.
 
-    It may ask the dense network for its outputs (`view.dense`).
+    It may ask the dense network for its outputs (`masked.dense`).
     """
 
     name: str = ""  # type: ignore[misc]
@@ -53,7 +53,7 @@ class OwnObjective(Objective):
         """Return the objective of a function and its MODULE:FUNCTION."""
         return cls(name, function, code_of(function))
 
-    def __call__(self, view: MaskedBatch) -> Tensor:
+    def __call__(self, masked: MaskedBatch) -> Tensor:
         """Return the function's value."""
         assert self.function is not None
-        return self.function(view)
+        return self.function(masked)

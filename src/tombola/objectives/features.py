@@ -35,14 +35,14 @@ class FeatureMSE(Objective):
         group="search",
     )
 
-    def __call__(self, view: MaskedBatch) -> Tensor:
+    def __call__(self, masked: MaskedBatch) -> Tensor:
         """Return the mean over layers."""
-        with view.network.capture(self.features) as sparse:
-            sparse_output = view.network.under(view.mask * view.network.weights, view.batch)
-        with view.teacher.network.capture(self.features) as dense:
-            dense_output = view.teacher.network.dense(view.batch)
+        with masked.network.capture(self.features) as sparse:
+            sparse_output = masked.network.under(masked.mask * masked.network.weights, masked.batch)
+        with masked.teacher.network.capture(self.features) as dense:
+            dense_output = masked.teacher.network.dense(masked.batch)
         pairs = list(zip(sparse, dense, strict=True))
-        pairs.append((view.task.prediction(sparse_output), view.task.prediction(dense_output)))
+        pairs.append((masked.task.prediction(sparse_output), masked.task.prediction(dense_output)))
         return torch.stack([(_standardised(f) - _standardised(g)).square().mean() for f, g in pairs]).mean()
 
     def check(self, network: FrozenNetwork) -> None:

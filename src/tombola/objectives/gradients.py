@@ -20,9 +20,9 @@ class GradNorm(Objective):
     name: ClassVar[str] = "grad-norm"
     backward: ClassVar[int] = 4
 
-    def __call__(self, view: MaskedBatch) -> Tensor:
+    def __call__(self, masked: MaskedBatch) -> Tensor:
         """Return -‖∇_θ loss(f_z)‖₂ over all parameters."""
-        found: Tensor = -torch.linalg.vector_norm(view.gradient(view.network, view.mask, every_parameter=True))
+        found: Tensor = -torch.linalg.vector_norm(masked.gradient(masked.network, masked.mask, every_parameter=True))
         return found
 
 
@@ -35,10 +35,10 @@ class GradMatch(Objective):
     forward: ClassVar[int] = 2
     backward: ClassVar[int] = 5
 
-    def __call__(self, view: MaskedBatch) -> Tensor:
+    def __call__(self, masked: MaskedBatch) -> Tensor:
         """Return the mean over prunable tensors of the MSE between the standardised gradients."""
-        sparse = view.network.layout.views(view.gradient(view.network, view.mask))
-        dense = view.network.layout.views(view.gradient(view.teacher.network, None))
+        sparse = masked.network.layout.views(masked.gradient(masked.network, masked.mask))
+        dense = masked.network.layout.views(masked.gradient(masked.teacher.network, None))
         distances = [(standardised(sparse[name]) - standardised(dense[name])).square().mean() for name in sparse]
         return torch.stack(distances).mean()
 

@@ -15,9 +15,9 @@ class Loss(Objective):
 
     name: ClassVar[str] = "loss"
 
-    def __call__(self, view: MaskedBatch) -> Tensor:
+    def __call__(self, masked: MaskedBatch) -> Tensor:
         """Return loss(f_z)."""
-        return view.task.loss(view.sparse, view.batch)
+        return masked.task.loss(masked.sparse, masked.batch)
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class DeltaLoss(Objective):
     name: ClassVar[str] = "delta-loss"
     asks_outputs: ClassVar[bool] = True
 
-    def __call__(self, view: MaskedBatch) -> Tensor:
+    def __call__(self, masked: MaskedBatch) -> Tensor:
         """Return |loss(f_z) / loss(f) - 1|."""
-        return (view.task.loss(view.sparse, view.batch) / view.task.loss(view.dense, view.batch) - 1).abs()
+        return (masked.task.loss(masked.sparse, masked.batch) / masked.task.loss(masked.dense, masked.batch) - 1).abs()
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class ReverseKL(Objective):
     asks_outputs: ClassVar[bool] = True
     asks_task: ClassVar[tuple[str, ...]] = ("divergence",)
 
-    def __call__(self, view: MaskedBatch) -> Tensor:
+    def __call__(self, masked: MaskedBatch) -> Tensor:
         """Return KL( softmax f_z || softmax f ), batch mean."""
-        return view.task.divergence(view.sparse, view.dense, view.batch)
+        return masked.task.divergence(masked.sparse, masked.dense, masked.batch)
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,6 @@ class ForwardKL(Objective):
     asks_outputs: ClassVar[bool] = True
     asks_task: ClassVar[tuple[str, ...]] = ("divergence",)
 
-    def __call__(self, view: MaskedBatch) -> Tensor:
+    def __call__(self, masked: MaskedBatch) -> Tensor:
         """Return KL( softmax f || softmax f_z ), batch mean."""
-        return view.task.divergence(view.dense, view.sparse, view.batch)
+        return masked.task.divergence(masked.dense, masked.sparse, masked.batch)

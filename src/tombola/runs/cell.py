@@ -121,8 +121,14 @@ class Cell:
         wrong = _probe(config, splits, model, found, runtime)
         runtime = runtime.with_safe_precision(wrong, config.precision)
         of_search = config.search_precision or runtime.precision
-        search = Runtime.choose(model, runtime.device, of_search, runtime.layout).with_safe_precision(wrong, of_search)
-        settled = replace(config, precision=runtime.precision, search_precision=search.precision, layout=runtime.layout)
+        search = Runtime.choose(model, runtime.device, of_search, runtime.memory_format)
+        search = search.with_safe_precision(wrong, of_search)
+        settled = replace(
+            config,
+            precision=runtime.precision,
+            search_precision=search.precision,
+            layout=runtime.memory_format,
+        )
         return cls(settled, splits, model, found, runtime, search, Task())
 
     def identity(self) -> dict[str, Any]:

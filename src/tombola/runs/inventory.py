@@ -16,12 +16,12 @@ from tombola.storage.files import read_json_object, read_yaml, size_of, sweep
 from tombola.storage.store import CHECKPOINT, LOCKS
 
 FINISHED, DRAWN, UNFINISHED, DAMAGED = "finished", "drawn", "unfinished", "damaged"
-# Stages of the store that are only on the way to others: outputs of the dense network, networks along a training.
+# Entries of the store that are only on the way to others: outputs of the dense network, networks along a training.
 _ON_THE_WAY = ("teacher-", "course-")
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListedRun:
     """A run, a ticket's training or an audit.
 
     state: finished; drawn, where only its ticket is; unfinished; or damaged, where files are missing or not as they
@@ -42,9 +42,9 @@ class Entry:
         return asdict(self)
 
 
-def entries(out: Path) -> list[Entry]:
+def list_runs(out: Path) -> list[ListedRun]:
     """Return the runs below a directory, by name; raises UsageError where there is no such directory."""
-    return [_entry(directory) for directory in _runs(out)]
+    return [_listed(directory) for directory in _runs(out)]
 
 
 def _runs(out: Path) -> list[Path]:
@@ -60,12 +60,12 @@ def _is_run(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and (path / "identity.json").is_file()
 
 
-def _entry(directory: Path) -> Entry:
+def _listed(directory: Path) -> ListedRun:
     state = _state(directory)
     # What a run found says more than what it was asked for: a training's options do not name its ticket's finder.
     results = ("result.json", "audit.json") if state == FINISHED else ()
     values = _read(directory / "config.yaml") | {k: v for name in results for k, v in _read(directory / name).items()}
-    return Entry(
+    return ListedRun(
         name=directory.name,
         finder=_of_type(values.get("finder"), str),
         density=_of_type(values.get("density"), float),
@@ -179,21 +179,21 @@ def _delete_store(store: Path, dry: bool) -> list[tuple[Path, int]]:
 
 def _thin(store: Path, busy: list[str], unfinished: bool, dry: bool) -> list[tuple[Path, int]]:
     found = []
-    for stage in sorted(path for path in store.iterdir() if path.is_dir() and path.name not in {LOCKS, SHARED, *busy}):
-        found += sweep(stage, dry)
-        # While any run is under way, so are stages that it has let go of for the moment.
+    for entry in sorted(path for path in store.iterdir() if path.is_dir() and path.name not in {LOCKS, SHARED, *busy}):
+        found += sweep(entry, dry)
+        # While any run is under way, so are entries that it has let go of for the moment.
         if not unfinished and not busy:
-            found += [_delete(path, dry) for path in _needless(stage)]
+            found += [_delete(path, dry) for path in _needless(entry)]
     found += sweep(store / SHARED, dry)
     unshared = [path for path in sorted((store / SHARED).glob("[!.]*")) if path.stat().st_nlink == 1]
     return found + [_delete(path, dry) for path in unshared if not busy]
 
 
-def _needless(stage: Path) -> Iterator[Path]:
-    if stage.name.startswith(_ON_THE_WAY):
-        yield stage
-    elif (stage / CHECKPOINT).is_file():
-        yield stage / CHECKPOINT
+def _needless(entry: Path) -> Iterator[Path]:
+    if entry.name.startswith(_ON_THE_WAY):
+        yield entry
+    elif (entry / CHECKPOINT).is_file():
+        yield entry / CHECKPOINT
 
 
 def _delete(path: Path, dry: bool) -> tuple[Path, int]:

@@ -1,4 +1,4 @@
-"""One cell, start to end: pretrain -> draw -> train -> evaluate; and its stages one by one."""
+"""One cell, start to end: pretrain -> draw -> train -> evaluate; and its parts one by one."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -196,10 +196,10 @@ def _train(drawn: _Drawn, directory: Path) -> None:
 
 
 def _values(drawn: _Drawn, trained: State, dense: State) -> dict[str, Any]:
-    spent = drawn.problem.cost_so_far
+    so_far = drawn.problem.cost_so_far
     values = _ticket_values(drawn.ticket)
     training = trained.cost - drawn.start.cost
-    # From θ₀ on, whether or not a stage was shared with another run.
+    # From θ₀ on, whether or not an entry of the store was shared with another run.
     total = Cost(**values["draw_cost"]) + training
     return values | {
         "seed": drawn.cell.config.seed,
@@ -209,8 +209,8 @@ def _values(drawn: _Drawn, trained: State, dense: State) -> dict[str, Any]:
         "dense_equivalents": total.passes / dense.cost.passes if dense.cost.passes else None,
         "dense_seconds": dense.cost.seconds,
         "seconds_by_stage": {
-            "pretraining": spent.seconds,
-            "draw": values["draw_cost"]["seconds"] - spent.seconds,
+            "pretraining": so_far.seconds,
+            "draw": values["draw_cost"]["seconds"] - so_far.seconds,
             "ticket training": training.seconds,
         },
     }

@@ -40,7 +40,7 @@ def load_archive(path: Path | IO[bytes]) -> Any:
 def write_archive(path: Path, value: Any) -> None:
     """Write tensors and plain values with torch.save, and behind them the SHA-256 of all that, in one file.
 
-    The digest covers also where the file lies, so that another stage's does not pass for it. What is mostly zeros, as
+    The digest covers also where the file lies, so that another entry's does not pass for it. What is mostly zeros, as
     trained tickets are, is written compressed.
     """
 

@@ -123,12 +123,12 @@ def write_shared(path: Path, content: bytes, pool: Path) -> str:
     Files are never changed in place, so that what one name means does not change with another.
     """
     digest = hashlib.sha256(content).hexdigest()
-    kept = pool / f"{digest}{path.suffix}"
-    if kept.is_file() and digest_of(kept) == digest and _link(kept, path):
+    pooled = pool / f"{digest}{path.suffix}"
+    if pooled.is_file() and digest_of(pooled) == digest and _link(pooled, path):
         return digest
     write_bytes(path, content)
     pool.mkdir(parents=True, exist_ok=True)
-    _link(path, kept)
+    _link(path, pooled)
     return digest
 
 

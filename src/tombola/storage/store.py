@@ -1,6 +1,6 @@
 """Artefacts by key, checkpoints in between, and a journal of metrics.
 
-A stage is one piece of work with an identity. A stage whose artefact exists is not done again; one that was
+An entry is one piece of work with an identity. An entry whose artefact exists is not done again; one that was
 interrupted goes on from its last checkpoint, and its journal is cut back to that point. Whatever is read is checked
 against a digest that was written with it.
 """
@@ -62,14 +62,14 @@ class StoreEntry(Protocol):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out of this stage."""
+        """Keep other processes out of this entry."""
 
 
 class Store(Protocol):
-    """A place for stages."""
+    """A place for entries."""
 
-    def stage(self, kind: str, identity: Mapping[str, Any]) -> StoreEntry:
-        """Return the stage with this identity."""
+    def entry(self, kind: str, identity: Mapping[str, Any]) -> StoreEntry:
+        """Return the entry with this identity."""
 
 
 def claim(directory: Path, identity: Mapping[str, Any]) -> None:
@@ -94,7 +94,7 @@ def _say_by_warning(text: str) -> None:
 
 
 class DiskStore:
-    """Stages in directories below `root`, named by kind and hash; nothing is made before something is written.
+    """Entries in directories below `root`, named by kind and hash; nothing is made before something is written.
 
     say: is told, in a line, what was found damaged and is done again.
     """
@@ -109,19 +109,19 @@ class DiskStore:
         self.checkpoint_seconds = checkpoint_seconds
         self.say = say
 
-    def stage(self, kind: str, identity: Mapping[str, Any]) -> "DiskEntry":
-        """Return the stage with this identity; its directory is made by the first write."""
+    def entry(self, kind: str, identity: Mapping[str, Any]) -> "DiskEntry":
+        """Return the entry with this identity; its directory is made by the first write."""
         return DiskEntry(self, f"{kind}-{digest(identity)[:16]}", identity)
 
     def lock(self, name: str) -> FileLock:
-        """Return the lock of a stage, or of whatever else has a name here; it falls with its process."""
+        """Return the lock of an entry, or of whatever else has a name here; it falls with its process."""
         directory = self.root / LOCKS
         directory.mkdir(parents=True, exist_ok=True)
         return FileLock(directory / name)
 
 
 class DiskEntry:
-    """One stage in one directory."""
+    """One entry in one directory."""
 
     def __init__(self, store: DiskStore, name: str, identity: Mapping[str, Any]) -> None:
         self.directory = store.root / name
@@ -157,21 +157,21 @@ class DiskEntry:
         What is damaged, or does not fit the other, is not believed: the work begins anew, and the store says so.
         """
         self._check()
-        kept = self._read_checkpoint()
+        found = self._read_checkpoint()
         self._sealed.unlink(missing_ok=True)  # the next artefact seals it anew
-        if kept is None:
+        if found is None:
             self._journal.unlink(missing_ok=True)
             return None
         if self._journal.exists():
-            os.truncate(self._journal, kept["journal"])
-        return kept["state"]
+            os.truncate(self._journal, found["journal"])
+        return found["state"]
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
         try:
-            kept = read_archive(self._checkpoint)
-            if not isinstance(kept, dict) or not {"state", "journal", "sha256"} <= set(kept):
+            found = read_archive(self._checkpoint)
+            if not isinstance(found, dict) or not {"state", "journal", "sha256"} <= set(found):
                 raise ValueError("it holds something else")
-            if not _begins_as(self._content(), kept["journal"], kept["sha256"]):
+            if not _begins_as(self._content(), found["journal"], found["sha256"]):
                 raise ValueError(f"{self._journal.name} beside it is not the one that it belongs to")
         except FileNotFoundError:
             return None
@@ -179,7 +179,7 @@ class DiskEntry:
             self._store.say(f"{self._checkpoint} cannot be gone on from ({error}); its work begins anew")
             self.clear_checkpoint()
             return None
-        return kept
+        return found
 
     def due(self) -> bool:
         """Whether the checkpoint interval has passed."""
@@ -236,12 +236,12 @@ class DiskEntry:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Wait for other processes that work on the same stage; the lock falls with its process."""
+        """Wait for other processes that work on the same entry; the lock falls with its process."""
         with self._store.lock(self.directory.name):
             yield
 
     def _check(self) -> None:
-        """Raise UsageError where the directory is another stage's."""
+        """Raise UsageError where the directory is another entry's."""
         if not self._claimed and (self.directory / "identity.json").exists():
             self._claim()
 
@@ -259,18 +259,18 @@ def _begins_as(content: bytes, length: object, sha256: object) -> bool:
 
 
 class MemoryStore:
-    """Stages that live as long as the object; for calls from Python that keep nothing on disk."""
+    """Entries that live as long as the object; for calls from Python that keep nothing on disk."""
 
     def __init__(self) -> None:
-        self._stages: dict[str, MemoryEntry] = {}
+        self._entries: dict[str, MemoryEntry] = {}
 
-    def stage(self, kind: str, identity: Mapping[str, Any]) -> "MemoryEntry":
-        """Return the stage with this identity."""
-        return self._stages.setdefault(f"{kind}-{digest(identity)}", MemoryEntry())
+    def entry(self, kind: str, identity: Mapping[str, Any]) -> "MemoryEntry":
+        """Return the entry with this identity."""
+        return self._entries.setdefault(f"{kind}-{digest(identity)}", MemoryEntry())
 
 
 class MemoryEntry:
-    """One stage in memory; it never asks for a checkpoint but keeps the ones it is given."""
+    """One entry in memory; it never asks for a checkpoint but keeps the ones it is given."""
 
     def __init__(self) -> None:
         self._artefacts: dict[str, Any] = {}

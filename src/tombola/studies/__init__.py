@@ -1,7 +1,7 @@
 """Studies: many cells, planned, run and put into one table."""
 
 from tombola.studies.plan import StudyCell, plan
-from tombola.studies.runner import CellOutcome, failures, read_dynamics, run_all
+from tombola.studies.runner import CellOutcome, failures, measure_dynamics, run_all
 from tombola.studies.table import Row, summary, tabulate, write_tables
 
 __all__ = [
@@ -9,8 +9,8 @@ __all__ = [
     "Row",
     "StudyCell",
     "failures",
+    "measure_dynamics",
     "plan",
-    "read_dynamics",
     "run_all",
     "summary",
     "tabulate",

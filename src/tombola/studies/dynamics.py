@@ -43,7 +43,7 @@ def follow(config: RunConfig, directory: Path, out: Path, progress: Progress) ->
     """Train a run's ticket and the dense network from the same weights, side by side, and compare them on the way.
 
     directory: of a run with a ticket. Both trainings take the same batches in the same order. Batches to compare on
-    are training samples as the search sees them. What was measured before is kept in the store below `out`.
+    are training samples as the search sees them. What was measured before lies in the store below `out`.
     """
     config = resolve(config)
     with on_threads(config.threads):
@@ -55,14 +55,14 @@ def follow(config: RunConfig, directory: Path, out: Path, progress: Progress) ->
         problem = cell.problem(start, store, progress, trainer)
         # Beside the training, what is measured depends on the search's batches and on where they run.
         seen = {"problem": dict(problem.identity), "runtime": problem.runtime.to_dict()}
-        stage = trainer.ticket_entry(ticket, start, "dynamics", seen)
-        with stage.locked():
-            found = stage.get("moments")
+        entry = trainer.ticket_entry(ticket, start, "dynamics", seen)
+        with entry.locked():
+            found = entry.get("moments")
             if found is None:
                 items = problem.probe_batches()
                 measured = _measured(problem, ticket, items, _epochs(start.epoch, config.training.epochs))
-                found = [asdict(moment) for moment in measured]
-                stage.put("moments", found)
+                found = [asdict(point) for point in measured]
+                entry.put("moments", found)
         return [DynamicsPoint(**values) for values in found]
 
 
@@ -72,12 +72,12 @@ def _epochs(first: int, last: int) -> list[int]:
 
 
 def _measured(problem: Problem, ticket: Ticket, items: list[Item], epochs: list[int]) -> Iterator[DynamicsPoint]:
-    courses = problem.trajectory(None, epochs), problem.trajectory(ticket, epochs)
+    trajectories = problem.trajectory(None, epochs), problem.trajectory(ticket, epochs)
     mask = problem.layout.flatten(ticket)
-    for epoch, dense, sparse in zip(epochs, *courses, strict=True):
+    for epoch, dense, sparse in zip(epochs, *trajectories, strict=True):
         with seeded(problem.seed, "dynamics", device=problem.runtime.device):
-            moment = compare(problem, dense, sparse, mask, items, epoch)
-        yield moment
+            point = compare(problem, dense, sparse, mask, items, epoch)
+        yield point
 
 
 def compare(
@@ -93,8 +93,8 @@ def compare(
         outputs = [network.dense(batch) for network in networks]
         divergence += float(problem.task.divergence(outputs[1], outputs[0], batch)) * size
         for total, network in zip(gradients, networks, strict=True):
-            view = MaskedBatch(network, problem.task, mask, item, batch)
-            total += size * view.gradient(network, None).double()
+            masked = MaskedBatch(network, problem.task, mask, item, batch)
+            total += size * masked.gradient(network, None).double()
         counted += size
     chosen = [gradient[mask.to(gradient.device)] for gradient in gradients]
     lengths = float(norm(chosen[0]) * norm(chosen[1]))

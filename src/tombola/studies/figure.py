@@ -43,11 +43,11 @@ def draw_study(rows: Sequence[Row], dense: float, path: Path) -> None:
     for axes in (density, cost):
         axes.axhline(dense, color="black", linewidth=0.8, linestyle="dotted", label="dense")
     figure.legend(*density.get_legend_handles_labels(), loc="outside right upper")
-    for axes, place, label in zip(below[0] if followed else (), (1, 2), _DYNAMICS, strict=bool(followed)):
+    for axes, column, label in zip(below[0] if followed else (), (1, 2), _DYNAMICS, strict=bool(followed)):
         for row in followed:
             axes.plot(
-                [moment[0] for moment in row.dynamics],
-                [moment[place] for moment in row.dynamics],
+                [point[0] for point in row.dynamics],
+                [point[column] for point in row.dynamics],
                 label=_plain(row.finder),
             )
         axes.set(xlabel="epoch", ylabel=label, title=f"{100 * row.density:.4g} % of the weights")

@@ -44,16 +44,16 @@ def plan(
         raise UsageError("takes no patterns where densities are compared", option="density")
     _check_shared(layers[-1], finders)
     variants = {label: _variant(layers, label) for label in finders}
-    members = [
+    cells = [
         StudyCell(label, replace(variant, density=density, seed=variant.seed + number))
         for number in range(seeds)
         for density in densities
         for label, variant in variants.items()
     ]
-    for member in members:
-        with _of(member.label):
-            resolve(member.config)
-    return members
+    for cell in cells:
+        with _of(cell.label):
+            resolve(cell.config)
+    return cells
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from tombola.studies.plan import StudyCell
 class CellOutcome:
     """What became of a cell: its result, or why there is none."""
 
-    member: StudyCell
+    cell: StudyCell
     values: Mapping[str, Any] | None
     failure: str = ""
 
@@ -28,27 +28,27 @@ class CellOutcome:
 Measurement = Callable[[RunConfig, Path, Path, Progress], Mapping[str, Any]]
 
 
-def read_dynamics(config: RunConfig, directory: Path, out: Path, progress: Progress) -> Mapping[str, Any]:
+def measure_dynamics(config: RunConfig, directory: Path, out: Path, progress: Progress) -> Mapping[str, Any]:
     """Return how a run's ticket follows the dense network in training (`tombola.studies.dynamics`)."""
     return {"dynamics": [asdict(moment) for moment in follow(config, directory, out, progress)]}
 
 
 def run_all(
-    members: Sequence[StudyCell],
+    cells: Sequence[StudyCell],
     out: Path,
     progress: Progress,
     seen: Callable[[list[CellOutcome]], None] = lambda _: None,
-    readings: Sequence[Measurement] = (),
+    measurements: Sequence[Measurement] = (),
 ) -> list[CellOutcome]:
     """Run the cells one after another and return what became of each; what was run before is not run again.
 
-    Cells share whatever they have in common through the store below `out`. A cell that fails is kept with its reason in
-    `out`/failures.json, and tried again next time. seen: is called after every cell with all outcomes so far.
-    readings: what else is measured of each run, beside its result.
+    Cells share whatever they have in common through the store below `out`. A cell that fails is named in
+    `out`/failures.json with its reason, and tried again next time. seen: is called after every cell with all outcomes
+    so far. measurements: what else is measured of each run, beside its result.
     """
     check_out(out)
     with shared():
-        outcomes = _run_each(members, out, progress, seen, readings)
+        outcomes = _run_each(cells, out, progress, seen, measurements)
     failed = failures(outcomes)
     if failed and out.is_dir():  # which it is not where no cell came as far as writing something
         write_json(out / "failures.json", failed)
@@ -58,26 +58,24 @@ def run_all(
 
 
 def _run_each(
-    members: Sequence[StudyCell],
+    cells: Sequence[StudyCell],
     out: Path,
     progress: Progress,
     seen: Callable[[list[CellOutcome]], None],
-    readings: Sequence[Measurement],
+    measurements: Sequence[Measurement],
 ) -> list[CellOutcome]:
     outcomes: list[CellOutcome] = []
-    for number, member in enumerate(members, start=1):
-        config = member.config
-        progress.say(
-            f"cell {number} of {len(members)}: {member.label}, density {member.density:.4g}, seed {config.seed}"
-        )
+    for number, cell in enumerate(cells, start=1):
+        config = cell.config
+        progress.say(f"cell {number} of {len(cells)}: {cell.label}, density {cell.density:.4g}, seed {config.seed}")
         try:
             result = run(config, out, progress)
-            more = [reading(config, result.directory, out, progress) for reading in readings]
-            outcomes.append(CellOutcome(member, {**result.values, **{k: v for each in more for k, v in each.items()}}))
+            more = [measure(config, result.directory, out, progress) for measure in measurements]
+            outcomes.append(CellOutcome(cell, {**result.values, **{k: v for each in more for k, v in each.items()}}))
         except Exception as error:  # noqa: BLE001 - the user's model and data may raise anything, in this cell alone
             failure = in_words(error)
             progress.say(f"failed: {failure}")
-            outcomes.append(CellOutcome(member, None, failure))
+            outcomes.append(CellOutcome(cell, None, failure))
         seen(list(outcomes))
     return outcomes
 
@@ -85,7 +83,7 @@ def _run_each(
 def failures(outcomes: Sequence[CellOutcome]) -> list[dict[str, Any]]:
     """Return the cells without a result, and why, as plain values."""
     return [
-        {"finder": o.member.label, "density": o.member.density, "seed": o.member.config.seed, "why": o.failure}
+        {"finder": o.cell.label, "density": o.cell.density, "seed": o.cell.config.seed, "why": o.failure}
         for o in outcomes
         if o.failure
     ]

@@ -80,8 +80,8 @@ def tabulate(outcomes: Sequence[CellOutcome]) -> list[Row]:
 
     Intervals of differences hold over all densities together (Bonferroni); p values are adjusted for them (Holm).
     """
-    labels = list(dict.fromkeys(outcome.member.label for outcome in outcomes))
-    densities = sorted({outcome.member.density for outcome in outcomes}, reverse=True)
+    labels = list(dict.fromkeys(outcome.cell.label for outcome in outcomes))
+    densities = sorted({outcome.cell.density for outcome in outcomes}, reverse=True)
     cells = {(label, density): _row(outcomes, label, density) for density in densities for label in labels}
     rows = {key: row for key, row in cells.items() if row is not None}
     for label in labels:
@@ -98,8 +98,8 @@ def tabulate(outcomes: Sequence[CellOutcome]) -> list[Row]:
 
 def _row(outcomes: Sequence[CellOutcome], label: str, density: float) -> Row | None:
     """Return one row without its differences, or None while there is no result."""
-    own = [o for o in outcomes if (o.member.label, o.member.density) == (label, density)]
-    done = [(o.member.config.seed, o.values) for o in own if o.values is not None]
+    own = [o for o in outcomes if (o.cell.label, o.cell.density) == (label, density)]
+    done = [(o.cell.config.seed, o.values) for o in own if o.values is not None]
     if not done:
         return None
     values = [found for _, found in done]
@@ -118,7 +118,7 @@ def _row(outcomes: Sequence[CellOutcome], label: str, density: float) -> Row | N
         dense_equivalents=None if None in equivalents else fmean(equivalents),
         objective=_objective(values),
         dynamics=_dynamics(values),
-        failed=tuple(o.member.config.seed for o in own if o.failure),
+        failed=tuple(o.cell.config.seed for o in own if o.failure),
         warnings=tuple(dict.fromkeys(text for found in values for text in found.get("warnings", ()))),
     )
 
@@ -137,10 +137,10 @@ def _objective(values: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _dynamics(values: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, float, float], ...]:
-    courses = [each["dynamics"] for each in values if "dynamics" in each]
+    trajectories = [each["dynamics"] for each in values if "dynamics" in each]
     return tuple(
-        (moments[0]["epoch"], fmean(each["kl"] for each in moments), fmean(each["cosine"] for each in moments))
-        for moments in zip(*courses, strict=True)
+        (points[0]["epoch"], fmean(each["kl"] for each in points), fmean(each["cosine"] for each in points))
+        for points in zip(*trajectories, strict=True)
     )
 
 
@@ -172,7 +172,7 @@ def _with_speed_up(rows: dict[tuple[str, float], Row], row: Row) -> Row:
 
 def summary(rows: Sequence[Row], outcomes: Sequence[CellOutcome]) -> dict[str, Any]:
     """Return a study as plain values: its rows, the dense network's mean accuracy, and what failed."""
-    by_seed = {o.member.config.seed: o.values["dense_test_accuracy"] for o in outcomes if o.values is not None}
+    by_seed = {o.cell.config.seed: o.values["dense_test_accuracy"] for o in outcomes if o.values is not None}
     return {
         "rows": [row.to_dict() for row in rows],
         "dense_test_accuracy_mean": fmean(by_seed.values()),

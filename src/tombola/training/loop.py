@@ -27,7 +27,7 @@ def fit(
     setup: TrainingSetup,
     start: State,
     until: int,
-    stage: StoreEntry,
+    entry: StoreEntry,
     title: str,
     ticket: Ticket | None = None,
     callback: TrainingCallback | None = None,
@@ -36,21 +36,21 @@ def fit(
 
     callback: what goes along with the training; a fresh one, whose state is restored where the training is continued.
 
-    The stage keeps checkpoints and one row of metrics an epoch; a checkpoint found there is continued, bit for bit.
+    The entry keeps checkpoints and one row of metrics an epoch; a checkpoint found there is continued, bit for bit.
     Raises SearchError when the loss is no longer finite.
     """
     if until > setup.recipe.epochs:
         raise UsageError(f"epoch {until} lies beyond the training's {setup.recipe.epochs} epochs")
     with seeded(setup.seed, "training", device=setup.runtime.device):
         loop = Loop(setup, start, ticket, callback or TrainingCallback())
-        loop.restore(stage.resume())
+        loop.restore(entry.resume())
         with setup.progress.track(title, until - start.epoch, loop.epoch - start.epoch) as tracker:
             while loop.epoch < until:
-                loop.run_epoch(stage)
+                loop.run_epoch(entry)
                 row = loop.finish_epoch(title)
-                stage.record(row)
+                entry.record(row)
                 tracker.update(loop.epoch - start.epoch, _note(row))
-        stage.checkpoint(loop.state())
+        entry.checkpoint(loop.state())
         return State.of(loop.model, until, start.cost + loop.meter.read())
 
 
@@ -63,7 +63,7 @@ class Loop:
     """The state of one training, all of it in one place."""
 
     def __init__(self, setup: TrainingSetup, start: State, ticket: Ticket | None, callback: TrainingCallback) -> None:
-        self._lesson, self._callback = setup, callback
+        self._setup, self._callback = setup, callback
         self.model = setup.runtime.place(load_weights(setup.model, start.tensors)).train()
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise UsageError("model has no parameter to train: all of them are frozen (requires_grad is False)")
@@ -90,7 +90,7 @@ class Loop:
             "position": self._position,
             "loss_sum": self._loss_sum,
             "samples": self._counted,
-            "generators": GlobalState.now(self._lesson.runtime.device).to_dict(),
+            "generators": GlobalState.now(self._setup.runtime.device).to_dict(),
             "cost": self.meter.read().to_dict(),
         }
 
@@ -103,12 +103,12 @@ class Loop:
         self._callback.restore(state["callback"])
         self.epoch, self._position = state["epoch"], state["position"]
         self._loss_sum, self._counted = state["loss_sum"].clone(), state["samples"]
-        GlobalState.from_dict(state["generators"]).restore(self._lesson.runtime.device)
+        GlobalState.from_dict(state["generators"]).restore(self._setup.runtime.device)
         self.meter = Meter(Cost(**state["cost"]))
 
-    def run_epoch(self, stage: StoreEntry) -> None:
+    def run_epoch(self, entry: StoreEntry) -> None:
         """Take the steps that are left in the present epoch."""
-        setup = self._lesson
+        setup = self._setup
         for item in setup.feed.epoch(self.epoch, self._position):
             self._optimizer.param_groups[0]["lr"] = setup.recipe.learning_rate_at(self.epoch + self._within())
             batch = setup.runtime.move(item.batch)
@@ -123,16 +123,16 @@ class Loop:
             self._optimizer.step()
             self._count(setup.task.samples(batch), counted, loss)
             self._callback.after_step(self._share())
-            if stage.due():
-                stage.checkpoint(self.state())
+            if entry.due():
+                entry.checkpoint(self.state())
 
     def _share(self) -> float:
         """Return the share of the training that is done, in whole epochs where their length is not known."""
-        return (self.epoch - self._first + self._within()) / (self._lesson.recipe.epochs - self._first)
+        return (self.epoch - self._first + self._within()) / (self._setup.recipe.epochs - self._first)
 
     def _within(self) -> float:
         """Return the share of the present epoch that is done, 0 where its length is not known."""
-        length = self._lesson.feed.length
+        length = self._setup.feed.length
         return min(self._position / length, 1.0) if length else 0.0
 
     def _count(self, samples: int, counted: int, loss: torch.Tensor) -> None:
@@ -143,7 +143,7 @@ class Loop:
 
     def finish_epoch(self, title: str) -> dict[str, Any]:
         """Close the epoch and return its row of metrics."""
-        setup = self._lesson
+        setup = self._setup
         if not self._counted:
             raise UsageError("training data gave no batch, or none with a target that counts")
         loss = float(self._loss_sum) / self._counted

@@ -62,7 +62,7 @@ TrainingFunction = Callable[[nn.Module, Job], Any]
 
 @dataclass(frozen=True)
 class UserFit:
-    """Trains by a user's function; what it was interrupted in is begun anew, from the stage's start."""
+    """Trains by a user's function; what it was interrupted in is begun anew, from its start."""
 
     function: TrainingFunction
 
@@ -71,7 +71,7 @@ class UserFit:
         setup: TrainingSetup,
         start: State,
         until: int,
-        stage: StoreEntry,
+        entry: StoreEntry,
         title: str,
         ticket: Ticket | None = None,
     ) -> State:
@@ -79,7 +79,7 @@ class UserFit:
 
         Raises UsageError when it left pruned weights that are not zero, or changed the model's names.
         """
-        stage.resume()  # cuts the journal back
+        entry.resume()  # cuts the journal back
         epochs, meter = range(start.epoch, until), Meter()
         with (
             seeded(setup.seed, "training", device=setup.runtime.device),
@@ -108,7 +108,7 @@ class UserFit:
         if setup.held_out is not None:
             found = evaluate(model, setup.task, setup.held_out, setup.runtime)
             row |= {"held_out_loss": found.loss, "held_out_metric": found.metric}
-        stage.record(row)
+        entry.record(row)
         return State.of(model, until, cost)
 
     @staticmethod

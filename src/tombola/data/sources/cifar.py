@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tombola.data import cifar_binary
-from tombola.data.cifar_binary import Layout
+from tombola.data.cifar_binary import FileFormat
 from tombola.data.sources.base import Source, data_dir_option, download_option, needed
 from tombola.data.splits import Raw
 from tombola.errors import UsageError, in_words, shown
@@ -42,23 +42,23 @@ class Cifar100(Source):
         return _read("CIFAR100", cifar_binary.CIFAR100, self.data_dir, self.download).resized(image_size)
 
 
-def _read(what: str, layout: Layout, data_dir: str | None, download: bool) -> Raw:
+def _read(what: str, file_format: FileFormat, data_dir: str | None, download: bool) -> Raw:
     root = needed(data_dir, what)
-    files = cifar_binary.find(layout, root)
+    files = cifar_binary.find(file_format, root)
     if files is not None:
-        return cifar_binary.read(layout, files)
-    train, test = (_pickled(what, layout, root, train, download) for train in (True, False))
+        return cifar_binary.read(file_format, files)
+    train, test = (_pickled(what, file_format, root, train, download) for train in (True, False))
     return Raw(train, test)
 
 
-def _pickled(what: str, layout: Layout, root: Path, train: bool, download: bool) -> tuple[Tensor, Tensor]:
+def _pickled(what: str, file_format: FileFormat, root: Path, train: bool, download: bool) -> tuple[Tensor, Tensor]:
     """Read torchvision's files, which it knows by their checksums before it opens them."""
     import torchvision.datasets
 
     try:
         source = getattr(torchvision.datasets, what)(str(root), train=train, download=download)
     except (RuntimeError, OSError) as error:
-        names = ", ".join((*layout.train, *layout.test))
+        names = ", ".join((*file_format.train, *file_format.test))
         raise UsageError(
             f"{shown(root)} does not hold torchvision's files of {what} ({in_words(error)}), nor the binary ones "
             f"({names}; plain, .xz or .gz); give the right folder, or have them downloaded",

@@ -208,10 +208,10 @@ def _places(heads: tuple[Head, ...], found: Mapping[str, Any], batch: Batch) -> 
 
 def _distance(scores: Tensor, labels: Tensor, loss: Any, shift: int) -> float:
     """Return by what share a loss differs from the cross-entropy of tokens' scores (N, C, T), foretold or not."""
-    kept, targets = scores[:, :, : scores.shape[2] - shift], labels[:, shift:]
-    if not isinstance(loss, Tensor) or kept.shape[2:] != targets.shape[1:]:
+    shifted, targets = scores[:, :, : scores.shape[2] - shift], labels[:, shift:]
+    if not isinstance(loss, Tensor) or shifted.shape[2:] != targets.shape[1:]:
         return math.inf
-    ours = float(F.cross_entropy(kept, targets, ignore_index=-100))
+    ours = float(F.cross_entropy(shifted, targets, ignore_index=-100))
     return abs(ours - float(loss)) / max(abs(ours), 1e-9)
 
 
@@ -221,20 +221,20 @@ def _divergence(head: Head, output: Tensor, reference: Tensor, found: Mapping[st
     if head.kind == "labels":
         return bernoulli_kl(output, reference).mean()
     values = softmax_kl(output, reference, dim=head.axis)
-    kept = _no_padding(found, batch)
-    if kept is None or kept.shape != values.shape:
+    unpadded = _no_padding(found, batch)
+    if unpadded is None or unpadded.shape != values.shape:
         return values.mean()
-    return (values * kept).sum() / kept.sum().clamp(min=1)
+    return (values * unpadded).sum() / unpadded.sum().clamp(min=1)
 
 
 def _no_padding(found: Mapping[str, Any], batch: Batch) -> Tensor | None:
     """Return which tokens count; the attention mask of a model that encodes and decodes is of what it encodes."""
     if "encoder_last_hidden_state" not in found:
-        kept: Tensor | None = batch.get("attention_mask")
+        unpadded: Tensor | None = batch.get("attention_mask")
     else:
         labels = batch.get("labels")
-        kept = batch.get("decoder_attention_mask", None if labels is None else labels != -100)
-    return kept
+        unpadded = batch.get("decoder_attention_mask", None if labels is None else labels != -100)
+    return unpadded
 
 
 def _prediction(head: Head, output: Tensor) -> Tensor:

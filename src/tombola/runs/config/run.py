@@ -11,7 +11,7 @@ from tombola.data import AUGMENTATIONS, DATASETS, Source
 from tombola.errors import UsageError
 from tombola.finders import CTS, FINDERS, Finds, needs_of
 from tombola.networks.models import MODELS, Model
-from tombola.networks.runtime import LAYOUTS, PRECISIONS
+from tombola.networks.runtime import MEMORY_FORMATS, PRECISIONS
 from tombola.runs.config.densities import parse_density
 from tombola.training import Recipe
 
@@ -123,7 +123,7 @@ class RunConfig(Part):
     layout: str = option(
         "auto",
         "memory layout: auto, contiguous, channels-last",
-        must=one_of(LAYOUTS),
+        must=one_of(MEMORY_FORMATS),
         group="machine",
         named=False,
     )

@@ -68,7 +68,7 @@ def _scores(ticket: Ticket) -> dict[str, Tensor]:
 def _lowest(scores: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return the mask of the `count` lowest scores; which of equal ones is left to chance.
 
-    Scores of finders with rounds share one lowest value, -infinity, wherever an early round pruned.
+    Scores of finders that cut several times share one lowest value, -infinity, wherever an early cut pruned.
     """
     order = torch.randperm(len(scores), generator=generator)
     mask = torch.empty_like(scores, dtype=torch.bool)
