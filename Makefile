@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/tombola demo
 
 test: .venv/tested lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_FLAGS)
 
 test-hard: .venv/tested
 	$(BIN)/python -m pytest -m hard
@@ -19,9 +19,9 @@ lint: .venv/tested
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports --no-cache
 
-# Lines and branches that the tests reach.
-coverage: .venv/tested
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov=tombola --cov-branch --cov-report=term:skip-covered
+# The same, and the lines and branches that the tests reach: a third more work, so not in every `make test`.
+coverage:
+	$(MAKE) test PYTEST_FLAGS="--cov=tombola --cov-branch --cov-report=term:skip-covered"
 
 # The documentation as a site below build/site, every warning an error.
 docs: .venv/documented

@@ -1,4 +1,8 @@
-"""Small models and data that the tests share."""
+"""Small models and data that the tests share, and what they do with them."""
+
+import json
+import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -9,7 +13,18 @@ process.tune()  # as the command line does, before torch is loaded
 import torch
 from torch import nn
 
+from tombola.cli.main import main
+from tombola.core.flat import Layout
+from tombola.finders import draw as draw_ticket
+from tombola.networks.masking import survey
+from tombola.networks.network import FrozenNetwork
+from tombola.networks.runtime import Runtime
+from tombola.networks.task import Task
+from tombola.storage.store import DiskEntry
+
 torch.set_num_threads(2)
+
+CPU = Runtime(torch.device("cpu"))
 
 
 class TinyConv(nn.Module):
@@ -53,16 +68,153 @@ def images(count=2, size=12, seed=0):
 def train(model, data, epochs=30):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     for _ in range(epochs):
-        for x, y in data:
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x), y).backward()
-            optimizer.step()
+        train_epoch(model, optimizer, data)
     return model
+
+
+def train_epoch(model, optimizer, data):
+    for x, y in data:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+def frozen(model):
+    return FrozenNetwork(model, survey(model).layout, Task(), CPU)
+
+
+def layout(*shapes):
+    return Layout(tuple(f"{number}.weight" for number in range(len(shapes))), shapes)
+
+
+def draw(finder, of, density=0.3):
+    return draw_ticket(finder, of, density).ticket
+
+
+class Killed(Exception):
+    pass
+
+
+class Dying:
+    """An entry that checkpoints at every step and dies after some of them."""
+
+    def __init__(self, inner, steps):
+        self._inner, self._left = inner, steps
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def due(self):
+        return True
+
+    def checkpoint(self, state):
+        self._inner.checkpoint(state)
+        self._left -= 1
+        if not self._left:
+            raise Killed
+
+
+@contextmanager
+def dying(after, kind=""):
+    """Die after so many checkpoints on disk, of entries whose names begin with `kind`."""
+    original, made = DiskEntry.checkpoint, 0
+
+    def checkpoint(entry, state):
+        nonlocal made
+        original(entry, state)
+        made += entry.directory.name.startswith(kind)
+        if made == after:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiskEntry, "checkpoint", checkpoint)
+        yield
+
+
+def flipped(content, bit):
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
 
 
 def at(name, folder, **options):
     """A source of data with its folder, as keys and values."""
     return {"name": name, "data_dir": str(folder), **options}
+
+
+def command(capsys, *arguments):
+    """Run the command line in this process; return its status, standard output and standard error."""
+    capsys.readouterr()
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # --help and --print_config
+        status = stop.code or 0
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def as_json(capsys, *arguments):
+    """Return what a command that must succeed prints with --json."""
+    status, out, err = command(capsys, *arguments, "--json")
+    assert status == 0, err
+    return json.loads(out)
+
+
+@pytest.fixture
+def bring(tmp_path, monkeypatch):
+    """Writes modules of the user's own, which can be imported until the test ends; returns their folder."""
+    names = []
+
+    def write(name, code):
+        (tmp_path / f"{name}.py").write_text(code)
+        monkeypatch.syspath_prepend(tmp_path)
+        names.append(name)
+        return tmp_path
+
+    yield write
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+# A module of the user's own, and the options of a short run with it.
+BROUGHT = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+def build(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, classes))
+
+def numbers(count, seed):
+    x = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(x, x[:, :3].argmax(dim=1))
+
+def datasets():
+    return numbers(200, 0), numbers(60, 1)
+
+def train(model, job):
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    job.hold(model, optimizer)
+    for epoch in job.epochs:
+        for x, y in job.batches(epoch):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+"""
+OWN = ["--model", "brought:build", "--data", "brought:datasets", "--epochs", "4", "--rewind-to", "1", "--steps", "60",
+       "--density", "0.3", "--threads", "2", "--batch-size", "20"]  # fmt: skip
+
+
+@pytest.fixture
+def brought(bring):
+    return bring("brought", BROUGHT)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of decoded images, which is the test's own."""
+    monkeypatch.setenv("TOMBOLA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture

@@ -4,13 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tombola.core.allocation import ALLOCATIONS, Uniform, erdos_renyi_kernel, round_to
-from tombola.core.flat import Layout
 from tombola.core.selection import Selection
 from tombola.errors import UsageError
 
-
-def layout(*shapes):
-    return Layout(tuple(f"{number}.weight" for number in range(len(shapes))), shapes)
+from .conftest import layout
 
 
 def keep(scores, of, density, allocation="global"):

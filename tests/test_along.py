@@ -18,7 +18,6 @@ from tombola.core.seeds import fill_uniform
 from tombola.core.selection import Selection
 from tombola.data import Item, StreamFeed
 from tombola.finders import ContinuousSparsification, EdgePopup, Gradual, Joint
-from tombola.finders import draw as draw_ticket
 from tombola.finders.continuous import HardeningGates
 from tombola.finders.edge_popup import ScoreSearch, initial_scores
 from tombola.finders.gradual import Pruning, cubic, geometric
@@ -28,15 +27,11 @@ from tombola.networks.task import Task
 from tombola.storage.store import DiskEntry, DiskStore, MemoryStore
 from tombola.training import Recipe, State, TrainingCallback, TrainingSetup, fit
 
-from .conftest import TinyConv, batches, images, mlp
-from .test_rivals import CPU, Three, problem, three
+from .conftest import CPU, TinyConv, batches, draw, images, mlp
+from .test_rivals import Three, problem, three
 
 POINT = (torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0]]))
 KINDS = [Gradual(rounds=4), Joint(), ContinuousSparsification(), EdgePopup(steps=7)]
-
-
-def draw(finder, of, density=0.3):
-    return draw_ticket(finder, of, density).ticket
 
 
 def weights_of(model):

@@ -237,6 +237,23 @@ def test_wrong_arguments_get_a_sentence_before_any_work(options, message):
         draw(model, batches(), **options)
 
 
+def test_python_arguments_of_the_wrong_kind_get_a_sentence():
+    data = batches()
+    for options, message in (
+        ({"include": 3}, "include must be a glob pattern of parameter names or a list of them, got 3"),
+        ({"exclude": 5}, "exclude must be a glob pattern"),
+        ({"task": Task}, r"task must be a tombola\.Task, got"),
+        ({"held_out": 3}, "held_out must be an iterable"),
+        ({"held_out": []}, "held_out is empty"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            tombola.draw(mlp(), data, density=0.5, progress=False, **options)
+    with pytest.raises(UsageError, match=r"recipe must be a tombola\.Recipe, got \{\}"):
+        tombola.sparsify(mlp(), data, data, density=0.5, recipe={}, progress=False)
+    with pytest.raises(UsageError, match="data gives a batch without samples"):
+        tombola.draw(mlp(), [(torch.zeros(0, 6), torch.zeros(0).long())], density=0.5, progress=False)
+
+
 def test_data_that_do_not_fit_the_model_get_a_sentence_before_any_training():
     x, y = batches(1)[0]
     narrow = [(x[:, :4], y)]

@@ -17,17 +17,9 @@ from tombola.finders import FINDERS, SNIP
 from tombola.networks.models import read_weights
 from tombola.runs.config import from_dict
 
+from .conftest import command
+
 QUICK = ["--epochs", "3", "--rewind-to", "1", "--steps", "20", "--threads", "2"]
-
-
-def tombola(capsys, *arguments):
-    """Run the command line in this process; return status, standard output and standard error."""
-    try:
-        status = main([str(argument) for argument in arguments])
-    except SystemExit as stop:  # --help and --print_config
-        status = stop.code or 0
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +30,7 @@ def finished(tmp_path_factory):
 
 
 def test_json_is_one_object_and_nothing_else(capsys, tmp_path):
-    status, out, err = tombola(capsys, "run", *QUICK, "--sparsity", "98%", "--out", tmp_path, "--json")
+    status, out, err = command(capsys, "run", *QUICK, "--sparsity", "98%", "--out", tmp_path, "--json")
     assert status == 0
     values = json.loads(out)
     assert {
@@ -48,13 +40,13 @@ def test_json_is_one_object_and_nothing_else(capsys, tmp_path):
     assert 0 <= values["test_accuracy"] <= 100
     assert values["density"] == 0.02
     assert "search: 20/20" in err
-    status, again, _ = tombola(capsys, "run", *QUICK, "--density", "0.02", "--out", tmp_path, "--json")
+    status, again, _ = command(capsys, "run", *QUICK, "--density", "0.02", "--out", tmp_path, "--json")
     assert json.loads(again)["repeated"]
     assert json.loads(again)["run_dir"] == values["run_dir"]
 
 
 def test_a_repeated_run_says_so(capsys, finished):
-    status, out, _ = tombola(capsys, "run", *QUICK, "--out", finished.parent)
+    status, out, _ = command(capsys, "run", *QUICK, "--out", finished.parent)
     assert status == 0
     assert "finished already" in out
     assert "1,004 of 50,200" in out
@@ -143,7 +135,7 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "message"), BAD)
 def test_bad_input_gets_one_sentence_and_status_2(capsys, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    status, out, err = tombola(capsys, *arguments)
+    status, out, err = command(capsys, *arguments)
     assert status == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1
@@ -154,64 +146,64 @@ def test_bad_input_gets_one_sentence_and_status_2(capsys, tmp_path, monkeypatch,
 def test_a_configuration_file_with_unknown_keys_is_refused(capsys, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("steps: 7\nstepz: 3\n")
-    status, _, err = tombola(capsys, "run", "--config", path)
+    status, _, err = command(capsys, "run", "--config", path)
     assert status == 2
     assert "--config: unknown key 'stepz'; did you mean steps?" in err
     assert len(err.strip().splitlines()) == 1
 
 
 def test_printed_configuration_is_a_configuration(capsys, tmp_path):
-    status, out, _ = tombola(capsys, "run", "--preset", "fashion-mnist-lenet", "--steps", "7", "--print_config")
+    status, out, _ = command(capsys, "run", "--preset", "fashion-mnist-lenet", "--steps", "7", "--print_config")
     assert status == 0
     values = yaml.safe_load(out)
     assert (values["data"]["name"], values["finder"]["steps"]) == ("fashion-mnist", 7)
     assert values["training"]["milestones"] == [6, 9]
     path = tmp_path / "c.yaml"
     path.write_text(out)
-    _, again, _ = tombola(capsys, "run", "--config", path, "--print_config")
+    _, again, _ = command(capsys, "run", "--config", path, "--print_config")
     assert yaml.safe_load(again) == values
-    _, changed, _ = tombola(capsys, "run", "--config", path, "--steps", "9", "--print_config")
+    _, changed, _ = command(capsys, "run", "--config", path, "--steps", "9", "--print_config")
     assert yaml.safe_load(changed)["finder"]["steps"] == 9
 
 
 def test_another_finder_leaves_the_options_of_the_presets_own_behind(capsys):
     fast = ["--preset", "cifar10-resnet20-fast", "--data", "digits", "--image-size", "8", "--print_config"]
-    kept = yaml.safe_load(tombola(capsys, "run", *fast)[1])
+    kept = yaml.safe_load(command(capsys, "run", *fast)[1])
     assert (kept["finder"]["name"], kept["finder"]["epochs"], kept["finder"]["share"]) == ("joint", 34, 0.4)
-    status, out, _ = tombola(capsys, "run", *fast, "--finder", "cts")
+    status, out, _ = command(capsys, "run", *fast, "--finder", "cts")
     left = yaml.safe_load(out)
     assert status == 0
     assert from_dict({key: left[key] for key in left if key not in {"preset", "recipe"}}).finder == CTS()
     assert left["training"] == kept["training"]
     published = ["--preset", "cifar10-resnet20", "--recipe", "published", "--data", "digits", "--print_config"]
-    found = yaml.safe_load(tombola(capsys, "run", *published, "--finder", "cts")[1])["finder"]
+    found = yaml.safe_load(command(capsys, "run", *published, "--finder", "cts")[1])["finder"]
     assert FINDERS.read(found) == CTS.published()
-    found = yaml.safe_load(tombola(capsys, "run", *published, "--finder", "snip")[1])["finder"]
+    found = yaml.safe_load(command(capsys, "run", *published, "--finder", "snip")[1])["finder"]
     assert FINDERS.read(found) == SNIP()
 
 
 def test_a_sparsity_is_printed_as_the_density_it_means(capsys, tmp_path):
-    _, out, _ = tombola(capsys, "run", "--sparsity=98%", "--print_config")
+    _, out, _ = command(capsys, "run", "--sparsity=98%", "--print_config")
     assert yaml.safe_load(out)["density"] == 0.02
     path = tmp_path / "c.yaml"
     path.write_text(out)
-    _, again, _ = tombola(capsys, "run", "--config", path, "--density", "0.1", "--print_config")
+    _, again, _ = command(capsys, "run", "--config", path, "--density", "0.1", "--print_config")
     assert yaml.safe_load(again)["density"] == 0.1
 
 
 def test_weights_that_are_no_state_dict_are_not_exported(capsys, finished, tmp_path):
     torch.save({"state_dict": {"a": torch.zeros(2)}, "epoch": 3}, tmp_path / "w.pt")
     ticket = finished / "ticket.safetensors"
-    status, _, err = tombola(capsys, "export", ticket, "--weights", tmp_path / "w.pt", "--out", tmp_path / "p.pt")
+    status, _, err = command(capsys, "export", ticket, "--weights", tmp_path / "w.pt", "--out", tmp_path / "p.pt")
     assert status == 2
     assert "does not fit the ticket" in err
     (tmp_path / "d.pt").mkdir()
-    status, _, err = tombola(capsys, "export", ticket, "--out", tmp_path / "d.pt")
+    status, _, err = command(capsys, "export", ticket, "--out", tmp_path / "d.pt")
     assert (status, "is there already and is no file" in err) == (2, True)
 
 
 def test_files_that_cannot_be_written_are_named_in_one_sentence(capsys, finished):
-    status, _, err = tombola(capsys, "export", finished / "ticket.safetensors", "--out", "/proc/none.pt")
+    status, _, err = command(capsys, "export", finished / "ticket.safetensors", "--out", "/proc/none.pt")
     assert status == 1
     assert err.startswith("tombola export: /proc/")
     assert "No such file or directory" in err
@@ -228,32 +220,48 @@ def test_output_into_a_closed_pipe_is_no_error(finished):
 def test_presets_and_configuration_files(capsys, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("")
-    assert "must hold keys and values" in tombola(capsys, "run", "--config", path)[2]
+    assert "must hold keys and values" in command(capsys, "run", "--config", path)[2]
     path.write_text("preset: fashion-mnist-lenet\n")
-    _, out, _ = tombola(capsys, "run", "--config", path, "--print_config")
+    _, out, _ = command(capsys, "run", "--config", path, "--print_config")
     assert yaml.safe_load(out)["data"]["name"] == "fashion-mnist"
-    status, _, err = tombola(capsys, "run", "--config", path, "--preset", "digits")
+    status, _, err = command(capsys, "run", "--config", path, "--preset", "digits")
     assert status == 2
     assert "--preset excludes --config" in err
 
 
+def test_lists_and_configuration_files_in_any_order(capsys, tmp_path):
+    def printed(*arguments):
+        with pytest.raises(SystemExit):
+            main(["run", *arguments, "--print_config"])
+        return yaml.safe_load(capsys.readouterr().out)
+
+    for text in ("*.bias,fc1.*", "[*.bias,fc1.*]", "['*.bias', \"fc1.*\"]"):
+        assert printed("--exclude", text)["exclude"] == ["*.bias", "fc1.*"]
+    assert printed("--exclude", "[ab]*")["exclude"] == ["[ab]*"]
+    assert printed("--milestones", "4,8", "--epochs", "9")["training"]["milestones"] == [4, 8]
+    assert printed("--milestones=[]")["training"]["milestones"] == []
+    (tmp_path / "c.yaml").write_text("seed: 5\nsteps: 7\n")
+    found = printed("--seed", "3", "--config", str(tmp_path / "c.yaml"))
+    assert (found["seed"], found["finder"]["steps"]) == (3, 7)
+
+
 def test_damaged_run_directories_say_what_to_do(capsys, tmp_path):
     run = ["run", *QUICK[:4], *QUICK[6:], "--finder", "random", "--out", tmp_path]
-    assert tombola(capsys, *run)[0] == 0
+    assert command(capsys, *run)[0] == 0
     directory = next(path for path in tmp_path.iterdir() if path.name != ".store")
     for name in ("weights.safetensors", "ticket.safetensors"):
         before = (directory / name).read_bytes()
         (directory / name).write_bytes(before[:50]) if name.startswith("t") else (directory / name).unlink()
-        status, out, _ = tombola(capsys, *run, "--json")
+        status, out, _ = command(capsys, *run, "--json")
         assert status == 0
         assert not json.loads(out)["repeated"], "what is gone is made again"
         assert len((directory / name).read_bytes()) == len(before)
     (directory / "config.yaml").write_text("epochs: [")
-    assert "is not YAML" in tombola(capsys, "evaluate", directory)[2]
+    assert "is not YAML" in command(capsys, "evaluate", directory)[2]
     (directory / "config.yaml").write_text("epochs: abc")
-    assert "epochs must be a whole number of at least 1, got abc" in tombola(capsys, "evaluate", directory)[2]
+    assert "epochs must be a whole number of at least 1, got abc" in command(capsys, "evaluate", directory)[2]
     (directory / "identity.json").write_text("{")
-    status, _, err = tombola(capsys, *run)
+    status, _, err = command(capsys, *run)
     assert status == 1
     assert "identity.json is damaged" in err
 
@@ -261,32 +269,32 @@ def test_damaged_run_directories_say_what_to_do(capsys, tmp_path):
 def test_a_ticket_beside_somebodys_configuration_lies_in_no_run_directory(capsys, finished, tmp_path):
     shutil.copy(finished / "ticket.safetensors", tmp_path)
     (tmp_path / "config.yaml").write_text("preset: digits\nrecipe: standard\n")
-    for command in ("train", "evaluate", "audit"):
-        status, _, err = tombola(capsys, command, tmp_path / "ticket.safetensors")
+    for name in ("train", "evaluate", "audit"):
+        status, _, err = command(capsys, name, tmp_path / "ticket.safetensors")
         assert (status, err.count("\n")) == (2, 1)
         assert "lies in no run directory: say --preset, or --model and --data" in err
 
 
 def test_a_moved_run_directory_shows_where_it_lies_now(capsys, finished, tmp_path):
     shutil.copytree(finished.parent, tmp_path / "moved")
-    _, out, _ = tombola(capsys, "run", *QUICK, "--out", tmp_path / "moved", "--json")
+    _, out, _ = command(capsys, "run", *QUICK, "--out", tmp_path / "moved", "--json")
     assert json.loads(out)["run_dir"] == str(tmp_path / "moved" / finished.name)
 
 
 def test_the_configuration_of_a_run_directory_repeats_the_run(capsys, finished):
-    status, out, _ = tombola(capsys, "run", "--config", finished / "config.yaml", "--out", finished.parent, "--json")
+    status, out, _ = command(capsys, "run", "--config", finished / "config.yaml", "--out", finished.parent, "--json")
     assert status == 0
     assert json.loads(out)["run_dir"] == str(finished)
 
 
 def test_info_of_a_ticket_and_of_a_run(capsys, finished):
-    status, out, _ = tombola(capsys, "info", finished / "ticket.safetensors")
+    status, out, _ = command(capsys, "info", finished / "ticket.safetensors")
     assert status == 0
     assert "1,004 of 50,200" in out
     assert "fc1.weight" in out
     assert "reverse-kl" in out
     assert "features" not in out, "an option that is empty"
-    _, out, _ = tombola(capsys, "info", finished, "--json")
+    _, out, _ = command(capsys, "info", finished, "--json")
     values = json.loads(out)
     assert sum(layer["kept"] for layer in values["layers"]) == values["kept"] == 1004
     assert values["provenance"]["finder"]["name"] == "cts"
@@ -294,36 +302,36 @@ def test_info_of_a_ticket_and_of_a_run(capsys, finished):
 
 def test_evaluate_measures_what_the_run_measured(capsys, finished):
     result = json.loads((finished / "result.json").read_text())
-    status, out, _ = tombola(capsys, "evaluate", finished, "--json")
+    status, out, _ = command(capsys, "evaluate", finished, "--json")
     assert status == 0
     assert json.loads(out)["accuracy"] == result["test_accuracy"]
-    _, out, _ = tombola(capsys, "evaluate", finished / "ticket.safetensors", "--split", "held-out", "--json")
+    _, out, _ = command(capsys, "evaluate", finished / "ticket.safetensors", "--split", "held-out", "--json")
     assert json.loads(out)["samples"] == 144
     start = finished / "start.safetensors"
-    _, out, _ = tombola(capsys, "evaluate", finished, "--weights", start, "--json")
+    _, out, _ = command(capsys, "evaluate", finished, "--weights", start, "--json")
     assert json.loads(out)["accuracy"] < result["test_accuracy"]
-    status, _, err = tombola(capsys, "evaluate", finished, "--weights", finished / "scores.safetensors")
+    status, _, err = command(capsys, "evaluate", finished, "--weights", finished / "scores.safetensors")
     assert status == 2
     assert "lacks fc1.bias, fc2.bias, fc3.bias" in err
-    status, _, err = tombola(capsys, "evaluate", finished, "--split", "train")
+    status, _, err = command(capsys, "evaluate", finished, "--split", "train")
     assert status == 2
     assert "--split must be test or held-out, got train" in err
 
 
 def test_preview_lists_what_would_be_pruned(capsys):
-    status, out, _ = tombola(capsys, "preview", "--model", "resnet20", "--exclude", "[fc.*]", "--sparsity", "99%")
+    status, out, _ = command(capsys, "preview", "--model", "resnet20", "--exclude", "[fc.*]", "--sparsity", "99%")
     assert status == 0
     assert "excluded by name" in out
     assert "290,448 of 292,666 parameters are prunable" in out
     assert "keeps 2,904 weights" in out
-    _, out, _ = tombola(capsys, "preview", "--json")
+    _, out, _ = command(capsys, "preview", "--json")
     assert json.loads(out)["prunable"] == 50_200
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pt"])
 def test_export_writes_plain_weights_with_zeros(capsys, finished, tmp_path, ending):
     plain, start = tmp_path / f"plain{ending}", finished / "start.safetensors"
-    assert tombola(capsys, "export", finished, "--weights", start, "--out", plain)[0] == 0
+    assert command(capsys, "export", finished, "--weights", start, "--out", plain)[0] == 0
     found, before = read_weights(plain), load_file(start)
     ticket = Ticket.load(finished / "ticket.safetensors")
     assert list(found) == list(before)
@@ -331,7 +339,7 @@ def test_export_writes_plain_weights_with_zeros(capsys, finished, tmp_path, endi
         expected = value * ticket[name] if name in ticket else value
         assert torch.equal(found[name], expected)
     # And such a file is a start for another run, the ticket's zeros included.
-    status, out, _ = tombola(
+    status, out, _ = command(
         capsys, "run", *QUICK, "--weights", plain, "--draw-at", "init", "--out", tmp_path / "o", "--json"
     )
     assert status == 0
@@ -350,28 +358,28 @@ def test_weights_that_cannot_be_used(capsys, finished, tmp_path):
         (tmp_path / "tensor.pt", "must hold a state_dict, got Tensor"),
         (finished / "scores.safetensors", "lacks fc1.bias, fc2.bias, fc3.bias"),
     ):
-        status, _, err = tombola(capsys, "run", *QUICK, "--weights", path, "--out", tmp_path / "out")
+        status, _, err = command(capsys, "run", *QUICK, "--weights", path, "--out", tmp_path / "out")
         assert status == 2
         assert message in err
         assert not (tmp_path / "out").exists()
-    status, _, err = tombola(capsys, "export", finished, "--out", tmp_path / "x.bin")
+    status, _, err = command(capsys, "export", finished, "--out", tmp_path / "x.bin")
     assert status == 2
     assert "--out" in err
 
 
 def test_help_names_every_command_and_option(capsys):
-    status, out, _ = tombola(capsys, "--help")
+    status, out, _ = command(capsys, "--help")
     assert status == 0
-    assert all(command in out for command in COMMANDS)
-    for command in COMMANDS:
-        status, out, _ = tombola(capsys, command, "--help")
+    assert all(name in out for name in COMMANDS)
+    for name in COMMANDS:
+        status, out, _ = command(capsys, name, "--help")
         assert status == 0
         assert "example: tombola" in out
-    _, out, _ = tombola(capsys, "run", "--help")
+    _, out, _ = command(capsys, "run", "--help")
     for option in ("density", "sparsity", "finder", "objective", "steps", "epochs", "draw-at", "rewind-to", "model",
                    "data", "data-dir", "seed", "out", "json", "config", "preset"):  # fmt: skip
         assert f"--{option}" in out
-    assert tombola(capsys, "--version")[1].startswith("tombola 0.")
+    assert command(capsys, "--version")[1].startswith("tombola 0.")
 
 
 def test_help_lists_what_there_is():
@@ -403,7 +411,7 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tombola.runs.pipeline.run", interrupt)
-    status, _, err = tombola(capsys, "run", *QUICK, "--out", tmp_path)
+    status, _, err = command(capsys, "run", *QUICK, "--out", tmp_path)
     assert status == 130
     assert "the same command goes on where this one stopped" in err
 
@@ -420,7 +428,7 @@ def test_too_little_memory_is_said_with_what_needs_less(capsys, tmp_path, monkey
         raise error
 
     monkeypatch.setattr("tombola.runs.pipeline.run", overflow)
-    status, _, err = tombola(capsys, "run", *QUICK, "--out", tmp_path)
+    status, _, err = command(capsys, "run", *QUICK, "--out", tmp_path)
     assert status == 1
     assert err.startswith("tombola run: the memory does not suffice; less takes a smaller --batch-size")
     assert err.count("\n") == 1

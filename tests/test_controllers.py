@@ -12,9 +12,8 @@ from tombola.core.parts import POSITIVE, Part, describe, option
 from tombola.finders import Joint, draw
 from tombola.storage.store import DiskStore
 
-from .conftest import batches, mlp, train
+from .conftest import Dying, Killed, batches, mlp, train
 from .test_rivals import problem
-from .test_training import Dying, Killed
 
 HALF = torch.zeros(4)  # four gates at 1/2
 

@@ -12,20 +12,15 @@ from tombola.core.seeds import fill_uniform
 from tombola.core.selection import Selection
 from tombola.data import ListFeed
 from tombola.finders import FINDERS
-from tombola.finders import draw as draw_ticket
 from tombola.finders.cts import drop
 from tombola.finders.problem import Problem
 from tombola.finders.search import Search
 from tombola.networks.masking import survey
 from tombola.networks.network import FrozenNetwork
-from tombola.networks.runtime import Runtime
 from tombola.storage.store import DiskStore, MemoryStore
 from tombola.training import State
 
-from .conftest import batches, images, mlp, train
-from .test_training import Dying, Killed
-
-CPU = Runtime(torch.device("cpu"))
+from .conftest import CPU, Dying, Killed, batches, draw, images, mlp, train
 
 
 def problem(model, data, **changes):
@@ -34,10 +29,6 @@ def problem(model, data, **changes):
         runtime=CPU,
     )  # fmt: skip
     return Problem(**{**values, **changes})
-
-
-def draw(finder, of, density=0.3):
-    return draw_ticket(finder, of, density).ticket
 
 
 @pytest.mark.parametrize("density", [0.02, 0.3, 0.999, 1.0])

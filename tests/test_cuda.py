@@ -18,8 +18,7 @@ from tombola.networks.runtime import Runtime
 from tombola.storage.store import DiskStore, MemoryStore
 from tombola.training import State, TrainingSetup, fit
 
-from .conftest import TinyConv, batches, mlp, train
-from .test_training import Dying, Killed
+from .conftest import Dying, Killed, TinyConv, batches, mlp, train
 
 CUDA = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 # Searches of a few steps say that they were short.

@@ -24,6 +24,7 @@ from tombola.storage.digests import check_digest
 from tombola.storage.store import DiskEntry
 from tombola.ticket import Provenance
 
+from .conftest import command, flipped
 from .test_pipeline import contents
 
 A = torch.tensor([[True, False, True], [False, False, False]])
@@ -51,12 +52,6 @@ def loads_equal_or_says(path, expected):
     except UsageError as error:
         return "in words" if says(error) else f"in other words: {error}"
     return "equal" if (found, found.provenance) == (expected, expected.provenance) else "another ticket"
-
-
-def flipped(content, bit):
-    changed = bytearray(content)
-    changed[bit // 8] ^= 1 << bit % 8
-    return bytes(changed)
 
 
 def check_flips(path, bits):
@@ -251,14 +246,6 @@ def test_a_header_of_another_ticket_does_not_pass(tmp_path):
 def test_a_ticket_without_masks_is_not_written(tmp_path):
     with pytest.raises(UsageError, match="has no mask"):
         Ticket({}).save(tmp_path / "t")
-
-
-def command(capsys, *arguments):
-    """Run the command line; return its status and its output, a failure in one line."""
-    capsys.readouterr()
-    status = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 def fails(capsys, *arguments):

@@ -349,10 +349,9 @@ def test_an_unknown_name_gets_a_hint(tmp_path, monkeypatch, name, hint):
     )
 
 
-def test_the_path_of_a_folder_is_a_dataset(tmp_path, monkeypatch, capsys):
+def test_the_path_of_a_folder_is_a_dataset(tmp_path, cache, monkeypatch, capsys):
     from .test_folder import contents, write_folder, write_tar
 
-    monkeypatch.setenv("TOMBOLA_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "a:b" / "train", contents())
     write_tar(tmp_path / "a:b" / "test.tar", contents())

@@ -24,18 +24,14 @@ from tombola.data.sources.cifar import Cifar10
 from tombola.data.sources.folder import Folder
 from tombola.errors import UsageError, shown
 
-from .conftest import at
+from .conftest import at, flipped
 from .test_cifar_binary import TEN, write_ten
 from .test_data import write_dataset
 from .test_folder import contents, picture, write_folder, write_tar
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TOMBOLA_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -293,12 +289,6 @@ def torch_file():
     from safetensors.torch import save
 
     return save({"images": torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "labels": torch.zeros(2).long()})
-
-
-def flipped(content, bit):
-    changed = bytearray(content)
-    changed[bit // 8] ^= 1 << bit % 8
-    return bytes(changed)
 
 
 def test_a_cache_that_cannot_be_written(data, cache):

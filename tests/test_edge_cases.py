@@ -19,13 +19,10 @@ from tombola.networks.network import FrozenNetwork
 from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task
 
-from .conftest import TinyConv, batches, images, mlp
+from .conftest import TinyConv, batches, images, mlp, train_epoch
+from .test_api import draw
 
 pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
-
-
-def draw(model, data, **options):
-    return tombola.draw(model, data, **{"density": 0.3, "steps": 5, "progress": False, **options})
 
 
 def keeps_exactly(ticket, model, density=0.3):
@@ -313,10 +310,7 @@ def test_a_training_function_may_wrap_the_model(wrap):
         optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
         job.hold(wrapped, optimizer)
         for epoch in job.epochs:
-            for x, y in job.batches(epoch):
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(wrapped(x), y).backward()
-                optimizer.step()
+            train_epoch(wrapped, optimizer, job.batches(epoch))
 
     found = tombola.sparsify(
         mlp(), batches(), batches(), density=0.5, recipe=tombola.Recipe(epochs=2), fit=fit, finder=Random(),

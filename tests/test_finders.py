@@ -1,6 +1,6 @@
 """What every finder promises, whatever it does: ours, and one of one's own."""
 
-import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tombola import UsageError
-from tombola.core.cost import Meter
+from tombola.core.cost import Cost, Meter
 from tombola.core.parts import COUNT, Part, option
 from tombola.core.ranking import count_kept
 from tombola.core.seeds import generator
@@ -22,7 +22,7 @@ from tombola.networks.task import Task
 from tombola.storage.store import DiskEntry, DiskStore
 from tombola.ticket import Ticket
 
-from .conftest import TinyConv, batches, images
+from .conftest import Killed, TinyConv, as_json, batches, dying, images
 from .test_rivals import problem
 
 pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
@@ -30,36 +30,38 @@ pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
 
 @dataclass(frozen=True)
 class OwnFinder(Finder):
-    """A finder written against nothing but the documented interface: noise, a little at every step."""
+    """A finder written against nothing but the documented interface: noise, a little at a look."""
 
     name: ClassVar[str] = "own"
-    steps: int = option(4, "additions of noise", must=COUNT)
+    steps: int = option(4, "looks at the first batch", must=COUNT)
 
     def draw(self, problem, density):
         """Return the ticket of one density."""
-        meter, selection = Meter(), self.selection(problem, density)
-        kept = problem.entry.resume() or {"step": 0, "scores": torch.zeros(problem.layout.total)}
+        selection, model, item = self.selection(problem, density), problem.network().eval(), next(problem.feed.epoch(0))
+        start = {"step": 0, "scores": torch.zeros(problem.layout.total), "cost": Cost().to_dict()}
+        kept = problem.entry.resume() or start
+        meter = Meter(Cost(**kept["cost"]))
         for step in range(kept["step"], self.steps):
             noise = torch.rand(problem.layout.total, generator=generator(problem.seed, "own", step))
-            kept = {"step": step + 1, "scores": kept["scores"] + noise}
+            spread = float(model(item.batch[0]).detach().std())
+            meter.count(forward=len(item.batch[1]))
+            kept = {"step": step + 1, "scores": kept["scores"] + spread * noise, "cost": meter.read().to_dict()}
             problem.entry.record({"stage": "own", "step": step})
-            meter.count(forward=1)
             if problem.entry.due():
                 problem.entry.checkpoint(kept)
-        meter.count(forward=self.steps - meter.read().forward)
         return drawn(self, problem, density, selection.keep(kept["scores"]), kept["scores"], meter.read())
 
 
 SHORT = {
     "cts": {"steps": 12}, "edge-popup": {"steps": 12}, "synflow": {"rounds": 3}, "force": {"rounds": 3},
-    "gradual": {"rounds": 5}, "ltr": {"rate": 0.5}, "imp": {"rate": 0.5},
+    "gradual": {"rounds": 5}, "ltr": {"rate": 0.5}, "imp": {"rate": 0.5}, "lrr": {"rate": 0.5},
 }  # fmt: skip
 EVERY = [*(replace(FINDERS.known[name], **SHORT.get(name, {})) for name in FINDERS), OwnFinder()]
 every_finder = pytest.mark.parametrize("finder", EVERY, ids=lambda finder: finder.name)
-# Whatever takes one look has nothing to be interrupted in.
+# Whatever takes a look or a few makes no checkpoints, and begins again.
 SEARCHING = [
     finder for finder in EVERY
-    if finder.name in {"cts", "edge-popup", "joint", "gradual", "continuous-sparsification", "ltr", "imp", "own"}
+    if finder.name in {"cts", "edge-popup", "joint", "gradual", "continuous-sparsification", "ltr", "imp", "lrr", "own"}
 ]  # fmt: skip
 # What these rank depends on the weights and on the data, which lie in a list here.
 SEEDLESS = {"magnitude", "snip", "grasp", "grasp-magnitude", "synflow", "force", "prospr"}
@@ -124,6 +126,23 @@ def test_the_provenance_says_what_made_the_ticket_and_what_it_cost(finder):
 
 
 @every_finder
+def test_the_cost_counts_every_sample_that_the_network_sees(finder, monkeypatch):
+    seen, forward = 0, TinyConv.forward
+
+    def watched(model, inputs):
+        nonlocal seen
+        seen += len(inputs)
+        return forward(model, inputs)
+
+    at = of()
+    monkeypatch.setattr(TinyConv, "forward", watched)
+    found = draw(finder, at, 0.31).ticket.provenance
+    # The objective before and after, which the provenance reports, belongs to no search; nor does the choice of one.
+    reports = bool(found.objective)
+    assert (seen > found.cost.forward) if reports else (seen == found.cost.forward)
+
+
+@every_finder
 def test_a_cost_is_that_of_the_weights_and_of_the_draw(finder):
     if "rewind" not in needs_of(finder).at:
         return
@@ -135,38 +154,41 @@ def test_a_cost_is_that_of_the_weights_and_of_the_draw(finder):
     assert from_start.provenance.cost.forward > 0 or finder.name in {"random", "magnitude"}
 
 
-class Halt(Exception):
-    pass
+def assert_alike(found, expected):
+    assert found.ticket == expected.ticket
+    assert all(torch.equal(found.ticket.scores[name], scores) for name, scores in expected.ticket.scores.items())
+    assert found.rows == expected.rows
+    assert (found.start and found.start.digest) == (expected.start and expected.start.digest)
+    cost, due = found.ticket.provenance.cost, expected.ticket.provenance.cost
+    assert (cost.forward, cost.backward) == (due.forward, due.backward)
 
 
 @pytest.mark.parametrize("finder", SEARCHING, ids=lambda finder: finder.name)
 @pytest.mark.parametrize("after", [1, 2, 5, 9])
-def test_a_draw_halted_at_any_step_goes_on_to_the_same_bits(tmp_path, monkeypatch, finder, after):
+def test_a_draw_halted_at_any_step_goes_on_to_the_same_bits(tmp_path, finder, after):
     straight = draw(finder, of(store=DiskStore(tmp_path / "straight", checkpoint_seconds=0)), 0.31)
-    original, count = DiskEntry.checkpoint, 0
-
-    def dying(entry, state):
-        nonlocal count
-        original(entry, state)
-        count += 1
-        if count == after:
-            raise Halt
-
-    halted = of(store=DiskStore(tmp_path / "halted", checkpoint_seconds=0))
-    monkeypatch.setattr(DiskEntry, "checkpoint", dying)
-    try:
-        draw(finder, halted, 0.31)
-        assert count < after, "it was halted, or never came that far"
-    except Halt:
-        pass
-    monkeypatch.undo()
+    with suppress(Killed), dying(after):  # or it never comes that far
+        draw(finder, of(store=DiskStore(tmp_path / "halted", checkpoint_seconds=0)), 0.31)
     resumed = draw(finder, of(store=DiskStore(tmp_path / "halted", checkpoint_seconds=0)), 0.31)
-    assert resumed.ticket == straight.ticket
-    for name, scores in straight.ticket.scores.items():
-        assert torch.equal(resumed.ticket.scores[name], scores)
-    assert resumed.rows == straight.rows
-    assert resumed.ticket.provenance.cost.forward == straight.ticket.provenance.cost.forward
-    assert resumed.ticket.provenance.cost.backward == straight.ticket.provenance.cost.backward
+    assert_alike(resumed, straight)
+
+
+@every_finder
+def test_a_draw_interrupted_before_its_ticket_is_kept_goes_on_to_the_same_bits(tmp_path, monkeypatch, finder):
+    made, checkpoint, put = [], DiskEntry.checkpoint, DiskEntry.put
+
+    def interrupted(entry, name, value):
+        if name == "ticket":
+            raise KeyboardInterrupt
+        put(entry, name, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskEntry, "checkpoint", lambda *given: made.append(checkpoint(*given)))
+        patch.setattr(DiskEntry, "put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            draw(finder, of(store=DiskStore(tmp_path, checkpoint_seconds=0)), 0.31)
+    assert bool(made) == (finder in SEARCHING), "whatever makes checkpoints is halted at them above"
+    assert_alike(draw(finder, of(store=DiskStore(tmp_path)), 0.31), draw(finder, of(), 0.31))
 
 
 @every_finder
@@ -232,28 +254,20 @@ def test_a_finder_may_do_without_our_base_and_is_checked():
             draw(Bare(what), of(), 0.7)
 
 
-def test_a_finder_of_ones_own_goes_the_whole_way_from_the_command_line(tmp_path, monkeypatch, capsys):
-    import json
-
-    from tombola.cli.main import main
-
+def test_a_finder_of_ones_own_goes_the_whole_way_from_the_command_line(tmp_path, bring, capsys):
     code = "from dataclasses import dataclass\nfrom typing import ClassVar\n"
     code += "from tombola.finders.ranked import Ranked\n@dataclass(frozen=True)\nclass Least(Ranked):\n"
     code += "    power: int = 1\n    def scores(self, problem):\n"
     code += "        sizes = problem.layout.flatten(problem.values_of(problem.weights)).abs()\n"
     code += "        return -(sizes ** self.power)\n"
-    (tmp_path / "least_tombola.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
+    bring("least_tombola", code)
     quick = ["--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--threads", "1", "--out", str(tmp_path / "o")]
-    assert main(["run", *quick, "--finder", "least_tombola:Least:power=2:allocation=uniform", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = as_json(capsys, "run", *quick, "--finder", "least_tombola:Least:power=2:allocation=uniform")
     provenance = Ticket.load(found["ticket"]).provenance
     assert provenance.finder["name"] == found["finder"] == "least_tombola:Least"
     assert FINDERS.read(provenance.finder).power == 2
-    assert main(["compare", *quick, "--finders", "least_tombola:Least,random", "--seeds", "1", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
+    rows = as_json(capsys, "compare", *quick, "--finders", "least_tombola:Least,random", "--seeds", "1")["rows"]
     assert [row["finder"] for row in rows] == ["least_tombola:Least", "random"]
-    sys.modules.pop("least_tombola", None)
 
 
 # Layers of which largest remainders give one more weights of a smaller total, by rounds and by the cubic schedule.

@@ -11,10 +11,7 @@ from tombola.errors import UsageError
 
 from .conftest import at
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TOMBOLA_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def picture(value, size=(4, 4), mode="RGB"):

@@ -12,14 +12,14 @@ from tombola import Recipe, Task, UsageError
 from tombola.core.numeric import softmax_kl
 from tombola.data import ListFeed
 from tombola.networks.masking import survey
-from tombola.networks.runtime import Runtime
 from tombola.networks.task import batch_size, settle_task
 from tombola.networks.task.labels import bernoulli_kl
 from tombola.networks.teacher import is_informed
 
+from .conftest import CPU
+
 pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
 
-CPU = Runtime(torch.device("cpu"))
 WORDS = torch.randint(12, (4, 6), generator=torch.Generator().manual_seed(0))
 BERT = {
     "vocab_size": 12, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,

@@ -18,25 +18,12 @@ from tombola.runs import pipeline
 from tombola.runs.inventory import clean, list_runs
 from tombola.runs.rundir import run_name
 from tombola.storage.files import size_of
-from tombola.storage.store import DiskEntry
 
-from .test_pipeline import Killed, contents
+from .conftest import Killed, as_json, command, dying
+from .test_pipeline import contents
 
 QUICK = ["--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--threads", "2"]
 RANDOM = [*QUICK, "--finder", "random"]
-
-
-def tombola(capsys, *arguments):
-    capsys.readouterr()
-    status = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def as_json(capsys, *arguments):
-    status, out, err = tombola(capsys, *arguments, "--json")
-    assert status == 0, err
-    return json.loads(out)
 
 
 def visible(out):
@@ -108,7 +95,7 @@ def test_list_says_how_runs_stand(capsys, original):
     assert by_name["magnitude-0.02-s9"]["test_accuracy"] is None
     assert by_name["trained-random-0.02-s3"]["finder"] == "random"
     assert by_name["audit-random-0.02-s0"]["density"] == 0.02
-    status, text, _ = tombola(capsys, "list", original)
+    status, text, _ = command(capsys, "list", original)
     assert status == 0
     assert all(row["name"] in text for row in rows)
     assert f"{result['test_accuracy']:.2f} %" in text
@@ -127,7 +114,7 @@ def test_list_names_the_damaged(capsys, out, name, content):
         expected = "unfinished" if (name, content) == ("digests.json", None) else "damaged"
         assert states.pop(directory.name) == expected
     assert sorted(states.values()) == ["drawn", "finished", "finished", "finished"]
-    assert tombola(capsys, "list", out)[0] == 0
+    assert command(capsys, "list", out)[0] == 0
 
 
 def test_what_is_written_just_now_is_not_called_damaged(out):
@@ -143,20 +130,20 @@ def test_list_of_something_else(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     assert as_json(capsys, "list", tmp_path)["runs"] == []
     for name in ("none", "file"):
-        status, _, err = tombola(capsys, "list", tmp_path / name)
+        status, _, err = command(capsys, "list", tmp_path / name)
         assert (status, err) == (2, f"tombola list: there is no directory {tmp_path / name}\n")
 
 
 def test_info_reads_an_audit(capsys, original):
     (directory,) = original.glob("audit-*")
-    status, text, _ = tombola(capsys, "info", directory)
+    status, text, _ = command(capsys, "info", directory)
     assert status == 0
     assert "shuffled within layers" in text
     assert as_json(capsys, "info", directory)["checks"][0]["name"] == "shuffled within layers"
     before = (directory / "audit.json").read_bytes()
     for content in (before.replace(b"undecided", b"informative"), b"[]", b"\xff"):
         (directory / "audit.json").write_bytes(content)
-        status, _, err = tombola(capsys, "info", directory)
+        status, _, err = command(capsys, "info", directory)
         assert (status, err.count("\n")) == (2, 1)
         assert "audit.json is damaged" in err
     (directory / "audit.json").write_bytes(before)
@@ -189,10 +176,10 @@ def test_clean_keeps_results_and_what_an_unfinished_run_needs(capsys, out):
 
 def test_clean_all_deletes_the_store_and_no_result(capsys, original, out):
     before = results(out)
-    text = tombola(capsys, "clean", out, "--all", "--dry-run")[1]
+    text = command(capsys, "clean", out, "--all", "--dry-run")[1]
     assert (out / ".store").is_dir()
     assert "would be deleted" in text
-    text = tombola(capsys, "clean", out, "--all")[1]
+    text = command(capsys, "clean", out, "--all")[1]
     assert str(out / ".store") in text
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
     assert results(out) == before
@@ -210,7 +197,7 @@ def test_clean_refuses_where_there_are_no_runs(capsys, tmp_path):
     (tmp_path / ".store" / "precious").write_text("")
     (tmp_path / "holiday").mkdir()
     for arguments in ([tmp_path], [tmp_path, "--all"], [tmp_path / "holiday"], [tmp_path / "none"]):
-        status, _, err = tombola(capsys, "clean", *arguments)
+        status, _, err = command(capsys, "clean", *arguments)
         assert (status, err.count("\n")) == (2, 1)
     assert (tmp_path / ".store" / "precious").exists()
 
@@ -252,23 +239,14 @@ def test_clean_follows_no_links(out, tmp_path):
     assert (elsewhere / ".store").is_dir()
 
 
-def test_an_interrupted_run_survives_cleaning(original, tmp_path, monkeypatch):
+def test_an_interrupted_run_survives_cleaning(original, tmp_path):
     config = read_config(next(original.glob("random-0.02-s0-*")))
     config = replace(config, seed=5)
     from tombola.core.progress import Silent
 
     expected = contents(pipeline.run(config, tmp_path / "straight", Silent()).directory)
-
-    def dying(entry, state):
-        original_checkpoint(entry, state)
-        if entry.directory.name.startswith("train"):
-            raise Killed
-
-    original_checkpoint = DiskEntry.checkpoint
-    monkeypatch.setattr(DiskEntry, "checkpoint", dying)
-    with pytest.raises(Killed):
+    with pytest.raises(Killed), dying(1, "train"):
         pipeline.run(config, tmp_path / "killed", Silent(), checkpoint_seconds=0)
-    monkeypatch.undo()
     (listed,) = list_runs(tmp_path / "killed")
     assert listed.state == "drawn"
     clean(tmp_path / "killed")
@@ -277,7 +255,7 @@ def test_an_interrupted_run_survives_cleaning(original, tmp_path, monkeypatch):
 
 def test_ltr_leaves_no_empty_entry(capsys, tmp_path):
     options = [*QUICK, "--finder", "ltr", "--density", "0.8", "--out", tmp_path]
-    assert tombola(capsys, "run", *options)[0] == 0
+    assert command(capsys, "run", *options)[0] == 0
     entries = [path for path in (tmp_path / ".store").iterdir() if path.name not in {".locks", "shared"}]
     assert entries
     assert all(list(entry.glob("*.pt")) for entry in entries)
@@ -286,7 +264,7 @@ def test_ltr_leaves_no_empty_entry(capsys, tmp_path):
 def test_a_finished_run_keeps_little_twice(capsys, tmp_path):
     """No checkpoint; trained tickets compressed; the weights that all runs of a seed start from once."""
     for density in ("0.02", "0.05"):
-        assert tombola(capsys, "run", *RANDOM, "--density", density, "--out", tmp_path)[0] == 0
+        assert command(capsys, "run", *RANDOM, "--density", density, "--out", tmp_path)[0] == 0
     one, other = (path / "start.safetensors" for path in visible(tmp_path))
     assert one.samefile(other)
     assert not list((tmp_path / ".store").rglob("checkpoint.pt"))

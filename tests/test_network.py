@@ -4,22 +4,14 @@ from torch import nn
 
 from tombola.networks.masking import survey
 from tombola.networks.network import (
-    FrozenNetwork,
     GatedNetwork,
     estimate_statistics,
     lacks_statistics,
     uses_batch_statistics,
 )
-from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task
 
-from .conftest import TinyConv, images, mlp
-
-CPU = Runtime(torch.device("cpu"))
-
-
-def frozen(model):
-    return FrozenNetwork(model, survey(model).layout, Task(), CPU)
+from .conftest import CPU, TinyConv, frozen, images, mlp
 
 
 def test_a_full_mask_gives_the_dense_output_and_an_empty_one_the_biases():

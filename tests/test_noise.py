@@ -13,10 +13,10 @@ from tombola.finders import SNIP, EdgePopup
 from tombola.storage.store import DiskStore
 from tombola.training import State, fit
 
-from .conftest import batches
-from .test_cts import draw as draw_from
+from .conftest import Dying, Killed, batches
+from .conftest import draw as draw_from
 from .test_cts import problem
-from .test_training import Dying, Killed, entry, setup
+from .test_training import entry, setup
 
 
 class Restless(nn.Module):

@@ -10,14 +10,11 @@ from tombola.core import concrete
 from tombola.data import Item, OutputTable
 from tombola.networks.masking import survey
 from tombola.networks.network import FrozenNetwork
-from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task, softmax_divergence
 from tombola.networks.teacher import Teacher
 from tombola.objectives import OBJECTIVES, FeatureMSE, MaskedBatch
 
-from .conftest import batches, mlp
-
-CPU = Runtime(torch.device("cpu"))
+from .conftest import CPU, batches, mlp
 
 
 def logits_of(*probabilities):

@@ -1,7 +1,5 @@
 """Datasets of the user's own, by MODULE:FUNCTION."""
 
-import sys
-
 import pytest
 import torch
 
@@ -11,20 +9,11 @@ from tombola.data.sources import DATASETS
 from tombola.data.sources.own import Own
 from tombola.errors import UsageError
 
-from .conftest import at
+from .conftest import BROUGHT, at
 
 MODULE = """
 import numpy as np
-import torch
-from torch.utils.data import Dataset, TensorDataset
-
-
-def numbers(count, seed):
-    x = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
-    return TensorDataset(x, x[:, :3].argmax(dim=1))
-
-def datasets():
-    return numbers(200, 0), numbers(60, 1)
+from torch.utils.data import Dataset
 
 def three(data_dir):
     assert data_dir is None
@@ -75,11 +64,8 @@ def pictures():
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch):
-    (tmp_path / "brought.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path
-    sys.modules.pop("brought", None)
+def module(bring):
+    return bring("brought", BROUGHT + MODULE)
 
 
 def test_datasets_of_ones_own(module):

@@ -68,11 +68,8 @@ number = 3
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path / "mine.py"
-    sys.modules.pop("mine", None)
+def module(bring):
+    return bring("mine", OWN) / "mine.py"
 
 
 def written(part):

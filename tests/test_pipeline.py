@@ -16,8 +16,10 @@ from tombola.runs import pipeline
 from tombola.runs.cell import Cell, resolve
 from tombola.runs.config import RunConfig, built, from_dict, load_preset, parse_density, parse_sparsity, preset_names
 from tombola.storage.identity import differing_keys, digest
-from tombola.storage.store import DiskEntry, MemoryStore
+from tombola.storage.store import MemoryStore
 from tombola.training import State
+
+from .conftest import Killed, dying
 
 QUICK = built([load_preset("digits"), {"epochs": 4, "rewind_to": 1, "steps": 30, "milestones": (2,), "threads": 2}])
 
@@ -25,10 +27,6 @@ QUICK = built([load_preset("digits"), {"epochs": 4, "rewind_to": 1, "steps": 30,
 def changed(config, **values):
     """The configuration with other values, by their names on the command line."""
     return built([config.to_dict(), values])
-
-
-class Killed(Exception):
-    pass
 
 
 def run(config, out, every=1e9):
@@ -94,21 +92,9 @@ def test_the_same_seed_gives_the_same_run_to_the_bit(finished, tmp_path):
 
 @pytest.mark.parametrize("kind", ["dense", "draw", "train"])
 @pytest.mark.parametrize("after", [1, 17])
-def test_a_run_killed_in_any_stage_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch, kind, after):
-    original, count = DiskEntry.checkpoint, 0
-
-    def dying(entry, state):
-        nonlocal count
-        original(entry, state)
-        if entry.directory.name.startswith(kind):
-            count += 1
-            if count == after:
-                raise Killed
-
-    monkeypatch.setattr(DiskEntry, "checkpoint", dying)
-    with pytest.raises(Killed):
+def test_a_run_killed_in_any_stage_goes_on_to_the_same_bits(finished, tmp_path, kind, after):
+    with pytest.raises(Killed), dying(after, kind):
         run(QUICK, tmp_path, every=0)
-    monkeypatch.undo()
     (directory,) = (path for path in tmp_path.iterdir() if path.name != ".store")
     assert not (directory / "result.json").exists()
     resumed = run(QUICK, tmp_path)

@@ -11,13 +11,12 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 import tombola
 from tombola import UsageError, finders
 from tombola.networks.masking import survey
-from tombola.networks.network import FrozenNetwork, GatedNetwork
+from tombola.networks.network import GatedNetwork
 from tombola.networks.recomputation import Pass
-from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task
 from tombola.objectives import OBJECTIVES
 
-CPU = Runtime(torch.device("cpu"))
+from .conftest import frozen, images
 
 
 def kept(run, *inputs):
@@ -58,14 +57,6 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.head(self.through(self.second, self.through(self.first, x)).mean((2, 3)))
-
-
-def images(count=2, size=12, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        (torch.randn(size, 1, 4, 4, generator=generator), torch.randint(3, (size,), generator=generator))
-        for _ in range(count)
-    ]
 
 
 def drawn(model, finder, data=None, **options):
@@ -209,10 +200,6 @@ class Swishing(Net):
 
 def test_functions_of_somebodys_own_that_run_no_module_may_be_differentiated_twice():
     same(drawn(Swishing(non_reentrant), FROZEN["grasp"]), drawn(Swishing(), FROZEN["grasp"]))
-
-
-def frozen(model):
-    return FrozenNetwork(model, survey(model).layout, Task(), CPU)
 
 
 @pytest.mark.parametrize("through", [kept, *SAVING])

@@ -30,17 +30,13 @@ from tombola.finders import (
     Random,
     SynFlow,
 )
-from tombola.finders import draw as draw_ticket
 from tombola.finders.problem import Problem, Trainer
 from tombola.networks.masking import survey
-from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task
 from tombola.storage.store import DiskStore, MemoryStore
 from tombola.training import Recipe, State, TrainingSetup
 
-from .conftest import TinyConv, batches, images, mlp, train
-
-CPU = Runtime(torch.device("cpu"))
+from .conftest import CPU, TinyConv, batches, draw, images, mlp, train
 
 
 def problem(model, data, task=None, store=None, at="init", epochs=3, weights=None, rewind=0):
@@ -51,10 +47,6 @@ def problem(model, data, task=None, store=None, at="init", epochs=3, weights=Non
         model=model, layout=survey(model).layout, task=task, feed=ListFeed(data),
         weights=weights or trainer.dense_at(rewind), seed=3, runtime=CPU, at=at, store=store, trainer=trainer,
     )  # fmt: skip
-
-
-def draw(finder, of, density=0.3):
-    return draw_ticket(finder, of, density).ticket
 
 
 def scores(finder, of, mask=None):
@@ -156,6 +148,18 @@ def test_synflow_sees_fresh_statistics_also_where_none_are_kept():
     model.norm = nn.BatchNorm2d(4, track_running_stats=False)
     assert scores(SynFlow(), problem(model, images())) == pytest.approx(expected)
     assert model.norm.running_mean is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([{"x": torch.zeros(4, 6)}], r"synflow needs batches of \(inputs, targets\), inputs being one tensor"),
+        ([(torch.zeros(4, 6).long(), torch.zeros(4).long())], "synflow needs inputs of real numbers, got torch.int64"),
+    ],
+)
+def test_synflow_refuses_data_that_a_batch_of_ones_cannot_stand_for(data, message):
+    with pytest.raises(UsageError, match=message):
+        draw(SynFlow(rounds=1), problem(mlp(), data))
 
 
 def test_synflow_survives_products_that_float32_cannot_hold():

@@ -12,17 +12,14 @@ from tombola.core.progress import Silent
 from tombola.data import ListFeed
 from tombola.networks.evaluation import evaluate
 from tombola.networks.masking import survey
-from tombola.networks.runtime import Runtime
 from tombola.networks.task import batch_size
 from tombola.networks.teacher import is_informed, make_teacher
 from tombola.storage.store import MemoryStore
 from tombola.training import SGD, State, TrainingSetup, fit
 
-from .conftest import batches, mlp
+from .conftest import CPU, batches, mlp
 
 pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
-
-CPU = Runtime(torch.device("cpu"))
 
 
 class Mean(nn.Module):

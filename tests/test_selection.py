@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 
 from tombola import CTS, Random, UsageError
 from tombola.core.allocation import ALLOCATIONS, Uniform
-from tombola.core.flat import Layout
 from tombola.core.parts import Part
 from tombola.core.ranking import count_kept
 from tombola.core.selection import Selection, parse_densities
 from tombola.finders import FINDERS, Joint, Magnitude, draw
 from tombola.finders.joint import JointSearch, reach
 
-from .conftest import batches, mlp
+from .conftest import batches, layout, mlp
 from .test_rivals import problem
 
 pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
@@ -26,10 +25,6 @@ SHORT = {
     "cts": {"steps": 5}, "edge-popup": {"steps": 5}, "synflow": {"rounds": 3}, "force": {"rounds": 3},
     "gradual": {"rounds": 5}, "ltr": {"rate": 0.5}, "imp": {"rate": 0.5},
 }  # fmt: skip
-
-
-def layout(*shapes):
-    return Layout(tuple(f"{number}.weight" for number in range(len(shapes))), shapes)
 
 
 def scores_of(total, seed, distinct=4):

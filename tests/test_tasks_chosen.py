@@ -268,17 +268,30 @@ def test_a_single_number_a_sample_is_compared_as_it_is():
     assert math.isfinite(values["hard"])
 
 
-def test_the_command_line_refuses_a_single_class(tmp_path, monkeypatch, capsys):
+def test_the_command_line_refuses_a_single_class(tmp_path, bring, monkeypatch, capsys):
     from tombola.cli.main import main
 
-    (tmp_path / "single.py").write_text(
+    bring(
+        "single",
         "import torch\nfrom torch import nn\nfrom torch.utils.data import TensorDataset\n"
         "def build(shape, classes):\n    return nn.Linear(6, classes)\n"
-        "def datasets():\n    return [TensorDataset(torch.randn(40, 6), torch.zeros(40).long()) for _ in range(3)]\n"
+        "def datasets():\n    return [TensorDataset(torch.randn(40, 6), torch.zeros(40).long()) for _ in range(3)]\n",
     )
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     command = ["draw", "--model", "single:build", "--data", "single:datasets", "--density", "0.5", "--out", "out"]
     assert main(command) == 2
     assert "must give 2 outputs a sample" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "message"),
+    [
+        (tombola.Task.binary(), (4, 2), r"is not one logit a sample, \(samples,\) or \(samples, 1, \.\.\.\)"),
+        (tombola.Task.multi_label(), (4,), r"is no batch of logits \(samples, labels, \.\.\.\)"),
+    ],
+)
+def test_outputs_that_are_no_logits_of_labels_are_refused(task, shape, message):
+    output = torch.zeros(shape)
+    with pytest.raises(UsageError, match=message):
+        task.loss(output, (None, torch.zeros(shape)))

@@ -8,14 +8,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from tombola.data import ArrayFeed, Arrays, ListFeed, StreamFeed
 from tombola.data.samples import Samples
 from tombola.networks.masking import survey
-from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task
 from tombola.networks.teacher import is_informed, make_teacher
 from tombola.storage.store import DiskStore
 
-from .conftest import batches, images, mlp, train
-
-CPU = Runtime(torch.device("cpu"))
+from .conftest import CPU, batches, images, mlp, train
 
 
 def teacher(model, feed):

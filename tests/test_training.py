@@ -12,15 +12,12 @@ from tombola.finders.problem import Trainer
 from tombola.networks.evaluation import evaluate
 from tombola.networks.masking import survey
 from tombola.networks.network import load_weights
-from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task, smoothed_cross_entropy
 from tombola.storage.store import DiskStore, MemoryStore
 from tombola.ticket import Ticket
 from tombola.training import SGD, AdamW, Recipe, State, TrainingSetup, fit
 
-from .conftest import TinyConv, batches, images, mlp
-
-CPU = Runtime(torch.device("cpu"))
+from .conftest import CPU, Dying, Killed, TinyConv, batches, images, mlp, train_epoch
 
 
 def setup(model, data, **recipe):
@@ -40,10 +37,7 @@ def test_the_loop_is_plain_sgd():
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     for rate in (0.1, 0.01):
         optimizer.param_groups[0]["lr"] = rate
-        for x, y in data:
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(twin(x), y).backward()
-            optimizer.step()
+        train_epoch(twin, optimizer, data)
     for name, value in twin.state_dict().items():
         assert torch.allclose(trained.tensors[name], value, atol=1e-6)
     assert (trained.cost.forward, trained.cost.backward, trained.epoch) == (64, 64, 2)
@@ -55,10 +49,7 @@ def test_adamw_trains_as_torchs_does():
     trained = fit(setup(model, data, epochs=1, **recipe), State.of(model), 1, entry(), "t")
     twin = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
-    for x, y in data:
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(twin(x), y).backward()
-        optimizer.step()
+    train_epoch(twin, optimizer, data)
     for name, value in twin.state_dict().items():
         assert torch.allclose(trained.tensors[name], value, atol=1e-6)
 
@@ -121,29 +112,6 @@ def test_a_tickets_pruned_weights_end_at_zero_and_momentum_never_revives_them():
     for name, mask in masks.items():
         assert (trained.tensors[name][~mask] == 0).all()
         assert (trained.tensors[name][mask] != 0).all()
-
-
-class Killed(Exception):
-    pass
-
-
-class Dying:
-    """An entry that checkpoints at every step and dies after some of them."""
-
-    def __init__(self, inner, steps):
-        self._inner, self._left = inner, steps
-
-    def __getattr__(self, name):
-        return getattr(self._inner, name)
-
-    def due(self):
-        return True
-
-    def checkpoint(self, state):
-        self._inner.checkpoint(state)
-        self._left -= 1
-        if not self._left:
-            raise Killed
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5])

@@ -1,0 +1,72 @@
+"""Draw, train, run, evaluate and export on the command line, one after another, with a model and data of one's own."""
+
+import torch
+from safetensors.torch import load_file
+
+from tombola import Ticket
+from tombola.cli.main import main
+
+from .conftest import OWN, as_json
+
+
+def test_the_stages_one_by_one_end_where_a_run_ends(capsys, brought, tmp_path):
+    whole = as_json(capsys, "run", *OWN, "--out", tmp_path / "whole")
+    drawn = as_json(capsys, "draw", *OWN, "--out", tmp_path / "parts")
+    assert Ticket.load(drawn["ticket"]) == Ticket.load(whole["ticket"])
+    assert not drawn["repeated"]
+    assert as_json(capsys, "draw", *OWN, "--out", tmp_path / "parts")["repeated"]
+    trained = as_json(capsys, "train", drawn["ticket"], "--out", tmp_path / "trained")
+    expected, found = (load_file(f"{values['run_dir']}/weights.safetensors") for values in (whole, trained))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert trained["test_accuracy"] == whole["test_accuracy"]
+    assert as_json(capsys, "train", drawn["ticket"], "--out", tmp_path / "trained")["repeated"]
+    other = as_json(capsys, "train", drawn["run_dir"], "--seed", "1", "--out", tmp_path / "trained")
+    assert other["run_dir"] != trained["run_dir"]
+    # And `run` goes on from what `draw` left behind.
+    finished = as_json(capsys, "run", *OWN, "--out", tmp_path / "parts")
+    assert finished["run_dir"] == drawn["run_dir"]
+    assert finished["test_accuracy"] == whole["test_accuracy"]
+    assert main(["info", finished["run_dir"]]) == 0
+    assert f"test accuracy (%): {whole['test_accuracy']:.2f}" in capsys.readouterr().out
+
+
+def test_a_ticket_file_alone_with_ones_own_model_data_and_weights(capsys, brought, tmp_path):
+    whole = as_json(capsys, "run", *OWN, "--out", tmp_path / "whole")
+    (tmp_path / "alone").mkdir()
+    ticket = tmp_path / "alone" / "ticket.safetensors"
+    Ticket.load(whole["ticket"]).save(ticket)
+    own = ["--model", "brought:build", "--data", "brought:datasets"]
+    weights = f"{whole['run_dir']}/weights.safetensors"
+    found = as_json(capsys, "evaluate", ticket, *own, "--weights", weights)
+    assert found["accuracy"] == whole["test_accuracy"]
+    start = f"{whole['run_dir']}/start.safetensors"
+    trained = as_json(
+        capsys, "train", ticket, *own, "--weights", start, "--epochs", "4", "--batch-size", "20",
+        "--milestones", "[]", "--out", tmp_path / "o", "--threads", "2", "--learning-rate", "0.1",
+    )  # fmt: skip
+    assert trained["kept"] == whole["kept"]
+    assert trained["test_accuracy"] > 60
+    for arguments, message in (
+        (["train", whole["run_dir"], "--epochs", "1"], "--epochs must lie above 1, the run's rewind point, got 1"),
+        (["train", ticket], "lies in no run directory: say --preset, or --model and --data"),
+        (["train", ticket, *own], "--weights: give the weights that the ticket is trained from"),
+        (["train", ticket, *own, "--weights", start, "--epochs", "1"], "--epochs must lie above 1"),
+    ):
+        assert main([str(argument) for argument in arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_export_never_writes_over_what_it_reads(brought, capsys, tmp_path):
+    drawn = as_json(capsys, "draw", *OWN, "--out", tmp_path / "o")
+    assert main(["export", drawn["run_dir"]]) == 2
+    assert "is not trained yet; train it, or give a state_dict" in capsys.readouterr().err
+    start = f"{drawn['run_dir']}/start.safetensors"
+    assert main(["export", drawn["run_dir"], "--weights", start, "--out", drawn["ticket"]]) == 2
+    assert "whose files are the run's own" in capsys.readouterr().err
+    bare = tmp_path / "bare.safetensors"
+    Ticket.load(drawn["ticket"]).save(bare)
+    assert main(["export", str(bare), "--weights", start, "--out", str(bare)]) == 2
+    assert "is a file that is being read" in capsys.readouterr().err
+    assert main(["export", str(bare)]) == 2
+    assert "--weights: the ticket lies in no run directory" in capsys.readouterr().err
+    assert Ticket.load(bare) == Ticket.load(drawn["ticket"])
