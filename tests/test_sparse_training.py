@@ -1,0 +1,289 @@
+"""Tickets that train sparse: like dense ones, to rounding; and what a sparse network refuses."""
+
+import copy
+import importlib.util
+
+import pytest
+
+pytest.importorskip("numba")
+
+import torch
+from torch import nn
+
+from tombola.core.progress import Silent
+from tombola.data import ListFeed
+from tombola.errors import TicketWarning, UsageError
+from tombola.finders.problem import Trainer
+from tombola.networks.evaluation import evaluate
+from tombola.networks.masking import survey
+from tombola.networks.models import build
+from tombola.networks.task import Task
+from tombola.runs import pipeline
+from tombola.runs.cell import Cell, resolve
+from tombola.runs.config import RunConfig, built
+from tombola.sparse import choice
+from tombola.sparse.rules import LayerCost, is_faster_sparse
+from tombola.storage.store import MemoryStore
+from tombola.ticket import Ticket
+from tombola.training import SGD, AdamW, Recipe, State, TrainingSetup, fit
+
+from .conftest import CPU, Dying, Killed, images
+
+
+def resnet(seed=0):
+    torch.manual_seed(seed)
+    model = build("resnet20-w8", (1, 8, 8), 3)
+    with torch.no_grad():  # off the kinks of ReLU, where either side is right
+        for layer in model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.bias += torch.linspace(0.1, 0.4, len(layer.bias))
+    return model
+
+
+def pictures(count=3, size=8):
+    return [(torch.nn.functional.interpolate(x, (8, 8)), y) for x, y in images(count, size)]
+
+
+def ticket_of(model, density=0.05):
+    layout = survey(model).layout
+    generator = torch.Generator().manual_seed(1)
+    return Ticket(
+        {n: torch.rand(s, generator=generator) < density for n, s in zip(layout.names, layout.shapes, strict=True)}
+    )
+
+
+def setup(model, execution, **recipe):
+    values = {"epochs": 2, "learning_rate": 0.05, **recipe}
+    data = pictures()
+    return TrainingSetup(
+        model, Task(), ListFeed(data), ListFeed(data), Recipe(**values), CPU, 7, Silent(), execution=execution
+    )
+
+
+def entry(store=None):
+    return (store or MemoryStore()).entry("fit", {"name": "x"})
+
+
+@pytest.mark.parametrize(
+    "optimizer", [SGD(), SGD(momentum=0.9, nesterov=True), SGD(momentum=0.0), AdamW()], ids=["sgd", "nesterov", "plain", "adamw"]
+)  # fmt: skip
+def test_an_epoch_of_sparse_training_is_one_of_dense_training(optimizer):
+    model = resnet()
+    ticket = ticket_of(model)
+    trained = {}
+    for execution in ("dense", "sparse"):
+        plan = setup(model, execution, epochs=1, optimizer=optimizer, weight_decay=1e-3)
+        where = entry()
+        trained[execution] = fit(plan, State.of(model), 1, where, "t", ticket), where.rows()
+    (dense, rows), (sparse, sparse_rows) = trained["dense"], trained["sparse"]
+    assert sparse_rows[0]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-4)
+    assert sparse.tensors.keys() == dense.tensors.keys()
+    for name, wanted in dense.tensors.items():
+        found = sparse.tensors[name]
+        assert found.shape == wanted.shape
+        if "running" not in name and "tracked" not in name:
+            # AdamW steps as far on a gradient that is rounding alone.
+            assert torch.allclose(found, wanted, atol=2e-4 if type(optimizer) is SGD else 1e-1), name
+        if name in ticket:
+            assert found[~ticket[name]].eq(0).all()
+    assert (sparse.cost.forward, sparse.cost.backward) == (dense.cost.forward, dense.cost.backward)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(), AdamW()], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_a_sparse_training_goes_on_to_the_same_bits(optimizer, after):
+    model = resnet()
+    ticket, plan = ticket_of(model), setup(model, "sparse", optimizer=optimizer)
+    straight = fit(plan, State.of(model), 2, entry(), "t", ticket)
+    store = MemoryStore()
+    dying = Dying(entry(store), after)
+    with pytest.raises(Killed):
+        fit(plan, State.of(model), 2, dying, "t", ticket)
+    assert fit(plan, State.of(model), 2, entry(store), "t", ticket).digest == straight.digest
+
+
+def test_checkpoints_are_of_the_plain_model():
+    model = resnet()
+    ticket, kept = ticket_of(model), {}
+    for execution in ("dense", "sparse"):
+        where = entry()
+        fit(setup(model, execution, epochs=1), State.of(model), 1, where, "t", ticket)
+        kept[execution] = where.resume()
+    dense, sparse = kept["dense"], kept["sparse"]
+    assert sparse["model"].keys() == dense["model"].keys()
+    for ours, theirs in zip(sparse["optimizer"]["state"].values(), dense["optimizer"]["state"].values(), strict=True):
+        assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+def test_layers_that_run_dense_are_held_too(monkeypatch):
+    monkeypatch.setattr(LayerCost, "is_lower_sparse", property(lambda self: self.positions > 1))  # not the last layer
+    model = resnet()
+    ticket = ticket_of(model)
+    trained = fit(setup(model, "sparse"), State.of(model), 2, entry(), "t", ticket)
+    assert trained.tensors["fc.weight"][~ticket["fc.weight"]].eq(0).all()
+    assert trained.tensors["fc.weight"].count_nonzero() == ticket.kept_by_layer["fc.weight"]
+
+
+def config(**values):
+    found = {"data": "digits", "model": "resnet20-w8", "finder": "magnitude", "density": 0.01, "epochs": 2}
+    return built([{**found, "rewind_to": 1, "train_samples": 96, "batch_size": 32, "threads": 1, **values}])
+
+
+def test_a_run_says_how_its_ticket_trained_and_is_called_by_that(tmp_path):
+    said = []
+
+    class Listening(Silent):
+        def say(self, text):
+            said.append(text)
+
+    names = {}
+    for execution in ("dense", "sparse"):
+        found = pipeline.run(config(execution=execution), tmp_path, Listening())
+        names[execution] = found.directory.name
+    assert names["dense"] != names["sparse"]
+    assert sum("tickets train sparse" in text for text in said) == 1
+    assert "execution: sparse" in (tmp_path / names["sparse"] / "config.yaml").read_text()
+    # The same dense training serves both.
+    assert len(list((tmp_path / ".store" / "shared").glob("dense*"))) <= 1
+
+
+def test_dense_results_keep_their_names():
+    cells = [Cell.prepare(resolve(config(execution=execution))) for execution in ("dense", "sparse")]
+    assert "execution" not in cells[0].identity()
+    assert cells[1].identity()["execution"] == ["sparse", choice.VERSION]
+
+
+def test_auto_is_sparse_where_the_rule_says_so(monkeypatch):
+    assert Cell.prepare(resolve(config(model="lenet-300-100", density=0.02))).config.execution == "dense"
+    monkeypatch.setattr("tombola.sparse.choice.is_faster_sparse", lambda costs, samples: True)
+    assert Cell.prepare(resolve(config(model="lenet-300-100", density=0.02))).config.execution == "sparse"
+
+
+def test_the_rule():
+    headline = LayerCost(weights=2304, kept=17, outputs=16, positions=1024)
+    assert headline.is_lower_sparse
+    assert is_faster_sparse([headline] * 20, 128)
+    assert not is_faster_sparse([LayerCost(2304, 2304, 16, 1024)], 128)
+    assert not is_faster_sparse([LayerCost(640, 13, 10, 1)], 16)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"clip_norm": 2.0}, "clip_norm is of the whole gradient"),
+        ({"model": "vit_b_16", "image_size": 224, "data": "digits"}, "sparse form|cannot"),
+    ],
+)
+def test_sparse_is_refused_where_it_cannot_be(values, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        Cell.prepare(resolve(config(execution="sparse", **values)))
+    assert caught.value.option in {"execution", "model"}
+
+
+def test_without_numba_tickets_train_dense_and_sparse_is_refused(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else found(name))
+    assert Cell.prepare(resolve(config())).config.execution == "dense"
+    with pytest.raises(UsageError, match=r"pip install 'tombola\[fast\]'"):
+        Cell.prepare(resolve(config(execution="sparse")))
+    with pytest.raises(UsageError, match=r"pip install 'tombola\[fast\]'"):
+        ticket_of(resnet()).accelerate(resnet())
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.norm = nn.Linear(6, 8), nn.LayerNorm(8)
+
+    def forward(self, x):
+        return self.norm(self.body(x))
+
+
+def test_a_network_that_cannot_run_sparse_trains_dense_and_says_why():
+    model = Normed()
+    found, note = choice.choose("auto", model, survey(model).layout, 0.01, torch.randn(2, 6), 128)
+    assert found == "dense"
+    assert note == "tickets train dense, though numba is there: it holds an operation that has no sparse form: LayerNorm"
+
+
+def test_outputs_that_are_wrong_are_noticed(monkeypatch):
+    monkeypatch.setattr("tombola.sparse.network.error_of", lambda network, example: 0.5)
+    monkeypatch.setattr("tombola.sparse.choice.is_faster_sparse", lambda costs, samples: True)
+    model = nn.Sequential(nn.Linear(6, 8))
+    with pytest.raises(UsageError, match=r"outputs would be off by 0\.5"):
+        choice.choose("sparse", model, survey(model).layout, 0.1, torch.randn(2, 6), 8)
+
+
+def test_what_a_task_calls_a_model_with():
+    x = torch.randn(2, 3)
+    assert choice.inputs_of(lambda model, batch: model(batch[0]), (x, None)) is x
+    assert not isinstance(choice.inputs_of(lambda model, batch: model(x, mask=None), (x, None)), torch.Tensor)
+    assert choice.inputs_of(lambda model, batch: x, (x, None)) is None
+
+
+@pytest.mark.parametrize("samples", [0, 1, 3, 70])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_accelerated_network_computes_what_the_masked_one_does(samples, threads):
+    torch.set_num_threads(threads)
+    model = resnet().train()
+    for x, _ in pictures():
+        model(x)  # running statistics
+    ticket = ticket_of(model)
+    fast, before = ticket.accelerate(model), copy.deepcopy(model.state_dict())
+    masked = ticket.apply_(copy.deepcopy(model)).eval()
+    x = torch.randn(samples, 1, 8, 8)
+    for _ in range(2):
+        found = fast(x)
+        assert found.shape == (samples, 3)
+        assert torch.allclose(found, masked(x), atol=1e-5)
+        assert not found.requires_grad
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    plain = fast.dense()
+    assert type(plain) is type(model)
+    assert plain(x).equal(masked(x))
+
+
+def test_an_accelerated_network_that_cannot_run_sparse_says_so_once():
+    model = Normed()
+    ticket = Ticket({"body.weight": torch.rand(8, 6) < 0.3})
+    fast, x = ticket.accelerate(model), torch.randn(4, 6)
+    with pytest.warns(TicketWarning, match="runs dense: it holds an operation that has no sparse form: LayerNorm"):
+        found = fast(x)
+    assert torch.allclose(found, ticket.apply_(copy.deepcopy(model))(x))
+    fast(x)
+
+
+def test_several_threads_may_use_an_accelerated_network():
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = resnet().eval()
+    ticket = ticket_of(model)
+    fast, batches = ticket.accelerate(model), [torch.randn(3, 1, 8, 8) for _ in range(12)]
+    wanted = [fast(x) for x in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for found, expected in zip(pool.map(fast, batches), wanted, strict=True):
+            assert found.equal(expected)
+
+
+def test_evaluation_is_that_of_the_plain_model():
+    model = resnet()
+    ticket = ticket_of(model)
+    where = entry()
+    plan = setup(model, "sparse")
+    trained = fit(plan, State.of(model), 2, where, "t", ticket)
+    plain = resnet()
+    plain.load_state_dict(trained.tensors)
+    assert where.rows()[-1]["held_out_loss"] == pytest.approx(evaluate(plain, Task(), plan.held_out, CPU).loss, rel=1e-3)
+
+
+def test_the_store_keeps_sparse_and_dense_trainings_apart():
+    model = resnet()
+    store = MemoryStore()
+    trainers = [Trainer(setup(model, execution), State.of(model), store, {}) for execution in ("dense", "sparse")]
+    ticket = ticket_of(model)
+    for trainer in trainers:
+        entry = trainer.ticket_entry(ticket, State.of(model))
+        assert entry.get("x") is None
+        entry.put("x", 1)
+    assert trainers[1].ticket_entry(None, State.of(model)).get("x") is None
+    assert RunConfig().execution == "auto"
