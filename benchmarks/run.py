@@ -14,7 +14,7 @@ process.tune()  # before torch is imported, which reads the environment
 
 import torch  # noqa: E402
 
-from benchmarks import sizes, steps  # noqa: E402
+from benchmarks import sizes, sparse, steps  # noqa: E402
 from benchmarks.figures import Figure  # noqa: E402
 
 QUICK: tuple[Callable[[], list[Figure]], ...] = (
@@ -43,6 +43,8 @@ def main(out: Path, suites: Sequence[Callable[[], list[Figure]]]) -> None:
 
 
 def _suites(asked: argparse.Namespace) -> Sequence[Callable[[], list[Figure]]]:
+    if asked.sparse:
+        return sparse.SUITES
     if asked.steps:
         return (partial(steps.search_steps, asked.device),)
     return (*QUICK, *LONG) if asked.full else QUICK
@@ -53,6 +55,7 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path, help="file to write, .json")
     parser.add_argument("--full", action="store_true", help="also those that take long")
     parser.add_argument("--steps", action="store_true", help="the steps of search and training alone")
+    parser.add_argument("--sparse", action="store_true", help="the sparse engine alone; onnxruntime is needed")
     parser.add_argument("--device", default="cpu", help="where --steps runs: cpu or cuda")
     options = parser.parse_args()
     main(options.out, _suites(options))

@@ -156,7 +156,12 @@ class Gate(nn.Module):
 
 
 def statistics_of_batches(layer):
-    layer.track_running_stats, layer.running_mean, layer.running_var, layer.num_batches_tracked = False, None, None, None
+    layer.track_running_stats, layer.running_mean, layer.running_var, layer.num_batches_tracked = (
+        False,
+        None,
+        None,
+        None,
+    )
     return layer
 
 

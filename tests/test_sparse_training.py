@@ -64,9 +64,15 @@ def entry(store=None):
     return (store or MemoryStore()).entry("fit", {"name": "x"})
 
 
-@pytest.mark.parametrize(
-    "optimizer", [SGD(), SGD(momentum=0.9, nesterov=True), SGD(momentum=0.0), AdamW()], ids=["sgd", "nesterov", "plain", "adamw"]
-)  # fmt: skip
+OPTIMIZERS = {
+    "sgd": SGD(),
+    "nesterov": SGD(momentum=0.9, nesterov=True),
+    "without momentum": SGD(momentum=0.0),
+    "adamw": AdamW(),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_an_epoch_of_sparse_training_is_one_of_dense_training(optimizer):
     model = resnet()
     ticket = ticket_of(model)
@@ -160,11 +166,11 @@ def test_auto_is_sparse_where_the_rule_says_so(monkeypatch):
 
 
 def test_the_rule():
-    headline = LayerCost(weights=2304, kept=17, outputs=16, positions=1024)
+    headline = LayerCost(weights=2304, kept=17, inputs=16, outputs=16, positions=1024)
     assert headline.is_lower_sparse
     assert is_faster_sparse([headline] * 20, 128)
-    assert not is_faster_sparse([LayerCost(2304, 2304, 16, 1024)], 128)
-    assert not is_faster_sparse([LayerCost(640, 13, 10, 1)], 16)
+    assert not is_faster_sparse([LayerCost(2304, 2304, 16, 16, 1024)], 128)
+    assert not is_faster_sparse([LayerCost(640, 13, 64, 10, 1)], 16)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +209,9 @@ def test_a_network_that_cannot_run_sparse_trains_dense_and_says_why():
     model = Normed()
     found, note = choice.choose("auto", model, survey(model).layout, 0.01, torch.randn(2, 6), 128)
     assert found == "dense"
-    assert note == "tickets train dense, though numba is there: it holds an operation that has no sparse form: LayerNorm"
+    assert (
+        note == "tickets train dense, though numba is there: it holds an operation that has no sparse form: LayerNorm"
+    )
 
 
 def test_outputs_that_are_wrong_are_noticed(monkeypatch):
@@ -273,7 +281,9 @@ def test_evaluation_is_that_of_the_plain_model():
     trained = fit(plan, State.of(model), 2, where, "t", ticket)
     plain = resnet()
     plain.load_state_dict(trained.tensors)
-    assert where.rows()[-1]["held_out_loss"] == pytest.approx(evaluate(plain, Task(), plan.held_out, CPU).loss, rel=1e-3)
+    assert where.rows()[-1]["held_out_loss"] == pytest.approx(
+        evaluate(plain, Task(), plan.held_out, CPU).loss, rel=1e-3
+    )
 
 
 def test_the_store_keeps_sparse_and_dense_trainings_apart():

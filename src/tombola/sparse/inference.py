@@ -16,11 +16,12 @@ from tombola.errors import TicketWarning
 from tombola.sparse import kernels
 from tombola.sparse.program import Program, as_value
 from tombola.sparse.run import Run, Workspace
-from tombola.sparse.steps import Step, Unit, as_samples
+from tombola.sparse.steps import Flatten, Step, as_samples
 from tombola.sparse.tracing import Untraceable, trace
+from tombola.sparse.units import Unit
 
 # Bytes of activations that a block of samples may take at its largest layer: what stays in the cache of one core.
-CACHE = 2**19
+CACHE = 2**22
 WIDEST = 64
 
 
@@ -116,6 +117,8 @@ class _Plan:
         self._inputs = as_value(self._run, zeros)
         for step in program.steps:
             step.forward(self._run)
+            if isinstance(step, Flatten):
+                continue  # the same memory
             if isinstance(step, Unit):
                 self._calls.append(partial(kernels.unit_forward, *step.arguments(self._run)))
             else:

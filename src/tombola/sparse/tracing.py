@@ -19,35 +19,24 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tombola.core.seeds import seeded
 from tombola.errors import in_words
 from tombola.sparse.links import Links, Window, as_pair
+from tombola.sparse.operations import (
+    ADDITIONS,
+    CONCATENATIONS,
+    FLATTENINGS,
+    MEANS,
+    PLANEWISE_FUNCTIONS,
+    PLANEWISE_METHODS,
+    PLANEWISE_MODULES,
+    RELUS,
+)
 from tombola.sparse.program import Program, settle
 from tombola.sparse.rules import LayerCost
-from tombola.sparse.steps import Concatenation, Dense, Flatten, Norm, Planewise, Unit
+from tombola.sparse.steps import Concatenation, Dense, Flatten, Planewise
+from tombola.sparse.units import Norm, Unit
 
 
 class Untraceable(Exception):
     """A model that cannot run sparse; says why."""
-
-
-# Modules that treat all samples and all channels alike, beside those that are taken apart below.
-PLANEWISE_MODULES = {
-    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AvgPool1d, nn.AvgPool2d,
-    nn.CELU, nn.Dropout, nn.Dropout2d, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh,
-    nn.LeakyReLU, nn.LogSigmoid, nn.MaxPool1d, nn.MaxPool2d, nn.Mish, nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid,
-    nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink,
-}  # fmt: skip
-PLANEWISE_FUNCTIONS = {
-    F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool1d, F.avg_pool2d, F.celu, F.dropout,
-    F.dropout2d, F.elu, F.gelu, F.hardsigmoid, F.hardswish, F.hardtanh, F.leaky_relu, F.logsigmoid, F.max_pool1d,
-    F.max_pool2d, F.mish, F.relu6, F.selu, F.silu, F.softplus, F.tanh, F.sigmoid, torch.sigmoid, torch.tanh, torch.mul,
-    torch.sub, operator.mul, operator.sub, operator.truediv, operator.imul, torch.clamp, torch.adaptive_avg_pool1d,
-    torch.max_pool2d,
-}  # fmt: skip
-PLANEWISE_METHODS = {"mul", "sub", "div", "sigmoid", "tanh", "clamp"}
-ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
-RELUS = {F.relu, torch.relu, F.relu_, torch.relu_, "relu", "relu_"}
-FLATTENINGS = {torch.flatten, "flatten", "view", "reshape", torch.reshape}
-MEANS = {torch.mean, "mean"}
-CONCATENATIONS = {torch.cat, torch.concat, torch.concatenate}
 
 
 class _Tracer(fx.Tracer):
@@ -206,7 +195,7 @@ class _Builder:
         self._layer(node, source, module, shape, window, module.groups)
 
     def _cost(self, node: fx.Node, shape: tuple[int, ...], kept: int) -> LayerCost:
-        return LayerCost(int(np.prod(shape)), kept, shape[0], int(np.prod(self._shapes[node][2:])))
+        return LayerCost(int(np.prod(shape)), kept, shape[1], shape[0], int(np.prod(self._shapes[node][2:])))
 
     def _layer(
         self, node: fx.Node, source: fx.Node, module: Any, shape: tuple[int, ...], window: Window, groups: int
