@@ -10,6 +10,7 @@ pytest.importorskip("numba")
 import torch
 from torch import nn
 
+import tombola
 from tombola.core.progress import Silent
 from tombola.data import ListFeed
 from tombola.errors import TicketWarning, UsageError
@@ -207,7 +208,7 @@ class Normed(nn.Module):
 
 def test_a_network_that_cannot_run_sparse_trains_dense_and_says_why():
     model = Normed()
-    found, note = choice.choose("auto", model, survey(model).layout, 0.01, torch.randn(2, 6), 128)
+    found, note = choice.choose("auto", model, survey(model).layout, 0.01, lambda: torch.randn(2, 6), 128)
     assert found == "dense"
     assert (
         note == "tickets train dense, though numba is there: it holds an operation that has no sparse form: LayerNorm"
@@ -219,14 +220,33 @@ def test_outputs_that_are_wrong_are_noticed(monkeypatch):
     monkeypatch.setattr("tombola.sparse.choice.is_faster_sparse", lambda costs, samples: True)
     model = nn.Sequential(nn.Linear(6, 8))
     with pytest.raises(UsageError, match=r"outputs would be off by 0\.5"):
-        choice.choose("sparse", model, survey(model).layout, 0.1, torch.randn(2, 6), 8)
+        choice.choose("sparse", model, survey(model).layout, 0.1, lambda: torch.randn(2, 6), 8)
 
 
 def test_what_a_task_calls_a_model_with():
     x = torch.randn(2, 3)
-    assert choice.inputs_of(lambda model, batch: model(batch[0]), (x, None)) is x
-    assert not isinstance(choice.inputs_of(lambda model, batch: model(x, mask=None), (x, None)), torch.Tensor)
-    assert choice.inputs_of(lambda model, batch: x, (x, None)) is None
+
+    def found(forward):
+        return choice.first_inputs(Task(forward=forward), ListFeed([(x, None)]))
+
+    assert found(lambda model, batch: model(batch[0])) is x
+    assert not isinstance(found(lambda model, batch: model(x, mask=None)), torch.Tensor)
+    assert found(lambda model, batch: x) is None
+
+
+def test_sparsify_trains_sparse_where_it_is_asked_to():
+    model, data = resnet(), pictures()
+    recipe = Recipe(epochs=2, learning_rate=0.05)
+    given = {"density": 0.05, "recipe": recipe, "finder": "magnitude", "progress": False}
+    found = {
+        execution: tombola.sparsify(model, data, data, execution=execution, **given)
+        for execution in ("dense", "sparse")
+    }
+    assert found["dense"].ticket == found["sparse"].ticket
+    for name, wanted in found["dense"].model.named_parameters():
+        assert torch.allclose(found["sparse"].model.get_parameter(name), wanted, atol=2e-4)
+    with pytest.raises(UsageError, match="execution: 'fast' is unknown"):
+        tombola.sparsify(model, data, data, execution="fast", **given)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 3, 70])

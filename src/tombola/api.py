@@ -30,6 +30,7 @@ from tombola.networks.probe import settle
 from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task
 from tombola.objectives import Loss, MaskedBatch, Objective
+from tombola.sparse.choice import against_sparse, choose, first_inputs
 from tombola.storage.identity import digest_tensors
 from tombola.storage.store import DiskStore, MemoryStore
 from tombola.ticket import Ticket
@@ -182,6 +183,7 @@ def sparsify(
     batch_size: int = 128,
     search_batch_size: int | None = None,
     out: str | Path | None = None,
+    execution: str = "auto",
     progress: bool = True,
 ) -> Sparsified:
     """Train a model sparse from its present weights: pretrain, draw a ticket, train the ticket.
@@ -193,7 +195,9 @@ def sparsify(
     and holds the ticket. rewind_to: epochs of dense training before the draw, from which the ticket's training goes on;
     0 draws at the weights as they are, for a model that is trained already. steps: length of the search. finder: CTS by
     default. out: a directory that keeps what was done, so that the same call goes on where it was stopped; the data,
-    which cannot be named, must then be the same. The rest as in `draw`.
+    which cannot be named, must then be the same. execution: how the ticket trains: "sparse" (by its kept weights alone,
+    in float32 on a CPU; needs numba, `pip install 'tombola[fast]'`), "dense", or "auto": sparse where numba is there
+    and a fixed rule expects it to be faster. The rest as in `draw`.
 
     Returns the trained model and its ticket: `sparse, ticket = sparsify(...)`.
     """
@@ -228,7 +232,14 @@ def sparsify(
     plain = unwrap(model)
     if progress:
         _say_forecast(display, plain, task, runtime, (feed, search_feed), recipe, rewind_to, search)
-    setup = TrainingSetup(plain, task, feed, held_out_feed, recipe, runtime, seed, display)
+    against = against_sparse(runtime.device, recipe.clip_norm, fit is not None)
+    share = selection_of(search, checked.layout, density).kept / checked.layout.total
+    execution, note = choose(
+        execution, plain, checked.layout, share, lambda: first_inputs(task, feed), samples, against
+    )
+    if note:
+        display.say(note)
+    setup = TrainingSetup(plain, task, feed, held_out_feed, recipe, runtime, seed, display, execution)
     setup.say_unreached()
     store = MemoryStore() if out is None else DiskStore(Path(out))
     code = {"fit": code_of(fit)} if fit is not None else {}

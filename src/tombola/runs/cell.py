@@ -27,7 +27,7 @@ from tombola.networks.network import FrozenNetwork, explained_run, load_weights,
 from tombola.networks.runtime import Runtime, resolve_device
 from tombola.networks.task import Task, smoothed_cross_entropy
 from tombola.runs.config import RunConfig
-from tombola.sparse.choice import choose, execution_identity
+from tombola.sparse.choice import against_sparse, choose, execution_identity, first_inputs
 from tombola.storage.identity import digest
 from tombola.storage.store import DiskStore
 from tombola.ticket import Ticket
@@ -89,26 +89,16 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
 
 def _execution(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, runtime: Runtime) -> tuple[str, str]:
     """Return how tickets are trained, "sparse" or "dense", and what to say of it."""
-    example = next(iter(splits.train.feed(2, 0, "probe", shuffle=False).epoch(0))).batch[0]
     kept = selection_of(config.finder, found.layout, config.density).kept
     return choose(
         config.execution,
         model,
         found.layout,
         kept / found.layout.total,
-        example,
+        lambda: first_inputs(Task(), splits.train.feed(2, 0, "probe", shuffle=False)),
         config.batch_size,
-        _against(config, runtime),
+        against_sparse(runtime.device, config.training.clip_norm, bool(config.fit)),
     )
-
-
-def _against(config: RunConfig, runtime: Runtime) -> str:
-    """Return why tickets cannot train sparse, whatever the network."""
-    if runtime.device.type != "cpu":
-        return f"the device is {runtime.device.type}, not cpu"
-    if config.training.clip_norm is not None:
-        return "clip_norm is of the whole gradient, pruned weights included, which takes a dense step"
-    return "fit trains, not the recipe" if config.fit else ""
 
 
 def _initial_model(config: RunConfig, splits: Splits, seed: int, *purpose: str) -> nn.Module:

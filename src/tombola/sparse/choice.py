@@ -1,15 +1,18 @@
 """Which networks train sparse: by a fixed rule on the model, the density and the device."""
 
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tombola.core.flat import Layout
+from tombola.data import Feed
 from tombola.errors import UsageError
 from tombola.networks.masking import check_masks, pruned_of, zero_
 from tombola.networks.network import private_copy
+from tombola.networks.task import Task
 from tombola.sparse.rules import is_faster_sparse
 
 EXECUTIONS = ("auto", "sparse", "dense")
@@ -29,14 +32,29 @@ def execution_identity(execution: str) -> dict[str, Any]:
     return {"execution": [execution, VERSION]} if execution != "dense" else {}
 
 
+def against_sparse(device: torch.device, clip_norm: float | None, own_training: bool) -> str:
+    """Return why tickets cannot train sparse, whatever the network; nothing where they can."""
+    if device.type != "cpu":
+        return f"the device is {device.type}, not cpu"
+    if clip_norm is not None:
+        return "clip_norm is of the whole gradient, pruned weights included, which takes a dense step"
+    return "fit trains, not the recipe" if own_training else ""
+
+
 def choose(
-    execution: str, model: nn.Module, layout: Layout, density: float, example: Any, samples: int, against: str = ""
+    execution: str,
+    model: nn.Module,
+    layout: Layout,
+    density: float,
+    example: Callable[[], Any],
+    samples: int,
+    against: str = "",
 ) -> tuple[str, str]:
     """Return "sparse" or "dense", and a sentence for the user where there is something to say.
 
-    execution: what was asked for. density: of the ticket. example: inputs (N, ...), else the network runs dense.
-    samples: a step. against: what else speaks against a sparse training. Raises UsageError where "sparse" was asked for
-    and cannot be.
+    execution: what was asked for. density: of the ticket. example: gives inputs (N, ...); anything else cannot
+    run sparse. samples: a step. against: what else speaks against a sparse training. Raises UsageError where "sparse"
+    was asked for and cannot be.
     """
     if execution not in EXECUTIONS:
         raise UsageError(f"{execution!r} is unknown; allowed are {', '.join(EXECUTIONS)}", option="execution")
@@ -45,7 +63,7 @@ def choose(
     reason = against or ("numba is missing: pip install 'tombola[fast]'" if not has_numba() else "")
     faster = True
     if not reason:
-        reason, faster = _tried(model, layout, density, example, samples)
+        reason, faster = _tried(model, layout, density, example(), samples)
     if execution == "sparse" and reason:
         raise UsageError(f"cannot be sparse: {reason}", option="execution")
     if reason:
@@ -99,11 +117,11 @@ class _Recorder(nn.Module):
         raise _Seen
 
 
-def inputs_of(forward: Any, batch: Any) -> Any:
-    """Return what a task's forward function calls a model with on a batch: one tensor, or else everything."""
+def first_inputs(task: Task, feed: Feed) -> Any:
+    """Return what a task calls a model with on the first batch of a feed: one tensor, or else everything."""
     recorder = _Recorder()
     try:
-        forward(recorder, batch)
-    except _Seen:
+        task.forward(recorder, next(iter(feed.epoch(0))).batch)
+    except (_Seen, UsageError):  # which a task of checked parts makes of any error
         return recorder.inputs
     return None

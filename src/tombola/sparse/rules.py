@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Seconds of one thread, forward and backward together: for a multiply-add of a dense layer, for one of a link, for what
-# a sparse layer does for each of its outputs besides, and for changing the layout of an input or output of a dense layer
-# among sparse ones.
+# a sparse layer does for each of its outputs besides, and for changing the layout of an input or output of a dense
+# layer among sparse ones.
 DENSE_STEP, LINK_STEP, OUTPUT_STEP, LAYOUT_STEP = 9e-11, 3e-10, 1.5e-9, 2e-9
 # Seconds for a layer that does next to nothing, dense in PyTorch and sparse.
 DENSE_LAYER, SPARSE_LAYER = 4e-5, 1.5e-4

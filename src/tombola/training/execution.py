@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from tombola.errors import UsageError
 from tombola.networks.masking import Attachment
 from tombola.networks.runtime import Runtime
-from tombola.sparse.choice import inputs_of
+from tombola.sparse.choice import first_inputs
 from tombola.ticket import Ticket
 from tombola.training.setup import TrainingSetup
 
@@ -73,7 +73,7 @@ class SparseExecution:
         from tombola.sparse.tracing import Untraceable
 
         self.runtime = setup.runtime.in_full_precision()
-        example = inputs_of(setup.task.forward, next(iter(setup.feed.epoch(0))).batch)
+        example = first_inputs(setup.task, setup.feed)
         self._ticket = ticket
         try:
             self._sparse = SparseNetwork(ticket.apply_(model), ticket, example[:2])
