@@ -1,0 +1,1 @@
+"""What zeros are good for: networks made smaller, or run by their kept weights alone."""
