@@ -149,6 +149,16 @@ class Ticket(Mapping[str, Tensor]):
         """
         return Attachment(model, optimizers, self)
 
+    def compact(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """Return a smaller copy of the model, dead units removed, whose outputs are the masked one's up to rounding.
+
+        The copy is in eval mode, of the model's class, with the same names of parameters. example: a batch of inputs,
+        (N, ...). Raises UsageError for a model whose channels torch.fx cannot follow, naming the operation.
+        """
+        from tombola.sparse.compaction import compact
+
+        return compact(model, self, example)
+
     def save(self, path: str | Path) -> None:
         """Write the ticket to a safetensors file, atomically."""
         file.write(Path(path), self._masks, self._provenance)
