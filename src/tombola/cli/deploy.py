@@ -41,7 +41,9 @@ def main(arguments: Sequence[str]) -> None:
 
     from tombola.core.progress import progress_on
     from tombola.runs.deployment import deploy, write
+    from tombola.runs.rundir import check_out
 
+    check_out(out)
     report = deploy(config, ticket, weights, _dense_accuracy(directory), options.seconds, progress_on(sys.stderr))
     files = write(report, out)
     if options.json:

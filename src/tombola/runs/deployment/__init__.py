@@ -129,8 +129,6 @@ def _facts(delivered: Delivered, ticket_file: Path) -> dict[str, Any]:
 
 def write(report: Report, out: Path) -> list[Path]:
     """Write a report to `out` as deploy.json and deploy.md, and return where they are."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file; it must be a directory", option="out")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "deploy.json", report.to_dict())
     write_bytes(out / "deploy.md", report.to_markdown().encode())

@@ -10,10 +10,12 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from tombola.errors import UsageError
 from tombola.networks.models import tensors_as_bytes
 from tombola.networks.runtime import Runtime, is_convolutional
 from tombola.runs.deployment.network import Delivered
 from tombola.ticket.formats import Packed
+from tombola.ticket.formats.checks import agrees
 from tombola.ticket.formats.onnx import Session, onnx_bytes
 
 Run = Callable[[], object]
@@ -86,7 +88,10 @@ class InOnnxruntime:
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self._content = onnx_bytes(model, example)
         self.bytes = len(self._content)
-        self.model = _AsModule(Session(self._content, torch.get_num_threads()))
+        session = Session(self._content, torch.get_num_threads())
+        if not agrees(model, example, session):
+            raise UsageError("onnxruntime gives other outputs than PyTorch does")
+        self.model = _AsModule(session)
 
     def runs(self, samples: Tensor, threads: int) -> Mapping[str, Run]:
         """Return a call in a session of its own."""

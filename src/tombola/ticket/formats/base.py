@@ -50,4 +50,4 @@ def check_ending(path: Path, format_: Format) -> None:
     """Raise UsageError unless a file's name ends as the format's do."""
     if not path.name.endswith(format_.endings):
         allowed = " or ".join(format_.endings)
-        raise UsageError(f"{path} must end in {allowed} for --format {format_.name}", option="out")
+        raise UsageError(f"must end in {allowed} for the format {format_.name}, got {path}", option="out")

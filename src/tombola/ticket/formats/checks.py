@@ -27,16 +27,18 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
 
 
 @torch.no_grad()
-def check_outputs(path: Path, subject: Subject, run: Callable[[Tensor], Tensor]) -> None:
-    """Raise TombolaError unless a network gives the outputs of the masked one, on the batch and on its first sample."""
-    model, example = subject.network()
+def agrees(model: nn.Module, example: Tensor, run: Callable[[Tensor], Tensor]) -> bool:
+    """Whether something gives a network's outputs but for rounding, on a batch (N, ...) and on its first sample."""
+    model.eval()
     for batch in (example, example[:1]):
-        wanted, found = _outputs(model, batch), run(batch)
+        wanted, found = model(batch), run(batch)
         most = _ROUNDING * max(float(wanted.abs().max()), 1e-6)
         if wanted.shape != found.shape or not float((wanted - found).abs().max()) <= most:
-            raise TombolaError(f"{path} was not written: it gives other outputs than PyTorch does")
+            return False
+    return True
 
 
-def _outputs(model: nn.Module, batch: Tensor) -> Tensor:
-    found: Tensor = model.eval()(batch)
-    return found
+def check_outputs(path: Path, subject: Subject, run: Callable[[Tensor], Tensor]) -> None:
+    """Raise TombolaError unless what is to be written gives the masked network's outputs."""
+    if not agrees(*subject.network(), run):
+        raise TombolaError(f"{path} was not written: it gives other outputs than PyTorch does")

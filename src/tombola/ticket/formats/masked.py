@@ -15,7 +15,6 @@ from tombola.storage.files import write_bytes
 from tombola.ticket.bits import Bits
 from tombola.ticket.core import Ticket
 from tombola.ticket.file import check_facts, check_place, check_size
-from tombola.ticket.provenance import Provenance
 from tombola.ticket.sealed import check_seal, header_of, seal, unseal
 
 FORMAT = 1
@@ -59,8 +58,7 @@ def write(path: Path, ticket: Ticket, state: Mapping[str, Any], encode: Encode) 
         masks[name] = {"entry": entry, "shape": mask.shape, "kept": mask.kept, "encoding": encoding}
     for entry in state.keys() - entries.values() - tied.keys():
         tensors[f"whole:{entry}"] = state[entry].detach().cpu().clone(memory_format=torch.contiguous_format)
-    provenance = ticket.provenance.to_dict() if ticket.provenance else None
-    write_bytes(path, seal({"network": FORMAT, "masks": masks, "tied": tied, "provenance": provenance}, tensors))
+    write_bytes(path, seal({"network": FORMAT, "masks": masks, "tied": tied}, tensors))
 
 
 def _tied(state: Mapping[str, Tensor], entries: set[str]) -> dict[str, str]:
@@ -75,7 +73,10 @@ def _tied(state: Mapping[str, Tensor], entries: set[str]) -> dict[str, str]:
 
 
 def read(path: Path) -> tuple[Ticket, dict[str, Tensor]]:
-    """Return the ticket and the state_dict, pruned weights zero, of a file; raises UsageError if it is damaged."""
+    """Return the ticket, its provenance not known, and the state_dict, pruned weights zero, of a file.
+
+    Raises UsageError for a file that is damaged, or of another kind.
+    """
     text, tensors = unseal(path, "network")
     header = header_of(path, text)
     if header.get("network") != FORMAT:
@@ -83,7 +84,7 @@ def read(path: Path) -> tuple[Ticket, dict[str, Tensor]]:
             f"{path} holds no network in format {FORMAT}, the one that this version of tombola reads (or is damaged)"
         )
     check_seal(path, header, text, tensors)
-    masks, provenance = _checked(path, header, tensors), header.get("provenance")
+    masks = _checked(path, header, tensors)
     state = {name.removeprefix("whole:"): data for name, data in tensors.items() if name.startswith("whole:")}
     for name, mask in masks.items():
         values = tensors[f"values:{name}"]
@@ -93,11 +94,7 @@ def read(path: Path) -> tuple[Ticket, dict[str, Tensor]]:
         dense[mask.unpack()] = values
         state[header["masks"][name]["entry"]] = dense
     state |= {name: state[entry].clone() for name, entry in header["tied"].items()}
-    ticket = Ticket(
-        {name: mask.unpack() for name, mask in masks.items()},
-        None if provenance is None else Provenance.from_dict(provenance),
-    )
-    return ticket, state
+    return Ticket({name: mask.unpack() for name, mask in masks.items()}), state
 
 
 def _checked(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Bits]:

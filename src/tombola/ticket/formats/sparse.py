@@ -11,7 +11,7 @@ from tombola.ticket.formats.checks import check_reading
 
 @dataclass(frozen=True)
 class Sparse:
-    """Tensors `values:NAME`, `mask:NAME` (indices into the flattened weight), and `whole:NAME` where there is no mask."""
+    """Tensors `values:NAME` and `mask:NAME`, indices into the flattened weight; `whole:NAME` where there is no mask."""
 
     name: ClassVar[str] = "sparse"
     endings: ClassVar[tuple[str, ...]] = (".safetensors",)
