@@ -119,6 +119,15 @@ class Ticket(Mapping[str, Tensor]):
         """By parameter, the number of units (entries of the first dimension) none of whose weights are kept."""
         return {name: int((~mask.flatten(1).any(dim=1)).sum()) for name, mask in self.items() if mask.dim() > 1}
 
+    @property
+    def unread_units(self) -> dict[str, int]:
+        """By parameter, the number of inputs (entries of the second dimension) that none of the kept weights read."""
+        return {
+            name: int((~mask.transpose(0, 1).flatten(1).any(dim=1)).sum())
+            for name, mask in self.items()
+            if mask.dim() > 1
+        }
+
     def overlap(self, other: "Ticket") -> float:
         """Return the intersection over the union of two tickets' kept weights, in [0, 1]."""
         if not isinstance(other, Ticket) or self.shapes != other.shapes:

@@ -96,22 +96,26 @@ class Plan:
             self._leaders[unit] = unit = self._leaders[self._leaders[unit]]
         return unit
 
+    def _all_leaders(self) -> Places:
+        return np.array([self._leader(unit) for unit in range(len(self._leaders))], dtype=np.intp)
+
     def needed(self) -> Flags:
-        """Return which units the outputs depend on, (units,), once constants are part of the biases."""
-        leaders = np.array([self._leader(unit) for unit in range(len(self._leaders))], dtype=np.intp)
+        """Return which units the outputs depend on, (units,), once constants are part of the biases.
+
+        Once through the layers, from the last to the first, is enough: what a layer writes into a unit that only
+        earlier layers read is not read at all.
+        """
+        leaders = self._all_leaders()
         needed = np.zeros(len(leaders), bool)
         needed[leaders[sorted(self._pinned)]] = True
-        reads = [layer.reads & ~layer.folds for layer in self.layers]
-        before = -1
-        while before != (before := int(needed.sum())):
-            for layer, each in zip(reversed(self.layers), reversed(reads), strict=True):
-                read = each[needed[leaders[layer.units]]].any(axis=0)
-                needed[leaders[layer.value.units[read]]] = True
+        for layer in reversed(self.layers):
+            read = (layer.reads & ~layer.folds)[needed[leaders[layer.units]]].any(axis=0)
+            needed[leaders[layer.value.units[read]]] = True
         return needed[leaders]
 
     def kept(self, needed: Flags) -> Flags:
         """Return which units stay: the needed ones, and one for each layer that would have none."""
-        leaders = np.array([self._leader(unit) for unit in range(len(self._leaders))], dtype=np.intp)
+        leaders = self._all_leaders()
         kept = needed.copy()
         for layer in self.layers:
             if not kept[leaders[layer.units]].any():
