@@ -33,6 +33,7 @@ def test_counts_by_hand():
     assert ticket.kept_by_layer == {"a": 2, "b": 2}
     assert ticket.density_by_layer == {"a": pytest.approx(1 / 3), "b": 1.0}
     assert ticket.dead_units == {"a": 1}
+    assert ticket.unread_units == {"a": 1}
     assert repr(ticket) == "Ticket(4 of 8 weights, density 50.0000%)"
 
 

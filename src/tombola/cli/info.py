@@ -50,7 +50,8 @@ def main(arguments: Sequence[str]) -> None:
     ticket = Ticket.load(path)
     result = _result(directory) if Path(options.ticket).is_dir() else {}
     provenance = ticket.provenance.to_dict() if ticket.provenance else {}
-    dead, kept_by_layer, density = ticket.dead_units, ticket.kept_by_layer, ticket.density_by_layer
+    dead, unread = ticket.dead_units, ticket.unread_units
+    kept_by_layer, density = ticket.kept_by_layer, ticket.density_by_layer
     layers: list[dict[str, Any]] = [
         {
             "name": name,
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str]) -> None:
             "kept": kept_by_layer[name],
             "density": density[name],
             "dead_units": dead.get(name, 0),
+            "unread_inputs": unread.get(name, 0),
         }
         for name, shape in ticket.shapes.items()
     ]
@@ -80,11 +82,12 @@ def main(arguments: Sequence[str]) -> None:
             f"{layer['kept']:,}",
             f"{100 * layer['density']:.3g} %",
             layer["dead_units"],
+            layer["unread_inputs"],
         )
         for layer in layers
     ]
-    rows.append(("all layers", "", f"{ticket.kept:,} of {ticket.prunable:,}", f"{100 * ticket.density:.4g} %", ""))
-    show_table(options.ticket, ("layer", "shape", "kept", "density", "dead units"), rows)
+    rows.append(("all layers", "", f"{ticket.kept:,} of {ticket.prunable:,}", f"{100 * ticket.density:.4g} %", "", ""))
+    show_table(options.ticket, ("layer", "shape", "kept", "density", "dead units", "unread inputs"), rows)
     for key, words in _FIGURES.items():
         if isinstance(result.get(key), int | float):
             show_text(f"{words}: {result[key]:.2f}")

@@ -28,13 +28,14 @@ COMMANDS = {
     "train": "train a ticket and evaluate it",
     "evaluate": "measure a ticket's weights on data",
     "info": "show what is in a ticket or a run",
-    "export": "write plain weights with zeros where a ticket prunes",
+    "export": "write a ticket's network to one file: plain, sparse, compacted, ONNX",
+    "deploy": "measure a ticket's network beside the dense one: bytes, latency",
     "list": "list the runs below a directory",
     "clean": "delete what can be made again",
     "demo": "draw a 98 % sparse ticket from a digits classifier, beside a random one",
 }
 # Those that do something which takes time, and show how far they are.
-_WORKING = ("run", "compare", "audit", "draw", "train", "evaluate", "demo")
+_WORKING = ("run", "compare", "audit", "draw", "train", "evaluate", "deploy", "demo")
 # What no disk can have: names that were given, not a failure.
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
 

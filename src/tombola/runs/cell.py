@@ -249,10 +249,13 @@ class Cell:
 
     def evaluate(self, state: State, split: str) -> Evaluation:
         """Evaluate a state on a split: "test" or "held_out"."""
+        return self.evaluate_model(self.runtime.place(load_weights(self.model, state.tensors)), split)
+
+    def evaluate_model(self, model: nn.Module, split: str) -> Evaluation:
+        """Evaluate a network of any kind that takes and gives what the cell's does, on a split."""
         feed = self._feed(getattr(self.splits, split))
         if feed is None:
             raise UsageError("must be test: this run's training held nothing out", option="split")
-        model = self.runtime.place(load_weights(self.model, state.tensors))
         return evaluate(model, self.task, feed, self.runtime)
 
     def _feed(self, split: Split | None) -> Feed | None:

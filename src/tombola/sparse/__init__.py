@@ -1,4 +1,4 @@
-"""A ticket's network at a ticket's cost: on a CPU, by its kept weights alone.
+"""A ticket's network at a ticket's cost: run by its kept weights alone, or made smaller.
 
-Nothing here is imported before it is used: it needs numba, which the extra tombola[fast] brings.
+What runs needs numba, which the extra tombola[fast] brings; it is imported where it is used.
 """

@@ -120,6 +120,15 @@ class Ticket(Mapping[str, Tensor]):
         """By parameter, the number of units (entries of the first dimension) none of whose weights are kept."""
         return {name: int((~mask.flatten(1).any(dim=1)).sum()) for name, mask in self.items() if mask.dim() > 1}
 
+    @property
+    def unread_units(self) -> dict[str, int]:
+        """By parameter, the number of inputs (entries of the second dimension) that none of the kept weights read."""
+        return {
+            name: int((~mask.transpose(0, 1).flatten(1).any(dim=1)).sum())
+            for name, mask in self.items()
+            if mask.dim() > 1
+        }
+
     def overlap(self, other: "Ticket") -> float:
         """Return the intersection over the union of two tickets' kept weights, in [0, 1]."""
         if not isinstance(other, Ticket) or self.shapes != other.shapes:
@@ -166,6 +175,16 @@ class Ticket(Mapping[str, Tensor]):
         pruned weights have come alive outside of their steps.
         """
         return Attachment(model, optimizers, self)
+
+    def compact(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """Return a smaller copy of the model, dead units removed, whose outputs are the masked one's up to rounding.
+
+        The copy is in eval mode, of the model's class, with the same names of parameters. example: a batch of inputs,
+        (N, ...). Raises UsageError for a model whose channels torch.fx cannot follow, naming the operation.
+        """
+        from tombola.sparse.compaction import compact
+
+        return compact(model, self, example)
 
     def save(self, path: str | Path) -> None:
         """Write the ticket to a safetensors file, atomically."""

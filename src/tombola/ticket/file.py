@@ -1,14 +1,10 @@
 """The ticket's file format: safetensors, masks as bits or indices, the rest as JSON in the metadata, with a digest."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from tombola.errors import UsageError
@@ -16,38 +12,39 @@ from tombola.storage.digests import check_digest
 from tombola.storage.files import write_bytes
 from tombola.ticket.bits import Bits
 from tombola.ticket.provenance import Provenance
+from tombola.ticket.sealed import check_seal, header_of, seal, unseal
 
 FORMAT = 2
-# What the digest's place holds while the digest is computed.
-_BLANK = "0" * 64
 # A file may say that it covers this many weights, or, where it keeps many, this many for each. What is not in the file
 # has to be in memory, a bit for each.
 _COVERED, _COVERED_FOR_EACH = 2**30, 2**20
 _MOST_DIMENSIONS = 64
 
 
-def write(path: Path, masks: Mapping[str, Bits], provenance: Provenance | None) -> None:
-    """Write masks and provenance, atomically."""
+def check_place(path: Path) -> None:
+    """Raise UsageError where no file can be written."""
     if path.exists() and not path.is_file():
         raise UsageError(f"cannot write {path}: it is {'a directory' if path.is_dir() else 'no file'}")
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {path}: {path.parent} is not a directory")
+
+
+def write(path: Path, masks: Mapping[str, Bits], provenance: Provenance | None) -> None:
+    """Write masks and provenance, atomically."""
+    check_place(path)
     if not masks:
         raise UsageError(f"cannot write {path}: the ticket has no mask")
-    _check_size(path, [mask.shape for mask in masks.values()], sum(mask.kept for mask in masks.values()))
+    check_size(path, [mask.shape for mask in masks.values()], sum(mask.kept for mask in masks.values()))
     encoded = {name: mask.encode() for name, mask in masks.items()}
     header = {
         "format": FORMAT,
-        "digest": _BLANK,
         "masks": {
             name: {"shape": mask.shape, "kept": mask.kept, "encoding": encoded[name][0]} for name, mask in masks.items()
         },
         "provenance": provenance.to_dict() if provenance else None,
     }
     tensors = {name: data for name, (_, data) in encoded.items()}
-    text = json.dumps(header)
-    # One metadata entry only: safetensors does not keep the order of several.
-    write_bytes(path, to_bytes(tensors, {"tombola": text.replace(_BLANK, _digest(text, tensors), 1)}))
+    write_bytes(path, seal(header, tensors))
 
 
 def read(path: Path) -> tuple[dict[str, Bits], Provenance | None]:
@@ -55,41 +52,19 @@ def read(path: Path) -> tuple[dict[str, Bits], Provenance | None]:
 
     Files of format 1 have no digest: whether they are as they were written is not known.
     """
-    text, tensors = _open(path)
+    text, tensors = unseal(path, "ticket")
     header = _header(path, text)
     masks = _masks(path, header, tensors)
     provenance = _provenance(path, header)
-    _check_digest(path, header, text, tensors)
+    if header["format"] > 1 or "digest" in header:
+        check_seal(path, header, text, tensors)
     check_digest(path)
     return masks, provenance
 
 
-def _open(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Return the header's text and the tensors."""
-    if not path.is_file():
-        raise UsageError(f"there is no ticket file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("tombola")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
-        raise UsageError(f"{path} is not a ticket file, or damaged ({' '.join(str(error).split())})") from error
-    if text is None:
-        raise UsageError(f"{path} is damaged, or a safetensors file, but not a ticket: it has no tombola header")
-    return text, tensors
-
-
 def _header(path: Path, text: str) -> dict[str, Any]:
     """Return the header of a known format."""
-    try:
-        header = json.loads(text, object_pairs_hook=_unrepeated)
-        # Fails where an escape made half a character, which no terminal could be shown.
-        json.dumps(header, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        why = "nested too deep" if isinstance(error, RecursionError) else error
-        raise UsageError(f"{path} is damaged: its header is no JSON ({why})") from None
-    if not isinstance(header, dict):
-        raise UsageError(f"{path} is damaged: its tombola header is no JSON object")
+    header = header_of(path, text)
     found = header.get("format")
     # Not isinstance: True is an int.
     if type(found) is not int or not 1 <= found <= FORMAT:
@@ -100,13 +75,6 @@ def _header(path: Path, text: str) -> dict[str, Any]:
     return header
 
 
-def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name stands in it twice")
-    return found
-
-
 def _masks(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Bits]:
     described = header.get("masks")
     if not isinstance(described, dict) or not described:
@@ -115,10 +83,10 @@ def _masks(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor])
         differing = ", ".join(sorted(set(tensors) ^ set(described)))
         raise UsageError(f"{path} is damaged: header and masks differ in {differing}")
     for name, facts in described.items():
-        _check_facts(path, name, facts)
+        check_facts(path, name, facts)
     # What the data can keep at most; the header may say anything.
     kept = sum(min(facts["kept"], 8 * tensors[name].numel()) for name, facts in described.items())
-    _check_size(path, [facts["shape"] for facts in described.values()], kept)
+    check_size(path, [facts["shape"] for facts in described.values()], kept)
     masks = {}
     for name, facts in described.items():
         try:
@@ -131,7 +99,7 @@ def _masks(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor])
     return masks
 
 
-def _check_facts(path: Path, name: str, facts: object) -> None:
+def check_facts(path: Path, name: str, facts: object) -> None:
     """Raise UsageError unless the header describes a mask by a shape, a count and an encoding."""
     if not isinstance(facts, dict):
         raise UsageError(f"{path} is damaged: its header does not describe the mask of {name}")
@@ -145,7 +113,7 @@ def _check_facts(path: Path, name: str, facts: object) -> None:
         raise UsageError(f"{path} is damaged: the encoding of {name} must be bits or indices")
 
 
-def _check_size(path: Path, shapes: list[Any], kept: int) -> None:
+def check_size(path: Path, shapes: list[Any], kept: int) -> None:
     """Raise UsageError for masks that would take much memory and are in no proportion to what they keep."""
     # Empty dimensions do not excuse the others.
     covered = sum(prod(max(size, 1) for size in shape) for shape in shapes)
@@ -162,22 +130,3 @@ def _provenance(path: Path, header: Mapping[str, Any]) -> Provenance | None:
         return None if values is None else Provenance.from_dict(values)
     except UsageError as error:
         raise UsageError(f"{path} is damaged: {error}") from None
-
-
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the header's text, its own digest blank, and of all tensors: names, types, shapes, data."""
-    total = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        data = tensors[name]
-        total.update(f"|{name}|{data.dtype}|{tuple(data.shape)}|".encode() + data.numpy().tobytes())
-    return total.hexdigest()
-
-
-def _check_digest(path: Path, header: Mapping[str, Any], text: str, tensors: Mapping[str, Tensor]) -> None:
-    found = header.get("digest")
-    if header["format"] == 1 and "digest" not in header:
-        return
-    if not isinstance(found, str) or len(found) != len(_BLANK):
-        raise UsageError(f"{path} is damaged: its header has no digest")
-    if found != _digest(text.replace(found, _BLANK, 1), tensors):
-        raise UsageError(f"{path} is damaged: its content is not what its digest says")

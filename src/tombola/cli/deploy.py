@@ -1,0 +1,66 @@
+"""`tombola deploy`: what a ticket's network gains in bytes and in time, beside the dense one."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from tombola.cli.options import add_json_option, add_ticket_options, is_run, make_parser, out_directory, weights_for
+from tombola.cli.runs import configure_for_ticket
+from tombola.cli.show import show_json, show_table, show_text
+from tombola.core.parts import written_name
+from tombola.errors import UsageError
+
+
+def _parser() -> ArgumentParser:
+    parser = make_parser(
+        "deploy",
+        "Measure a trained ticket's network beside the dense one: accuracy, bytes on disk, latency and throughput at "
+        "batches of 1 and 64, on one thread and on all, on the CPU in float32. All forms of the network take turns "
+        "within one run; figures are medians. Nothing else should run meanwhile.",
+        "tombola deploy runs/RUN --out deploy",
+        "TICKET",
+    )
+    add_ticket_options(parser, "to measure")
+    parser.add_argument("--out", type=str, default="deploy", help="directory for deploy.json and deploy.md")
+    parser.add_argument("--seconds", type=int, default=10, help="for each batch size and number of threads")
+    add_json_option(parser)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    options, config, directory, ticket = configure_for_ticket(_parser, arguments, ("data", "model", "machine"))
+    out = out_directory(options)
+    if options.seconds < 0:
+        raise UsageError(f"--seconds must be a whole number of at least 0, got {options.seconds}")
+    if out.resolve() == directory.resolve() and is_run(directory):
+        raise UsageError(f"--out {out} is the run directory, whose files are the run's own: choose another place")
+    weights = weights_for(options.weights, directory)
+
+    from tombola.core.progress import progress_on
+    from tombola.runs.deployment import deploy, write
+    from tombola.runs.rundir import check_out
+
+    check_out(out)
+    report = deploy(config, ticket, weights, _dense_accuracy(directory), options.seconds, progress_on(sys.stderr))
+    files = write(report, out)
+    if options.json:
+        show_json(report.to_dict())
+        return
+    title = f"{written_name(config.model)} on {written_name(config.data)}, float32, on the CPU"
+    show_table(title, report.columns(), report.cells())
+    for verdict in report.verdicts:
+        show_text(verdict)
+    show_text(f"written: {', '.join(map(str, files))}")
+
+
+def _dense_accuracy(directory: Path) -> float | None:
+    """Return what a run directory says of the trained dense network, in percent."""
+    from tombola.runs.rundir import read_result
+
+    if not is_run(directory) or not (directory / "result.json").is_file():
+        return None
+    found = read_result(directory).get("dense_test_accuracy")
+    return float(found) if isinstance(found, int | float) else None

@@ -1,0 +1,135 @@
+"""Deployment: what a ticket's network is worth once it is trained, in bytes and in milliseconds."""
+
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tombola.core.parts import written_name
+from tombola.core.progress import Progress
+from tombola.errors import UsageError
+from tombola.networks.runtime import on_threads
+from tombola.runs.config import RunConfig
+from tombola.runs.deployment.contenders import CONTENDERS, Built, Contender
+from tombola.runs.deployment.network import Delivered, load
+from tombola.runs.deployment.report import Report, Row, Setting
+from tombola.runs.deployment.timing import interleaved
+from tombola.storage.files import write_bytes, write_json
+from tombola.version import __version__
+
+__all__ = ["BATCHES", "Delivered", "Report", "Row", "Setting", "deploy", "load", "measure", "write"]
+
+BATCHES = (1, 64)
+
+
+def deploy(
+    config: RunConfig,
+    ticket_file: Path,
+    weights: Path,
+    dense_accuracy: float | None,
+    seconds: float,
+    progress: Progress,
+) -> Report:
+    """Measure a ticket's network in all its forms, on one thread and on all of them, on the CPU in float32.
+
+    config: model and data. weights: the trained ticket's. dense_accuracy: the trained dense network's, in percent, if
+    known. seconds: for each of the settings.
+    """
+    with on_threads(config.threads):
+        delivered = load(config, ticket_file, weights, max(BATCHES))
+        rows = measure(delivered, CONTENDERS, dense_accuracy, seconds, progress)
+        return Report(rows, _facts(delivered, ticket_file))
+
+
+def measure(
+    delivered: Delivered,
+    contenders: Sequence[Contender],
+    dense_accuracy: float | None,
+    seconds: float,
+    progress: Progress,
+) -> list[Row]:
+    """Return a row for each contender; those that can be built are timed in one run."""
+    built: dict[Contender, Built] = {}
+    why: dict[Contender, str] = {}
+    for contender in contenders:
+        try:
+            built[contender] = contender.build(delivered)
+        except UsageError as error:
+            why[contender] = str(error)
+    accuracies = {
+        contender: _accuracy(delivered, each) if contender.trained else dense_accuracy
+        for contender, each in built.items()
+    }
+    threads = sorted({1, torch.get_num_threads()})
+    settings = [Setting(count, batch) for count in threads for batch in BATCHES]
+    times: dict[Contender, dict[Setting, tuple[float, str]]] = {contender: {} for contender in built}
+    with progress.track("deployment", len(settings)) as tracker:
+        for done, setting in enumerate(settings, start=1):
+            for contender, best in _timed(delivered, built, setting, seconds).items():
+                times[contender][setting] = best
+            tracker.update(done, str(setting))
+    return [
+        Row(
+            contender.network,
+            contender.runtime,
+            accuracies[contender],
+            built[contender].bytes,
+            {setting: best for setting, (best, _) in times[contender].items()},
+            {setting: layout for setting, (_, layout) in times[contender].items()},
+        )
+        if contender in built
+        else Row(contender.network, contender.runtime, why=why[contender])
+        for contender in contenders
+    ]
+
+
+def _accuracy(delivered: Delivered, built: Built) -> float:
+    """Return the accuracy on test data, in percent."""
+    return 100 * delivered.cell.evaluate_model(built.model, "test").metric
+
+
+def _timed(
+    delivered: Delivered, built: dict[Contender, Built], setting: Setting, seconds: float
+) -> dict[Contender, tuple[float, str]]:
+    """Return each contender's median time in a setting and the layout in which that is."""
+    samples = delivered.samples[: setting.batch].clone()
+    with on_threads(setting.threads), torch.inference_mode():
+        calls = {
+            (contender, layout): run
+            for contender, each in built.items()
+            for layout, run in each.runs(samples, setting.threads).items()
+        }
+        found = interleaved(calls, seconds)
+    return {
+        contender: min((time, layout) for (owner, layout), time in found.items() if owner is contender)
+        for contender in built
+    }
+
+
+def _facts(delivered: Delivered, ticket_file: Path) -> dict[str, Any]:
+    ticket, config = delivered.ticket, delivered.cell.config
+    return {
+        "ticket": str(ticket_file),
+        "model": written_name(config.model),
+        "data": written_name(config.data),
+        "kept": ticket.kept,
+        "prunable": ticket.prunable,
+        "precision": "float32",
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "tombola": __version__,
+        "torch": torch.__version__,
+        "onnxruntime": metadata.version("onnxruntime") if find_spec("onnxruntime") else "not installed",
+    }
+
+
+def write(report: Report, out: Path) -> list[Path]:
+    """Write a report to `out` as deploy.json and deploy.md, and return where they are."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "deploy.json", report.to_dict())
+    write_bytes(out / "deploy.md", report.to_markdown().encode())
+    return [out / "deploy.json", out / "deploy.md"]

@@ -1,0 +1,158 @@
+"""Deployment: who is measured, how, and what is said of it. No test asserts a time."""
+
+import json
+
+import pytest
+import torch
+
+from tombola import Ticket, UsageError
+from tombola.cli.main import main
+from tombola.networks.models import build
+from tombola.runs.deployment import Report, Row, Setting, timing
+from tombola.runs.deployment.contenders import CONTENDERS, InPyTorch
+from tombola.ticket.formats import onnx
+
+from .conftest import TinyConv
+from .test_export import finished  # noqa: F401
+
+
+class Clock:
+    """Goes on by what is called."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+def test_calls_take_turns_and_the_median_counts(monkeypatch):
+    clock, seen = Clock(), []
+    monkeypatch.setattr(timing, "time", clock)
+
+    def call(name, takes):
+        def run():
+            seen.append(name)
+            clock.now += takes * (100 if len(seen) == 30 else 1)  # something else ran meanwhile
+
+        return run
+
+    found = timing.interleaved({"a": call("a", 1.0), "b": call("b", 0.5)}, seconds=20)
+    assert found == {"a": 1.0, "b": 0.5}
+    assert seen[: 2 * timing.WARM] == ["a", "b"] * timing.WARM
+    rest = seen[2 * timing.WARM :]
+    assert rest == ["a", "a", "b", "b"] * (len(rest) // 4)
+    assert timing.LEAST <= len(rest) // 4 <= 8
+    seen.clear()
+    timing.interleaved({"a": call("a", 1.0)}, seconds=0)
+    assert len(seen) == timing.WARM + 2 * timing.LEAST
+
+
+ONE, MANY = Setting(1, 1), Setting(2, 64)
+
+
+def report(*rows):
+    return Report(rows, {"ticket": "a|b"})
+
+
+def row(network, one, many, size, accuracy=None):
+    layouts = {ONE: "contiguous", MANY: "channels-last"}
+    return Row(network, "PyTorch", accuracy, size, {ONE: one, MANY: many}, layouts)
+
+
+def test_what_is_gained_and_what_is_not_is_said():
+    dense = row("dense", 0.002, 0.1, 1000)
+    faster = Row("dense", "onnxruntime", None, 1100, {ONE: 0.001, MANY: 0.2}, {ONE: "", MANY: ""})
+    found = report(dense, faster, row("masked", 0.002, 0.1, 1000), row("compacted", 0.0005, 0.099, 100))
+    masked, compacted = found.verdicts
+    assert masked == (
+        "masked, PyTorch, beside the best dense network: nothing is gained at all (0.5 times as fast at batch 1, "
+        "1 thread, 1 times as fast at batch 64, 2 threads, 1 times as small on disk)"
+    )
+    assert compacted == (
+        "compacted, PyTorch, beside the best dense network: 2 times as fast at batch 1, 1 thread; 10 times as small on "
+        "disk; nothing is gained otherwise (1.01 times as fast at batch 64, 2 threads)"
+    )
+
+
+def test_the_table_and_what_could_not_be_measured():
+    found = report(row("dense", 0.002, 0.1, 1000, 97.5), Row("accelerated", "tombola", why="it holds an LSTM"))
+    assert found.columns()[3:] == ["ms, batch 1, 1 thread", "ms, batch 64, 2 threads", "samples/s, batch 64, 2 threads"]
+    assert found.cells() == [
+        ["dense, PyTorch", "97.50 %", "1,000", "2", "100", "640"],
+        ["accelerated, tombola", "-", "-", "-", "-", "-"],
+    ]
+    assert found.verdicts == ["accelerated, tombola: not measured: it holds an LSTM"]
+    page = found.to_markdown()
+    assert "| dense, PyTorch | 97.50 % | 1,000 | 2 | 100 | 640 |" in page
+    assert "- ticket: a\\|b" in page
+    first, second = found.to_dict()["rows"]
+    assert first["times"][1] == {
+        "threads": 2, "batch": 64, "layout": "channels-last", "latency_ms": 100.0, "throughput": 640.0,
+    }  # fmt: skip
+    assert second == {"network": "accelerated", "runtime": "tombola", "why_not": "it holds an LSTM"}
+
+
+def test_convolutional_networks_run_in_both_layouts():
+    convolutional = InPyTorch.of(TinyConv().eval())
+    runs = convolutional.runs(torch.randn(2, 1, 4, 4), 1)
+    assert list(runs) == ["contiguous", "channels-last"]
+    with torch.no_grad():
+        torch.testing.assert_close(*(run() for run in runs.values()))
+    assert convolutional.model.conv.weight.is_contiguous()
+    assert InPyTorch.of(build("lenet-300-100", (1, 8, 8), 10)).layouts == ("contiguous",)
+
+
+def deployed(capsys, *arguments):
+    assert main(["deploy", *map(str, arguments), "--seconds", "0", "--threads", "1"]) == 0
+    return capsys.readouterr().out
+
+
+def refuse(self, model):
+    raise UsageError("it cannot be")
+
+
+def test_a_run_is_measured_in_every_form(capsys, finished, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(Ticket, "accelerate", lambda self, model: model, raising=False)
+    out = deployed(capsys, finished, "--out", tmp_path / "d")
+    found = json.loads((tmp_path / "d" / "deploy.json").read_text())
+    assert [(each["network"], each["runtime"]) for each in found["rows"]] == [
+        (each.network, each.runtime) for each in CONTENDERS
+    ]
+    result = json.loads((finished / "result.json").read_text())
+    accuracies = [each["test_accuracy"] for each in found["rows"]]
+    assert accuracies[:2] == [result["dense_test_accuracy"]] * 2
+    assert accuracies[2:] == pytest.approx([result["test_accuracy"]] * 4)
+    sizes = {(each["network"], each["runtime"]): each["bytes"] for each in found["rows"]}
+    assert 0 < sizes["accelerated", "tombola"] < 0.1 * sizes["masked", "PyTorch"]
+    assert 0 < sizes["compacted", "PyTorch"] < 0.1 * sizes["masked", "PyTorch"]
+    assert all([(t["threads"], t["batch"]) for t in each["times"]] == [(1, 1), (1, 64)] for each in found["rows"])
+    assert len(found["verdicts"]) == 4
+    assert found["verdicts"][0] in " ".join(out.split())
+    assert "| accelerated, tombola |" in (tmp_path / "d" / "deploy.md").read_text()
+
+
+def test_who_cannot_be_built_is_listed_with_the_reason(capsys, finished, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(Ticket, "accelerate", refuse, raising=False)
+    monkeypatch.setattr(onnx, "find_spec", lambda name: None)
+    found = json.loads(deployed(capsys, finished / "ticket.safetensors", "--out", tmp_path, "--json"))
+    why = {(each["network"], each["runtime"]): each.get("why_not") for each in found["rows"]}
+    missing = "ONNX needs onnx, onnxscript, onnxruntime: install tombola[onnx]"
+    assert why["dense", "onnxruntime"] == why["compacted", "onnxruntime"] == missing
+    assert why["accelerated", "tombola"] == "it cannot be"
+    assert why["masked", "PyTorch"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seconds", "-1"], "--seconds must be a whole number of at least 0, got -1"),
+        (["--seconds", "soon"], "--seconds must be a whole number"),
+        (["--out", "RUN"], "is the run directory, whose files are the run's own"),
+        (["--out", "RUN/config.yaml"], "is a file; it must be a directory"),
+    ],
+)
+def test_bad_options_are_refused(arguments, message, capsys, finished):  # noqa: F811
+    given = [each.replace("RUN", str(finished)) for each in arguments]
+    assert main(["deploy", str(finished), *given]) == 2
+    assert message in capsys.readouterr().err
