@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import pickle
 
 import pytest
 
@@ -27,6 +28,7 @@ from tombola.sparse.rules import LayerCost, is_faster_sparse
 from tombola.storage.store import MemoryStore
 from tombola.ticket import Ticket
 from tombola.training import SGD, AdamW, Recipe, State, TrainingSetup, fit
+from tombola.training.execution import DenseExecution, SparseExecution, execution_of
 
 from .conftest import CPU, Dying, Killed, images
 
@@ -129,6 +131,13 @@ def test_layers_that_run_dense_are_held_too(monkeypatch):
     trained = fit(setup(model, "sparse"), State.of(model), 2, entry(), "t", ticket)
     assert trained.tensors["fc.weight"][~ticket["fc.weight"]].eq(0).all()
     assert trained.tensors["fc.weight"].count_nonzero() == ticket.kept_by_layer["fc.weight"]
+
+
+def test_a_ticket_that_keeps_most_weights_trains_dense():
+    model = resnet()
+    for density, kind in ((0.9, DenseExecution), (0.05, SparseExecution)):
+        assert type(execution_of(setup(model, "sparse"), copy.deepcopy(model), ticket_of(model, density))) is kind
+    assert type(execution_of(setup(model, "sparse"), copy.deepcopy(model), None)) is DenseExecution
 
 
 def config(**values):
@@ -244,7 +253,7 @@ def test_sparsify_trains_sparse_where_it_is_asked_to():
     assert found["dense"].ticket == found["sparse"].ticket
     for name, wanted in found["dense"].model.named_parameters():
         assert torch.allclose(found["sparse"].model.get_parameter(name), wanted, atol=2e-4)
-    with pytest.raises(UsageError, match="execution: 'fast' is unknown"):
+    with pytest.raises(UsageError, match="execution 'fast' is unknown"):
         tombola.sparsify(model, data, data, execution="fast", **given)
 
 
@@ -265,6 +274,8 @@ def test_an_accelerated_network_computes_what_the_masked_one_does(samples, threa
         assert torch.allclose(found, masked(x), atol=1e-5)
         assert not found.requires_grad
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    for twin in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        assert twin(x).equal(found)
     plain = fast.dense()
     assert type(plain) is type(model)
     assert plain(x).equal(masked(x))

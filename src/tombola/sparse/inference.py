@@ -4,18 +4,19 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tombola.errors import TicketWarning
+from tombola.errors import TicketWarning, UsageError
 from tombola.sparse import kernels
+from tombola.sparse.compaction import compact
 from tombola.sparse.program import Program, as_value
-from tombola.sparse.run import Run, Workspace
+from tombola.sparse.run import Run, Workspace, pool
 from tombola.sparse.steps import Flatten, Step, as_samples
 from tombola.sparse.tracing import Untraceable, trace
 from tombola.sparse.units import Unit
@@ -35,11 +36,14 @@ class Accelerated(nn.Module):
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         super().__init__()
         self._model = [model.eval()]
-        self._masks = {name: mask.numpy() for name, mask in masks.items()}
+        self._masks = dict(masks)
         self._programs: dict[tuple[int, ...], Program | None] = {}
         self._plans = threading.local()
         self._lock = threading.Lock()
         self.eval()
+
+    def __reduce__(self) -> Any:
+        return Accelerated, (self._model[0], self._masks)
 
     def dense(self) -> nn.Module:
         """Return a plain copy of the masked model, of the class that it was made from."""
@@ -55,22 +59,31 @@ class Accelerated(nn.Module):
         if program is None or not len(inputs):
             found: Tensor = self._model[0](inputs)
             return found
-        size = _block(program, inputs)
-        pieces = inputs.split(size)
-        threads = min(torch.get_num_threads(), len(pieces))
-        run = partial(self._run, program)
-        if threads <= 1:
-            return torch.cat([run(piece) for piece in pieces]) if len(pieces) > 1 else run(inputs)
-        with ThreadPoolExecutor(threads) as pool:
-            return torch.cat(list(pool.map(run, pieces)))
+        threads = torch.get_num_threads()
+        # As many samples at once as fit, or fewer, so that every thread has some.
+        size = max(1, min(_most_samples(program), -(-len(inputs) // threads)))
+        run, pieces = partial(self._run, program), inputs.split(size)
+        if len(pieces) == 1:
+            return run(inputs)
+        return torch.cat(list(pool(threads).map(run, pieces) if threads > 1 else map(run, pieces)))
 
     def _trace(self, example: Tensor) -> Program | None:
+        model, masks = self._compacted(example)
         try:
-            program = trace(self._model[0], self._masks, {}, example, False)
+            program = trace(model, masks, {}, example, False)
         except Untraceable as error:
             warnings.warn(f"the model runs dense: {error}", TicketWarning, stacklevel=4)
             return None
         return _folded(program)
+
+    def _compacted(self, example: Tensor) -> tuple[nn.Module, dict[str, NDArray[np.bool_]]]:
+        """Return the model without its dead units, where they can be removed, and what is kept of its weights."""
+        model = self._model[0]
+        try:
+            model = compact(model, self._masks, example)
+        except UsageError:  # their channels cannot be followed; whether its steps can is another question
+            return model, {name: mask.numpy() for name, mask in self._masks.items()}
+        return model, {name: (model.get_parameter(name) != 0).numpy() for name in self._masks}
 
     def _run(self, program: Program, inputs: Tensor) -> Tensor:
         plans: dict[Any, _Plan] = self._plans.__dict__.setdefault("plans", {})
@@ -80,7 +93,7 @@ class Accelerated(nn.Module):
         return plans[key](inputs)
 
 
-def _block(program: Program, inputs: Tensor) -> int:
+def _most_samples(program: Program) -> int:
     """Return how many samples go through the network together."""
     largest = max((cost.outputs * cost.positions for cost in program.costs), default=1) * 4
     return max(1, min(WIDEST, CACHE // largest))

@@ -51,6 +51,12 @@ class LayerCost:
         return SPARSE_LAYER + min(self._sparse, self._dense + self._layouts) * samples
 
 
+def is_mostly_dense(costs: Sequence[LayerCost]) -> bool:
+    """Whether layers that would run dense have most of a network's multiplications."""
+    dense = sum(cost.weights * cost.positions for cost in costs if not cost.is_lower_sparse)
+    return 2 * dense > sum(cost.weights * cost.positions for cost in costs)
+
+
 def is_faster_sparse(costs: Sequence[LayerCost], samples: int) -> bool:
     """Whether a network's step is faster sparse, by the estimates of its layers."""
     return sum(c.in_sparse_network(samples) for c in costs) < sum(c.in_dense_network(samples) for c in costs)

@@ -43,7 +43,8 @@ class Workspace:
 
 
 @lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
+def pool(threads: int) -> ThreadPoolExecutor:
+    """Return the threads that everybody here shares."""
     return ThreadPoolExecutor(threads)
 
 
@@ -55,7 +56,7 @@ def spread(kernel: Callable[..., None], channels: NDArray[np.int64], *arguments:
             kernel(channels, *arguments)
         return
     pieces = np.array_split(channels, threads * min(4, len(channels) // threads))
-    for done in [_pool(threads).submit(kernel, piece, *arguments) for piece in pieces]:
+    for done in [pool(threads).submit(kernel, piece, *arguments) for piece in pieces]:
         done.result()
 
 

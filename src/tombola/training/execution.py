@@ -10,6 +10,7 @@ from tombola.errors import UsageError
 from tombola.networks.masking import Attachment
 from tombola.networks.runtime import Runtime
 from tombola.sparse.choice import first_inputs
+from tombola.sparse.rules import is_mostly_dense
 from tombola.ticket import Ticket
 from tombola.training.setup import TrainingSetup
 
@@ -81,6 +82,11 @@ class SparseExecution:
             raise UsageError(f"cannot be sparse: {error}", option="execution") from error
         self.network: nn.Module = self._sparse
 
+    @property
+    def is_mostly_dense(self) -> bool:
+        """Whether layers that run dense would have most of the work: then the whole network had better."""
+        return is_mostly_dense(self._sparse.costs)
+
     def parameters(self) -> list[Tensor]:
         """Return the kept values, and the parameters that have no mask."""
         return list(self._sparse.trained_parameters())
@@ -112,5 +118,7 @@ class SparseExecution:
 def execution_of(setup: TrainingSetup, model: nn.Module, ticket: Ticket | None) -> Execution:
     """Return how a model, which is ours to change, is trained under a ticket or none."""
     if ticket is not None and setup.execution == "sparse":
-        return SparseExecution(setup, model, ticket)
+        sparse = SparseExecution(setup, model, ticket)
+        if not sparse.is_mostly_dense:  # as the first rounds of a rewinding are
+            return sparse
     return DenseExecution(setup, model, ticket)
