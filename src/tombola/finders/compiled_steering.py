@@ -14,6 +14,7 @@ from tombola.core import compiled
 from tombola.core.concrete import slope
 from tombola.core.controllers import Controller, Figures, Gradients, Push
 from tombola.core.flat import PIECE
+from tombola.core.parts import LARGEST
 from tombola.core.seeds import stream_state
 from tombola.core.selection import Pool, Selection
 from tombola.finders.balance import Balance
@@ -73,7 +74,7 @@ class CompiledSteering:
         self._logits, self._first, self._second = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
         self._formed = torch.empty_like(start)
         self._groups, self._seed, self._epsilon = selection.groups, seed, epsilon
-        self._sharpness = numpy.float32(1 / temperature)
+        self._sharpness = numpy.float32(min(1 / temperature, LARGEST))
         self._balance = Balance(controller, selection, start)
         self._pieces = _pieces(selection.groups.layout().counts, self._balance.pools)
         self._steps = 0
@@ -92,7 +93,8 @@ class CompiledSteering:
 
         def sample(piece: _Piece) -> Any:
             stream = stream_state(self._seed, "concrete", step, piece.begin)
-            return compiled.sample(stream, *piece.of(self._logits, self._formed), piece.cuts, self._sharpness)
+            logits, mask = piece.of(self._logits, self._formed)
+            return compiled.sample(stream, logits, mask, piece.cuts, self._sharpness)
 
         self._sums = self._over_pieces(sample)
         return self._groups.expand(self._formed).detach().requires_grad_()
@@ -102,7 +104,8 @@ class CompiledSteering:
         self._by_mask = self._groups.reduce(gradient).contiguous()
 
         def squares(piece: _Piece) -> Any:
-            return compiled.squares(*piece.of(self._by_mask, self._formed), piece.cuts)
+            by_mask, mask = piece.of(self._by_mask, self._formed)
+            return compiled.squares(by_mask, mask, piece.cuts)
 
         self._seen = self._gradients(self._over_pieces(squares))
         self._pushes, figures = self._balance.pushes(self._seen, wanted, learning_rate, share)
@@ -132,8 +135,9 @@ class CompiledSteering:
         pushes = numpy.array(reaches, dtype=numpy.float32)
 
         def move(piece: _Piece) -> None:
-            vectors = self._by_mask, self._formed, self._logits, self._first, self._second
-            compiled.move(*piece.of(*vectors), piece.cuts, piece.owners, pushes, adam)
+            by_mask, mask, logits = piece.of(self._by_mask, self._formed, self._logits)
+            first, second = piece.of(self._first, self._second)
+            compiled.move(by_mask, mask, logits, first, second, piece.cuts, piece.owners, pushes, adam)
 
         self._over_pieces(move)
         # Its memory is wanted by the network's next pass.

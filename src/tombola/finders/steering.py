@@ -65,7 +65,8 @@ def numba_works() -> bool:
         from numba.core import config
     except ImportError:  # also of one that does not know the numpy beside it
         return False
-    return not config.DISABLE_JIT
+    settings: Any = config
+    return not settings.DISABLE_JIT
 
 
 def is_compiled(
