@@ -47,6 +47,8 @@ def main(out: Path, suites: Sequence[Callable[[], list[Figure]]]) -> None:
 def _suites(asked: argparse.Namespace) -> Sequence[Callable[[], list[Figure]]]:
     if asked.steps:
         return (partial(steps.search_steps, asked.device),)
+    if asked.large:
+        return (sizes.arithmetic, steps.large_networks)
     return (*QUICK, *LONG) if asked.full else QUICK
 
 
@@ -55,6 +57,9 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path, help="file to write, .json")
     parser.add_argument("--full", action="store_true", help="also those that take long")
     parser.add_argument("--steps", action="store_true", help="the steps of search and training alone")
+    parser.add_argument(
+        "--large", action="store_true", help="the mask's arithmetic by size and on large networks alone"
+    )
     parser.add_argument("--device", default="cpu", help="where --steps runs: cpu or cuda")
     options = parser.parse_args()
     main(options.out, _suites(options))

@@ -3,7 +3,6 @@
 import copy
 from functools import partial
 from statistics import median
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from benchmarks.cases import ARITHMETIC, GRAD_MATCH, GRAD_NORM, REVERSE_KL, Case
+from benchmarks.cases import ARITHMETIC, GRAD_MATCH, GRAD_NORM, REVERSE_KL, Case, without_numba
 from benchmarks.figures import Figure, in_own_process, interleaved, ratio
 from examples.cts_on_one_page import PlainSearch
-from tombola.finders import steering
 from tombola.networks.masking import survey
 
 CIFAR = (3, 32, 32)
@@ -126,7 +124,7 @@ def large_networks() -> list[Figure]:
     for name, batch in (("vit_b_16", 8), ("resnet50", 16)):
         case = Case.make(name, (3, 224, 224), 1000, batch, 1)
         arithmetic, real = case.search(ARITHMETIC), case.search(REVERSE_KL)
-        with patch.object(steering, "numba_works", lambda: False):
+        with without_numba():
             plain = case.search(ARITHMETIC)
         works = {"arithmetic": arithmetic, "arithmetic without numba": plain, "search": real}
         seconds = interleaved({name: partial(steps.take, 1) for name, steps in works.items()}, 3)

@@ -101,7 +101,7 @@ class CompiledSteering:
 
     def weigh(self, gradient: Tensor, wanted: Callable[[float], float], learning_rate: float, share: float) -> Figures:
         """Return the figures of a step."""
-        self._by_mask = self._groups.reduce(gradient).contiguous()
+        self._by_mask = self._groups.reduce(gradient.detach()).contiguous()
 
         def squares(piece: _Piece) -> Any:
             by_mask, mask = piece.of(self._by_mask, self._formed)
