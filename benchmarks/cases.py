@@ -2,9 +2,11 @@
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from tombola.core.progress import Silent
 from tombola.core.seeds import seeded
 from tombola.core.selection import Selection
 from tombola.data import ArrayFeed, Arrays, FlipCrop, Item, forever
-from tombola.finders import CTS
+from tombola.finders import CTS, steering
 from tombola.finders.problem import Problem
 from tombola.finders.search import Search
 from tombola.networks.masking import survey
@@ -29,6 +31,13 @@ from tombola.training import Recipe, State, TrainingCallback, TrainingSetup
 from tombola.training.loop import Loop
 
 PROPORTIONAL = ProportionalBalance()
+
+
+@contextmanager
+def without_numba() -> Iterator[None]:
+    """Set up searches inside the block as where numba is not installed."""
+    with patch.object(steering, "numba_works", lambda: False):
+        yield
 
 
 @dataclass(frozen=True)

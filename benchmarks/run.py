@@ -16,6 +16,7 @@ import torch  # noqa: E402
 
 from benchmarks import sizes, sparse, steps  # noqa: E402
 from benchmarks.figures import Figure  # noqa: E402
+from tombola.finders import steering  # noqa: E402
 
 QUICK: tuple[Callable[[], list[Figure]], ...] = (
     sizes.startup, sizes.ranking, sizes.arithmetic, sizes.memory, steps.search_steps, steps.training_steps,
@@ -36,6 +37,7 @@ def main(out: Path, suites: Sequence[Callable[[], list[Figure]]]) -> None:
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "processor": platform.machine(),
+        "numba": steering.numba_works(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +49,8 @@ def _suites(asked: argparse.Namespace) -> Sequence[Callable[[], list[Figure]]]:
         return sparse.SUITES
     if asked.steps:
         return (partial(steps.search_steps, asked.device),)
+    if asked.large:
+        return (sizes.arithmetic, steps.large_networks)
     return (*QUICK, *LONG) if asked.full else QUICK
 
 
@@ -56,6 +60,9 @@ if __name__ == "__main__":
     parser.add_argument("--full", action="store_true", help="also those that take long")
     parser.add_argument("--steps", action="store_true", help="the steps of search and training alone")
     parser.add_argument("--sparse", action="store_true", help="the sparse engine alone; onnxruntime is needed")
+    parser.add_argument(
+        "--large", action="store_true", help="the mask's arithmetic by size and on large networks alone"
+    )
     parser.add_argument("--device", default="cpu", help="where --steps runs: cpu or cuda")
     options = parser.parse_args()
     main(options.out, _suites(options))

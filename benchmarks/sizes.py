@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmarks.cases import ARITHMETIC, Case
+from benchmarks.cases import ARITHMETIC, Case, without_numba
 from benchmarks.figures import Figure, in_own_process
 from tombola import Ticket
 from tombola.core.ranking import keep_top
@@ -54,12 +54,16 @@ def _save_and_load(ticket: Ticket, path: Path) -> None:
 
 
 def arithmetic() -> list[Figure]:
-    """Sampling, balance and Adam of one step of a search, from 10⁵ to 10⁸ weights."""
+    """Sampling, balance and Adam of a step of a search, from 10⁵ to 10⁸ weights, as they run here and without numba."""
     figures = []
     for size in SIZES:
-        steps = Case.of_weights(size).search(ARITHMETIC)
-        steps.take(1)
-        figures.append(Figure(f"mask arithmetic of {size:,} weights", _time(partial(steps.take, 1), 5), "s"))
+        case = Case.of_weights(size)
+        works = {"mask arithmetic": case.search(ARITHMETIC)}
+        with without_numba():
+            works["mask arithmetic without numba"] = case.search(ARITHMETIC)
+        for name, steps in works.items():
+            steps.take(1)
+            figures.append(Figure(f"{name} of {size:,} weights", _time(partial(steps.take, 1), 5), "s"))
     return figures
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from benchmarks.cases import ARITHMETIC, GRAD_MATCH, GRAD_NORM, REVERSE_KL, Case
+from benchmarks.cases import ARITHMETIC, GRAD_MATCH, GRAD_NORM, REVERSE_KL, Case, without_numba
 from benchmarks.figures import Figure, in_own_process, interleaved, ratio
 from examples.cts_on_one_page import PlainSearch
 from tombola.networks.masking import survey
@@ -119,15 +119,18 @@ def kept_memory() -> list[Figure]:
 
 
 def large_networks() -> list[Figure]:
-    """Mask arithmetic on ViT-B/16 and ResNet-50."""
+    """Mask arithmetic on ViT-B/16 and ResNet-50, as it runs here and without numba."""
     figures = []
     for name, batch in (("vit_b_16", 8), ("resnet50", 16)):
         case = Case.make(name, (3, 224, 224), 1000, batch, 1)
         arithmetic, real = case.search(ARITHMETIC), case.search(REVERSE_KL)
-        seconds = interleaved({"arithmetic": partial(arithmetic.take, 1), "search": partial(real.take, 1)}, 3)
+        with without_numba():
+            plain = case.search(ARITHMETIC)
+        works = {"arithmetic": arithmetic, "arithmetic without numba": plain, "search": real}
+        seconds = interleaved({name: partial(steps.take, 1) for name, steps in works.items()}, 3)
         share = ratio(seconds, "arithmetic", "search")
         figures += [
             Figure(f"{name}, batch {batch}: mask arithmetic / search step", share, "times", 0.1),
-            Figure(f"{name}, batch {batch}: search step", median(seconds["search"]), "s"),
+            *(Figure(f"{name}, batch {batch}: {work} step", median(found), "s") for work, found in seconds.items()),
         ]
     return figures

@@ -84,13 +84,13 @@ def test_joint_by_hand():
     e = f - 1
     slopes = torch.stack([a * (1 - a), b * (1 - b), c * (1 - c)])
     expected = slopes * 2 * e * torch.stack([0.5 * zc * 2, 0.5 * zc * 2, 0.5 * h])
-    assert gates._gates.pull(gates._mask.grad).tolist() == pytest.approx(expected.tolist())
     # The weights' own gradients carry the masks.
     assert model.second.weight.grad.item() == pytest.approx(float(2 * e * zc * h))
     # Nothing pushes on the density yet (λ is 0 below the aim), and Adam's first step is 0.1 against the sign.
     gates.after_step(0.0)
+    assert gates._steering.pulled().tolist() == pytest.approx(expected.tolist())
     assert gates.logits.tolist() == pytest.approx((3 - 0.1 * expected.sign()).tolist(), abs=1e-5)
-    assert gates._gates.parameters.grad is None
+    assert gates._steering._gates.parameters.grad is None
 
 
 def test_continuous_sparsification_by_hand():

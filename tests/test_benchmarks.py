@@ -35,7 +35,7 @@ def test_the_plain_transcription_and_the_search_take_the_same_steps(monkeypatch)
         naive.step(item.batch[0])
     expected = torch.cat([logits.detach().flatten() for logits in naive.logits.values()])
     assert torch.allclose(ours.search.logits.detach(), expected, atol=2e-3)
-    (state,) = ours.search._balance.state()
+    (state,) = ours.search.state()["balance"]
     assert float(state["multiplier"]) == pytest.approx(naive.multiplier, rel=1e-3)
 
 

@@ -13,7 +13,7 @@ from tombola.core.written import Family
 
 TEMPERATURE = 2 / 3
 # Bounds of the uniform noise: the published lower one, and the largest float32 below 1.
-_SMALLEST, _LARGEST = 1e-10, 1 - 2**-24
+SMALLEST, _LARGEST = 1e-10, 1 - 2**-24
 
 
 def logit(share: float) -> float:
@@ -26,7 +26,7 @@ def sample(logits: Tensor, noise: Tensor, temperature: float = TEMPERATURE) -> T
 
     logits, noise u in [0, 1): vectors of the same length. Differentiable in the logits.
     """
-    logistic = noise.clamp(_SMALLEST, _LARGEST).logit_().div_(temperature)
+    logistic = noise.clamp(SMALLEST, _LARGEST).logit_().div_(temperature)
     return torch.sigmoid(logistic.add_(logits))
 
 

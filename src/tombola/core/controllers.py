@@ -66,8 +66,15 @@ def _square(piece: Tensor) -> Tensor:
     return found
 
 
+class Push(NamedTuple):
+    """How hard the density pushes in a step: λ, and the expected density that its error is measured against."""
+
+    multiplier: Tensor
+    aim: float
+
+
 @dataclass(frozen=True)
-class _Gradients:
+class Gradients:
     """What a controller sees: mean(sigmoid(a)), and the 2-norms of the task's gradient and of the slopes; float64."""
 
     density: Tensor
@@ -76,7 +83,7 @@ class _Gradients:
     total: int
 
     @classmethod
-    def of(cls, logits: Tensor, task_gradient: Tensor) -> "_Gradients":
+    def of(cls, logits: Tensor, task_gradient: Tensor) -> "Gradients":
         """Look at both vectors once."""
         found = over_pieces(cls._sums, logits, task_gradient)
         gates, task, slopes = torch.stack(found).sum(dim=0)
@@ -100,11 +107,14 @@ class _Gradients:
         below = self.density_norm(aim)
         return torch.where(below > 0, self.task_norm / below, 0.0)
 
-    def pushed(self, task_gradient: Tensor, logits: Tensor, multiplier: Tensor, aim: float) -> Tensor:
-        """Return g_task + λ g_density; λ is applied to the unit vector, so that a huge one cannot overflow."""
-        reach = multiplier * self.density_norm(aim)
-        reach = torch.where(reach.isfinite(), reach, 0.0).to(logits.dtype)
-        length = self.slope_norm.clamp(min=_TINY).to(logits.dtype)
+    def reach(self, push: Push, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return what the slopes' unit vector is multiplied by, and their norm; so that a huge λ cannot overflow."""
+        reach = push.multiplier * self.density_norm(push.aim)
+        return torch.where(reach.isfinite(), reach, 0.0).to(dtype), self.slope_norm.clamp(min=_TINY).to(dtype)
+
+    def pushed(self, task_gradient: Tensor, logits: Tensor, push: Push) -> Tensor:
+        """Return g_task + λ g_density."""
+        reach, length = self.reach(push, logits.dtype)
         combined = torch.empty_like(task_gradient)
 
         def add(out: Tensor, gradient: Tensor, part: Tensor) -> None:
@@ -113,22 +123,44 @@ class _Gradients:
         over_pieces(add, combined, task_gradient, logits)
         return combined
 
-    def figures(self, multiplier: Tensor, aim: float) -> Figures:
+    def figures(self, push: Push) -> Figures:
         """Return what is recorded of a step."""
         return {
-            "multiplier": multiplier,
-            "error": self.error(aim),
+            "multiplier": push.multiplier,
+            "error": self.error(push.aim),
             "task_norm": self.task_norm,
-            "density_norm": self.density_norm(aim),
+            "density_norm": self.density_norm(push.aim),
         }
 
 
-def _multiplier(logits: Tensor) -> State:
-    return {"multiplier": torch.zeros((), dtype=torch.float64, device=logits.device)}
+@dataclass(frozen=True)
+class ByNorms(Part):
+    """A controller that decides by `Gradients` alone, whoever computed them. Its state is λ, 0 at first."""
+
+    def init(self, logits: Tensor) -> State:
+        """Return λ = 0."""
+        return {"multiplier": torch.zeros((), dtype=torch.float64, device=logits.device)}
+
+    def steer(self, seen: Gradients, target: Target, state: State) -> tuple[Push, Tensor]:
+        """Return how hard to push in this step, and the λ of the state after it."""
+        raise NotImplementedError
+
+    def step(self, seen: Gradients, target: Target, state: State) -> tuple[Push, State, Figures]:
+        """Return how hard to push in this step, the next state, and figures of this step."""
+        push, multiplier = self.steer(seen, target, state)
+        return push, {"multiplier": multiplier}, seen.figures(push._replace(multiplier=multiplier))
+
+    def update(
+        self, logits: Tensor, task_gradient: Tensor, target: Target, state: State
+    ) -> tuple[Tensor, State, Figures]:
+        """Return the combined gradient of one step, λ, and its figures."""
+        seen = Gradients.of(logits, task_gradient)
+        push, after, figures = self.step(seen, target, state)
+        return seen.pushed(task_gradient, logits, push), after, figures
 
 
 @dataclass(frozen=True)
-class GradBalance(Part):
+class GradBalance(ByNorms):
     """The published rule: a slow average of the gradients' ratio, one-sided, aiming 10 % above the density.
 
     λ̂ = ‖g_task‖/‖g_density‖ where e > 0, else 0; λ ← 0.99 λ + 0.01 λ̂ before it is used. Where 1.1 κ would exceed
@@ -144,23 +176,16 @@ class GradBalance(Part):
         """Return the expected density that the controller aims at."""
         return min(self.overshoot * density, (1 + density) / 2)
 
-    def init(self, logits: Tensor) -> State:
-        """Return λ = 0."""
-        return _multiplier(logits)
-
-    def update(
-        self, logits: Tensor, task_gradient: Tensor, target: Target, state: State
-    ) -> tuple[Tensor, State, Figures]:
-        """Return the combined gradient of one step, λ, and its figures."""
-        seen, aim = _Gradients.of(logits, task_gradient), self.aim(target.density)
+    def steer(self, seen: Gradients, target: Target, state: State) -> tuple[Push, Tensor]:
+        """Return the push of the averaged λ."""
+        aim = self.aim(target.density)
         wanted = torch.where(seen.error(aim) > 0, seen.ratio(aim), 0.0)
         multiplier = self.momentum * state["multiplier"] + (1 - self.momentum) * wanted
-        combined = seen.pushed(task_gradient, logits, multiplier, aim)
-        return combined, {"multiplier": multiplier}, seen.figures(multiplier, aim)
+        return Push(multiplier, aim), multiplier
 
 
 @dataclass(frozen=True)
-class ProportionalBalance(Part):
+class ProportionalBalance(ByNorms):
     """The same idea, two-sided and without an average: λ = ‖g_task‖/‖g_density‖ · tanh(e / 0.05).
 
     e is measured against the wanted density itself. It pulls back from both sides, and its force grows with the error.
@@ -171,18 +196,11 @@ class ProportionalBalance(Part):
     version: ClassVar[int] = 3
     width: float = option(0.05, "density error at which it pushes by three quarters of its force", must=POSITIVE)
 
-    def init(self, logits: Tensor) -> State:
-        """Return λ = 0, which the first step replaces."""
-        return _multiplier(logits)
-
-    def update(
-        self, logits: Tensor, task_gradient: Tensor, target: Target, state: State
-    ) -> tuple[Tensor, State, Figures]:
-        """Return the combined gradient of one step, λ, and its figures."""
-        seen, aim = _Gradients.of(logits, task_gradient), target.density
+    def steer(self, seen: Gradients, target: Target, state: State) -> tuple[Push, Tensor]:
+        """Return the push of this step's λ."""
+        aim = target.density
         multiplier = seen.ratio(aim) * torch.tanh(seen.error(aim) / self.width)
-        combined = seen.pushed(task_gradient, logits, multiplier, aim)
-        return combined, {"multiplier": multiplier}, seen.figures(multiplier, aim)
+        return Push(multiplier, aim), multiplier
 
 
 # The paper's rate is 0.01 (0.001 for feature-mse) of the logits' learning rate, for objectives multiplied by 100
@@ -192,7 +210,7 @@ PUBLISHED_RATES = {"delta-loss": 0.01, "grad-norm": 100.0, "feature-mse": 0.1}
 
 
 @dataclass(frozen=True)
-class Lagrangian(Part):
+class Lagrangian(ByNorms):
     """The ablation's controller: min over a, max over λ of R + λ e, with e measured against the density itself.
 
     λ starts at 0 and rises by `rate` times the logits' learning rate times e at every step; it may turn negative. The
@@ -214,19 +232,11 @@ class Lagrangian(Part):
         """Return the same with its rate written out."""
         return self.published(objective) if self.rate is None else self
 
-    def init(self, logits: Tensor) -> State:
-        """Return λ = 0."""
-        return _multiplier(logits)
-
-    def update(
-        self, logits: Tensor, task_gradient: Tensor, target: Target, state: State
-    ) -> tuple[Tensor, State, Figures]:
-        """Return the combined gradient of one step, λ, and its figures."""
-        seen, aim, before = _Gradients.of(logits, task_gradient), target.density, state["multiplier"]
-        combined = seen.pushed(task_gradient, logits, before, aim)
+    def steer(self, seen: Gradients, target: Target, state: State) -> tuple[Push, Tensor]:
+        """Return the push of the λ of before, and the λ risen."""
+        before, aim = state["multiplier"], target.density
         rate = 1.0 if self.rate is None else self.rate
-        multiplier = before + rate * target.learning_rate * seen.error(aim)
-        return combined, {"multiplier": multiplier}, seen.figures(multiplier, aim)
+        return Push(before, aim), before + rate * target.learning_rate * seen.error(aim)
 
 
 def settled(controller: C, objective: str) -> C:

@@ -37,9 +37,18 @@ def fill_uniform(out: Tensor, seed: int, *purpose: str | int) -> None:
     if out.device.type != "cpu":
         out.uniform_(generator=generator(seed, *purpose, device=out.device))
         return
-    words = numpy.random.SFC64(derive(seed, *purpose)).random_raw(-(-out.numel() // 2))
+    words = _stream(seed, *purpose).random_raw(-(-out.numel() // 2))
     halves = torch.from_numpy(words.view(numpy.int32))[: out.numel()].view(out.shape)
     torch.mul(halves.bitwise_right_shift_(8), 2**-24, out=out).add_(0.5)
+
+
+def stream_state(seed: int, *purpose: str | int) -> Any:
+    """Return the four words of SFC64's state where the CPU's `fill_uniform` begins, for who draws from it himself."""
+    return _stream(seed, *purpose).state["state"]["state"]
+
+
+def _stream(seed: int, *purpose: str | int) -> numpy.random.SFC64:
+    return numpy.random.SFC64(derive(seed, *purpose))
 
 
 class GlobalState(NamedTuple):

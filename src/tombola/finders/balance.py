@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tombola.core.concrete import logit
-from tombola.core.controllers import Controller, Figures, State, Target
+from tombola.core.controllers import ByNorms, Controller, Figures, Gradients, Push, State, Target
 from tombola.core.selection import Pool, Selection
 
 # A logit so far out that its gate is open, or closed, for good: sigmoid has no slope there, and no noise reaches it.
@@ -32,13 +32,16 @@ def at_density(density: float) -> float:
 
 
 class Balance:
-    """One controller's work on each pool whose layers are ranked together; one pool where allocation is global."""
+    """One controller's work on each pool whose layers are ranked together; one pool where allocation is global.
+
+    pools: those of the selection where something is to be decided.
+    """
 
     def __init__(self, controller: Controller, selection: Selection, logits: Tensor) -> None:
         self._controller = controller
         self._counts = list(selection.groups.layout().counts)
-        self._pools = [pool for pool in selection.pools if not pool.decided]
-        self._states: list[State] = [controller.init(self._gather(pool, logits)) for pool in self._pools]
+        self.pools = [pool for pool in selection.pools if not pool.decided]
+        self._states: list[State] = [controller.init(self._gather(pool, logits)) for pool in self.pools]
 
     def update(
         self, logits: Tensor, gradient: Tensor, wanted: Callable[[float], float], learning_rate: float, share: float
@@ -47,24 +50,40 @@ class Balance:
 
         wanted: the density to aim at now, of a pool's final one. share: of the search that is done.
         """
-        if len(self._pools) == 1 and len(self._pools[0].layers) == len(self._counts):
+        if len(self.pools) == 1 and len(self.pools[0].layers) == len(self._counts):
             return self._step(0, logits, gradient, wanted, learning_rate, share)
         combined = torch.zeros_like(gradient)
         views, figures = combined.split(self._counts), []
-        for number, pool in enumerate(self._pools):
+        for number, pool in enumerate(self.pools):
             mine, theirs = self._gather(pool, logits), self._gather(pool, gradient)
             pushed, found = self._step(number, mine, theirs, wanted, learning_rate, share)
             for layer, piece in zip(pool.layers, pushed.split([self._counts[i] for i in pool.layers]), strict=True):
                 views[layer].copy_(piece)
             figures.append(found)
-        return combined, _together(figures, self._pools)
+        return combined, _together(figures, self.pools)
 
     def _step(
         self, number: int, logits: Tensor, gradient: Tensor, wanted: Callable[[float], float], rate: float, share: float
     ) -> tuple[Tensor, Figures]:
-        target = Target(wanted(self._pools[number].density), rate, share)
+        target = Target(wanted(self.pools[number].density), rate, share)
         pushed, self._states[number], figures = self._controller.update(logits, gradient, target, self._states[number])
         return pushed, figures
+
+    def pushes(
+        self, seen: Sequence[Gradients], wanted: Callable[[float], float], learning_rate: float, share: float
+    ) -> tuple[list[Push], Figures]:
+        """Return how hard each pool is pushed, and the figures of the step, by what was seen of each pool.
+
+        For controllers that decide by that.
+        """
+        assert isinstance(self._controller, ByNorms)
+        pushes, figures = [], []
+        for number, (pool, found) in enumerate(zip(self.pools, seen, strict=True)):
+            target = Target(wanted(pool.density), learning_rate, share)
+            push, self._states[number], of_pool = self._controller.step(found, target, self._states[number])
+            pushes.append(push)
+            figures.append(of_pool)
+        return pushes, figures[0] if len(figures) == 1 else _together(figures, self.pools)
 
     def _gather(self, pool: Pool, vector: Tensor) -> Tensor:
         """Return the part of a vector (g,) that belongs to a pool."""

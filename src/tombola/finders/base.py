@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tombola.core.allocation import ALLOCATIONS, Allocation, Global
 from tombola.core.cost import Cost
@@ -16,7 +16,7 @@ from tombola.core.selection import Density, Selection, parse_densities
 from tombola.errors import UsageError
 from tombola.finders import diagnostics
 from tombola.finders.problem import Problem
-from tombola.networks.network import FrozenNetwork
+from tombola.networks.network import FrozenNetwork, vector_dtype
 from tombola.ticket import Provenance, Ticket
 from tombola.training import State
 from tombola.version import __version__
@@ -125,6 +125,15 @@ def selection_of(finder: Any, layout: Layout, density: Density) -> Selection:
     return selection
 
 
+def arithmetic_of(finder: Any, selection: Selection, model: nn.Module, device: torch.device) -> dict[str, Any]:
+    """Return what an identity holds of how a finder computes, where one machine does it otherwise than another."""
+    if selection.decided or not hasattr(finder, "arithmetic"):
+        return {}
+    dtype = vector_dtype(model, selection.layout)
+    found: dict[str, Any] = finder.arithmetic(selection.groups.layout().total, device, dtype)
+    return found
+
+
 def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
     """Return a finder's ticket of one density, drawn afresh unless the store has it already.
 
@@ -138,7 +147,8 @@ def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
     if needs.trains:
         problem.epochs  # noqa: B018 - raises where nothing trains
     settled = finder.settled(problem) if hasattr(finder, "settled") else finder
-    entry = problem.draw_entry(identify(settled), density, needs.trains)
+    arithmetic = arithmetic_of(settled, selection, problem.model, problem.runtime.device)
+    entry = problem.draw_entry({**identify(settled), **arithmetic}, density, needs.trains)
     with entry.locked():
         stored = entry.get("ticket")
         if stored is None:

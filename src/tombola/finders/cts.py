@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar, Self
 
+import torch
+
 from tombola.core import concrete
 from tombola.core.concrete import RELAXATION_HELP, RELAXATIONS, Concrete, Relaxation
 from tombola.core.controllers import CONTROLLER_HELP, CONTROLLERS, Controller, ProportionalBalance, settled
@@ -16,6 +18,7 @@ from tombola.finders.base import Drawn, Needs, drawn, search_batch_size
 from tombola.finders.objective_finder import ObjectiveFinder
 from tombola.finders.problem import Problem
 from tombola.finders.search import Search, run_steps
+from tombola.finders.steering import arithmetic
 from tombola.networks.network import FrozenNetwork
 from tombola.networks.teacher import Teacher, make_teacher
 
@@ -137,6 +140,10 @@ class CTS(ObjectiveFinder):
         search = Search(finder, problem, finder.selection(problem, density), network, finder._teacher(problem))
         run_steps(search, finder.steps, problem, finder.settled_objective.name)
         return finder._finish(search, problem, density)
+
+    def arithmetic(self, count: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """Return what an identity holds of how so many logits are computed."""
+        return arithmetic(self.relaxation, self.controller, count, device, dtype)
 
     def _teacher(self, problem: Problem) -> Teacher | None:
         objective = self.settled_objective

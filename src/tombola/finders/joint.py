@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,10 +15,10 @@ from tombola.core.parts import POSITIVE, option
 from tombola.core.selection import Density, Selection
 from tombola.errors import SearchError
 from tombola.finders import diagnostics
-from tombola.finders.balance import Balance, start_logits
+from tombola.finders.balance import start_logits
 from tombola.finders.base import Drawn, drawn
-from tombola.finders.gates import Gates, Sampled
 from tombola.finders.problem import Problem
+from tombola.finders.steering import arithmetic, steering
 from tombola.finders.training_finder import TrainingFinder, falling_share
 from tombola.networks.network import GatedNetwork
 from tombola.networks.task import Batch, Output, Task
@@ -61,6 +60,10 @@ class Joint(TrainingFinder):
         found: float = start * (density / start) ** min(share / self.share, 1.0)
         return found
 
+    def arithmetic(self, count: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+        """Return what an identity holds of how so many logits are computed, which are float32 whatever the weights."""
+        return arithmetic(self.relaxation, self.controller, count, device, torch.float32)
+
     def find(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density, along a training."""
         selection = self.selection(problem, density)
@@ -90,7 +93,7 @@ class JointSearch(TrainingCallback):
     @property
     def logits(self) -> Tensor:
         """The logits a (g,)."""
-        return self._gates.parameters.detach()
+        return self._steering.logits
 
     def begin(self, model: nn.Module, task: Task) -> None:
         """Put gates on the model's weights."""
@@ -98,13 +101,13 @@ class JointSearch(TrainingCallback):
         self._network = GatedNetwork(model, self._problem.layout, task)
         like = torch.empty(0, device=next(model.parameters()).device)
         start = start_logits(self._selection, lambda _: START_LOGIT, like)
-        adam = partial(torch.optim.Adam, lr=self._finder.learning_rate, fused=True)
-        self._gates = Gates(start, self._selection.groups, Sampled(self._finder.relaxation, self._problem.seed), adam)
-        self._balance = Balance(self._finder.controller, self._selection, start)
+        self._steering = steering(
+            self._selection, start, self._finder.relaxation, self._finder.controller, self._problem.seed
+        )
 
     def forward(self, batch: Batch, share: float) -> Output:
         """Run the model under a mask sampled anew."""
-        self._mask = self._gates.mask(self._step)
+        self._mask = self._steering.mask(self._step)
         return self._network.under(self._mask, batch)
 
     @torch.no_grad()
@@ -112,17 +115,12 @@ class JointSearch(TrainingCallback):
         """Move the logits by the gradient that the loss left at the mask, steered to the density wanted by now."""
         finder, by_mask = self._finder, self._mask.grad
         assert by_mask is not None
-        gradient, figures = self._balance.update(
-            self.logits,
-            self._gates.pull(by_mask),
-            lambda density: finder.wanted(density, share),
-            finder.learning_rate,
-            share,
+        self._figures = self._steering.weigh(
+            by_mask, lambda density: finder.wanted(density, share), finder.learning_rate, share
         )
-        self._figures = figures
-        self._gates.move(gradient, finder.learning_rate)
+        self._steering.move(finder.learning_rate)
         for pool in self._free:
-            self._gates.clamp(*reach(pool.kept / pool.total), pool.layers)
+            self._steering.clamp(*reach(pool.kept / pool.total), pool.layers)
         self._step += 1
 
     def evaluated(self) -> nn.Module:
@@ -142,14 +140,12 @@ class JointSearch(TrainingCallback):
     def state(self) -> dict[str, Any]:
         """Return gates, their balance and the step."""
         return {
-            "gates": self._gates.state(),
-            "balance": self._balance.state(),
+            **self._steering.state(),
             "step": self._step,
             "figures": dict(self._figures),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take them back."""
-        self._gates.restore(state["gates"])
-        self._balance.restore(state["balance"])
+        self._steering.restore(state)
         self._step, self._figures = state["step"], state["figures"]

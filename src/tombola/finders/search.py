@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,9 +14,9 @@ from tombola.core.seeds import GlobalState, seeded
 from tombola.core.selection import Selection
 from tombola.data import Item, forever
 from tombola.errors import SearchError
-from tombola.finders.balance import Balance, at_density, start_logits
-from tombola.finders.gates import Gates, Sampled
+from tombola.finders.balance import at_density, start_logits
 from tombola.finders.problem import Problem
+from tombola.finders.steering import steering
 from tombola.networks.network import FrozenNetwork
 from tombola.networks.teacher import Teacher
 from tombola.objectives import MaskedBatch
@@ -62,7 +61,7 @@ def run_steps(search: ResumableSearch, steps: int, problem: Problem, name: str =
 
 
 class Search:
-    """One Concrete Ticket Search under way: gates, their balance, and what is recorded.
+    """One Concrete Ticket Search under way: logits that are steered, and what is recorded.
 
     finder: with its objective and learning rate written out.
     """
@@ -74,10 +73,7 @@ class Search:
         self._finder, self._problem, self.network, self.teacher = finder, problem, network, teacher
         self.selection, self._objective_part, self._peak = selection, finder.settled_objective, finder.learning_rate
         start = start_logits(selection, at_density, network.weights)
-        forming = Sampled(finder.relaxation, problem.seed)
-        adam = partial(torch.optim.Adam, lr=self._peak, eps=finder.epsilon, fused=True)
-        self._gates = Gates(start, selection.groups, forming, adam)
-        self._balance = Balance(finder.controller, selection, start)
+        self._steering = steering(selection, start, finder.relaxation, finder.controller, problem.seed, finder.epsilon)
         self.step = 0
         self.meter = Meter(Cost(teacher.seconds, teacher.forward) if teacher else None)
         self._value_sum = torch.zeros((), dtype=torch.float64, device=start.device)
@@ -87,13 +83,12 @@ class Search:
     @property
     def logits(self) -> Tensor:
         """The logits a (g,)."""
-        return self._gates.parameters.detach()
+        return self._steering.logits
 
     def state(self) -> dict[str, Any]:
         """Return everything of its own that the rest of the search depends on."""
         return {
-            "gates": self._gates.state(),
-            "balance": self._balance.state(),
+            **self._steering.state(),
             "step": self.step,
             "value_sum": self._value_sum,
             "values": self._values,
@@ -103,8 +98,7 @@ class Search:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from an earlier `state()`."""
-        self._gates.restore(state["gates"])
-        self._balance.restore(state["balance"])
+        self._steering.restore(state)
         self.step, self._values = state["step"], state["values"]
         self._value_sum = state["value_sum"].to(self.logits.device)
         self._top = None if state["top"] is None else state["top"].to(self.logits.device)
@@ -112,18 +106,18 @@ class Search:
 
     def advance(self, item: Item) -> dict[str, Any] | None:
         """Take one step on a batch; return a row of metrics when one is due."""
-        mask = self._gates.mask(self.step)
+        mask = self._steering.mask(self.step)
         value = self._objective(mask, item, self.teacher)
-        task_gradient = self._gates.pull(*torch.autograd.grad(value, mask))
+        (gradient,) = torch.autograd.grad(value, mask)
         rate, share = self._learning_rate(), self.step / self._finder.steps
+        figures = self._steering.weigh(gradient, lambda density: density, rate, share)
         with torch.no_grad():
             self._value_sum += value.detach()
             self._values += 1
-            gradient, figures = self._balance.update(self.logits, task_gradient, lambda density: density, rate, share)
         due = self.step % RECORD_EVERY == 0 or self.step == self._finder.steps - 1
         # Looked at only where a row is due: a look waits for the device.
-        row = self._row({key: float(each) for key, each in figures.items()}, task_gradient) if due else None
-        self._gates.move(gradient, rate)
+        row = self._row({key: float(each) for key, each in figures.items()}) if due else None
+        self._steering.move(rate)
         self.step += 1
         return row
 
@@ -151,13 +145,13 @@ class Search:
         self.meter.count(forward=size * objective.forward + recomputed, backward=size * objective.backward)
         return value
 
-    def _row(self, figures: Mapping[str, float], gradient: Tensor) -> dict[str, Any]:
+    def _row(self, figures: Mapping[str, float]) -> dict[str, Any]:
         """Return the figures of this step, taken before the logits move; the objective is averaged since the last.
 
         Raises SearchError where numbers have broken down since.
         """
         if not torch.isfinite(torch.tensor([figures["task_norm"], float(self._value_sum)])).all():
-            raise SearchError(self._breakdown(gradient))
+            raise SearchError(self._breakdown(self._steering.pulled()))
         logits, top = self.logits, self.top()
         turnover = None if self._top is None else float((top & ~self._top).sum()) / self.selection.kept
         self._top = top

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatchcase
+from functools import reduce
 from typing import Any
 
 import torch
@@ -88,6 +89,12 @@ def private_copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(unwrap(model))
     except (RuntimeError, TypeError) as error:
         raise UsageError(f"model cannot be copied: {' '.join(str(error).split())}") from error
+
+
+def vector_dtype(model: nn.Module, layout: Layout) -> torch.dtype:
+    """Return the type of a `FrozenNetwork`'s flat vector."""
+    chosen = {name: parameter.dtype for name, _, parameter in named_parameters(model) if name in layout.names}
+    return reduce(torch.promote_types, chosen.values(), torch.float32)
 
 
 class _Forward(nn.Module):

@@ -15,7 +15,7 @@ from tombola.core.selection import VERSION as SELECTION_VERSION
 from tombola.data import AUGMENTATIONS, Feed, Normalisation, Split, Splits, load
 from tombola.data import VERSION as DATA_VERSION
 from tombola.errors import UsageError
-from tombola.finders import Finder, needs_of, selection_of
+from tombola.finders import Finder, arithmetic_of, needs_of, selection_of
 from tombola.finders.problem import Problem, Trainer
 from tombola.networks.bf16 import BF16Watch
 from tombola.networks.evaluation import VERSION as EVALUATION_VERSION
@@ -155,6 +155,8 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """Return everything that the result depends on: what differs from defaults, and versions of what took part."""
         fit = {"fit": source(self.config.fit)} if self.config.fit else {}
+        finder = self.config.finder
+        selection = selection_of(finder, self.survey.layout, self.config.density)
         return {
             "config": identify(self.config),
             "data": self._data_identity(),
@@ -164,6 +166,7 @@ class Cell:
             "search_runtime": self.search_runtime.to_dict(),
             "versions": VERSIONS,
             **execution_identity(self.config.execution),
+            **arithmetic_of(finder, selection, self.model, self.search_runtime.device),
             **fit,
         }
 
