@@ -16,7 +16,7 @@ import torch  # noqa: E402
 
 from benchmarks import sizes, sparse, steps  # noqa: E402
 from benchmarks.figures import Figure  # noqa: E402
-from tombola.finders import steering  # noqa: E402
+from tombola.core.compiling import numba_works  # noqa: E402
 
 QUICK: tuple[Callable[[], list[Figure]], ...] = (
     sizes.startup, sizes.ranking, sizes.arithmetic, sizes.memory, steps.search_steps, steps.training_steps,
@@ -37,7 +37,7 @@ def main(out: Path, suites: Sequence[Callable[[], list[Figure]]]) -> None:
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "processor": platform.machine(),
-        "numba": steering.numba_works(),
+        "numba": numba_works(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
     }
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -260,6 +260,17 @@ class Block16(nn.Module):
         return F.relu(self.norm(self.conv(x)) + x)
 
 
+@pytest.mark.parametrize("norm", [nn.Identity, lambda: nn.BatchNorm2d(6)])
+def test_what_is_no_number_is_not_hidden(norm):
+    model = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), norm(), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 2))
+    masks = masks_of(model, 0.3)
+    network = SparseNetwork(masked(model, masks), masks, torch.randn(2, 2, 4, 4))
+    x = torch.randn(3, 2, 4, 4)
+    x[1, :, 2, 2] = float("nan")
+    assert not network(x).isfinite().all()
+    assert not network.eval()(x).isfinite().all()
+
+
 class TwoInputs(nn.Module):
     def forward(self, x, y):
         return x + y

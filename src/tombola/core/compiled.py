@@ -6,15 +6,12 @@ C library's, called number by number, take several times as long. Sums are in fl
 processor but on no number of threads.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 
+from tombola.core.compiling import kernel
 from tombola.core.concrete import SMALLEST
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 # Numbers whose noise waits in the processor's nearest cache.
 _CHUNK = 4096
@@ -40,25 +37,7 @@ _CENTRE, _BITS_BELOW = np.float32(2**23), np.int32(8)
 _FLOOR = np.float32(SMALLEST * 2**24)
 
 
-def _kernel(*flags: str) -> Callable[[F], F]:
-    """Compile a function at its first call, for threads that share the work, and keep it on disk where that can be.
-
-    flags: what the compiler may do to float arithmetic. "contract": multiply and add in one rounding. "reassoc": add up
-    in an order of its own, in functions that form sums; the polynomials depend on theirs.
-    """
-
-    def compiled(function: F) -> F:
-        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(flags)}
-        try:
-            found: F = numba.njit(cache=True, **options)(function)
-        except RuntimeError:  # no directory can be written to
-            found = numba.njit(**options)(function)
-        return found
-
-    return compiled
-
-
-@_kernel("contract")
+@kernel("contract")
 def _exp(x: Any) -> Any:
     """Return e^x of a float32, x held between bounds; NaN stays NaN."""
     x = _LOWEST if x < _LOWEST else x
@@ -72,7 +51,7 @@ def _exp(x: Any) -> Any:
     return found * np.int32(np.int32(power + _BIAS) << _MANTISSA).view(np.float32)
 
 
-@_kernel("contract")
+@kernel("contract")
 def _log(x: Any) -> Any:
     """Return ln x of a normal float32 above 0."""
     bits = np.float32(x).view(np.int32)
@@ -85,7 +64,7 @@ def _log(x: Any) -> Any:
     return m + found + whole * _LN2_HIGH
 
 
-@_kernel()
+@kernel()
 def _draw(stream: Any, words: Any) -> None:
     """Fill words with the next numbers of an SFC64 generator, whose state goes on."""
     a, b, c, count = stream[0], stream[1], stream[2], stream[3]
@@ -99,7 +78,7 @@ def _draw(stream: Any, words: Any) -> None:
     stream[0], stream[1], stream[2], stream[3] = a, b, c, count
 
 
-@_kernel("contract", "reassoc")
+@kernel("contract", "reassoc")
 def _sample(noise: Any, logits: Any, mask: Any, sharpness: Any) -> Any:
     gates = squares = 0.0
     for i in range(len(logits)):
@@ -114,7 +93,7 @@ def _sample(noise: Any, logits: Any, mask: Any, sharpness: Any) -> Any:
     return gates, squares
 
 
-@_kernel()
+@kernel()
 def sample(stream: Any, logits: Any, mask: Any, cuts: Any, sharpness: Any) -> Any:
     """Fill mask with sigmoid(logit(u) * sharpness + a), u being the stream's noise.
 
@@ -135,7 +114,7 @@ def sample(stream: Any, logits: Any, mask: Any, cuts: Any, sharpness: Any) -> An
     return sums
 
 
-@_kernel("contract", "reassoc")
+@kernel("contract", "reassoc")
 def _square(gradient: Any, mask: Any) -> Any:
     total = 0.0
     for i in range(len(mask)):
@@ -144,7 +123,7 @@ def _square(gradient: Any, mask: Any) -> Any:
     return total
 
 
-@_kernel()
+@kernel()
 def squares(gradient: Any, mask: Any, cuts: Any) -> Any:
     """Return float64 (s,): the sums of squares, from each cut to the next, of ∂R/∂a = ∂R/∂z z(1 - z).
 
@@ -157,7 +136,7 @@ def squares(gradient: Any, mask: Any, cuts: Any) -> Any:
     return sums
 
 
-@_kernel("contract")
+@kernel("contract")
 def _move(gradient: Any, mask: Any, logits: Any, first: Any, second: Any, reach: Any, length: Any, adam: Any) -> None:
     first_share, second_kept, second_share, step, root, epsilon = adam
     for i in range(len(logits)):
@@ -168,7 +147,7 @@ def _move(gradient: Any, mask: Any, logits: Any, first: Any, second: Any, reach:
         logits[i] -= step * first[i] / (np.sqrt(second[i]) / root + epsilon)
 
 
-@_kernel()
+@kernel()
 def move(
     gradient: Any, mask: Any, logits: Any, first: Any, second: Any, cuts: Any, owners: Any, pushes: Any, adam: Any
 ) -> None:

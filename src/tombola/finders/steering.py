@@ -5,12 +5,13 @@ that a result's identity says where the compiled one was used (`arithmetic`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from tombola.core.compiling import numba_works
 from tombola.core.concrete import Concrete, Relaxation
 from tombola.core.controllers import Controller, Figures, GradBalance, Lagrangian, ProportionalBalance
 from tombola.core.selection import Selection
@@ -56,17 +57,6 @@ class Steering(Protocol):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from an earlier `state()`."""
-
-
-@cache
-def numba_works() -> bool:
-    """Whether numba is there and compiles."""
-    try:
-        from numba.core import config
-    except ImportError:  # also of one that does not know the numpy beside it
-        return False
-    settings: Any = config
-    return not settings.DISABLE_JIT
 
 
 def is_compiled(

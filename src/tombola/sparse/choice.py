@@ -1,12 +1,12 @@
 """Which networks train sparse: by a fixed rule on the model, the density and the device."""
 
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tombola.core.compiling import numba_works
 from tombola.core.flat import Layout
 from tombola.data import Feed
 from tombola.errors import UsageError
@@ -20,11 +20,6 @@ EXECUTIONS = ("auto", "sparse", "dense")
 VERSION = 1
 # How far outputs may lie from the dense network's, over their size: far above rounding, far below a wrong operation.
 TOLERANCE = 1e-3
-
-
-def has_numba() -> bool:
-    """Whether numba is installed, without importing it."""
-    return importlib.util.find_spec("numba") is not None
 
 
 def execution_identity(execution: str) -> dict[str, Any]:
@@ -58,9 +53,9 @@ def choose(
     """
     if execution not in EXECUTIONS:
         raise UsageError(f"{execution!r} is unknown; allowed are {', '.join(EXECUTIONS)}", option="execution")
-    if execution == "dense" or (execution == "auto" and (against or not has_numba())):
+    if execution == "dense" or (execution == "auto" and (against or not numba_works())):
         return "dense", ""
-    reason = against or ("numba is missing: pip install 'tombola[fast]'" if not has_numba() else "")
+    reason = against or ("numba is missing: pip install 'tombola[fast]'" if not numba_works() else "")
     faster = True
     if not reason:
         reason, faster = _tried(model, layout, density, example(), samples)

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-# fastmath: sums may be reordered, by the compiler, once and for all.
-compiled: Any = njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-inlined: Any = njit(inline="always", fastmath=True, error_model="numpy")
+from tombola.core.compiling import kernel
+
+# Sums may be reordered, by the compiler, once and for all; what is no number must stay one's to see.
+FLAGS = ("contract", "reassoc", "nsz")
+inlined: Any = njit(inline="always", fastmath=set(FLAGS), error_model="numpy")
 
 ZERO = np.float32(0)
 OTHER, DH, DW, H0, H1, W0, W1 = range(7)
@@ -77,23 +79,27 @@ def _affine(target, source, centre, scale, shift, residual, adds, low):  # type:
     """Write scale * (source - centre) + shift, plus the residual if it `adds`, not below `low`; no overlapping rows."""
     if adds:
         for i in range(target.shape[0]):
-            target[i] = max(scale * (source[i] - centre) + shift + residual[i], low)
+            value = scale * (source[i] - centre) + shift + residual[i]
+            target[i] = low if value < low else value
     else:
         for i in range(target.shape[0]):
-            target[i] = max(scale * (source[i] - centre) + shift, low)
+            value = scale * (source[i] - centre) + shift
+            target[i] = low if value < low else value
 
 
 @inlined
 def _affine_in_place(row, centre, scale, shift, residual, adds, low):  # type: ignore[no-untyped-def]
     if adds:
         for i in range(row.shape[0]):
-            row[i] = max(scale * (row[i] - centre) + shift + residual[i], low)
+            value = scale * (row[i] - centre) + shift + residual[i]
+            row[i] = low if value < low else value
     else:
         for i in range(row.shape[0]):
-            row[i] = max(scale * (row[i] - centre) + shift, low)
+            value = scale * (row[i] - centre) + shift
+            row[i] = low if value < low else value
 
 
-@compiled
+@kernel(*FLAGS)
 def unit_forward(  # type: ignore[no-untyped-def]
     channels,
     out,
@@ -182,7 +188,7 @@ def _sums(gradient, source, mean):  # type: ignore[no-untyped-def]
     return total, product
 
 
-@compiled
+@kernel(*FLAGS)
 def unit_backward(  # type: ignore[no-untyped-def]
     channels, gradient, out, before, normalises, moves, norm, gamma, beta, residual, mode, adds, cuts, sums
 ):
@@ -257,7 +263,7 @@ def _both_row(target, x, gradient, link, weight, w_stride, samples):  # type: ig
     return total
 
 
-@compiled
+@kernel(*FLAGS)
 def links_backward(  # type: ignore[no-untyped-def]
     channels, target, wanted, adds, x, gradient, pointers, order, links, values, value_gradients, strides, samples
 ):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tombola.core.compiling import numba_works
 from tombola.errors import UsageError
 from tombola.networks.masking import Attachment, check_masks, pruned_of, zero_
 from tombola.networks.network import private_copy
@@ -157,9 +158,7 @@ class Ticket(Mapping[str, Tensor]):
         says by a TicketWarning. Raises UsageError where numba is missing (`pip install 'tombola[fast]'`), or the ticket
         does not fit.
         """
-        from tombola.sparse.choice import has_numba
-
-        if not has_numba():
+        if not numba_works():
             raise UsageError("accelerate needs numba: pip install 'tombola[fast]'")
         from tombola.sparse.inference import Accelerated
 
