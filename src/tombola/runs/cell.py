@@ -12,7 +12,7 @@ from tombola.core.plugins import imported_function, source
 from tombola.core.progress import Progress
 from tombola.core.seeds import seeded
 from tombola.core.selection import VERSION as SELECTION_VERSION
-from tombola.data import AUGMENTATIONS, Feed, Normalisation, Split, Splits, load
+from tombola.data import AUGMENTATIONS, DATASETS, Feed, Normalisation, Split, Splits, file_stamp, load
 from tombola.data import VERSION as DATA_VERSION
 from tombola.errors import UsageError
 from tombola.finders import Finder, needs_of, selection_of
@@ -50,6 +50,22 @@ def resolve(config: RunConfig) -> RunConfig:
         imported_function("fit", config.fit)
     device = resolve_device("auto").type if config.device == "auto" else config.device
     return replace(config, device=device).with_threads()
+
+
+def stamp(config: RunConfig) -> str | None:
+    """Return a hash of all that a result depends on, as it is known without reading data or building the model.
+
+    None where that does not tell: images of a folder, and data or a model of the user's own, may change without their
+    names. Files of data and weights are known by size and time of change.
+    """
+    config = resolve(config)
+    data = written_name(config.data)
+    if config.fit or ":" in written_name(config.model) or data not in set(DATASETS) - {"folder"}:
+        return None
+    files = [file_stamp(getattr(config.data, "data_dir", None)), config.weights, file_stamp(config.weights)]
+    versions = {**VERSIONS, "data": DATA_VERSION, "models": MODELS_VERSION, "torch": torch.__version__}
+    device = torch.cuda.get_device_name() if config.device == "cuda" else config.device
+    return digest([identify(config), data, files, versions, device])
 
 
 def _mixed(split: Split | None) -> Feed | None:
