@@ -33,8 +33,8 @@ def main(arguments: Sequence[str]) -> None:
     parser = make_parser(
         "info",
         "Show a ticket: how many weights each layer keeps, and where the ticket comes from. Of a run directory, show "
-        "also how well the trained ticket does; of an audit's, what it found; of a comparison's (its --out), how far it "
-        "has come and what it found.",
+        "also how well the trained ticket does; of an audit's, what it found; of a comparison's (its --out), how far "
+        "it has come and what it found.",
         "tombola info runs/RUN",
         "TICKET",
     )

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     against = study.chosen(options.against)
     page = Path(options.out) if options.out else None if options.figures else study.directory / "report.html"
     if page is not None and (page.is_dir() or not page.parent.is_dir()):
-        raise UsageError(f"{page} cannot be written: it must be a file in a directory that exists", option="out")
+        raise UsageError(f"must be a file in a directory that exists, got {page}", option="out")
     if options.figures:
         check_directory(Path(options.figures))
         _write_figures(study, against, Path(options.figures), endings, split_list(options.only))

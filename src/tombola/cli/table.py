@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.format == "rich" and options.out:
         raise UsageError("is for a terminal; with --out, choose another", option="format")
     if options.out and not Path(options.out).parent.is_dir():
-        raise UsageError(f"{options.out}: {Path(options.out).parent} is not a directory", option="out")
+        raise UsageError(f"must be a file in a directory that exists, got {options.out}", option="out")
 
     from tombola.studies import read
 

@@ -1,6 +1,7 @@
 """Figures of accuracy: over density, over cost, and what the chosen finder gains."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from tombola.studies.figures.drawing import AnyPanel, Dots, Figure, Level, Line, Mark, Panel, front
 from tombola.studies.figures.published import Curve
@@ -72,6 +73,8 @@ def by_density(study: Study, curves: Sequence[Curve] = ()) -> Figure:
             caption += " The accuracy axis is a probit one, which gives the last points before 100 % more room."
     if level:
         caption += " The grey line is the dense network, with its interval over seeds."
+        if len(panels) > 2:
+            caption += " Families share an axis; finders far below all others stand in the first panel alone."
     if curves and len(study.densities) > 1:
         caption += " Pale lines are published by the authors of arXiv 2512.07142, not measured here."
     return Figure("accuracy-by-density", "Accuracy against density", caption, panels)
@@ -125,18 +128,35 @@ def _published(curve: Curve, x: Axis) -> Line:
 
 
 def _multiples(lines: Sequence[Line], pale: Sequence[Line], x: Axis, level: Level | None) -> tuple[Panel, ...]:
-    """Return a panel for each family, all on the same axes; a large family has several."""
-    y = accuracy_axis(_extent([*pale, *lines], level))
+    """Return a panel for all, without names, and one for each family, which share an axis; a large family has several.
+
+    Where some finders lie far below the others at every density, the families' axis leaves them to the panel for all.
+    """
+    whole = accuracy_axis(_extent([*pale, *lines], level))
+    everything = Panel("all finders", x, whole, tuple(replace(line, named=False) for line in lines), level)
+    y, families = _axis_of_most(lines, level) or whole, _families(lines)
+    return everything, *(Panel(title, x, y, (*pale, *part), level) for title, part in families)
+
+
+def _axis_of_most(lines: Sequence[Line], level: Level | None) -> Axis | None:
+    """Return the axis for those finders that keep together, None where lines run from there to further below."""
+    near = zoom(_extent(lines, level), share=0.5)
+    if near is None:
+        return None
+    inside = [[near[0] <= mark.y <= near[1] for mark in line.marks] for line in lines]
+    if any(len(set(each)) > 1 for each in inside):
+        return None
+    return linear_axis(near, "test accuracy (%)", highest=100.0)
+
+
+def _families(lines: Sequence[Line]) -> Iterator[tuple[str, list[Line]]]:
     families: dict[str, list[Line]] = {}
     for line in lines:
         families.setdefault(family_of(line.label), []).append(line)
-    panels = []
     for family, own in families.items():
         parts = [own[start : start + MOST_LINES] for start in range(0, len(own), MOST_LINES)]
         for number, part in enumerate(parts, start=1):
-            title = family if len(parts) == 1 else f"{family} ({number} of {len(parts)})"
-            panels.append(Panel(title, x, y, (*pale, *part), level))
-    return tuple(panels)
+            yield family if len(parts) == 1 else f"{family} ({number} of {len(parts)})", part
 
 
 def by_cost(study: Study) -> Figure:

@@ -196,7 +196,18 @@ def _dots(panel: Dots) -> dict[str, Any]:
         data.append(trace)
     shapes = _level(panel.level, panel.x, "x") if panel.level else []
     axes = {"xaxis": _axis(panel.x), "yaxis": _rows([line.label for line in panel.lines])}
-    return {"data": data, "layout": _layout(90 + _ROW * max(4, len(panel.lines)), **axes, shapes=shapes)}
+    layout = _layout(104 + _ROW * max(4, len(panel.lines)), **axes, shapes=shapes)
+    if panel.level and panel.level.label:
+        at = {
+            "x": panel.x.place(panel.level.value),
+            "y": 1,
+            "yref": "y domain",
+            "yanchor": "bottom",
+            "xanchor": "center",
+        }
+        layout["annotations"] = [{"text": panel.level.label, **at, "showarrow": False, "font": {"color": DENSE}}]
+        layout["margin"]["t"] = 22
+    return {"data": data, "layout": layout}
 
 
 def _heat(panel: Heat) -> dict[str, Any]:

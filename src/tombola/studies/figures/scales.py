@@ -92,7 +92,8 @@ def linear_axis(
 ) -> Axis:
     """Return a linear axis with room around values; lowest, highest: what no value can pass."""
     low, high = min(values), max(values)
-    room = 0.1 * (high - low) or 0.05 * abs(high) or 1.0
+    size = max(abs(low), abs(high))
+    room = (0.1 * (high - low) if high - low > 1e-6 * size else 0.05 * size) or 1.0
     low, high = max(lowest - room / 2, low - room), min(highest + room / 2, high + room)
     ticks = _round_numbers(max(low, lowest), min(high, highest), most)
     return Axis(title, "linear", low, high, tuple((tick, f"{tick:.10g}") for tick in ticks))
@@ -129,7 +130,7 @@ def _round_numbers(low: float, high: float, most: int) -> list[float]:
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(s * power for s in (1, 2, 5, 10, 20) if (high - low) / (s * power) <= most)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(number * step, 12) for number in range(first, last + 1)]
+    return [number * step for number in range(first, last + 1)]
 
 
 def _apart(ticks: Sequence[tuple[float, str]], kind: Kind, low: float, high: float) -> tuple[tuple[float, str], ...]:
@@ -142,11 +143,11 @@ def _apart(ticks: Sequence[tuple[float, str]], kind: Kind, low: float, high: flo
     return tuple(found)
 
 
-def zoom(values: Sequence[float], least: int = 3) -> tuple[float, float] | None:
+def zoom(values: Sequence[float], least: int = 3, share: float = 0.25) -> tuple[float, float] | None:
     """Return the range near the top that is worth a panel of its own, None where all can be seen as it is.
 
     values: mean accuracies. It is what lies above the widest gap between them, where that leaves at least so many
-    values squeezed into a quarter of the axis; else the ten points below the best, by the same measure.
+    values squeezed into that share of the axis; else the ten points below the best, by the same measure.
     """
     ordered = sorted(values)
     whole = ordered[-1] - ordered[0] if ordered else 0.0
@@ -156,7 +157,7 @@ def zoom(values: Sequence[float], least: int = 3) -> tuple[float, float] | None:
     for start in (max(gaps)[1], ordered[-1] - 10.0):
         inside = [value for value in ordered if value >= start]
         span = inside[-1] - inside[0]
-        if least <= len(inside) < len(ordered) and 0 < span <= whole / 4:
+        if least <= len(inside) < len(ordered) and 0 < span <= share * whole:
             return inside[0], inside[-1]
     return None
 

@@ -90,7 +90,7 @@ def _command(arguments: Sequence[str]) -> str:
 
 
 def _yaml(values: Any) -> str:
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else ""
+    return yaml.safe_dump(values, sort_keys=False) if values else ""
 
 
 def _interval(found: Summary) -> str:

@@ -61,7 +61,7 @@ def finding(study: Study, against: str) -> Iterator[str]:
             yield _best(rows, density, dense.mean)
     if len(study.densities) > 1:
         yield from _falls(study, dense.mean)
-    yield from _verdicts(study.rows, against)
+    yield from _verdicts(study, against)
     if any(row.accuracy.indicative for row in study.rows):
         yield "Fewer than five seeds are indicative, whatever an interval says."
 
@@ -87,19 +87,30 @@ def _best(rows: Sequence[Row], density: float, dense: float) -> str:
     return f"At {percent(density)}, {best.finder}{alone} has the best mean: {found}."
 
 
-def _verdicts(rows: Sequence[Row], against: str) -> Iterator[str]:
+def _verdicts(study: Study, against: str) -> Iterator[str]:
     """Give, for each verdict, over whom and where the chosen finder has it."""
     found: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
+    for row in study.rows:
         if row.finder == against:
             for other, (difference, _) in row.differences.items():
                 found.setdefault(difference.verdict, {}).setdefault(other, []).append(row.density)
     for verdict in ("better", "worse", "not worse"):
         if verdict in found:
-            places = [f"{other} (at {listed([percent(d) for d in at])})" for other, at in found[verdict].items()]
-            yield f"{against} is {verdict}, by the 95 % interval paired by seed, than {listed(places)}."
+            yield f"{against} is {verdict} than {_places(study, found[verdict])}, by the 95 % interval paired by seed."
     if "undecided" in found:
-        yield f"The seeds do not decide between {against} and {listed(list(found['undecided']))} at some density."
+        yield f"The seeds do not decide between {against} and {_places(study, found['undecided'])}."
+
+
+def _places(study: Study, at: Mapping[str, list[float]]) -> str:
+    """Return finders with the densities that are meant, those of the same densities together."""
+    together: dict[tuple[float, ...], list[str]] = {}
+    for other, densities in at.items():
+        together.setdefault(tuple(densities), []).append(other)
+    everywhere = tuple(study.densities)
+    return "; ".join(
+        listed(names) + (" at every density" if where == everywhere else f" at {listed([percent(d) for d in where])}")
+        for where, names in together.items()
+    )
 
 
 def warnings(study: Study) -> Iterator[str]:
