@@ -477,7 +477,7 @@ def test_the_expected_time_in_one_line(parts, words):
         (["run", "--data="], "--data must name a dataset"),
         (["run", "--steps="], "--steps must"),
         (["demo", "--out="], "--out must name a directory"),
-        (["compare", "--plot="], "--plot must name a picture, .svg or .png"),
+        (["compare", "--plot="], "--plot must name a picture, .svg, .pdf or .png"),
         (["train", "x", "--weights="], "--weights must name a file"),
         (["evaluate", "x", "--weights", ""], "--weights must name a file"),
         (["export", "x", "--weights="], "--weights must name a file"),

@@ -22,6 +22,7 @@ from tombola.studies.reading.study import ReadCell
 
 from . import made_studies
 from .conftest import as_json, command
+from .test_startup import loaded
 
 QUICK = {"epochs": 2, "rewind_to": 1, "milestones": [], "threads": 2}
 FINDERS = ["cts", "snip", "random", "ltr"]
@@ -221,6 +222,10 @@ def test_tables_in_every_format(holes, tmp_path, capsys):
         assert main(["table", str(holes), "--what", what, "--format", "parquet", "--out", str(path)]) == 0
         assert len(pd.read_parquet(path)) > 0
         assert main(["table", str(holes), "--what", what]) == 0
+
+
+def test_a_table_is_shown_without_pytorch(holes):
+    assert loaded("table", holes) == ["scipy"]
 
 
 def test_names_do_not_break_tables(tmp_path, capsys):

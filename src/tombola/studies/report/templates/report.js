@@ -4,6 +4,8 @@
   const root = document.documentElement;
   const places = plots.map((_, number) => document.getElementById(`plot-${number}`));
   const NARROW = 520; // pixels, below which names beside lines leave no room for the lines
+  const COLUMN = 13; // pixels that the name of a column takes
+  const BROAD = 16; // columns of a table in colours that has a row of its own
 
   const wished = window.matchMedia("(prefers-color-scheme: dark)");
   root.dataset.theme = wished.matches ? "dark" : "light";
@@ -12,6 +14,10 @@
     const style = getComputedStyle(root);
     const [text, line] = ["--text", "--line"].map((name) => style.getPropertyValue(name).trim());
     return { text, line };
+  }
+
+  function columnsOf(plot) {
+    return plot.data[0].type === "heatmap" ? plot.data[0].z[0].length : 0;
   }
 
   function layoutOf(plot, width) {
@@ -27,6 +33,7 @@
       layout.shapes = [...(layout.shapes || []), ...plot.names.shapes];
       layout.margin.r = plot.names.width;
     }
+    if (width - 200 < columnsOf(plot) * COLUMN) layout.xaxis.showticklabels = false; // pointing at one tells
     if (layout.showlegend) {
       const entries = plot.data.filter((trace) => trace.showlegend !== false);
       const longest = Math.max(...entries.map((trace) => trace.name.length));
@@ -77,6 +84,7 @@
 
   function drawOne(place, plot) {
     place.parentElement.querySelector("h3").innerHTML = plot.title;
+    place.parentElement.classList.toggle("broad", columnsOf(plot) > BROAD);
     const config = { displaylogo: false, responsive: false, displayModeBar: false };
     Plotly.react(place, structuredClone(plot.data), layoutOf(plot, place.clientWidth), config);
     if (place.dataset.ready) return;
