@@ -13,7 +13,7 @@ from tombola.finders import FINDERS
 from tombola.studies import read
 from tombola.studies.figures import figures_of, overview, write_figures
 from tombola.studies.figures.accuracy import by_cost, by_density
-from tombola.studies.figures.drawing import Dots, Heat, Panel, front, names_of
+from tombola.studies.figures.drawing import Dots, Heat, Panel, are_named, front, names_of
 from tombola.studies.figures.interactive import plot
 from tombola.studies.figures.published import published_curves
 from tombola.studies.figures.scales import accuracy_axis, linear_axis, log_axis, probit, spread, zoom
@@ -149,7 +149,11 @@ def test_a_comparison_has_all_its_figures(tmp_path):
 def test_names_stand_at_lines_where_they_fit(tmp_path):
     panel = by_density(read(study(tmp_path / "s", ["cts", "snip", "random"], tickets=False))).panels[0]
     assert [name.label for name in names_of(panel, 0.05)] == ["cts", "snip", "random", "dense"]
-    assert names_of(panel, 0.5) is None
+    assert are_named(panel, names_of(panel, 0.05))
+    assert names_of(panel, 0.5) == []
+    cost = by_cost(read(tmp_path / "s")).panels[0]
+    assert [name.label for name in names_of(cost, 0.9)] == ["cts", "dense"], "at least the best for their cost"
+    assert not are_named(cost, names_of(cost, 0.9))
 
 
 def test_many_finders_have_a_panel_a_family(tmp_path):

@@ -90,20 +90,34 @@ class Name:
     place: float
 
 
-def names_of(panel: Panel, gap: float) -> list[Name] | None:
-    """Return the names that stand beside a panel, at least `gap` of its height apart; None where they do not fit.
+def names_of(panel: Panel, gap: float) -> list[Name]:
+    """Return the names that stand beside a panel, at least `gap` of its height apart.
 
-    A line is named at its last point that is seen.
+    A line is named at its last point that is seen. Where not all names fit, those on the front stand, or none.
     """
     ends = []
     for line in panel.lines:
         seen = [mark for mark in line.marks if 0 <= panel.y.share(mark.y) <= 1]
         if line.named and seen:
-            ends.append((line.label, line.style.colour, panel.x.share(seen[-1].x), panel.y.share(seen[-1].y)))
+            best = (seen[-1].x, seen[-1].y) in panel.front
+            ends.append((best, line.label, line.style.colour, panel.x.share(seen[-1].x), panel.y.share(seen[-1].y)))
     if panel.level and 0 <= panel.y.share(panel.level.value) <= 1:
-        ends.append((panel.level.label, DENSE, 1.0, panel.y.share(panel.level.value)))
-    places = spread([end[3] for end in ends], gap)
-    return None if places is None else [Name(*end, place) for end, place in zip(ends, places, strict=True)]
+        ends.append((True, panel.level.label, DENSE, 1.0, panel.y.share(panel.level.value)))
+    for chosen in (ends, [end for end in ends if end[0]]):
+        places = spread([end[-1] for end in chosen], gap)
+        if places is not None:
+            return [Name(*end[1:], place) for end, place in zip(chosen, places, strict=True)]
+    return []
+
+
+def are_named(panel: Panel, names: Sequence[Name]) -> bool:
+    """Whether all lines that can be seen and are to be named have their names beside a panel."""
+    seen = {
+        line.label
+        for line in panel.lines
+        if not line.quiet and any(0 <= panel.y.share(mark.y) <= 1 for mark in line.marks)
+    }
+    return seen <= {name.label for name in names}
 
 
 @dataclass(frozen=True)

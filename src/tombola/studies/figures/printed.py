@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tombola.literal import literal
-from tombola.studies.figures.drawing import AnyPanel, Dots, Figure, Heat, Level, Line, Panel, names_of
+from tombola.studies.figures.drawing import AnyPanel, Dots, Figure, Heat, Level, Line, Name, Panel, are_named, names_of
 from tombola.studies.figures.scales import Axis
 from tombola.studies.figures.style import DENSE, shortened
 
@@ -35,16 +35,45 @@ def draw(figure: Figure, path: Path) -> None:
     settings: Any = {"svg.hashsalt": "tombola", "font.size": _FONT, "axes.titlesize": 9, "pdf.fonttype": 42}
     with mpl.rc_context(settings):
         columns = 1 if len(figure.panels) == 1 else 2
+        width, legend = columns * _width(figure.panels), _legend_of(figure)
+        across = max(1, int(width / (0.55 + 0.07 * max(map(len, legend), default=0))))
         rows = [figure.panels[start : start + columns] for start in range(0, len(figure.panels), columns)]
         heights = [max(_height(panel) for panel in row) for row in rows]
-        canvas = Canvas(figsize=(columns * _width(figure.panels), sum(heights) + 0.3), layout="constrained")
+        below = 0.17 * -(-len(legend) // across) + 0.3
+        canvas = Canvas(figsize=(width, sum(heights) + below), layout="constrained")
         grid = canvas.add_gridspec(len(rows), columns, height_ratios=heights)
         if figure.title:
             canvas.suptitle(_plain(figure.title), fontsize=11, fontweight="bold")
         for number, panel in enumerate(figure.panels):
-            axes = canvas.add_subplot(grid[divmod(number, columns)])
-            _draw_panel(axes, panel)
+            _draw_panel(canvas.add_subplot(grid[divmod(number, columns)]), panel)
+        if legend:
+            _draw_legend(canvas, legend, across)
         canvas.savefig(path, dpi=160, metadata=_METADATA.get(path.suffix))
+
+
+def _names(panel: Panel) -> list[Name]:
+    return names_of(panel, _NAME / (_HEIGHT - 0.8))
+
+
+def _legend_of(figure: Figure) -> dict[str, Line]:
+    """Return the lines of a figure by label, where some panel has no room for all names; else nothing."""
+    panels = [panel for panel in figure.panels if isinstance(panel, Panel)]
+    if all(are_named(panel, _names(panel)) for panel in panels):
+        return {}
+    return {line.label: line for panel in panels for line in panel.lines if not line.quiet}
+
+
+def _draw_legend(canvas: Any, lines: dict[str, Line], across: int) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [], [], color=line.style.colour, marker=_MARKERS[line.style.marker], markersize=4.5, linewidth=1.2,
+            linestyle=_DASHES[line.style.dash] if line.joined else "none", label=_plain(shortened(label, _LONGEST)),
+        )
+        for label, line in lines.items()
+    ]  # fmt: skip
+    canvas.legend(handles=handles, loc="outside lower center", ncols=across, fontsize=6.5, frameon=False)
 
 
 def _width(panels: Sequence[AnyPanel]) -> float:
@@ -126,12 +155,8 @@ def _draw_level(line: Any, span: Any, level: Level, axis: Axis) -> None:
 
 
 def _name_lines(axes: "Axes", panel: Panel) -> None:
-    """Write names beside the ends of lines, with a hair line to each; where there is no room, into a legend."""
-    names = names_of(panel, _NAME / (_HEIGHT - 0.8))
-    if names is None:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=6.5, frameon=False)
-        return
-    for name in names:
+    """Write names beside the ends of lines, with a hair line to each."""
+    for name in _names(panel):
         arrow = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.6, "shrinkA": 1, "shrinkB": 3}
         axes.annotate(
             _plain(shortened(name.label)), xy=(name.x, name.y), xytext=(1.04, name.place), xycoords="axes fraction",
