@@ -93,7 +93,8 @@ class Name:
 def names_of(panel: Panel, gap: float) -> list[Name]:
     """Return the names that stand beside a panel, at least `gap` of its height apart.
 
-    A line is named at its last point that is seen. Where not all names fit, those on the front stand, or none.
+    A line is named at its last point that is seen. Where not all names fit, those on the front
+    and the dense network's stand, or none.
     """
     ends = []
     for line in panel.lines:
