@@ -64,7 +64,8 @@ def stamp(config: RunConfig) -> str | None:
         return None
     files = [file_stamp(getattr(config.data, "data_dir", None)), config.weights, file_stamp(config.weights)]
     versions = {**VERSIONS, "data": DATA_VERSION, "models": MODELS_VERSION, "torch": torch.__version__}
-    device = torch.cuda.get_device_name() if config.device == "cuda" else config.device
+    # What precision "auto" means depends on the machine.
+    device = torch.cuda.get_device_name() if config.device == "cuda" else torch.backends.cpu.get_cpu_capability()
     return digest([identify(config), data, files, versions, device])
 
 
