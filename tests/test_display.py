@@ -22,7 +22,7 @@ from rich.table import Table
 
 from tombola import Ticket, TicketWarning
 from tombola.cli.board import Board, Later
-from tombola.cli.compare import _table
+from tombola.cli.comparison import comparison_table
 from tombola.cli.info import _origin
 from tombola.cli.main import main
 from tombola.cli.show import Column, fitted_table, print_table, show_table, show_text
@@ -32,8 +32,11 @@ from tombola.literal import literal
 from tombola.networks.masking import survey
 from tombola.runs.config import from_dict, load_preset
 from tombola.studies import CellOutcome, StudyCell, tabulate
-from tombola.studies.figure import draw_study
+from tombola.studies.figures import overview, write_figure
+from tombola.studies.reading import read
 from tombola.ticket import Provenance
+
+from . import made_studies
 
 ODD = ["cts:features=[relu1]", "cts:features=[relu2]", "[bold]", "[/red]", ":smile:", "\x1b[2J", "\\x1b[2J", "\x9b2J"]
 COMPARE = [
@@ -229,7 +232,7 @@ def made(labels, seeds=3):
 
 
 def lines_at(width, labels):
-    table, left_out = _table("model on data", made(labels), labels[0], width)
+    table, left_out = comparison_table("model on data", made(labels), labels[0], width)
     text = io.StringIO()
     Console(file=text, width=width or 400).print(table)
     return text.getvalue().splitlines(), left_out
@@ -380,8 +383,8 @@ def test_a_finished_comparison_lies_in_files(study, capsys):
 
 
 def test_labels_in_a_picture_are_no_formulas(tmp_path):
-    rows = made(["cts:features=[a$b]", "cts:features=[$a_{b]"])
-    draw_study(rows, 90.0, tmp_path / "p.svg")
+    made_studies.study(tmp_path / "s", ["cts:features=[a$b]", "cts:features=[$a_{b]"], seeds=2, tickets=False)
+    write_figure(overview(read(tmp_path / "s")), tmp_path / "p.svg")
     text = (tmp_path / "p.svg").read_text()
     assert text.startswith("<?xml")
     assert "cts:features=[a$b]" in text, "matplotlib writes each label as a comment beside its glyphs"
@@ -474,7 +477,7 @@ def test_the_expected_time_in_one_line(parts, words):
         (["run", "--data="], "--data must name a dataset"),
         (["run", "--steps="], "--steps must"),
         (["demo", "--out="], "--out must name a directory"),
-        (["compare", "--plot="], "--plot must name a picture, .svg or .png"),
+        (["compare", "--plot="], "--plot must name a picture, .svg, .pdf or .png"),
         (["train", "x", "--weights="], "--weights must name a file"),
         (["evaluate", "x", "--weights", ""], "--weights must name a file"),
         (["export", "x", "--weights="], "--weights must name a file"),

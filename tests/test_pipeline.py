@@ -65,7 +65,7 @@ def test_a_run_directory_holds_what_it_promises(finished):
     assert config["layout"] == "contiguous"
     assert set(config) == set(vars(RunConfig()))
     assert from_dict(config) == replace(
-        QUICK, precision="32-true", search_precision="32-true", layout="contiguous", device="cpu"
+        QUICK, precision="32-true", search_precision="32-true", layout="contiguous", device="cpu", execution="dense"
     )
     ticket = Ticket.load(finished.directory / "ticket.safetensors")
     weights = load_file(finished.directory / "weights.safetensors")

@@ -79,6 +79,8 @@ def test_importing_the_package_loads_nothing_heavy():
     program = 'import sys, tombola; print("LOADED", *sys.modules, file=sys.stderr)'
     assert loaded(program=program) == []
     program = 'import sys, tombola.studies; print("LOADED", *sys.modules, file=sys.stderr)'
+    assert loaded(program=program) == []
+    program = 'import sys, tombola.studies as s; s.plan, s.run_all; print("LOADED", *sys.modules, file=sys.stderr)'
     assert loaded(program=program) == ["torch"]
 
 

@@ -228,7 +228,7 @@ def test_options_of_some_finders_go_to_those_that_have_them(tmp_path, capsys):
         (["--density", "0.1,0.1"], "--density must be a list without repetitions, got 0.1,0.1"),
         (["--density", "0.1", "--sparsity", "90%"], "--density excludes --sparsity: give one of them"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
-        (["--plot", "x.pdf"], "--plot x.pdf must end in .svg or .png"),
+        (["--plot", "x.jpg"], "--plot x.jpg must end in .svg, .pdf or .png"),
         (
             ["--finders", "random,ltr", "--draw-at", "trained"],
             "--draw-at must be rewind or init for the finder ltr, got trained",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tombola.errors import SearchError, TicketWarning, TombolaError, UsageError
     from tombola.finders import CTS, Random
     from tombola.networks.task import Task
+    from tombola.studies.comparison import compare
     from tombola.ticket import Ticket
     from tombola.training import Job, Recipe
 
@@ -37,6 +38,7 @@ _HOMES = {
     "TicketWarning": "errors",
     "TombolaError": "errors",
     "UsageError": "errors",
+    "compare": "studies.comparison",
     "draw": "api",
     "option": "core.parts",
     "preview": "api",
@@ -51,6 +53,7 @@ _MODULES = {
     "data": "data",
     "finders": "finders",
     "objectives": "objectives",
+    "studies": "studies",
     "task": "networks.task",
     "ticket": "ticket",
     "training": "training",
@@ -73,6 +76,7 @@ __all__ = [
     "TombolaError",
     "UsageError",
     "__version__",
+    "compare",
     "draw",
     "option",
     "preview",

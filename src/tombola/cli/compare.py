@@ -4,17 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from tombola.cli.board import Later, board
+from tombola.cli.comparison import comparison_table, explain
 from tombola.cli.options import add_output_options, make_parser, out_directory, split_list
 from tombola.cli.runs import configure_many
-from tombola.cli.show import Column, fitted_table, print_table, show_json, show_table, show_text, terminal_width
+from tombola.cli.show import print_table, show_json, show_table, show_text, terminal_width
 from tombola.core.parts import written_name
-from tombola.errors import UsageError
 
 if TYPE_CHECKING:
-    from tombola.studies import CellOutcome, Row
+    from tombola.studies import Row, Study
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,7 +30,10 @@ def main(arguments: Sequence[str]) -> int:
         help="finders to compare, each with options of its own behind colons: cts,cts:objective=loss,ltr",
     )
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from --seed on")
-    parser.add_argument("--plot", type=str, default="", help="picture of accuracy over density and cost, .svg or .png")
+    parser.add_argument(
+        "--plot", type=str, default="", help="picture of accuracy over density and cost, .svg, .pdf or .png"
+    )
+    parser.add_argument("--figures", type=str, default="", help="directory for all figures, as SVG, PDF and PNG")
     parser.add_argument(
         "--dynamics",
         action="store_true",
@@ -42,89 +43,51 @@ def main(arguments: Sequence[str]) -> int:
     options, layers, densities = configure_many(parser, arguments)
     out = out_directory(options)
 
-    from tombola.studies import measure_dynamics, plan, run_all, summary, tabulate, write_tables
-    from tombola.studies.figure import check_picture, draw_study
+    from tombola.studies import plan, read, tabulate
+    from tombola.studies.comparison import carry_out
+    from tombola.studies.figures import check_directory, check_picture
 
     if options.plot:
         check_picture(Path(options.plot))
+    if options.figures:
+        check_directory(Path(options.figures))
     finders = split_list(options.finders)
     cells = plan(layers, finders, densities, options.seeds)
     config = cells[0].config
     title = f"{written_name(config.model)} on {written_name(config.data)}"
     with board() as shown:
-        outcomes = run_all(
+        rows, found = carry_out(
             cells,
             out,
             shown,
-            lambda found: shown.show(Later(lambda width: _table(title, tabulate(found), finders[0], width)[0])),
-            [measure_dynamics] if options.dynamics else [],
+            dynamics=options.dynamics,
+            seen=lambda done: shown.show(
+                Later(lambda width: comparison_table(title, tabulate(done), finders[0], width)[0])
+            ),
+            command=("compare", *arguments),
         )
-    rows = tabulate(outcomes)
-    if not rows:
-        raise UsageError(f"--finders: every cell failed; the first said: {outcomes[0].failure}")
-    found = summary(rows, outcomes)
-    write_tables(rows, found, finders[0], out)
+    _draw(read(out), options.plot, options.figures)
     status = 1 if found["failures"] else 0
-    if options.plot:
-        draw_study(rows, found["dense_test_accuracy_mean"], Path(options.plot))
     if options.json:
         show_json(found)
         return status
-    table, left_out = _table(title, rows, finders[0], terminal_width())
+    table, left_out = comparison_table(title, rows, finders[0], terminal_width())
     print_table(table)
     if left_out:
         show_text(f"There is no room for {', '.join(left_out)}; {out / 'table.csv'} has them.")
-    _explain(rows, found["dense_test_accuracy_mean"], outcomes, left_out)
+    explain(rows, found["dense_test_accuracy_mean"], found["failures"], left_out)
     _show_objectives(rows)
     _show_dynamics(rows)
     return status
 
 
-def _table(title: str, rows: "Sequence[Row]", first: str, width: int | None) -> tuple[Table, list[str]]:
-    """Return the table for a terminal of some width, and the titles of the columns for which it has no room."""
-    ahead = {row.density: row for row in rows if row.finder == first}
-    gains = [ahead[row.density].differences.get(row.finder) if row.density in ahead else None for row in rows]
-    columns = (
-        Column("finder", tuple(row.finder for row in rows)),
-        Column("density", tuple(f"{100 * row.density:.4g} %" for row in rows)),
-        Column("kept", tuple(f"{row.kept:,}" for row in rows), 3),
-        Column("test accuracy", tuple(f"{row.accuracy} %" for row in rows)),
-        Column("n", tuple(f"{row.accuracy.n}" for row in rows), 1),
-        Column("seconds", tuple(f"{row.seconds:,.1f}" for row in rows), 2),
-        Column(
-            "dense trainings",
-            tuple("" if row.dense_equivalents is None else f"{row.dense_equivalents:.2f}" for row in rows),
-            5,
-        ),
-        Column("LTR takes", tuple("" if not row.speed_up else f"{row.speed_up:.1f} x as long" for row in rows), 4),
-        Column(
-            f"{first} is",
-            tuple("" if gain is None else f"{gain[0].verdict} ({gain[0].summary.mean:+.2f})" for gain in gains),
-        ),
-    )
-    return fitted_table(title, columns, width)
+def _draw(study: "Study", plot: str, figures: str) -> None:
+    from tombola.studies.figures import figures_of, overview, write_figure, write_figures
 
-
-def _explain(rows: "Sequence[Row]", dense: float, outcomes: "Sequence[CellOutcome]", left_out: Sequence[str]) -> None:
-    show_text(
-        f"dense network: {dense:.2f} %. seconds, and dense trainings' worth of work, count from the initial weights on."
-    )
-    if len({row.finder for row in rows}) > 1:
-        show_text(
-            "The last column says what the first finder is beside this one, by the 95 % interval of its gain, paired "
-            "by seed and holding over all densities together: better, worse, not worse (by half a point), or undecided."
-        )
-    from tombola.studies import failures
-
-    if any(row.speed_up for row in rows) and "LTR takes" not in left_out:
-        show_text("LTR takes: its seconds over the finder's, where the finder's mean accuracy is at least LTR's.")
-    if any(row.accuracy.indicative for row in rows):
-        show_text("Fewer than 5 seeds: indicative.")
-    for row in rows:
-        for warning in row.warnings:
-            show_text(f"warning: {row.finder} at {100 * row.density:.4g} %: {warning}")
-    for failure in failures(outcomes):
-        show_text(f"failed: {failure['finder']} at {failure['density']:.4g}, seed {failure['seed']}: {failure['why']}")
+    if plot:
+        write_figure(overview(study), Path(plot))
+    if figures:
+        write_figures(figures_of(study, study.chosen()), Path(figures))
 
 
 def _show_objectives(rows: "Sequence[Row]") -> None:

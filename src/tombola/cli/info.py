@@ -1,4 +1,4 @@
-"""`tombola info`: what is in a ticket."""
+"""`tombola info`: what is in a ticket, a run, an audit or a comparison."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,15 +33,19 @@ def main(arguments: Sequence[str]) -> None:
     parser = make_parser(
         "info",
         "Show a ticket: how many weights each layer keeps, and where the ticket comes from. Of a run directory, show "
-        "also how well the trained ticket does; of an audit's, what it found.",
+        "also how well the trained ticket does; of an audit's, what it found; of a comparison's (its --out), how far "
+        "it has come and what it found.",
         "tombola info runs/RUN",
         "TICKET",
     )
-    parser.add_argument("ticket", type=str, help="ticket file, or run directory")
+    parser.add_argument("ticket", type=str, help="ticket file, run directory, or directory of a comparison")
     add_json_option(parser)
     options = parse(parser, arguments)
     if (Path(options.ticket) / "audit.json").is_file():
         _show_audit(Path(options.ticket), options.json)
+        return
+    if _holds_runs(Path(options.ticket)):
+        _show_study(Path(options.ticket), options.json)
         return
     directory, path = run_and_ticket(options.ticket)
 
@@ -100,6 +104,40 @@ def _result(directory: Path) -> dict[str, Any]:
     from tombola.runs.rundir import read_result
 
     return read_result(directory) if (directory / "result.json").is_file() else {}
+
+
+def _holds_runs(path: Path) -> bool:
+    """Whether a directory is no run's own, but one in which runs lie."""
+    if not path.is_dir() or (path / "ticket.safetensors").exists() or (path / "identity.json").exists():
+        return False
+    return (path / "study.json").is_file() or any(path.glob("[!.]*/result.json"))
+
+
+def _show_study(directory: Path, as_json: bool) -> None:
+    """Show how far a comparison has come, and what it found."""
+    from tombola.studies import failures, read
+    from tombola.studies.report.words import compared, finding
+
+    study = read(directory)
+    if as_json:
+        show_json(
+            {
+                "finders": study.finders,
+                "densities": study.densities,
+                "seeds": study.seeds,
+                "cells": len(study.outcomes),
+                "finished": len(study.done),
+                "missing": len(study.missing),
+                "failures": failures(study.outcomes),
+                "rows": [row.to_dict() for row in study.rows],
+            }
+        )
+        return
+    for sentence in (*compared(study), *finding(study, study.chosen())):
+        show_text(sentence)
+    for failure in failures(study.outcomes):
+        show_text(f"failed: {failure['finder']} at {failure['density']:.4g}, seed {failure['seed']}: {failure['why']}")
+    show_text(f"tombola table {directory} shows its table, tombola report {directory} makes its page")
 
 
 def _show_audit(directory: Path, as_json: bool) -> None:

@@ -22,12 +22,14 @@ from tombola.version import __version__
 COMMANDS = {
     "run": "pretrain, draw a ticket, train it and evaluate it",
     "compare": "compare finders at several densities, over seeds",
+    "table": "show a comparison again, or hand its figures on",
+    "report": "write a comparison's page, or its figures",
     "audit": "check that a ticket says something about its weights",
     "preview": "list what would be pruned of a model",
     "draw": "pretrain and draw a ticket",
     "train": "train a ticket and evaluate it",
     "evaluate": "measure a ticket's weights on data",
-    "info": "show what is in a ticket or a run",
+    "info": "show what is in a ticket, a run, an audit or a comparison",
     "export": "write a ticket's network to one file: plain, sparse, compacted, ONNX",
     "deploy": "measure a ticket's network beside the dense one: bytes, latency",
     "list": "list the runs below a directory",
@@ -35,7 +37,7 @@ COMMANDS = {
     "demo": "draw a 98 % sparse ticket from a digits classifier, beside a random one",
 }
 # Those that do something which takes time, and show how far they are.
-_WORKING = ("run", "compare", "audit", "draw", "train", "evaluate", "deploy", "demo")
+_WORKING = ("run", "compare", "report", "audit", "draw", "train", "evaluate", "deploy", "demo")
 # What no disk can have: names that were given, not a failure.
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
 

@@ -49,7 +49,10 @@ _SYNONYMS = {
 _NEVER_EMPTY = {
     "out": "a directory",
     "weights": "a file",
-    "plot": "a picture, .svg or .png",
+    "plot": "a picture, .svg, .pdf or .png",
+    "figures": "a directory",
+    "against": "a finder",
+    "study": "the directory of a comparison",
     "data_dir": "a folder",
     "data": "a dataset",
     "model": "a model",

@@ -3,7 +3,7 @@
 from tombola.data.arrays import ArrayFeed, Arrays
 from tombola.data.augmentation import AUGMENTATIONS, FlipCrop
 from tombola.data.feeds import Feed, Item, ListFeed, OutputTable, StreamFeed, forever
-from tombola.data.loading import load, shared
+from tombola.data.loading import file_stamp, load, shared
 from tombola.data.samples import Samples
 from tombola.data.sources import DATASETS, Source
 from tombola.data.splits import Normalisation, Split, Splits
@@ -30,6 +30,7 @@ __all__ = [
     "Splits",
     "StreamFeed",
     "feed_of",
+    "file_stamp",
     "forever",
     "load",
     "shared",

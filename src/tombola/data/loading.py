@@ -52,10 +52,10 @@ def load(
         return read()
     folder = source.name if isinstance(source, FolderAt) else getattr(source, "data_dir", None)
     key = (source, held_out, normalisation, image_size, train_samples)
-    before = (*key, _stamp(folder))
+    before = (*key, file_stamp(folder))
     if before not in _shared:
         found = read()
-        _shared[(*key, _stamp(folder))] = found  # a download or a cache may have come to lie there
+        _shared[(*key, file_stamp(folder))] = found  # a download or a cache may have come to lie there
         while len(_shared) > MOST:
             _shared.popitem(last=False)
         return found
@@ -63,10 +63,10 @@ def load(
     return _shared[before]
 
 
-def _stamp(name: str | None) -> tuple[tuple[str, int, int], ...]:
-    """Return names, sizes and times of change of what lies in a folder, down to class folders, not of each image."""
-    if name is None or not (folder := Path(name)).is_dir():
+def file_stamp(name: str | None) -> tuple[tuple[str, int, int], ...]:
+    """Return names, sizes and times of change of a file or of a folder's, down to class folders, not of each image."""
+    if name is None or not (place := Path(name)).exists():
         return ()
-    paths = sorted((folder, *folder.glob("*"), *folder.glob("*/*")))
+    paths = sorted((place, *place.glob("*"), *place.glob("*/*")))
     found = [(path, path.stat()) for path in paths if path.exists()]
     return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found)

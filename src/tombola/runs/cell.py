@@ -7,16 +7,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from tombola.core.compiling import numba_works
 from tombola.core.parts import identify, written_name
 from tombola.core.plugins import imported_function, source
 from tombola.core.progress import Progress
 from tombola.core.seeds import seeded
 from tombola.core.selection import VERSION as SELECTION_VERSION
-from tombola.data import AUGMENTATIONS, Feed, Normalisation, Split, Splits, load
+from tombola.data import AUGMENTATIONS, DATASETS, Feed, Normalisation, Split, Splits, file_stamp, load
 from tombola.data import VERSION as DATA_VERSION
 from tombola.errors import UsageError
 from tombola.finders import Finder, arithmetic_of, needs_of, selection_of
 from tombola.finders.problem import Problem, Trainer
+from tombola.finders.steering import COMPILED_VERSION
 from tombola.networks.bf16 import BF16Watch
 from tombola.networks.evaluation import VERSION as EVALUATION_VERSION
 from tombola.networks.evaluation import Evaluation, evaluate
@@ -27,6 +29,7 @@ from tombola.networks.network import FrozenNetwork, explained_run, load_weights,
 from tombola.networks.runtime import Runtime, resolve_device
 from tombola.networks.task import Task, smoothed_cross_entropy
 from tombola.runs.config import RunConfig
+from tombola.sparse.choice import VERSION as SPARSE_VERSION
 from tombola.sparse.choice import against_sparse, choose, execution_identity, first_inputs
 from tombola.storage.identity import digest
 from tombola.storage.store import DiskStore
@@ -37,6 +40,8 @@ from tombola.training import State, TrainingSetup, UserFit
 EVALUATION_BATCH = 1000
 # The same for all finders, whatever they search on: objectives depend on the batch where networks normalise by it.
 PROBE_BATCH = 512
+# Of what takes part where numba is there.
+COMPILED_VERSIONS = {"sparse": SPARSE_VERSION, "arithmetic": COMPILED_VERSION}
 # Of what takes part in every run; parts bring their own.
 VERSIONS = {"training": TRAINING_VERSION, "evaluation": EVALUATION_VERSION, "selection": SELECTION_VERSION}
 
@@ -51,6 +56,26 @@ def resolve(config: RunConfig) -> RunConfig:
         imported_function("fit", config.fit)
     device = resolve_device("auto").type if config.device == "auto" else config.device
     return replace(config, device=device).with_threads()
+
+
+def stamp(config: RunConfig) -> str | None:
+    """Return a hash of all that a result depends on, as it is known without reading data or building the model.
+
+    None where that does not tell: images of a folder, and data or a model of the user's own, may change without their
+    names. Files of data and weights are known by size and time of change.
+    """
+    config = resolve(config)
+    data = written_name(config.data)
+    if config.fit or ":" in written_name(config.model) or data not in set(DATASETS) - {"folder"}:
+        return None
+    files = [file_stamp(getattr(config.data, "data_dir", None)), config.weights, file_stamp(config.weights)]
+    versions: dict[str, Any] = {**VERSIONS, **COMPILED_VERSIONS, "data": DATA_VERSION, "models": MODELS_VERSION}
+    versions["torch"] = torch.__version__
+    asked = [config.precision, config.search_precision, config.layout, config.execution]
+    # What "auto" means depends on the machine, and on whether there is numba.
+    device = torch.cuda.get_device_name() if config.device == "cuda" else torch.backends.cpu.get_cpu_capability()
+    machine = [device, numba_works(), torch.cpu._is_avx512_bf16_supported()]
+    return digest([identify(config), data, files, versions, asked, machine])
 
 
 def _mixed(split: Split | None) -> Feed | None:

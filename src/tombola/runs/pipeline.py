@@ -64,6 +64,13 @@ def run(config: RunConfig, out: Path, progress: Progress, checkpoint_seconds: fl
         return Result(directory, _places(directory) | read_result(directory), repeated)
 
 
+def finished(directory: Path) -> Result | None:
+    """Return the result of a run that is finished and whole, without its configuration; None of any other."""
+    if not is_whole(directory, FILES):
+        return None
+    return Result(directory, _places(directory) | read_result(directory), repeated=True)
+
+
 def draw(config: RunConfig, out: Path, progress: Progress) -> Result:
     """Do the first part of a run: pretrain and draw. The run directory is the one that `run` goes on with."""
     store = store_below(out, progress)

@@ -1,18 +1,62 @@
-"""Studies: many cells, planned, run and put into one table."""
+"""Studies: many cells, planned, run and put into one table.
 
-from tombola.studies.plan import StudyCell, plan
-from tombola.studies.runner import CellOutcome, failures, measure_dynamics, run_all
-from tombola.studies.table import Row, summary, tabulate, write_tables
+The names are looked up on first use: a finished study is read without what trains.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tombola.studies.outcome import CellOutcome, failures
+    from tombola.studies.plan import StudyCell, plan
+    from tombola.studies.reading import Study, read
+    from tombola.studies.runner import measure_dynamics, run_all
+    from tombola.studies.table import Row, summary, tabulate, write_tables
+
+_HOMES = {
+    "CellOutcome": "outcome",
+    "Row": "table",
+    "Study": "reading",
+    "StudyCell": "plan",
+    "failures": "outcome",
+    "measure_dynamics": "runner",
+    "plan": "plan",
+    "read": "reading",
+    "run_all": "runner",
+    "summary": "table",
+    "tabulate": "table",
+    "write_tables": "table",
+}
 
 __all__ = [
     "CellOutcome",
     "Row",
+    "Study",
     "StudyCell",
     "failures",
     "measure_dynamics",
     "plan",
+    "read",
     "run_all",
     "summary",
     "tabulate",
     "write_tables",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tombola.studies' has no attribute {name!r}")
+    return getattr(import_module(f"tombola.studies.{_HOMES[name]}"), name)
+
+
+class _Studies(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing the module `plan` must not hide the function of that name.
+        if name not in _HOMES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Studies

@@ -25,6 +25,11 @@ class StudyCell:
         assert isinstance(self.config.density, float)
         return self.config.density
 
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return self.config.seed
+
 
 def plan(
     layers: Sequence[Mapping[str, Any]], finders: Sequence[str], densities: Sequence[Density], seeds: int

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from tombola.storage.files import write_bytes, write_json
-from tombola.studies.runner import CellOutcome, failures
+from tombola.studies.outcome import CellOutcome, failures
 from tombola.studies.statistics import Difference, Summary, compare_paired, holm, summarise
 
 
@@ -99,7 +99,7 @@ def tabulate(outcomes: Sequence[CellOutcome]) -> list[Row]:
 def _row(outcomes: Sequence[CellOutcome], label: str, density: float) -> Row | None:
     """Return one row without its differences, or None while there is no result."""
     own = [o for o in outcomes if (o.cell.label, o.cell.density) == (label, density)]
-    done = [(o.cell.config.seed, o.values) for o in own if o.values is not None]
+    done = [(o.cell.seed, o.values) for o in own if o.values is not None]
     if not done:
         return None
     values = [found for _, found in done]
@@ -118,7 +118,7 @@ def _row(outcomes: Sequence[CellOutcome], label: str, density: float) -> Row | N
         dense_equivalents=None if None in equivalents else fmean(equivalents),
         objective=_objective(values),
         dynamics=_dynamics(values),
-        failed=tuple(o.cell.config.seed for o in own if o.failure),
+        failed=tuple(o.cell.seed for o in own if o.failure),
         warnings=tuple(dict.fromkeys(text for found in values for text in found.get("warnings", ()))),
     )
 
@@ -172,7 +172,7 @@ def _with_speed_up(rows: dict[tuple[str, float], Row], row: Row) -> Row:
 
 def summary(rows: Sequence[Row], outcomes: Sequence[CellOutcome]) -> dict[str, Any]:
     """Return a study as plain values: its rows, the dense network's mean accuracy, and what failed."""
-    by_seed = {o.cell.config.seed: o.values["dense_test_accuracy"] for o in outcomes if o.values is not None}
+    by_seed = {o.cell.seed: o.values["dense_test_accuracy"] for o in outcomes if o.values is not None}
     return {
         "rows": [row.to_dict() for row in rows],
         "dense_test_accuracy_mean": fmean(by_seed.values()),

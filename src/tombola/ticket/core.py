@@ -60,6 +60,11 @@ class Ticket(Mapping[str, Tensor]):
         """The masked parameters' shapes."""
         return {name: mask.shape for name, mask in self._masks.items()}
 
+    @property
+    def packed(self) -> dict[str, np.ndarray]:
+        """The masks' bits in row-major order, eight to a byte, read-only, by name: a whole study's fit into memory."""
+        return {name: mask.packed for name, mask in self._masks.items()}
+
     def __getitem__(self, name: str) -> Tensor:
         return self._masks[name].unpack()
 

@@ -1,0 +1,59 @@
+"""A comparison's table for people, whether it has just been made or is read back."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from tombola.cli.show import Column, fitted_table, show_text
+
+if TYPE_CHECKING:
+    from tombola.studies import Row
+
+
+def comparison_table(title: str, rows: "Sequence[Row]", first: str, width: int | None) -> tuple[Table, list[str]]:
+    """Return the table for a terminal of some width, and the titles of the columns for which it has no room."""
+    ahead = {row.density: row for row in rows if row.finder == first}
+    gains = [ahead[row.density].differences.get(row.finder) if row.density in ahead else None for row in rows]
+    columns = (
+        Column("finder", tuple(row.finder for row in rows)),
+        Column("density", tuple(f"{100 * row.density:.4g} %" for row in rows)),
+        Column("kept", tuple(f"{row.kept:,}" for row in rows), 3),
+        Column("test accuracy", tuple(f"{row.accuracy} %" for row in rows)),
+        Column("n", tuple(f"{row.accuracy.n}" for row in rows), 1),
+        Column("seconds", tuple(f"{row.seconds:,.1f}" for row in rows), 2),
+        Column(
+            "dense trainings",
+            tuple("" if row.dense_equivalents is None else f"{row.dense_equivalents:.2f}" for row in rows),
+            5,
+        ),
+        Column("LTR takes", tuple("" if not row.speed_up else f"{row.speed_up:.1f} x as long" for row in rows), 4),
+        Column(
+            f"{first} is",
+            tuple("" if gain is None else f"{gain[0].verdict} ({gain[0].summary.mean:+.2f})" for gain in gains),
+        ),
+    )
+    return fitted_table(title, columns, width)
+
+
+def explain(
+    rows: "Sequence[Row]", dense: float, failures: Sequence[Mapping[str, Any]], left_out: Sequence[str]
+) -> None:
+    """Say in lines what a table's columns mean, and what deserves a look."""
+    show_text(
+        f"dense network: {dense:.2f} %. seconds, and dense trainings' worth of work, count from the initial weights on."
+    )
+    if len({row.finder for row in rows}) > 1:
+        show_text(
+            "The last column says what the first finder is beside this one, by the 95 % interval of its gain, paired "
+            "by seed and holding over all densities together: better, worse, not worse (by half a point), or undecided."
+        )
+    if any(row.speed_up for row in rows) and "LTR takes" not in left_out:
+        show_text("LTR takes: its seconds over the finder's, where the finder's mean accuracy is at least LTR's.")
+    if any(row.accuracy.indicative for row in rows):
+        show_text("Fewer than 5 seeds: indicative.")
+    for row in rows:
+        for warning in row.warnings:
+            show_text(f"warning: {row.finder} at {100 * row.density:.4g} %: {warning}")
+    for failure in failures:
+        show_text(f"failed: {failure['finder']} at {failure['density']:.4g}, seed {failure['seed']}: {failure['why']}")

@@ -1,0 +1,143 @@
+"""`tombola table`: a comparison read back, as a table for people or for other programs."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tombola.cli.comparison import comparison_table, explain
+from tombola.cli.options import make_parser, parse
+from tombola.cli.show import print_table, show_table, show_text, terminal_width
+from tombola.errors import UsageError
+from tombola.literal import literal
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from tombola.studies import Study
+
+FORMATS = ("rich", "csv", "parquet", "markdown", "latex")
+KINDS = ("summary", "differences", "equal-cost", "falls", "cells", "metrics", "layers")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    parser = make_parser(
+        "table",
+        "Show what a comparison found, read from its directory, also while cells of it are missing: nothing is run.",
+        "tombola table runs --format markdown",
+        "DIR",
+    )
+    parser.add_argument("study", type=str, help="the --out of a comparison")
+    parser.add_argument(
+        "--what",
+        type=str,
+        default="summary",
+        help="summary (one row a finder and density), differences (paired by seed), equal-cost (what others reach for "
+        "the same cost), falls (where finders fall a point below dense), cells, metrics (over time), layers",
+    )
+    parser.add_argument("--format", type=str, default="rich", help=f"one of {', '.join(FORMATS)}")
+    parser.add_argument("--against", type=str, default="", help="finder that others are held against (default: first)")
+    parser.add_argument("--out", type=str, default="", help="file to write (default: standard output)")
+    options = parse(parser, arguments)
+    for name, allowed in (("what", KINDS), ("format", FORMATS)):
+        if getattr(options, name) not in allowed:
+            raise UsageError(f"must be one of {', '.join(allowed)}, got {getattr(options, name)}", option=name)
+    if options.format == "parquet" and not options.out:
+        raise UsageError("needs --out: parquet is not for a terminal", option="format")
+    if options.format == "rich" and options.out:
+        raise UsageError("is for a terminal; with --out, choose another", option="format")
+    if options.out and not Path(options.out).parent.is_dir():
+        raise UsageError(f"must be a file in a directory that exists, got {options.out}", option="out")
+
+    from tombola.studies import read
+
+    study = read(options.study)
+    against = study.chosen(options.against)
+    if options.format == "rich" and options.what == "summary":
+        _show(study, against)
+        return
+    frame = _frame(study, options.what, against)
+    if options.format == "rich":
+        show_table(f"{options.study}: {options.what}", list(frame.columns), _texts(frame))
+    else:
+        _write(frame, options.format, options.out)
+
+
+def _show(study: "Study", against: str) -> None:
+    """Show the table that the comparison ended with, as far as it has come."""
+    from tombola.studies import failures
+    from tombola.studies.reading import dense_summary
+    from tombola.studies.report.words import title_of
+
+    dense = dense_summary(study)
+    if dense is None:
+        raise UsageError(f"no cell of {study.directory} is finished yet")
+    table, left_out = comparison_table(title_of(study), study.rows, against, terminal_width())
+    print_table(table)
+    if left_out:
+        show_text(f"There is no room for {', '.join(left_out)}; --format csv has them.")
+    explain(study.rows, dense.mean, failures(study.outcomes), left_out)
+    if study.missing:
+        show_text(f"{len(study.missing)} of {len(study.outcomes)} cells are missing.")
+    for problem in study.problems:
+        show_text(problem)
+
+
+def _frame(study: "Study", what: str, against: str) -> "DataFrame":
+    if what in ("cells", "metrics", "layers"):
+        found: DataFrame = getattr(study, what)
+        return found
+    asked = {"summary": study.summary, "differences": study.differences, "equal-cost": study.equal_cost}
+    return study.falls() if what == "falls" else asked[what](against)
+
+
+def _texts(frame: "DataFrame") -> list[list[str]]:
+    """Return a frame's cells as texts, of numbers the digits that say something."""
+    return [[_text(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+
+
+def _text(value: object) -> str:
+    if value is None or value != value:  # NaN
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else literal(value)
+
+
+def _write(frame: "DataFrame", style: str, out: str) -> None:
+    from tombola.storage.files import write_atomically, write_bytes
+
+    if style == "parquet":
+        try:
+            write_atomically(Path(out), lambda sink: sink.write(frame.to_parquet(index=False)))
+        except ImportError:
+            raise UsageError("parquet needs pyarrow: pip install 'tombola[parquet]'", option="format") from None
+        return
+    text = {"csv": _csv, "markdown": _markdown, "latex": _latex}[style](frame)
+    # A name may come from a file system and be no text.
+    content = text.encode(errors="backslashreplace")
+    if out:
+        write_bytes(Path(out), content)
+    else:
+        sys.stdout.write(content.decode())
+
+
+def _csv(frame: "DataFrame") -> str:
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def _markdown(frame: "DataFrame") -> str:
+    def line(cells: Sequence[str]) -> str:
+        escaped = (cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") for cell in cells)
+        return f"| {' | '.join(escaped)} |\n"
+
+    rule = f"|{'|'.join(' --- ' for _ in frame.columns)}|\n"
+    return line(list(map(str, frame.columns))) + rule + "".join(map(line, _texts(frame)))
+
+
+def _latex(frame: "DataFrame") -> str:
+    import pandas as pd
+
+    names = [str(name).replace("_", " ") for name in frame.columns]
+    style = pd.DataFrame(_texts(frame), columns=names).style.hide(axis="index")
+    made: str = style.format(escape="latex").to_latex(hrules=True)
+    return made

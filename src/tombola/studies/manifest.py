@@ -1,0 +1,77 @@
+"""study.json: which cells a comparison has and where each lies, so that it is read again without its data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tombola.errors import TombolaError, UsageError
+from tombola.storage.files import read_json_object, write_json
+
+NAME = "study.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class CellEntry:
+    """A cell of a comparison.
+
+    label: the finder as it was asked for. run: name of its run directory, empty while there is none. stamp: of
+    everything that its result depends on, where that is known without reading data (`tombola.runs.cell.stamp`).
+    measured: what was measured beside the result, such as the dynamics. failure: why there is no result.
+    """
+
+    label: str
+    density: float
+    seed: int
+    run: str = ""
+    stamp: str | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A comparison. command: that made it, without the program's name; empty where it was made from Python."""
+
+    cells: tuple[CellEntry, ...]
+    command: tuple[str, ...] = ()
+
+    def stamped(self) -> dict[str, CellEntry]:
+        """Return the cells with a result that can be found again, by their stamps."""
+        return {cell.stamp: cell for cell in self.cells if cell.stamp and cell.run}
+
+
+def write(out: Path, cells: Sequence[CellEntry], command: Sequence[str]) -> None:
+    """Write the manifest of a comparison below `out`."""
+    values = {"format": FORMAT, "command": list(command), "cells": [asdict(cell) for cell in cells]}
+    write_json(out / NAME, values)
+
+
+def read(out: Path) -> Manifest | None:
+    """Return the manifest below `out`, None where there is none; raises UsageError where it cannot be read."""
+    path = out / NAME
+    if not path.is_file():
+        return None
+    try:
+        values = read_json_object(path)
+    except TombolaError as error:
+        raise UsageError(str(error)) from None
+    if values.get("format") != FORMAT:
+        raise UsageError(f"{path} has format {values.get('format')!r}, and this tombola reads {FORMAT}")
+    try:
+        cells = tuple(_cell(cell) for cell in values["cells"])
+        command = tuple(str(word) for word in values["command"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} is damaged ({error}); the same comparison writes it again") from None
+    return Manifest(cells, command)
+
+
+def _cell(values: Mapping[str, Any]) -> CellEntry:
+    cell = CellEntry(**values)
+    texts = (cell.label, cell.run, cell.failure)
+    if not all(isinstance(text, str) for text in texts) or Path(cell.run).name != cell.run:
+        raise ValueError(f"{cell.label!r} is no cell")
+    if not isinstance(cell.seed, int) or not 0 < cell.density <= 1:
+        raise ValueError(f"density {cell.density!r}, seed {cell.seed!r}")
+    return cell

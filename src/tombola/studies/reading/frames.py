@@ -1,0 +1,166 @@
+"""A comparison as pandas DataFrames. Accuracies are percentages, densities fractions, differences points."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from tombola.errors import TombolaError
+from tombola.studies.reading.questions import cost_unit, equal_cost, falls
+from tombola.studies.reading.study import Study, dense_summary
+
+_KEYS = ("finder", "density", "seed")
+
+
+def cells(study: Study) -> pd.DataFrame:
+    """Return one line a cell; state is finished, failed or missing, and what is not known is NaN."""
+    lines = [_cell(outcome) for outcome in study.outcomes]
+    return pd.DataFrame(lines)
+
+
+def _cell(outcome: Any) -> dict[str, Any]:
+    values: Mapping[str, Any] = outcome.values or {}
+    stages: Mapping[str, float] = values.get("seconds_by_stage") or {}
+    cost: Mapping[str, Any] = values.get("cost") or {}
+    objective: Mapping[str, Any] = values.get("objective") or {}
+    return {
+        "finder": outcome.cell.label,
+        "density": outcome.cell.density,
+        "seed": outcome.cell.seed,
+        "state": "failed" if outcome.failure else "finished" if values else "missing",
+        **{name: values.get(name) for name in ("test_accuracy", "test_loss", "dense_test_accuracy", "dense_test_loss")},
+        "kept": values.get("kept"),
+        "prunable": values.get("prunable"),
+        "seconds": cost.get("seconds"),
+        "forward": cost.get("forward"),
+        "backward": cost.get("backward"),
+        "dense_equivalents": values.get("dense_equivalents"),
+        **{f"seconds_of_{name.replace(' ', '_')}": seconds for name, seconds in stages.items()},
+        "objective": objective.get("name"),
+        "objective_hard": objective.get("hard"),
+        "objective_held_out": objective.get("held_out"),
+        "warnings": "; ".join(map(str, values.get("warnings") or ())),
+        "failure": outcome.failure,
+        "run": outcome.cell.directory.name if outcome.cell.directory else "",
+    }
+
+
+def metrics(study: Study) -> pd.DataFrame:
+    """Return what was noted over time: finder, density, seed, stage, epoch or step, and the figures of that stage."""
+    lines = [
+        {"finder": cell.label, "density": cell.density, "seed": cell.seed, **row}
+        for cell, _ in study.done
+        for row in study.metrics_of(cell)
+    ]
+    return pd.DataFrame(lines, columns=None if lines else [*_KEYS, "stage"])
+
+
+def layers(study: Study) -> pd.DataFrame:
+    """Return weights, weights kept, density and dead units of each layer of each cell; loads PyTorch."""
+    from tombola.ticket import Ticket
+
+    lines: list[dict[str, Any]] = []
+    for cell, _ in study.done:
+        assert cell.directory is not None
+        try:
+            ticket = Ticket.load(cell.directory / "ticket.safetensors")
+        except TombolaError:
+            continue  # `tombola list` names what is damaged
+        dead, kept, density = ticket.dead_units, ticket.kept_by_layer, ticket.density_by_layer
+        lines += [
+            {
+                "finder": cell.label,
+                "density": cell.density,
+                "seed": cell.seed,
+                "layer": name,
+                "shape": "x".join(map(str, shape)),
+                "kept": kept[name],
+                "layer_density": density[name],
+                "dead_units": dead.get(name, 0),
+            }
+            for name, shape in ticket.shapes.items()
+        ]
+    return pd.DataFrame(lines, columns=None if lines else [*_KEYS, "layer", "kept", "layer_density"])
+
+
+def summary(study: Study, against: str) -> pd.DataFrame:
+    """Return one line for each finder and density; gain and verdict are those of `against` over the line's finder."""
+    gains = {row.density: row.differences for row in study.rows if row.finder == against}
+    lines = []
+    for row in study.rows:
+        gain = gains.get(row.density, {}).get(row.finder)
+        lines.append(
+            {
+                "finder": row.finder,
+                "density": row.density,
+                "kept": row.kept,
+                "n": row.accuracy.n,
+                "mean": row.accuracy.mean,
+                "std": row.accuracy.std,
+                "low": row.accuracy.low,
+                "high": row.accuracy.high,
+                "seconds": row.seconds,
+                "dense_equivalents": row.dense_equivalents,
+                "gain": gain and gain[0].summary.mean,
+                "verdict": gain[0].verdict if gain else "",
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def differences(study: Study, against: str) -> pd.DataFrame:
+    """Return what `against` gains on every other finder at every density, in points, paired by seed."""
+    lines = [
+        {
+            "finder": against,
+            "other": other,
+            "density": row.density,
+            "n": found.summary.n,
+            "mean": found.summary.mean,
+            "std": found.summary.std,
+            "low": found.summary.low,
+            "high": found.summary.high,
+            "p": found.p,
+            "p_holm": adjusted,
+            "verdict": found.verdict,
+        }
+        for row in study.rows
+        if row.finder == against
+        for other, (found, adjusted) in row.differences.items()
+    ]
+    return pd.DataFrame(lines)
+
+
+def equal_cost_frame(study: Study, against: str) -> pd.DataFrame:
+    """Return `questions.equal_cost` as a frame; `unit` says what costs are counted in."""
+    unit = cost_unit(study.rows) if study.rows else ""
+    own = {row.density: row.accuracy.mean for row in study.rows if row.finder == against}
+    lines = [
+        {
+            "density": found.density,
+            "finder": against,
+            "accuracy": own[found.density],
+            "budget": found.budget,
+            "unit": unit,
+            "other": found.finder,
+            "variant": found.label,
+            "cost": found.cost,
+            "accuracy_of_other": found.accuracy,
+            "gain": found.gain and found.gain.summary.mean,
+            "verdict": found.gain.verdict if found.gain else "costs more" if found.label is None else "",
+        }
+        for found in equal_cost(study.rows, against)
+    ]
+    return pd.DataFrame(lines)
+
+
+def falls_frame(study: Study) -> pd.DataFrame:
+    """Return `questions.falls` as a frame: `density` is NaN where it lies outside of what was measured."""
+    dense = dense_summary(study)
+    found = falls(study.rows, dense.mean) if dense else []
+    return pd.DataFrame(
+        [
+            {"finder": fall.finder, "density": fall.density, "holds": fall.holds, "falls_at": fall.words}
+            for fall in found
+        ]
+    )

@@ -1,0 +1,119 @@
+"""What is asked of a comparison beside its means: accuracy at equal cost, and where a finder falls behind."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tombola.studies.statistics import Difference
+from tombola.studies.table import Row
+
+# A finder has fallen behind the dense network where its mean lies more than so many points below.
+POINT = 1.0
+# Costs within this share of each other are equal: seconds are never the same twice.
+SAME_COST = 1.05
+
+
+def cost_unit(rows: Sequence[Row]) -> str:
+    """Return what costs are counted in: "dense trainings" where samples were counted for all rows, else "seconds"."""
+    return "seconds" if any(row.dense_equivalents is None for row in rows) else "dense trainings"
+
+
+def cost_of(row: Row, unit: str) -> float:
+    """Return the mean cost of a row in a unit of `cost_unit`."""
+    return row.seconds if unit == "seconds" or row.dense_equivalents is None else row.dense_equivalents
+
+
+def base_name(label: str) -> str:
+    """Return the finder's name without its options: "cts" of "cts:steps=5"; one's own keeps its module."""
+    first, *rest = label.split(":")
+    # my_module:Finder:option=1; an option of ours has an equals sign or is a variant in lower case.
+    own = bool(rest) and "=" not in rest[0] and rest[0][:1].isupper()
+    return f"{first}:{rest[0]}" if own else first
+
+
+@dataclass(frozen=True)
+class EqualCost:
+    """The best that a finder reaches at a density for no more than another costs there.
+
+    finder: by name. label: which of its variants; None where all of them cost more. gain: of the other finder on it.
+    """
+
+    density: float
+    budget: float
+    finder: str
+    label: str | None
+    cost: float
+    accuracy: float | None
+    gain: Difference | None
+
+
+def equal_cost(rows: Sequence[Row], against: str) -> list[EqualCost]:
+    """Return, at each density, what every finder reaches for the cost of one, variants of a finder taken together.
+
+    The variant is chosen by its mean test accuracy, so that its lead over its own other variants proves nothing.
+    """
+    unit = cost_unit(rows)
+    found = []
+    for ahead in (row for row in rows if row.finder == against):
+        budget = cost_of(ahead, unit)
+        others = [row for row in rows if row.density == ahead.density and row.finder != against]
+        for name in dict.fromkeys(base_name(row.finder) for row in others):
+            variants = [row for row in others if base_name(row.finder) == name]
+            found.append(_best(variants, name, ahead, budget, unit))
+    return found
+
+
+def _best(variants: Sequence[Row], name: str, ahead: Row, budget: float, unit: str) -> EqualCost:
+    within = [row for row in variants if cost_of(row, unit) <= SAME_COST * budget]
+    if not within:
+        cheapest = min(cost_of(row, unit) for row in variants)
+        return EqualCost(ahead.density, budget, name, None, cheapest, None, None)
+    best = max(within, key=lambda row: row.accuracy.mean)
+    gain = ahead.differences.get(best.finder)
+    return EqualCost(
+        ahead.density, budget, name, best.finder, cost_of(best, unit), best.accuracy.mean, gain and gain[0]
+    )
+
+
+@dataclass(frozen=True)
+class Fall:
+    """Where a finder's mean accuracy falls more than a point below the dense network's.
+
+    density: by interpolation, along the logarithm of density, between the two measured ones around it; None where it
+    lies outside of what was measured. holds: the smallest density within a point with every larger one, None where
+    already the largest is below.
+    """
+
+    finder: str
+    density: float | None
+    holds: float | None
+
+    @property
+    def words(self) -> str:
+        """The same in words."""
+        if self.density is not None:
+            return f"{100 * self.density:.3g} %"
+        return "above all densities" if self.holds is None else f"not down to {100 * self.holds:.3g} %"
+
+
+def falls(rows: Sequence[Row], dense: float) -> list[Fall]:
+    """Return where each finder falls more than a point below the dense network; dense: its accuracy in percent."""
+    return [_fall(label, [row for row in rows if row.finder == label], dense) for label in _labels(rows)]
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.finder for row in rows))
+
+
+def _fall(label: str, rows: Sequence[Row], dense: float) -> Fall:
+    points = sorted(((row.density, row.accuracy.mean - (dense - POINT)) for row in rows), reverse=True)
+    for number, (density, margin) in enumerate(points):
+        if margin >= 0:
+            continue
+        if number == 0:
+            return Fall(label, None, None)
+        above, room = points[number - 1]
+        share = room / (room - margin)
+        crossing = math.exp(math.log(above) + share * (math.log(density) - math.log(above)))
+        return Fall(label, crossing, above)
+    return Fall(label, None, points[-1][0])

@@ -1,0 +1,209 @@
+"""report.html: one file that needs no other and no network."""
+
+import json
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+
+from tombola.literal import literal
+from tombola.studies.figures import figures_of
+from tombola.studies.figures.accuracy import percent
+from tombola.studies.figures.drawing import Figure
+from tombola.studies.figures.interactive import plot
+from tombola.studies.reading import Study, dense_summary, equal_cost, falls
+from tombola.studies.reading.questions import cost_of, cost_unit
+from tombola.studies.report import words
+from tombola.studies.statistics import Summary, summarise
+from tombola.studies.table import Row
+from tombola.version import __version__
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page. anchors: of its rows, where points of figures lead to them."""
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    anchors: tuple[str, ...] = ()
+
+
+def report(study: Study, against: str, place: Path) -> str:
+    """Return the page of a comparison. against: the finder others are held against. place: the file it is to be."""
+    from jinja2 import Environment, PackageLoader
+    from plotly.offline import get_plotlyjs
+
+    figures = figures_of(study, against)
+    environment = Environment(
+        loader=PackageLoader("tombola.studies.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["literal"] = literal
+    common, own = words.differing(study.configurations)
+    folder = files("tombola.studies.report").joinpath("templates")
+    return environment.get_template("report.html.jinja").render(
+        title=words.title_of(study),
+        compared=list(words.compared(study)),
+        finding=list(words.finding(study, against)),
+        figures=[_figure(study, figure) for figure in figures],
+        plots=_for_script([plot(panel) for figure in figures for panel in figure.panels]),
+        tables=list(_tables(study, against)),
+        runs=_runs(study, place),
+        warnings=list(words.warnings(study)),
+        audits=[_audit(values) for values in study.audits],
+        common=_yaml(common),
+        own={label: _yaml(values) for label, values in own.items() if values},
+        environments=[", ".join(f"{key} {value}" for key, value in each.items()) for each in study.environments],
+        command=_command(study.command),
+        version=__version__,
+        script=folder.joinpath("report.js").read_text(encoding="utf-8"),
+        style=folder.joinpath("report.css").read_text(encoding="utf-8"),
+        plotly=get_plotlyjs(),
+    )
+
+
+def _for_script(values: Any) -> str:
+    """Return JSON that may stand in a script element: nothing in it ends the element."""
+    return json.dumps(values).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _figure(study: Study, figure: Figure) -> dict[str, Any]:
+    command = _command(["report", str(study.directory), "--figures", "figures", "--only", figure.name])
+    return {
+        "name": figure.name,
+        "title": figure.title,
+        "caption": figure.caption,
+        "count": len(figure.panels),
+        "command": command,
+    }
+
+
+def _command(arguments: Sequence[str]) -> str:
+    return f"tombola {shlex.join(arguments)}" if arguments else ""
+
+
+def _yaml(values: Any) -> str:
+    return yaml.safe_dump(values, sort_keys=False) if values else ""
+
+
+def _interval(found: Summary) -> str:
+    return "" if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
+
+
+def _tables(study: Study, against: str) -> Iterator[Table]:
+    yield _accuracies(study, against)
+    if len(study.finders) > 1:
+        yield _equal_cost(study, against)
+    dense = dense_summary(study)
+    if dense and len(study.densities) > 1:
+        rows = tuple((fall.finder, fall.words) for fall in falls(study.rows, dense.mean))
+        note = "Where the mean falls more than a point below the dense network's, between measured densities."
+        yield Table("Where finders fall behind", note, ("finder", "falls a point below dense at"), rows)
+
+
+def _accuracies(study: Study, against: str) -> Table:
+    unit = cost_unit(study.rows) if study.rows else "seconds"
+    ahead = {row.density: row.differences for row in study.rows if row.finder == against}
+    rows = []
+    for row in study.rows:
+        gain, adjusted = ahead.get(row.density, {}).get(row.finder) or (None, None)
+        rows.append(
+            (
+                row.finder,
+                percent(row.density),
+                f"{row.kept:,}",
+                str(row.accuracy),
+                _interval(row.accuracy),
+                str(row.accuracy.n),
+                f"{cost_of(row, unit):,.2f}",
+                f"{gain.summary.mean:+.2f}" if gain else "",
+                _interval(gain.summary) if gain else "",
+                "" if adjusted is None else f"{adjusted:.3g}",
+                gain.verdict if gain else "",
+            )
+        )
+    columns = (
+        "finder", "density", "kept", "test accuracy (%)", "95 % interval", "n", unit, f"{against} gains", "interval",
+        "p (Holm)", f"{against} is",
+    )  # fmt: skip
+    note = (
+        "Mean and standard deviation over seeds. Gains are paired by seed; their intervals hold over all densities "
+        "together (Bonferroni), as p values do (Holm). Not worse: by half a point at most."
+    )
+    return Table("Accuracies", note, columns, tuple(rows), tuple(f"row-{n}" for n in range(len(rows))))
+
+
+def _equal_cost(study: Study, against: str) -> Table:
+    unit = cost_unit(study.rows) if study.rows else "seconds"
+    rows = tuple(
+        (
+            percent(found.density),
+            f"{found.budget:,.2f}",
+            found.finder,
+            found.label or "costs more",
+            f"{found.cost:,.2f}",
+            "" if found.accuracy is None else f"{found.accuracy:.2f}",
+            f"{found.gain.summary.mean:+.2f}" if found.gain else "",
+            found.gain.verdict if found.gain else "",
+        )
+        for found in equal_cost(study.rows, against)
+    )
+    columns = (
+        "density", f"{against} costs ({unit})", "finder", "its best within that", "which costs", "test accuracy (%)",
+        f"{against} gains", f"{against} is",
+    )  # fmt: skip
+    note = f"The best that every other finder, variants taken together, reaches for no more than {against} costs."
+    return Table("Accuracy at equal cost", note, columns, rows)
+
+
+def _runs(study: Study, place: Path) -> list[dict[str, Any]]:
+    """Return the runs of each row of the table, with links to them from where the page lies."""
+    return [_runs_of(study, row, place) for row in study.rows]
+
+
+def _runs_of(study: Study, row: Row, place: Path) -> dict[str, Any]:
+    runs = [
+        {
+            "seed": cell.seed,
+            "accuracy": f"{values['test_accuracy']:.2f} %",
+            "name": cell.directory.name if cell.directory else "",
+            "link": _link(cell.directory, place),
+        }
+        for cell, values in study.done
+        if (cell.label, cell.density) == (row.finder, row.density)
+    ]
+    return {"finder": row.finder, "density": percent(row.density), "runs": runs, "failed": list(row.failed)}
+
+
+def _link(directory: Path | None, place: Path) -> str:
+    if directory is None:
+        return ""
+    return quote(os.path.relpath(directory.resolve(), place.resolve().parent)) + "/"
+
+
+def _audit(values: dict[str, Any]) -> dict[str, Any]:
+    checks = [check for check in values.get("checks") or () if isinstance(check, dict)]
+    return {
+        "name": values["directory"],
+        "ticket": f"{values.get('finder')} at {_percent_of(values.get('density'))}, seed {values.get('seed')}",
+        "accuracy": _means(values.get("test_accuracies")),
+        "checks": [
+            (str(c.get("name")), str(c.get("verdict")), c.get("why") or _means(c.get("test_accuracies")))
+            for c in checks
+        ],
+    }
+
+
+def _percent_of(density: Any) -> str:
+    return percent(density) if isinstance(density, float) else str(density)
+
+
+def _means(values: Any) -> str:
+    return f"{summarise(values)} %" if values else ""

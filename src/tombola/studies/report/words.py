@@ -1,0 +1,140 @@
+"""What was compared and what was found, in a few sentences made from the figures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tombola.studies.figures.accuracy import percent, some_densities
+from tombola.studies.reading import Study, dense_summary, falls
+from tombola.studies.table import Row
+
+_MOST_NAMES = 8
+_MOST_SENTENCES = 6
+
+
+def listed(names: Sequence[str], most: int = _MOST_NAMES) -> str:
+    """Return names in a sentence; of many, how many more there are."""
+    shown = list(names) if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} more"]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+
+
+def title_of(study: Study) -> str:
+    """Return what a comparison is of: network and data."""
+    configs = list(study.configurations.values())
+    pairs = {(_name(config.get("model")), _name(config.get("data"))) for config in configs if config}
+    return " and ".join(f"{model} on {data}" for model, data in sorted(pairs)) or "a comparison"
+
+
+def _name(value: object) -> str:
+    return str(value.get("name", "")) if isinstance(value, Mapping) else str(value or "")
+
+
+def compared(study: Study) -> Iterator[str]:
+    """Give what was compared."""
+    finders, densities, seeds = study.finders, study.densities, study.seeds
+    yield (
+        f"{_count(len(finders), 'finder')} ({listed(finders)}) at {_count(len(densities), 'density', 'densities')} "
+        f"({listed([percent(density) for density in densities])}) over {_count(len(seeds), 'seed')}: {title_of(study)}."
+    )
+    failed = sum(bool(o.failure) for o in study.outcomes)
+    state = [f"{len(study.done)} of {_count(len(study.outcomes), 'cell')} are finished"]
+    if failed:
+        state.append(f"{failed} failed")
+    if study.missing:
+        state.append(f"{len(study.missing)} are missing, so that what follows is not the last word")
+    yield f"{listed(state)}."
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def finding(study: Study, against: str) -> Iterator[str]:
+    """Give what was found: the best at some densities, where finders fall behind, and what one is beside the others."""
+    dense = dense_summary(study)
+    if dense is None:
+        yield "Nothing is finished yet."
+        return
+    yield f"The dense network reaches {dense} % of the test data (n = {dense.n})."
+    for density in some_densities(study.densities, _MOST_SENTENCES):
+        rows = [row for row in study.rows if row.density == density]
+        if rows:
+            yield _best(rows, density, dense.mean)
+    if len(study.densities) > 1:
+        yield from _falls(study, dense.mean)
+    yield from _verdicts(study, against)
+    if any(row.accuracy.indicative for row in study.rows):
+        yield "Fewer than five seeds are indicative, whatever an interval says."
+
+
+def _falls(study: Study, dense: float) -> Iterator[str]:
+    found = falls(study.rows, dense)
+    held = [fall.finder for fall in found if fall.density is None and fall.holds == study.densities[-1]]
+    if held:
+        smallest = percent(study.densities[-1])
+        yield f"Within a point of the dense network down to {smallest} of the weights: {listed(held)}."
+    late = min((fall for fall in found if fall.density), key=lambda fall: fall.density or 0, default=None)
+    if late:
+        others = "Of the others, " if held else ""
+        yield f"{others}{late.finder} is the last to fall more than a point below dense, at {late.words} of weights."
+
+
+def _best(rows: Sequence[Row], density: float, dense: float) -> str:
+    best = max(rows, key=lambda row: row.accuracy.mean)
+    below = dense - best.accuracy.mean
+    beside = f"{abs(below):.2f} points {'below' if below >= 0 else 'above'} dense"
+    alone = " alone" if len(rows) == 1 else ""
+    found = f"{best.accuracy} % (n = {best.accuracy.n}), {beside}"
+    return f"At {percent(density)}, {best.finder}{alone} has the best mean: {found}."
+
+
+def _verdicts(study: Study, against: str) -> Iterator[str]:
+    """Give, for each verdict, over whom and where the chosen finder has it."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in study.rows:
+        if row.finder == against:
+            for other, (difference, _) in row.differences.items():
+                found.setdefault(difference.verdict, {}).setdefault(other, []).append(row.density)
+    for verdict in ("better", "worse", "not worse"):
+        if verdict in found:
+            yield f"{against} is {verdict} than {_places(study, found[verdict])}, by the 95 % interval paired by seed."
+    if "undecided" in found:
+        yield f"The seeds do not decide between {against} and {_places(study, found['undecided'])}."
+
+
+def _places(study: Study, at: Mapping[str, list[float]]) -> str:
+    """Return finders with the densities that are meant, those of the same densities together."""
+    together: dict[tuple[float, ...], list[str]] = {}
+    for other, densities in at.items():
+        together.setdefault(tuple(densities), []).append(other)
+    everywhere = tuple(study.densities)
+    return "; ".join(
+        listed(names) + (" at every density" if where == everywhere else f" at {listed([percent(d) for d in where])}")
+        for where, names in together.items()
+    )
+
+
+def warnings(study: Study) -> Iterator[str]:
+    """Give what deserves a look: warnings of tickets, failures, files that could not be used."""
+    for row in study.rows:
+        for warning in row.warnings:
+            yield f"{row.finder} at {percent(row.density)}: {warning}"
+    for outcome in study.outcomes:
+        if outcome.failure:
+            cell = outcome.cell
+            yield f"{cell.label} at {percent(cell.density)}, seed {cell.seed}, failed: {outcome.failure}"
+    yield from study.problems
+
+
+def differing(configs: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return what all configurations have in common, and what is each one's own, by finder."""
+    known = [config for config in configs.values() if config]
+    common = {
+        key: value
+        for key, value in (known[0] if known else {}).items()
+        if key not in ("seed", "density") and all(other.get(key) == value for other in known)
+    }
+    own = {
+        label: {k: v for k, v in config.items() if k not in common and k not in ("seed", "density")}
+        for label, config in configs.items()
+    }
+    return common, own

@@ -1,0 +1,228 @@
+"""Figures of comparisons: how finders look, where ticks and names stand, and what is drawn."""
+
+import colorsys
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tombola.finders import FINDERS
+from tombola.studies import read
+from tombola.studies.figures import figures_of, overview, write_figures
+from tombola.studies.figures.accuracy import by_cost, by_density
+from tombola.studies.figures.drawing import Dots, Heat, Panel, are_named, front, names_of
+from tombola.studies.figures.interactive import plot
+from tombola.studies.figures.published import published_curves
+from tombola.studies.figures.scales import accuracy_axis, linear_axis, log_axis, probit, spread, zoom
+from tombola.studies.figures.style import COLOURS, FAMILIES, family_of, shortened, styles
+from tombola.studies.figures.tickets import _shared
+from tombola.ticket import Ticket
+
+from . import made_studies
+from .conftest import command
+from .made_studies import study
+
+FIFTY = [*FINDERS, *(f"cts:steps={n}" for n in range(20)), *(f"mine:F{n}" for n in range(13))]
+
+
+def luminance(colour):
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_no_two_finders_look_alike_even_in_grey():
+    assert len(FIFTY) == 50
+    found = styles(FIFTY)
+    assert len({(look.marker, look.dash) for look in found.values()}) == 50
+    for label, look in found.items():
+        assert look.family == family_of(label)
+    colours = {look.family: look.colour for look in found.values()}
+    assert len(set(colours.values())) == len(colours) == 5
+
+
+def test_colours_can_be_seen_on_white_and_on_black():
+    for colour in COLOURS:
+        own = luminance(colour)
+        assert 1.05 / (own + 0.05) >= 2.7, colour
+        assert (own + 0.05) / (luminance("#14171a") + 0.05) >= 3.0, colour
+    hues = [colorsys.rgb_to_hsv(*(int(c[p : p + 2], 16) / 255 for p in (1, 3, 5))) for c in COLOURS]
+    assert all(a != b for a, b in itertools.pairwise(hues))
+
+
+def test_every_finder_of_ours_has_a_family():
+    assert sorted(name for names in FAMILIES.values() for name in names) == sorted(FINDERS)
+
+
+def test_variants_of_one_finder_have_colours_of_their_own():
+    found = styles(["cts", "cts:steps=5", "cts:objective=loss"])
+    assert len({look.colour for look in found.values()}) == 3
+
+
+@given(st.lists(st.floats(1e-3, 1e5), min_size=1, max_size=60))
+def test_ticks_of_a_cost_axis_never_touch(values):
+    axis = log_axis(values, "cost")
+    places = [axis.share(value) for value, _ in axis.ticks]
+    assert all(0 <= place <= 1 for place in places)
+    assert all(b - a >= 0.07 for a, b in itertools.pairwise(places))
+    assert axis.low < min(values)
+    assert axis.high > max(values)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=60))
+def test_an_accuracy_axis_holds_all_values(values):
+    axis = accuracy_axis(values)
+    for value in values:
+        assert -1e-9 <= axis.share(value if axis.kind == "linear" else min(max(value, 0.05), 99.95)) <= 1 + 1e-9
+    assert len(axis.ticks) <= 12
+    assert len({text for _, text in axis.ticks}) == len(axis.ticks)
+
+
+def test_a_wide_range_of_accuracies_is_shown_on_a_probit_axis():
+    axis = accuracy_axis([10.0, 90.0, 95.0])
+    assert axis.kind == "probit"
+    assert axis.share(95) - axis.share(90) > 2 * (95 - 90) / (95 - 10) * 0.85
+    assert accuracy_axis([90.0, 95.0]).kind == "linear"
+    assert probit(50) == pytest.approx(0)
+    assert probit(97.5) == pytest.approx(1.96, abs=1e-3)
+    assert math.isfinite(probit(0))
+
+
+def test_three_finders_at_chance_do_not_squeeze_the_rest():
+    assert zoom([10, 10.1, 10.2, 90, 91, 92]) == (90, 92)
+    assert zoom([50, 60, 70, 80, 90]) is None
+    assert zoom([90, 91]) is None
+    assert zoom([90.0] * 5) is None
+
+
+@given(st.lists(st.floats(0, 1), max_size=30), st.floats(0.01, 0.2))
+def test_names_are_apart_and_in_order(wanted, gap):
+    found = spread(wanted, gap)
+    if found is None:
+        assert (len(wanted) - 1) * gap > 1
+        return
+    ordered = [found[index] for index in sorted(range(len(wanted)), key=lambda index: wanted[index])]
+    assert all(b - a >= gap - 1e-9 for a, b in itertools.pairwise(ordered))
+    assert all(-1e-9 <= place <= 1 + 1e-9 for place in found)
+
+
+def test_the_front_is_what_no_other_beats_in_both():
+    points = [(1.0, 50.0), (2.0, 40.0), (3.0, 70.0), (3.0, 60.0), (9.0, 69.0), (1.0, 45.0)]
+    assert front(points) == ((1.0, 50.0), (3.0, 70.0))
+
+
+def test_long_names_are_cut_in_their_middle():
+    assert shortened("cts:objective=loss") == "cts:objective=loss"
+    assert len(shortened("x" * 50)) == 26
+    assert shortened("a" * 20 + "b" * 20, 10) == "aaaaaa…bbb"
+
+
+def test_what_tickets_share():
+    ours = Ticket({"w": torch.tensor([True, True, False, False])})
+    theirs = Ticket({"w": torch.tensor([True, False, True, True])})
+    assert _shared(ours.packed, theirs.packed) == 0.5
+    assert _shared(theirs.packed, ours.packed) == pytest.approx(1 / 3)
+    assert _shared(ours.packed, Ticket({"v": torch.tensor([True])}).packed) is None
+
+
+def named(figures):
+    return {figure.name: figure for figure in figures}
+
+
+def test_a_comparison_has_all_its_figures(tmp_path):
+    found = named(figures_of(read(study(tmp_path / "s", ["cts", "snip", "random"])), "cts"))
+    assert list(found) == [
+        "accuracy-by-density", "accuracy-by-cost", "gains", "layers", "overlap", "search", "training",
+    ]  # fmt: skip
+    (cost, *_) = found["accuracy-by-cost"].panels
+    assert [line.joined for line in cost.lines] == [False] * 3
+    assert cost.front
+    heat = found["layers"].panels[0]
+    assert isinstance(heat, Heat)
+    assert (heat.rows, heat.columns) == (("cts", "snip", "random"), tuple(made_studies.LAYERS))
+    assert found["overlap"].panels[0].values[0][0] is None, "with itself, nothing is compared"
+
+
+def test_names_stand_at_lines_where_they_fit(tmp_path):
+    panel = by_density(read(study(tmp_path / "s", ["cts", "snip", "random"], tickets=False))).panels[0]
+    assert [name.label for name in names_of(panel, 0.05)] == ["cts", "snip", "random", "dense"]
+    assert are_named(panel, names_of(panel, 0.05))
+    assert [name.label for name in names_of(panel, 0.5)] == ["dense"]
+    cost = by_cost(read(tmp_path / "s")).panels[0]
+    assert [name.label for name in names_of(cost, 0.9)] == ["cts", "dense"], "at least the best for their cost"
+    assert not are_named(cost, names_of(cost, 0.9))
+
+
+def test_many_finders_have_a_panel_a_family(tmp_path):
+    found = read(study(tmp_path / "s", list(FINDERS)[:16], densities=(0.2, 0.02), seeds=2, tickets=False))
+    everything, *families = by_density(found).panels
+    assert len(everything.lines) == 16
+    assert [panel.title for panel in families] == list(FAMILIES)
+    assert {panel.y for panel in families} == {families[0].y}
+    assert families[0].y.low > 80, "finders at chance are left to the first panel"
+    assert everything.y.low < 40
+
+
+@pytest.mark.parametrize(
+    ("densities", "seeds", "finders"),
+    [((0.1,), 1, ["cts"]), ((0.1,), 3, ["cts", "snip"]), ((0.2, 0.1), 1, ["cts"]), ((0.2, 0.1), 1, FIFTY)],
+)
+def test_small_and_large_comparisons_can_be_drawn(tmp_path, densities, seeds, finders):
+    found = read(study(tmp_path / "s", finders, densities=densities, seeds=seeds, tickets=False))
+    figures = figures_of(found, found.finders[0])
+    first = figures[0].panels[0]
+    assert isinstance(first, Dots if len(densities) == 1 else Panel)
+    for figure in figures:
+        for panel in figure.panels:
+            made = plot(panel)
+            assert made["marks"] > 0
+    if finders is not FIFTY:
+        write_figures([overview(found)], tmp_path / "f", [".svg"])
+
+
+def test_figures_are_written_in_every_format_and_alike_each_time(tmp_path, capsys):
+    made = study(tmp_path / "s", ["cts", "snip"], densities=(0.2, 0.1), seeds=2)
+    for formats in ("svg,pdf,png", "pdf,svg"):
+        out = tmp_path / formats
+        only = ["--only", "accuracy-by-density", "--formats", formats]
+        status, text, err = command(capsys, "report", made, "--figures", out, *only)
+        assert status == 0, err
+        paths = [out / f"accuracy-by-density.{kind}" for kind in formats.split(",")]
+        assert text.splitlines() == [f"figure: {path}" for path in paths]
+        assert sorted(out.iterdir()) == sorted(paths)
+    assert not (made / "report.html").exists()
+    for path in out.iterdir():
+        assert path.read_bytes() == (tmp_path / "svg,pdf,png" / path.name).read_bytes()
+
+
+def test_costs_in_seconds_where_no_samples_were_counted(tmp_path):
+    made = study(tmp_path / "s", ["cts", "snip"], densities=(0.1,), seeds=1, tickets=False)
+    for path in made.glob("run-*/result.json"):
+        path.write_text(path.read_text().replace('"dense_equivalents": 1.', '"dense_equivalents": null, "x": 1.'))
+    assert "seconds" in by_cost(read(made)).panels[0].x.title
+
+
+def test_the_papers_cells_have_its_curves_underneath(tmp_path):
+    made = study(tmp_path / "s", ["cts", "snip", "ltr", "joint"], densities=(0.2, 0.02), seeds=1, tickets=False)
+    assert published_curves(read(made)) == []
+    for path in made.glob("run-*/config.yaml"):
+        path.write_text(path.read_text().replace("digits", "cifar10").replace("lenet-300-100", "resnet20"))
+    found = read(made)
+    curves = published_curves(found)
+    assert [curve.label for curve in curves] == [
+        "cts forward-kl @rewind", "snip@rewind", "ltr (earlier rewind point)", "ltr (rewind point of CTS)",
+    ]  # fmt: skip
+    figure = by_density(found, curves)
+    quiet = [line for line in figure.panels[0].lines if line.quiet]
+    assert [line.label for line in quiet] == [f"published: {curve.label}" for curve in curves]
+    assert all(1.7 <= mark.x <= 23.1 for line in quiet for mark in line.marks)
+    assert "published by the authors of arXiv 2512.07142, not measured here" in figure.caption
+
+
+def test_a_linear_axis_of_one_value_has_room():
+    axis = linear_axis([5.0], "")
+    assert axis.low < 5 < axis.high
+    assert axis.ticks

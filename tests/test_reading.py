@@ -1,0 +1,266 @@
+"""Comparisons read back: from study.json or from runs alone, whole or not, as rows, frames and tables."""
+
+import csv
+import io
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+import tombola
+from tombola import UsageError
+from tombola.cli.main import main
+from tombola.core.progress import Silent
+from tombola.runs.cell import stamp
+from tombola.runs.config import load_preset
+from tombola.studies import manifest, plan, read, run_all, runner, tabulate
+from tombola.studies.outcome import CellOutcome
+from tombola.studies.reading import equal_cost, falls
+from tombola.studies.reading.questions import base_name
+from tombola.studies.reading.study import ReadCell
+
+from . import made_studies
+from .conftest import as_json, command
+from .test_startup import loaded
+
+QUICK = {"epochs": 2, "rewind_to": 1, "milestones": [], "threads": 2}
+FINDERS = ["cts", "snip", "random", "ltr"]
+HOLES = {
+    "missing": [("cts", 0.02, seed) for seed in range(3)] + [("snip", 0.05, 1)],
+    "failed": [("ltr", 0.2, 0)],
+}
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    out = tmp_path_factory.mktemp("compared")
+    study = tombola.compare(
+        ["random", "cts"], densities=["10%"], seeds=2, out=out, progress=False, dynamics=True, steps=20, **QUICK
+    )
+    return out, study
+
+
+@pytest.fixture(scope="module")
+def holes(tmp_path_factory):
+    return made_studies.study(tmp_path_factory.mktemp("holes") / "s", FINDERS, **HOLES)
+
+
+def test_compare_from_python_returns_rows_and_frames(compared):
+    out, study = compared
+    assert [(row.finder, row.density) for row in study.rows] == [(finder, 0.1) for finder in ("random", "cts")]
+    assert {"table.json", "table.csv", "study.json"} <= {path.name for path in out.iterdir()}
+    assert json.loads((out / "table.json").read_text())["rows"] == [row.to_dict() for row in study.rows]
+    assert study.rows[0].dynamics[-1][0] == 2
+    cells = study.cells
+    assert len(cells) == 4
+    assert set(cells.state) == {"finished"}
+    means = cells.groupby(["finder", "density"]).test_accuracy.mean()
+    assert all(means[row.finder, row.density] == pytest.approx(row.accuracy.mean) for row in study.rows)
+    layers = study.layers
+    assert set(layers.groupby(["finder", "seed"]).kept.sum()) == {5020}
+    searched = study.metrics.query("stage == 'search'")
+    assert set(searched.finder) == {"cts"}
+    assert searched.expected_density.notna().all()
+
+
+def test_compare_from_python_refuses_what_cannot_be():
+    with pytest.raises(UsageError, match=r"^finders must be a list of finders, got 'cts'"):
+        tombola.compare("cts", densities=[0.1])
+    with pytest.raises(UsageError, match=r"is unknown"):
+        tombola.compare(["magic"], densities=[0.1])
+
+
+def test_a_finished_comparison_is_read_again_without_its_data(compared, monkeypatch):
+    out, study = compared
+
+    def never(*arguments):
+        raise AssertionError("a finished cell was run again")
+
+    monkeypatch.setattr(runner, "run", never)
+    cells = plan([load_preset("digits"), {**QUICK, "steps": 20}], ["random", "cts"], [0.1], seeds=2)
+    before = manifest.read(out)
+    outcomes = run_all(cells, out, Silent(), measurements=[never])
+    assert tabulate(outcomes) == study.rows
+    assert manifest.read(out).cells == before.cells
+
+
+def test_what_is_not_as_it_was_written_is_made_again(tmp_path):
+    cells = plan([load_preset("digits"), QUICK], ["random"], [0.1], seeds=1)
+    (first,) = run_all(cells, tmp_path, Silent())
+    (directory,) = tmp_path.glob("random*")
+    (directory / "result.json").write_text("{}")
+    assert read(tmp_path).problems
+    (again,) = run_all(cells, tmp_path, Silent())
+    assert again.values["test_accuracy"] == first.values["test_accuracy"]
+    (tmp_path / "study.json").write_text("{")
+    assert run_all(cells, tmp_path, Silent())[0].values == again.values
+    assert len(read(tmp_path).done) == 1
+
+
+def test_stamps_tell_what_names_alone_do_not(tmp_path, brought):
+    def of(**changes):
+        (cell,) = plan([load_preset("digits"), {**QUICK, **changes}], ["random"], [0.1], seeds=1)
+        return stamp(cell.config)
+
+    weights = tmp_path / "w.pt"
+    weights.write_bytes(b"one")
+    seen = {of(), of(seed=1), of(epochs=3), of(weights=str(weights))}
+    weights.write_bytes(b"other")
+    seen.add(of(weights=str(weights)))
+    assert len(seen) == 5
+    assert of() == of(threads=1)
+    assert of(model="brought:build") is of(data="brought:datasets") is of(fit="brought:train") is None
+    assert of(data="folder", data_dir=str(tmp_path)) is None
+
+
+def test_runs_alone_are_a_comparison_too(compared, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(compared[0], out, ignore=shutil.ignore_patterns(".store", "study.json"))
+    (out / "notes").mkdir()
+    found = read(out)
+    assert sorted(found.finders) == ["cts", "random"]
+    assert {(row.finder, row.density): row.accuracies for row in found.rows} == {
+        (row.finder, row.density): row.accuracies for row in compared[1].rows
+    }
+    shutil.rmtree(out)
+    run_all(plan([load_preset("digits"), QUICK], ["snip", "snip:rounds=2"], [0.1], seeds=1), out, Silent())
+    (out / "study.json").unlink()
+    assert sorted(read(out).finders) == ["snip:rounds=1", "snip:rounds=2"]
+
+
+def test_what_is_missing_is_said_and_the_rest_is_shown(holes, capsys):
+    found = read(holes)
+    assert [row.finder for row in found.rows if row.density == 0.02] == ["snip", "random", "ltr"]
+    assert len(found.missing) == 4
+    states = found.cells.state.value_counts()
+    assert (states["finished"], states["missing"], states["failed"]) == (31, 4, 1)
+    status, out, _ = command(capsys, "table", holes)
+    assert status == 0
+    assert "4 of 36 cells are missing." in out
+    assert "failed: ltr at 0.2, seed 0: SearchError: it broke" in out
+    status, out, _ = command(capsys, "info", holes)
+    assert status == 0
+    assert "31 of 36 cells are finished, 1 failed and 4 are missing" in out
+    assert as_json(capsys, "info", holes)["missing"] == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "damaged"),
+        ('{"format": 9}', "has format 9"),
+        ('{"format": 1, "cells": [{}], "command": []}', "is damaged"),
+        (
+            '{"format": 1, "command": [], "cells": [{"label": "a", "density": 0.1, "seed": 0, "run": "../x"}]}',
+            "is damaged",
+        ),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_is_named(tmp_path, content, message, capsys):
+    (tmp_path / "study.json").write_text(content)
+    status, _, err = command(capsys, "table", tmp_path)
+    assert status == 2
+    assert "study.json" in err
+    assert message in err
+
+
+def row_of(finder, density, accuracies, work=1.0):
+    return [
+        CellOutcome(ReadCell(finder, density, seed), made_studies.result(finder, density, accuracy, work=work))
+        for seed, accuracy in enumerate(accuracies)
+    ]
+
+
+def test_where_finders_fall_behind_by_hand():
+    values = {"a": {0.4: 90.5, 0.1: 88.5}, "b": {0.4: 90.0, 0.1: 89.2}, "c": {0.4: 88.0, 0.1: 89.9}}
+    outcomes = [each for name, at in values.items() for density, x in at.items() for each in row_of(name, density, [x])]
+    found = {fall.finder: fall for fall in falls(tabulate(outcomes), dense=90.0)}
+    # From 1.5 above the mark of 89 to 0.5 below: three quarters of the way from 0.4 to 0.1, in the logarithm.
+    assert found["a"].density == pytest.approx(0.4 * 0.25**0.75)
+    assert (found["a"].holds, found["a"].words) == (0.4, "14.1 %")
+    assert (found["b"].density, found["b"].holds, found["b"].words) == (None, 0.1, "not down to 10 %")
+    assert (found["c"].density, found["c"].holds, found["c"].words) == (None, None, "above all densities")
+
+
+def test_accuracy_at_equal_cost_by_hand():
+    outcomes = [
+        *row_of("cts", 0.1, [90.0, 91.0], work=2.0),
+        *row_of("snip", 0.1, [85.0, 86.0], work=1.0),
+        *row_of("snip:rounds=9", 0.1, [88.0, 89.5], work=2.05),
+        *row_of("snip:rounds=99", 0.1, [92.0, 93.0], work=3.0),
+        *row_of("ltr", 0.1, [95.0, 95.0], work=20.0),
+    ]
+    snip, ltr = equal_cost(tabulate(outcomes), "cts")
+    assert (snip.finder, snip.label, snip.accuracy, snip.cost) == ("snip", "snip:rounds=9", 88.75, 2.05)
+    assert snip.gain.summary.mean == 1.75
+    assert (ltr.label, ltr.cost, ltr.accuracy, ltr.gain) == (None, 20.0, None, None)
+
+
+def test_names_without_options():
+    labels = ["cts", "cts:steps=5", "cts:published:steps=5", "mine:Best", "mine:Best:power=2"]
+    assert [base_name(label) for label in labels] == ["cts", "cts", "cts", "mine:Best", "mine:Best"]
+
+
+def test_tables_in_every_format(holes, tmp_path, capsys):
+    _, text, _ = command(capsys, "table", holes, "--format", "csv", "--against", "snip")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == 11
+    expected = {(row.finder, row.density): row for row in read(holes).rows}
+    for line in rows:
+        row = expected[line["finder"], float(line["density"])]
+        assert (float(line["mean"]), int(line["n"])) == (row.accuracy.mean, row.accuracy.n)
+        gain = {**expected}["snip", row.density].differences.get(row.finder)
+        assert line["verdict"] == (gain[0].verdict if gain else "")
+    _, text, _ = command(capsys, "table", holes, "--format", "markdown", "--what", "falls")
+    assert text.splitlines()[1] == "| --- | --- | --- | --- |"
+    _, text, _ = command(capsys, "table", holes, "--format", "latex", "--what", "differences")
+    assert text.startswith("\\begin{tabular}")
+    assert "p holm" in text
+    for what in ("summary", "differences", "equal-cost", "falls", "cells", "metrics", "layers"):
+        path = tmp_path / f"{what}.parquet"
+        assert main(["table", str(holes), "--what", what, "--format", "parquet", "--out", str(path)]) == 0
+        assert len(pd.read_parquet(path)) > 0
+        assert main(["table", str(holes), "--what", what]) == 0
+
+
+def test_a_table_is_shown_without_pytorch(holes):
+    assert loaded("table", holes) == ["scipy"]
+
+
+def test_names_do_not_break_tables(tmp_path, capsys):
+    made_studies.study(tmp_path / "s", ["a|b<i>", "c_d&e%"], densities=(0.1,), seeds=1, tickets=False)
+    _, text, _ = command(capsys, "table", tmp_path / "s", "--format", "markdown")
+    assert "| a\\|b&lt;i> |" in text
+    _, text, _ = command(capsys, "table", tmp_path / "s", "--format", "latex")
+    assert r"c\_d\&e\%" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "word"], "--format must be one of rich, csv, parquet, markdown, latex, got word"),
+        (["--what", "all"], "--what must be one of summary, "),
+        (["--format", "parquet"], "--format needs --out"),
+        (["--out", "x.txt"], "--format is for a terminal; with --out, choose another"),
+        (["--out", "no/x.csv", "--format", "csv"], "--out must be a file in a directory that exists, got no/x.csv"),
+        (["--against", "imp"], "--against must be one of cts, snip, random, ltr, got imp"),
+    ],
+)
+def test_tables_that_cannot_be_made(arguments, message, holes, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = command(capsys, "table", holes, *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+
+
+def test_directories_without_a_comparison(tmp_path, capsys):
+    for name in ("table", "report"):
+        status, _, err = command(capsys, name, tmp_path)
+        assert status == 2
+        assert "holds no comparison" in err
+        status, _, err = command(capsys, name, tmp_path / "nowhere")
+        assert (status, "there is no directory" in err) == (2, True)
+    made_studies.study(tmp_path / "s", ["cts"], missing=[("cts", 0.1, 0)], densities=(0.1,), seeds=1)
+    status, _, err = command(capsys, "table", tmp_path / "s")
+    assert (status, "no cell of" in err) == (2, True)
