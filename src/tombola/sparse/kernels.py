@@ -19,6 +19,8 @@ FLAGS = ("contract", "reassoc", "nsz")
 inlined: Any = njit(inline="always", fastmath=set(FLAGS), error_model="numpy")
 
 ZERO = np.float32(0)
+# Numbers that are worked on together: they stay in the nearest cache, and loops over them are worth their beginning.
+PIECE = 1024
 OTHER, DH, DW, H0, H1, W0, W1 = range(7)
 # What a unit does with the gradient of what was added to its output.
 NO_RESIDUAL, WRITE, ADD = range(3)
@@ -51,19 +53,18 @@ def _link_row(target, row, link, weight, w_stride, samples):  # type: ignore[no-
 
 
 @inlined
-def _links_row(row, h, x, first, last, links, values, bias, strides, samples):  # type: ignore[no-untyped-def]
-    """Write one row of an output channel: the sum of its links, and a bias."""
-    row[:] = bias
+def _links_rows(plane, top, bottom, x, first, last, links, values, bias, strides, samples):  # type: ignore[no-untyped-def]
+    """Write the rows from top to bottom of an output channel: the sums of its links, and a bias."""
+    plane[top:bottom] = bias
     for j in range(first, last):
         link = links[j]
-        if link[H0] <= h and h < link[H1]:
-            source = x[link[OTHER], h * strides[0] + link[DH]]
-            _link_row(row, source, link, values[j], strides[1], samples)
+        for h in range(max(top, link[H0]), min(bottom, link[H1])):
+            _link_row(plane[h], x[link[OTHER], h * strides[0] + link[DH]], link, values[j], strides[1], samples)
 
 
 @inlined
 def _moments(row, near):  # type: ignore[no-untyped-def]
-    """Return a row's mean, and its sum of squared distances from that; exact where all numbers equal `near`."""
+    """Return the mean of numbers, and their squared distances from it; exact where all of them equal `near`."""
     total = ZERO
     for i in range(row.shape[0]):
         total += row[i] - near
@@ -99,6 +100,14 @@ def _affine_in_place(row, centre, scale, shift, residual, adds, low):  # type: i
             row[i] = low if value < low else value
 
 
+@inlined
+def _finish(out, before, residual, in_place, centre, scale, shift, adds, low):  # type: ignore[no-untyped-def]
+    if in_place:
+        _affine_in_place(out, centre, scale, shift, residual, adds, low)
+    else:
+        _affine(out, before, centre, scale, shift, residual, adds, low)
+
+
 @kernel(*FLAGS)
 def unit_forward(  # type: ignore[no-untyped-def]
     channels,
@@ -130,31 +139,33 @@ def unit_forward(  # type: ignore[no-untyped-def]
     """
     low = ZERO if cuts else np.float32(-np.inf)
     height, length = out.shape[1], out.shape[2]
+    rows = max(1, PIECE // length)
+    changes = normalises or adds or cuts
     for c in channels:
-        mean = squares = 0.0
-        for h in range(height):
-            row = before[c, h]
-            if walks:
-                _links_row(row, h, x, pointers[c], pointers[c + 1], links, values, bias[c], strides, samples)
-            if moves:
-                # Chan, Golub and LeVeque's merging of two samples, row by row while it is in the nearest cache.
-                of_row, squares_of_row = _moments(row, before[c, 0, 0])
-                distance = of_row - mean
-                mean += distance / (h + 1)
-                squares += squares_of_row + distance * distance * length * h / (h + 1)
+        to, plane, other = out[c].reshape(-1), before[c].reshape(-1), residual[c if adds else 0].reshape(-1)
         centre, scale, shift = ZERO, np.float32(1), ZERO
-        if normalises:
-            if moves:
-                variance = squares / (height * length)
-                norm[0, c], norm[1, c], norm[2, c] = mean, variance, 1 / np.sqrt(variance + epsilon)
+        if normalises and not moves:
             centre, scale, shift = norm[0, c], norm[2, c] * gamma[c], beta[c]
-        if normalises or adds or cuts:
-            for h in range(height):
-                other = residual[c, h] if adds else residual[0, 0]
-                if in_place:
-                    _affine_in_place(out[c, h], centre, scale, shift, other, adds, low)
-                else:
-                    _affine(out[c, h], before[c, h], centre, scale, shift, other, adds, low)
+        mean = squares = 0.0
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            since, until = top * length, bottom * length
+            if walks:
+                first, last = pointers[c], pointers[c + 1]
+                _links_rows(before[c], top, bottom, x, first, last, links, values, bias[c], strides, samples)
+            if moves:
+                # Chan, Golub and LeVeque's merging of samples, piece by piece while it is in the nearest cache.
+                of_piece, squares_of_piece = _moments(plane[since:until], plane[0])
+                distance = of_piece - mean
+                mean += distance * (until - since) / until
+                squares += squares_of_piece + distance * distance * since * (until - since) / until
+            elif changes:
+                rest = other[since:until] if adds else other
+                _finish(to[since:until], plane[since:until], rest, in_place, centre, scale, shift, adds, low)
+        if moves:
+            variance = squares / (height * length)
+            norm[0, c], norm[1, c], norm[2, c] = mean, variance, 1 / np.sqrt(variance + epsilon)
+            _finish(to, plane, other, in_place, norm[0, c], norm[2, c] * gamma[c], beta[c], adds, low)
 
 
 @inlined
