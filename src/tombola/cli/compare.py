@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from tombola.cli.board import Later, board
-from tombola.cli.options import add_output_options, make_parser, out_directory, split_list
+from tombola.cli.options import add_output_options, check_jobs, make_parser, out_directory, split_list
 from tombola.cli.runs import configure_many
 from tombola.cli.show import Column, fitted_table, print_table, show_json, show_table, show_text, terminal_width
 from tombola.core.parts import written_name
@@ -38,26 +38,30 @@ def main(arguments: Sequence[str]) -> int:
         action="store_true",
         help="measure also how each ticket's training follows the dense network's: two more trainings a cell",
     )
+    parser.add_argument("--jobs", type=int, default=1, help="processes that work at a time, which share the threads")
     add_output_options(parser)
     options, layers, densities = configure_many(parser, arguments)
     out = out_directory(options)
 
-    from tombola.studies import measure_dynamics, plan, run_all, summary, tabulate, write_tables
+    from tombola.studies import Study, plan, run_study, summary, tabulate, write_tables
+    from tombola.studies.engines import Local
     from tombola.studies.figure import check_picture, draw_study
 
     if options.plot:
         check_picture(Path(options.plot))
+    check_jobs(options.jobs)
     finders = split_list(options.finders)
     cells = plan(layers, finders, densities, options.seeds)
     config = cells[0].config
     title = f"{written_name(config.model)} on {written_name(config.data)}"
     with board() as shown:
-        outcomes = run_all(
-            cells,
+        outcomes = run_study(
+            Study("comparison", tuple(cells), options.dynamics),
             out,
+            Local(options.jobs),
             shown,
             lambda found: shown.show(Later(lambda width: _table(title, tabulate(found), finders[0], width)[0])),
-            [measure_dynamics] if options.dynamics else [],
+            retry_failed=True,
         )
     rows = tabulate(outcomes)
     if not rows:

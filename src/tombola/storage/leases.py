@@ -51,6 +51,7 @@ class Lease:
         self.path = path
         self._file: Path | None = None
         self._lost = False
+        self._guard = threading.Lock()  # between the heartbeat's thread and the holder's
 
     def acquire(self, wait: bool = True) -> None:
         """Take the lease; raises LeaseTaken where somebody holds it and nobody waits."""
@@ -66,11 +67,13 @@ class Lease:
     def release(self) -> None:
         """Give the lease back; one that was taken over is left alone."""
         _HEART.remove(self)
-        if self._file is not None and not self._lost:
-            with suppress(FileNotFoundError), self._file.open("r+b") as file:  # all of it may have been cleaned away
-                file.truncate()
-                file.write(b'{"free": true}')
-        self._file = None
+        with self._guard:
+            if self._file is not None and not self._lost:
+                # All of it may have been cleaned away.
+                with suppress(FileNotFoundError), self._file.open("r+b") as file:
+                    file.truncate()
+                    file.write(b'{"free": true}')
+            self._file = None
 
     def check(self) -> None:
         """Raise LeaseLost where another process has taken the lease over."""
@@ -81,13 +84,14 @@ class Lease:
 
     def beat(self) -> None:
         """Say that the holder is alive, and notice where the lease is lost."""
-        if self._file is None or self._lost:
-            return
-        try:
-            os.utime(self._file)
-            self._lost = _highest(self.path) != _number(self._file)
-        except FileNotFoundError:
-            self._lost = True
+        with self._guard:
+            if self._file is None or self._lost:
+                return
+            try:
+                os.utime(self._file)
+                self._lost = _highest(self.path) != int(self._file.name)
+            except FileNotFoundError:
+                self._lost = True
 
     def _try(self) -> bool:
         """Take the lease where it is free or its holder is dead; return whether that succeeded."""
@@ -151,10 +155,6 @@ def _numbers(path: Path) -> list[int]:
 
 def _highest(path: Path) -> int:
     return max(_numbers(path), default=0)
-
-
-def _number(file: Path) -> int:
-    return int(file.name)
 
 
 def _read(file: Path) -> dict[str, Any] | None:

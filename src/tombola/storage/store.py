@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tombola.errors import TombolaError, UsageError
+from tombola.storage import stopping
 from tombola.storage.archives import read_archive, write_archive
 from tombola.storage.files import (
     read_json_object,
@@ -180,15 +181,20 @@ class DiskEntry:
         return found
 
     def due(self) -> bool:
-        """Whether the checkpoint interval has passed."""
-        return time.monotonic() - self._last >= self._store.checkpoint_seconds
+        """Whether the checkpoint interval has passed, or the process is to stop."""
+        return stopping.requested() or time.monotonic() - self._last >= self._store.checkpoint_seconds
 
     def checkpoint(self, state: Any) -> None:
-        """Keep the state, and length and digest of the journal that belongs to it."""
+        """Keep the state, and length and digest of the journal that belongs to it.
+
+        Raises Stopped where the process was asked to stop.
+        """
         self._claim()
         length, total = self._sync()
         write_archive(self._checkpoint, {"state": state, "journal": length, "sha256": total})
         self._last = time.monotonic()
+        if stopping.requested():
+            raise stopping.Stopped
 
     def record(self, row: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""

@@ -1,19 +1,21 @@
-"""Runs the cells of a study; the only place that loops over seeds."""
+"""Runs a study by an engine, and says what became of its cells."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tombola.core.progress import Progress
 from tombola.data import shared
-from tombola.errors import in_words
-from tombola.runs.config import RunConfig
-from tombola.runs.pipeline import run
+from tombola.errors import UsageError, in_words
+from tombola.runs.cell import Cell, resolve
 from tombola.runs.rundir import check_out
 from tombola.storage.files import write_json
-from tombola.studies.dynamics import follow
+from tombola.studies.engines import Engine, Local
+from tombola.studies.graph import RESULTS, Graph
+from tombola.studies.ledger import BLOCKED, FAILED, READY, Ledger, reason, survey
 from tombola.studies.plan import StudyCell
+from tombola.studies.study import Study
 
 
 @dataclass(frozen=True)
@@ -21,63 +23,88 @@ class CellOutcome:
     """What became of a cell: its result, or why there is none."""
 
     cell: StudyCell
-    values: Mapping[str, Any] | None
+    values: dict[str, Any] | None
     failure: str = ""
 
 
-Measurement = Callable[[RunConfig, Path, Path, Progress], Mapping[str, Any]]
-
-
-def measure_dynamics(config: RunConfig, directory: Path, out: Path, progress: Progress) -> Mapping[str, Any]:
-    """Return how a run's ticket follows the dense network in training (`tombola.studies.dynamics`)."""
-    return {"dynamics": [asdict(moment) for moment in follow(config, directory, out, progress)]}
+def nothing(outcomes: list[CellOutcome]) -> None:
+    """Look at no outcomes."""
 
 
 def run_all(
     cells: Sequence[StudyCell],
     out: Path,
     progress: Progress,
-    seen: Callable[[list[CellOutcome]], None] = lambda _: None,
-    measurements: Sequence[Measurement] = (),
+    seen: Callable[[list[CellOutcome]], None] = nothing,
+    dynamics: bool = False,
 ) -> list[CellOutcome]:
-    """Run the cells one after another and return what became of each; what was run before is not run again.
+    """Run cells in this process, and try those again that failed before; the rest as in `run_study`."""
+    return run_study(Study("cells", tuple(cells), dynamics), out, Local(), progress, seen, retry_failed=True)
 
-    Cells share whatever they have in common through the store below `out`. A cell that fails is named in
-    `out`/failures.json with its reason, and tried again next time. seen: is called after every cell with all outcomes
-    so far. measurements: what else is measured of each run, beside its result.
+
+def run_study(
+    study: Study,
+    out: Path,
+    engine: Engine,
+    progress: Progress,
+    seen: Callable[[list[CellOutcome]], None] = nothing,
+    retry_failed: bool = False,
+) -> list[CellOutcome]:
+    """Run the tasks of a study that are not done, and return what became of its cells, as far as that is known.
+
+    What cells share, through the store below `out`, is done once. Where a task fails, cells that need it have no
+    result; they are named in `out`/failures.json. seen: is called after every cell with all outcomes so far.
+    retry_failed: whether what failed before is tried again. Raises UsageError, before anything is written, where no
+    cell can be run.
     """
     check_out(out)
+    study = study.on_threads(engine.threads(study.resources))
     with shared():
-        outcomes = _run_each(cells, out, progress, seen, measurements)
+        graph, ledger = study.graph(out), Ledger(out)
+        if READY in survey(graph, ledger).values():
+            _check_some(study.cells)
+        study.begin(out)
+        if retry_failed:
+            ledger.forget_failures(graph.tasks.values())
+        for finished in engine.run(graph, progress):
+            if finished.failure:
+                progress.say(f"failed: {finished.task.words}: {finished.failure}")
+            if finished.task.kind in RESULTS or finished.failure:
+                seen(outcomes_of(graph, ledger))
+    outcomes = outcomes_of(graph, ledger)
     failed = failures(outcomes)
-    if failed and out.is_dir():  # which it is not where no cell came as far as writing something
+    if failed:
         write_json(out / "failures.json", failed)
-    elif not failed:
+    else:
         (out / "failures.json").unlink(missing_ok=True)
     return outcomes
 
 
-def _run_each(
-    cells: Sequence[StudyCell],
-    out: Path,
-    progress: Progress,
-    seen: Callable[[list[CellOutcome]], None],
-    measurements: Sequence[Measurement],
-) -> list[CellOutcome]:
-    outcomes: list[CellOutcome] = []
-    for number, cell in enumerate(cells, start=1):
-        config = cell.config
-        progress.say(f"cell {number} of {len(cells)}: {cell.label}, density {cell.density:.4g}, seed {config.seed}")
+def _check_some(cells: Sequence[StudyCell]) -> None:
+    """Raise UsageError where none of the cells can be run; one that cannot, beside others, fails by itself."""
+    first: Exception | None = None
+    for config in (cell.config for cell in cells if cell.config.seed == cells[0].config.seed):
         try:
-            result = run(config, out, progress)
-            more = [measure(config, result.directory, out, progress) for measure in measurements]
-            outcomes.append(CellOutcome(cell, {**result.values, **{k: v for each in more for k, v in each.items()}}))
-        except Exception as error:  # noqa: BLE001 - the user's model and data may raise anything, in this cell alone
-            failure = in_words(error)
-            progress.say(f"failed: {failure}")
-            outcomes.append(CellOutcome(cell, None, failure))
-        seen(list(outcomes))
-    return outcomes
+            Cell.prepare(resolve(config))
+            return
+        except Exception as error:  # noqa: BLE001 - the user's model and data may raise anything
+            first = first or error
+    assert first is not None
+    raise UsageError(f"every cell failed; the first said: {in_words(first)}", option="finders") from first
+
+
+def outcomes_of(graph: Graph, ledger: Ledger) -> list[CellOutcome]:
+    """Return what became of the cells of which that is known."""
+    states = survey(graph, ledger)
+    found: list[CellOutcome] = []
+    for cell, names in graph.cells:
+        done = [ledger.done(graph.tasks[name]) for name in names]
+        whys = [reason(graph, ledger, name) for name in names if states[name] in (FAILED, BLOCKED)]
+        if all(each is not None for each in done):
+            found.append(CellOutcome(cell, {key: value for each in done for key, value in (each or {}).items()}))
+        elif whys:
+            found.append(CellOutcome(cell, None, whys[0].why if whys[0] else "failed"))
+    return found
 
 
 def failures(outcomes: Sequence[CellOutcome]) -> list[dict[str, Any]]:
