@@ -22,7 +22,7 @@ from rich.table import Table
 
 from tombola import Ticket, TicketWarning
 from tombola.cli.board import Board, Later
-from tombola.cli.compare import _table
+from tombola.cli.compare import study_table as _table
 from tombola.cli.info import _origin
 from tombola.cli.main import main
 from tombola.cli.show import Column, fitted_table, print_table, show_table, show_text

@@ -43,9 +43,9 @@ def main(arguments: Sequence[str]) -> int:
     options, layers, densities = configure_many(parser, arguments)
     out = out_directory(options)
 
-    from tombola.studies import Study, plan, run_study, summary, tabulate, write_tables
+    from tombola.studies import Study, plan, run_study, tabulate
     from tombola.studies.engines import Local
-    from tombola.studies.figure import check_picture, draw_study
+    from tombola.studies.figure import check_picture
 
     if options.plot:
         check_picture(Path(options.plot))
@@ -60,21 +60,31 @@ def main(arguments: Sequence[str]) -> int:
             out,
             Local(options.jobs),
             shown,
-            lambda found: shown.show(Later(lambda width: _table(title, tabulate(found), finders[0], width)[0])),
+            lambda found: shown.show(Later(lambda width: study_table(title, tabulate(found), finders[0], width)[0])),
             retry_failed=True,
         )
+    return show_outcomes(title, outcomes, finders[0], out, options.json, options.plot)
+
+
+def show_outcomes(
+    title: str, outcomes: "Sequence[CellOutcome]", first: str, out: Path, as_json: bool, plot: str = ""
+) -> int:
+    """Write and show what became of a study's cells; return the exit status."""
+    from tombola.studies import summary, tabulate, write_tables
+    from tombola.studies.figure import draw_study
+
     rows = tabulate(outcomes)
     if not rows:
         raise UsageError(f"--finders: every cell failed; the first said: {outcomes[0].failure}")
     found = summary(rows, outcomes)
-    write_tables(rows, found, finders[0], out)
+    write_tables(rows, found, first, out)
     status = 1 if found["failures"] else 0
-    if options.plot:
-        draw_study(rows, found["dense_test_accuracy_mean"], Path(options.plot))
-    if options.json:
+    if plot:
+        draw_study(rows, found["dense_test_accuracy_mean"], Path(plot))
+    if as_json:
         show_json(found)
         return status
-    table, left_out = _table(title, rows, finders[0], terminal_width())
+    table, left_out = study_table(title, rows, first, terminal_width())
     print_table(table)
     if left_out:
         show_text(f"There is no room for {', '.join(left_out)}; {out / 'table.csv'} has them.")
@@ -84,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
     return status
 
 
-def _table(title: str, rows: "Sequence[Row]", first: str, width: int | None) -> tuple[Table, list[str]]:
+def study_table(title: str, rows: "Sequence[Row]", first: str, width: int | None) -> tuple[Table, list[str]]:
     """Return the table for a terminal of some width, and the titles of the columns for which it has no room."""
     ahead = {row.density: row for row in rows if row.finder == first}
     gains = [ahead[row.density].differences.get(row.finder) if row.density in ahead else None for row in rows]

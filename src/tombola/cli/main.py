@@ -22,6 +22,8 @@ from tombola.version import __version__
 COMMANDS = {
     "run": "pretrain, draw a ticket, train it and evaluate it",
     "compare": "compare finders at several densities, over seeds",
+    "study": "run a study's cells from a file, on this machine or a cluster",
+    "status": "show how a study stands",
     "audit": "check that a ticket says something about its weights",
     "preview": "list what would be pruned of a model",
     "draw": "pretrain and draw a ticket",
@@ -34,7 +36,7 @@ COMMANDS = {
     "demo": "draw a 98 % sparse ticket from a digits classifier, beside a random one",
 }
 # Those that do something which takes time, and show how far they are.
-_WORKING = ("run", "compare", "audit", "draw", "train", "evaluate", "demo")
+_WORKING = ("run", "compare", "study", "audit", "draw", "train", "evaluate", "demo")
 # What no disk can have: names that were given, not a failure.
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
 

@@ -36,7 +36,8 @@ class Task:
     """A piece of a study that one worker does.
 
     name: readable, and the same wherever the same thing is asked for. words: what people are shown. needs: names of the
-    tasks that come before. number: the epoch of a dense training, or the last of a finder's rounds.
+    tasks that come before. number: the epoch of a dense training, or the last of a finder's rounds. start: the epoch
+    from which a dense training goes on. fitted: whether a ticket's training is that of a round, which comes before.
     """
 
     name: str
@@ -45,6 +46,13 @@ class Task:
     config: RunConfig
     needs: tuple[str, ...] = ()
     number: int = 0
+    start: int = 0
+    fitted: bool = False
+
+    @property
+    def finder(self) -> str:
+        """The name of its finder."""
+        return written_name(self.config.finder)
 
     def call(self, out: Path, progress: Progress) -> dict[str, Any]:
         """Do it below `out`, from where it was left; return what is to be remembered of it."""
@@ -113,7 +121,7 @@ def graph_of(cells: Sequence[StudyCell], basis: Basis, out: Path, dynamics: bool
         own = [cell for cell in cells if cell.config.seed == seed]
         maker = _Maker([cell.config for cell in own], basis)
         shared = [task for cell in own for task in maker.shared(cell.config)]
-        made = [list(maker.own(cell.config, dynamics)) for cell in own]
+        made = [list(maker.own(cell, dynamics)) for cell in own]
         tasks |= {task.name: task for part in (shared, *made) for task in part}
         names = (tuple(task.name for task in part if task.kind in RESULTS) for part in made)
         results += zip(own, names, strict=True)
@@ -143,25 +151,31 @@ class _Maker:
         for number in range(1, self._rounds(config) + 1):
             yield self._round(config, number)
 
-    def own(self, config: RunConfig, dynamics: bool) -> Iterator[Task]:
+    def own(self, cell: StudyCell, dynamics: bool) -> Iterator[Task]:
         """Yield what belongs to a cell alone."""
+        config = cell.config
         name, key = _name(config), self._key(config)
-        ticket = Task(f"ticket-{name}-{key}", TICKET, f"{name} ticket", config, self._before(config))
+        words = f"{cell.label} {cell.density:.4g} s{config.seed}"
+        fitted = self._rounds_before(config) > _stages(config, _density(config))
+        before = tuple(self._before(config))
+        ticket = Task(f"ticket-{name}-{key}", TICKET, f"{words}, ticket", config, before, fitted=fitted)
         end = self._dense(config, config.training.epochs).name
-        cell = Task(f"cell-{name}-{key}", CELL, name, config, (ticket.name, end))
-        yield from (ticket, cell)
+        run = Task(f"cell-{name}-{key}", CELL, words, config, (ticket.name, end))
+        yield from (ticket, run)
         if dynamics:
-            yield Task(f"dynamics-{name}-{key}", DYNAMICS, f"{name} dynamics", config, (cell.name,))
+            yield Task(f"dynamics-{name}-{key}", DYNAMICS, f"{words}, dynamics", config, (run.name,))
 
-    def _before(self, config: RunConfig) -> tuple[str, ...]:
-        """Return what comes before a cell's ticket; on the way of smaller ones its own training lies, too."""
-        before = [*self._start(config)]
+    def _before(self, config: RunConfig) -> Iterator[str]:
+        """Yield what comes before a cell's ticket."""
+        yield from self._start(config)
         if needs_of(config.finder).teacher:
-            before.append(self._teacher(config).name)
-        rounds = min(self._rounds(config), _stages(config, _density(config) * JUST_BELOW))
-        if rounds:
-            before.append(self._round(config, rounds).name)
-        return tuple(before)
+            yield self._teacher(config).name
+        if self._rounds_before(config):
+            yield self._round(config, self._rounds_before(config)).name
+
+    def _rounds_before(self, config: RunConfig) -> int:
+        """Return how many pieces of a way come before a cell; on the way of smaller ones its own training lies, too."""
+        return min(self._rounds(config), _stages(config, _density(config) * JUST_BELOW))
 
     def _start(self, config: RunConfig) -> Iterator[str]:
         if config.drawn_at:
@@ -175,7 +189,7 @@ class _Maker:
         before = max((each for each in self._epochs[key] if each < epoch), default=0)
         needs = (self._dense(config, before).name,) if before else ()
         words = f"dense s{config.seed}, {epoch} epochs"
-        return Task(f"dense-{epoch}-s{config.seed}-{key}", DENSE, words, config, needs, epoch)
+        return Task(f"dense-{epoch}-s{config.seed}-{key}", DENSE, words, config, needs, epoch, before)
 
     def _teacher(self, config: RunConfig) -> Task:
         asked = replace(config, density=HARMLESS)

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from tombola.core.parts import written_name
 from tombola.core.selection import Density
 from tombola.core.written import from_text
 from tombola.errors import TombolaError, UsageError
@@ -40,6 +41,12 @@ class Study:
     dynamics: bool = False
     resources: Resources = field(default_factory=Resources)
 
+    @property
+    def title(self) -> str:
+        """The network and the data, in words."""
+        config = self.cells[0].config
+        return f"{written_name(config.model)} on {written_name(config.data)}"
+
     def on_threads(self, threads: int) -> "Study":
         """Return the same with the threads of cells that do not say theirs written out."""
         cells = (
@@ -68,24 +75,19 @@ class Study:
         }
 
 
-def study_below(out: Path) -> tuple[Study, Basis]:
-    """Return the study last begun below `out`; raises UsageError where there is none."""
+def study_below(out: Path) -> tuple[Study, Graph]:
+    """Return the study last begun below `out`, and its tasks; raises UsageError where there is none."""
     path = Ledger(out).plan_file
     try:
         found = read_json_object(path)
         cells = tuple(StudyCell(each["label"], from_dict(each["config"])) for each in found["cells"])
         resources = Resources(**found["resources"])
-        return Study(found["name"], cells, found["dynamics"], resources), found["basis"]
+        study = Study(found["name"], cells, found["dynamics"], resources)
+        return study, graph_of(cells, found["basis"], out, study.dynamics)
     except FileNotFoundError:
         raise UsageError(f"{out} holds no study; `tombola study` and `tombola compare` begin one") from None
     except (TombolaError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged ({error}); begin the study again") from None
-
-
-def graph_below(out: Path) -> Graph:
-    """Return the tasks of the study last begun below `out`."""
-    study, basis = study_below(out)
-    return graph_of(study.cells, basis, out, study.dynamics)
 
 
 def study_names() -> list[str]:

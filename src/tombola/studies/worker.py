@@ -16,7 +16,7 @@ from tombola.storage import stopping
 from tombola.storage.leases import LeaseLost, LeaseTaken
 from tombola.studies.graph import Graph, Task
 from tombola.studies.ledger import READY, WAITING, Ledger, survey
-from tombola.studies.study import graph_below
+from tombola.studies.study import study_below
 
 _FASTEST_POLL, _SLOWEST_POLL = 0.2, 5.0
 
@@ -99,7 +99,8 @@ def work_below(out: str, paths: list[str], parent: int | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with shared():
-        return sum(1 for _ in work(graph_below(Path(out)), Silent()))
+        _, graph = study_below(Path(out))
+        return sum(1 for _ in work(graph, Silent()))
 
 
 def _end_with(parent: int) -> None:

@@ -17,6 +17,10 @@ POLL_SECONDS = 0.5
 class Engine(Protocol):
     """Runs the tasks of a study that has been begun, whose results lie in the store."""
 
+    @property
+    def workers(self) -> int | None:
+        """How many work at a time, None where that shows only when it runs."""
+
     def threads(self, resources: Resources) -> int:
         """Return the threads of a task that does not say."""
 
@@ -40,6 +44,7 @@ def watch(graph: Graph, board: Progress, alive: Callable[[], bool]) -> Iterator[
                     over.add(name)
                     shown.remove(name)
                     failure = reason(graph, ledger, name) if state == FAILED else None
+                    board.say(f"{state}: {graph.tasks[name].words}")
                     yield Finished(graph.tasks[name], failure.why if failure else "")
             if not living or not {READY, WAITING} & set(states.values()):
                 return

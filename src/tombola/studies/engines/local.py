@@ -23,6 +23,11 @@ class Local:
 
     jobs: int = 1
 
+    @property
+    def workers(self) -> int:
+        """How many work at a time."""
+        return self.jobs
+
     def threads(self, resources: Resources) -> int:
         """Return a process's share of the threads."""
         return max(1, default_threads() // self.jobs)

@@ -28,6 +28,11 @@ class OnRay:
     jobs: int | None = None
     resources: Resources = field(default_factory=Resources)
 
+    @property
+    def workers(self) -> int | None:
+        """How many work at a time."""
+        return self.jobs
+
     def threads(self, resources: Resources) -> int:
         """Return the CPUs of a task."""
         return resources.cpus

@@ -106,6 +106,11 @@ class OnSlurm:
 
     options: SlurmOptions
 
+    @property
+    def workers(self) -> int:
+        """How many work at a time."""
+        return self.options.parallel
+
     def threads(self, resources: Resources) -> int:
         """Return the CPUs of a job."""
         return self.options.cpus
