@@ -207,6 +207,7 @@ ClusterName=one
 SlurmctldHost={node}(127.0.0.1)
 SlurmUser=root
 AuthType=auth/munge
+AuthInfo=cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -274,25 +275,23 @@ def test_slurm_with_jobs_whose_time_is_over(folder, expected, tmp_path):
         options = ["--engine", "slurm", "--slurm", "partition=main,time=10,parallel=2,cpus=1"]
         text = done(study(folder, out, *options, env=given))
         assert "0 of 6 cells are finished; tombola status" in text
-        worker = wait_for(lambda: in_the_middle(out))
+        wait_for(lambda: in_the_middle(out))
         logs = out / ".study" / "slurm"
-        # What Slurm does when a job's time is nearly over.
-        job = next(path.name.partition("_0_log")[0] for path in logs.glob("*_0_log.out") if names(path, worker, given))
-        subprocess.run(["scancel", "--signal", "USR2", job], env=given, check=True)
-        wait_for(lambda: any("Exiting gracefully after preemption" in path.read_text() for path in logs.glob("*.err")))
+        (script,) = logs.glob("*_submission.sh")
+        # What Slurm does when a job's time is nearly over, to all jobs of the array.
+        subprocess.run(["scancel", "--signal", "USR2", script.name.partition("_")[0]], env=given, check=True)
+        wait_for(lambda: said(logs, "Requeued job"))
+        assert status(folder, out)["tasks"]["waiting"], "nobody goes on until the jobs start anew"
         last = wait_for(lambda: over(folder, out), 240)
+        wait_for(lambda: said(logs, "Job completed successfully") == 2)
     assert last["failed"] == []
     assert results(out) == expected
     assert trained_by(out) == [1, 2, 3, 4]
 
 
-def names(log, worker, given):
-    """Whether a process belongs to the job of a log."""
-    job = log.name.partition("_0_log")[0]
-    found = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
-    return f"SLURM_ARRAY_JOB_ID={job.partition('_')[0]}".encode() in found and (
-        f"SLURM_ARRAY_TASK_ID={job.partition('_')[2]}".encode() in found
-    )
+def said(logs, words):
+    """In how many jobs' logs something stands."""
+    return sum(words in path.read_text() for path in logs.glob("*_log.out"))
 
 
 def over(folder, out):

@@ -128,19 +128,37 @@ def graph_of(cells: Sequence[StudyCell], basis: Basis, out: Path, dynamics: bool
     return Graph(out, tasks, tuple(results))
 
 
+@dataclass(frozen=True)
+class _Known:
+    """Of a configuration: its key, that of its finder's way to any density, and its dense training with its key."""
+
+    key: str
+    way: str
+    dense: RunConfig
+    dense_key: str
+
+
 class _Maker:
     """Makes the tasks of a seed's cells, given by their configurations."""
 
     def __init__(self, configs: Sequence[RunConfig], basis: Basis) -> None:
         self._basis = basis
+        self._known: dict[RunConfig, _Known] = {}
+        self._made: dict[str, Task] = {}
         # By the key of a dense training, the epochs that are asked for; of a way to a density, the smallest one.
         self._epochs: dict[str, set[int]] = {}
         self._smallest: dict[str, float] = {}
         for config in configs:
-            epochs = self._epochs.setdefault(self._key(_dense(config)), set())
+            known = self._of(config)
+            epochs = self._epochs.setdefault(known.dense_key, set())
             epochs |= {config.drawn_at, config.training.epochs} - {0}
-            way = self._key(replace(config, density=HARMLESS))
-            self._smallest[way] = min(self._smallest.get(way, 1.0), _density(config))
+            self._smallest[known.way] = min(self._smallest.get(known.way, 1.0), _density(config))
+
+    def _of(self, config: RunConfig) -> _Known:
+        if config not in self._known:
+            dense, way = _dense(config), replace(config, density=HARMLESS)
+            self._known[config] = _Known(self._key(config), self._key(way), dense, self._key(dense))
+        return self._known[config]
 
     def shared(self, config: RunConfig) -> Iterator[Task]:
         """Yield what a cell has in common with others, in the order in which it is done."""
@@ -154,7 +172,7 @@ class _Maker:
     def own(self, cell: StudyCell, dynamics: bool) -> Iterator[Task]:
         """Yield what belongs to a cell alone."""
         config = cell.config
-        name, key = _name(config), self._key(config)
+        name, key = _name(config), self._of(config).key
         words = f"{cell.label} {cell.density:.4g} s{config.seed}"
         fitted = self._rounds_before(config) > _stages(config, _density(config))
         before = tuple(self._before(config))
@@ -184,31 +202,38 @@ class _Maker:
             yield self._dense(config, config.training.epochs).name
 
     def _dense(self, config: RunConfig, epoch: int) -> Task:
-        config = _dense(config)
-        key = self._key(config)
-        before = max((each for each in self._epochs[key] if each < epoch), default=0)
-        needs = (self._dense(config, before).name,) if before else ()
-        words = f"dense s{config.seed}, {epoch} epochs"
-        return Task(f"dense-{epoch}-s{config.seed}-{key}", DENSE, words, config, needs, epoch, before)
+        known = self._of(config)
+        name = f"dense-{epoch}-s{config.seed}-{known.dense_key}"
+        if name not in self._made:
+            before = max((each for each in self._epochs[known.dense_key] if each < epoch), default=0)
+            needs = (self._dense(config, before).name,) if before else ()
+            words = f"dense s{config.seed}, {epoch} epochs"
+            self._made[name] = Task(name, DENSE, words, known.dense, needs, epoch, before)
+        return self._made[name]
 
     def _teacher(self, config: RunConfig) -> Task:
-        asked = replace(config, density=HARMLESS)
         samples = needs_of(config.finder).samples
         where = [samples, config.draw_at, config.drawn_at, config.include, config.exclude]
-        key = digest([self._key(_dense(config)), *where])[:KEY]
-        words = f"teacher s{config.seed}"
-        return Task(f"teacher-s{config.seed}-{key}", TEACHER, words, asked, tuple(self._start(config)))
+        name = f"teacher-s{config.seed}-{digest([self._of(config).dense_key, *where])[:KEY]}"
+        if name not in self._made:
+            asked = replace(config, density=HARMLESS)
+            words = f"teacher s{config.seed}, {config.drawn_at} epochs"
+            self._made[name] = Task(name, TEACHER, words, asked, tuple(self._start(config)))
+        return self._made[name]
 
     def _rounds(self, config: RunConfig) -> int:
         """Return how many pieces of the way to its density a finder shares with its other densities."""
-        return _stages(config, self._smallest[self._key(replace(config, density=HARMLESS))])
+        return _stages(config, self._smallest[self._of(config).way])
 
     def _round(self, config: RunConfig, number: int) -> Task:
-        key = self._key(replace(config, density=HARMLESS))
-        asked = replace(config, density=self._smallest[key])
-        needs = (self._round(config, number - 1).name,) if number > 1 else tuple(self._start(config))
-        words = f"{written_name(config.finder)} s{config.seed}, round {number}"
-        return Task(f"round-{number}-s{config.seed}-{key}", ROUND, words, asked, needs, number)
+        way = self._of(config).way
+        name = f"round-{number}-s{config.seed}-{way}"
+        if name not in self._made:
+            asked = replace(config, density=self._smallest[way])
+            needs = (self._round(config, number - 1).name,) if number > 1 else tuple(self._start(config))
+            words = f"{written_name(config.finder)} s{config.seed}, round {number}"
+            self._made[name] = Task(name, ROUND, words, asked, needs, number)
+        return self._made[name]
 
     def _key(self, config: RunConfig) -> str:
         """Return a short hash of all that a configuration's results depend on, but for the machine."""
