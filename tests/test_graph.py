@@ -26,6 +26,7 @@ from tombola.studies.worker import work
 
 from .conftest import as_json, command
 from .test_pipeline import contents
+from .test_readme import GUIDE, blocks
 
 QUICK = [load_preset("digits"), {"epochs": 3, "rewind_to": 1, "milestones": (), "threads": 1, "steps": 10}]
 
@@ -138,6 +139,14 @@ def test_a_study_file(tmp_path):
     assert [cell.config.draw_at for cell in found.cells[:5]] == ["rewind"] * 4 + ["init"]
     assert found.cells[0].config.finder.steps == 10
     assert found.title == "lenet-300-100 on digits"
+
+
+def test_the_study_of_the_guide(tmp_path):
+    (text,) = blocks(GUIDE, "yaml")
+    (tmp_path / "guide.yaml").write_text(text)
+    found = read_study(str(tmp_path / "guide.yaml"))
+    labels = [cell.label for cell in found.cells if cell.config.seed == 1]
+    assert labels == ["cts:steps=300", "ltr"] * 3 + ["SNIP in ten rounds"]
 
 
 @pytest.mark.parametrize(

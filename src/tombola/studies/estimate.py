@@ -1,5 +1,6 @@
 """What a study will take, from a few measured steps of one of its cells."""
 
+import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
@@ -70,8 +71,10 @@ class _Measured:
     def __init__(self, config: RunConfig) -> None:
         self._config = resolve(config)
         with on_threads(self._config.threads):
+            since = time.perf_counter()
             # A density that keeps no weight must not stand in the way.
             self.cell = Cell.prepare(replace(self._config, density=0.5))
+            self._preparation = time.perf_counter() - since
 
     @cached_property
     def _step(self) -> float:
@@ -93,7 +96,10 @@ class _Measured:
         return number * length * self._step
 
     def seconds(self, task: Task) -> float:
-        """Return about how long a task takes."""
+        """Return about how long a task takes, each of which prepares its cell anew."""
+        return self._preparation + self._work(task)
+
+    def _work(self, task: Task) -> float:
         config, needs = task.config, needs_of(task.config.finder)
         end, start = config.training.epochs, config.rewind_to if config.draw_at != "init" else 0
         if task.kind == DENSE:

@@ -37,17 +37,15 @@ class Local:
         if self.jobs == 1:
             yield from work(tasks, board)
             return
-        failures = 0
-        while failures < PATIENCE:
-            lost = False
+        losses = 0
+        while losses < PATIENCE:
             with _Pool(tasks, self.jobs) as pool:
                 for finished in watch(tasks, board, pool.is_whole):
-                    failures = 0
+                    losses = 0
                     yield finished
-                lost = not pool.is_whole()
-            if not lost or pool.is_finished():
-                return
-            failures += 1
+                if pool.is_whole():
+                    return
+            losses += 1
             board.say("a worker was killed; its task goes on from its last checkpoint")
         raise TombolaError("workers are killed again and again; fewer --jobs take less memory")
 
@@ -67,12 +65,9 @@ class _Pool:
         """Whether no worker was killed."""
         return not any(future.done() and future.exception() is not None for future in self._futures)
 
-    def is_finished(self) -> bool:
-        """Whether every worker found nothing more to do."""
-        return all(future.done() and future.exception() is None for future in self._futures)
-
     def __enter__(self) -> "_Pool":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._executor.shutdown(wait=True, kill_workers=error[0] is not None)
+        # What they may still do is nothing, or can be gone on from.
+        self._executor.shutdown(wait=True, kill_workers=True)
