@@ -22,6 +22,7 @@ from tombola.studies.graph import basis_of, graph_of
 from tombola.studies.ledger import Ledger, survey
 from tombola.studies.status import duration_words, status_of
 from tombola.studies.study import Resources, memory_bytes, study_below, study_names
+from tombola.studies.worker import _attempt as attempt
 from tombola.studies.worker import work
 
 from .conftest import as_json, command
@@ -247,6 +248,7 @@ def test_a_worker_waits_for_another_and_goes_on_for_it(straight, tmp_path):
         assert status_of(tmp_path).running[held.words].holder.process == os.getpid()
     other.join()
     assert sorted(finished) == sorted(graph.tasks)
+    assert attempt(held, Ledger(tmp_path), Silent()) is None, "nor does who comes too late do it again"
     assert results(tmp_path) == expected
 
 

@@ -60,6 +60,21 @@ def test_of_many_who_find_the_holder_dead_one_takes_over(tmp_path):
         assert holder_of(path) is None
 
 
+def test_who_is_slow_to_take_over_finds_others_ahead(tmp_path, monkeypatch):
+    """Between its look and its file others have had the lease, and one has it: the number is free once more."""
+    path = tmp_path / "x"
+    of_another_machine(path, age=1000)
+
+    def slowly(file):
+        file.rename(path / "5")
+        return True
+
+    monkeypatch.setattr(leases, "_is_over", slowly)
+    with pytest.raises(LeaseTaken):
+        Lease(path).acquire(wait=False)
+    assert [file.name for file in path.iterdir()] == ["5"]
+
+
 def test_a_lease_of_another_machine_is_believed_while_its_heart_beats(tmp_path):
     of_another_machine(tmp_path / "x", age=leases.EXPIRY_SECONDS - 10)
     assert holder_of(tmp_path / "x").host == "far"

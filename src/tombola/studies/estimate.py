@@ -38,7 +38,10 @@ class Estimate:
 
 
 def estimate(graph: Graph) -> Estimate:
-    """Return what is left of a study, measured on one cell for each way of training; nothing is written."""
+    """Return what is left of a study, measured on one cell for each way of training; nothing is written.
+
+    Passes through the network alone are counted, which tiny ones need several times over for all the rest.
+    """
     states = survey(graph, Ledger(graph.out))
     measured: dict[tuple[object, ...], _Measured] = {}
     seconds: dict[str, float] = {}
