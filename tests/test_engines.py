@@ -258,10 +258,12 @@ def slurm(folder):
             pytest.skip("the node of Slurm does not become idle on this machine")
         yield started
     finally:
-        subprocess.run(["scancel", "--user", "root", "--signal", "KILL"], env=given, check=False)
+        subprocess.run(["scancel", "--user", "root"], env=given, check=False)
+        with suppress(pytest.fail.Exception):  # its daemons must see the jobs' end, which would wait for them otherwise
+            wait_for(lambda: not asked(given, "squeue", "-h"), 30)
         for path in (folder / "slurmd.pid", folder / "slurmctld.pid", *munge):
             if path.is_file():
-                kill(int(path.read_text()))
+                os.kill(int(path.read_text()), signal.SIGTERM)
 
 
 def asked(given, *command):
