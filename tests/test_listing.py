@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from tombola import UsageError
 from tombola.cli.main import main
@@ -18,6 +17,7 @@ from tombola.runs import pipeline
 from tombola.runs.inventory import clean, list_runs
 from tombola.runs.rundir import run_name
 from tombola.storage.files import size_of
+from tombola.storage.leases import Lease
 
 from .conftest import Killed, as_json, command, dying
 from .test_pipeline import contents
@@ -120,7 +120,7 @@ def test_list_names_the_damaged(capsys, out, name, content):
 def test_what_is_written_just_now_is_not_called_damaged(out):
     (directory,) = out.glob("random-0.02-s0-*")
     (directory / "environment.json").write_text("{}")
-    with FileLock(out / ".store" / ".locks" / directory.name):
+    with Lease(out / ".store" / ".leases" / directory.name):
         assert {run.name: run.state for run in list_runs(out)}[directory.name] == "unfinished"
     assert {run.name: run.state for run in list_runs(out)}[directory.name] == "damaged"
 
@@ -203,7 +203,7 @@ def test_clean_refuses_where_there_are_no_runs(capsys, tmp_path):
 
 
 def hold(path, started):
-    with FileLock(path):
+    with Lease(path):
         started.set()
         time.sleep(60)
 
@@ -214,7 +214,7 @@ def test_clean_leaves_alone_what_another_process_works_on(out):
     (checkpoint,) = (out / ".store").glob("dense-*/checkpoint.pt")
     context = multiprocessing.get_context("spawn")
     started = context.Event()
-    path = out / ".store" / ".locks" / checkpoint.parent.name
+    path = out / ".store" / ".leases" / checkpoint.parent.name
     process = context.Process(target=hold, args=(path, started))
     process.start()
     assert started.wait(60)
@@ -256,7 +256,7 @@ def test_an_interrupted_run_survives_cleaning(original, tmp_path):
 def test_ltr_leaves_no_empty_entry(capsys, tmp_path):
     options = [*QUICK, "--finder", "ltr", "--density", "0.8", "--out", tmp_path]
     assert command(capsys, "run", *options)[0] == 0
-    entries = [path for path in (tmp_path / ".store").iterdir() if path.name not in {".locks", "shared"}]
+    entries = [path for path in (tmp_path / ".store").iterdir() if path.name not in {".leases", "shared"}]
     assert entries
     assert all(list(entry.glob("*.pt")) for entry in entries)
 

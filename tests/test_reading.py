@@ -14,7 +14,7 @@ from tombola.cli.main import main
 from tombola.core.progress import Silent
 from tombola.runs.cell import stamp
 from tombola.runs.config import load_preset
-from tombola.studies import manifest, plan, read, run_all, runner, tabulate
+from tombola.studies import StudyPlan, manifest, plan, read, run_all, tabulate
 from tombola.studies.outcome import CellOutcome
 from tombola.studies.reading import equal_cost, falls
 from tombola.studies.reading.questions import base_name
@@ -77,10 +77,10 @@ def test_a_finished_comparison_is_read_again_without_its_data(compared, monkeypa
     def never(*arguments):
         raise AssertionError("a finished cell was run again")
 
-    monkeypatch.setattr(runner, "run", never)
+    monkeypatch.setattr(StudyPlan, "graph", never)
     cells = plan([load_preset("digits"), {**QUICK, "steps": 20}], ["random", "cts"], [0.1], seeds=2)
     before = manifest.read(out)
-    outcomes = run_all(cells, out, Silent(), measurements=[never])
+    outcomes = run_all(cells, out, Silent(), dynamics=True)
     assert tabulate(outcomes) == study.rows
     assert manifest.read(out).cells == before.cells
 
@@ -105,10 +105,18 @@ def test_stamps_tell_what_names_alone_do_not(tmp_path, brought):
 
     weights = tmp_path / "w.pt"
     weights.write_bytes(b"one")
-    seen = {of(), of(seed=1), of(epochs=3), of(weights=str(weights))}
+    changes = (
+        {},
+        {"seed": 1},
+        {"epochs": 3},
+        {"weights": str(weights)},
+        {"precision": "32-true"},
+        {"execution": "dense"},
+    )
+    seen = {of(**each) for each in changes}
     weights.write_bytes(b"other")
     seen.add(of(weights=str(weights)))
-    assert len(seen) == 5
+    assert len(seen) == 7
     assert of() == of(threads=1)
     assert of(model="brought:build") is of(data="brought:datasets") is of(fit="brought:train") is None
     assert of(data="folder", data_dir=str(tmp_path)) is None

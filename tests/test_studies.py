@@ -14,6 +14,7 @@ from tombola.cli.options import split_list
 from tombola.core.progress import Silent
 from tombola.finders import IMP, SNIP
 from tombola.objectives import FeatureMSE
+from tombola.runs import pipeline
 from tombola.runs.config import built, load_preset
 from tombola.studies import CellOutcome, StudyCell, plan, run_all, tabulate
 
@@ -155,10 +156,8 @@ def test_whatever_a_model_raises_in_one_cell_is_kept_on_one_line(tmp_path, monke
 
 
 def test_a_study_stopped_anywhere_goes_on_with_what_it_had(tmp_path, monkeypatch):
-    from tombola.studies import runner
-
     cells = plan(QUICK, ["random", "magnitude"], [0.1, 0.05], seeds=1)
-    original, count = runner.run, 0
+    original, count = pipeline.run, 0
 
     def dying(*arguments):
         nonlocal count
@@ -167,10 +166,10 @@ def test_a_study_stopped_anywhere_goes_on_with_what_it_had(tmp_path, monkeypatch
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(runner, "run", dying)
+    monkeypatch.setattr(pipeline, "run", dying)
     with pytest.raises(KeyboardInterrupt):
         run_all(cells, tmp_path, Silent())
-    monkeypatch.setattr(runner, "run", original)
+    monkeypatch.setattr(pipeline, "run", original)
     outcomes = run_all(cells, tmp_path, Silent())
     repeated = [original(m.config, tmp_path, Silent()).repeated for m in cells]
     assert repeated == [True] * 4

@@ -128,3 +128,13 @@ def test_outputs_are_remembered_for_others_and_cost_what_they_cost(tmp_path, kin
     for item in feed.epoch(3):
         assert torch.equal(again.output(item, item.batch), first.output(item, item.batch))
     assert again.forward == first.forward
+
+
+def test_outputs_by_running_statistics_are_no_others(conv, tmp_path):
+    """The entry is the same, so that a published search must not take what another search stored."""
+    feed = ListFeed(images(2))
+    entry = DiskStore(tmp_path).entry("teacher", {})
+    train(conv, images(2), epochs=2)
+    of = (conv.eval(), survey(conv).layout, Task(), feed, CPU, True, entry)
+    assert "kept once" in make_teacher(*of).how
+    assert "normalises by the statistics of each batch" in make_teacher(*of, by_batch=True).how

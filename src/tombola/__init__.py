@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tombola.errors import SearchError, TicketWarning, TombolaError, UsageError
     from tombola.finders import CTS, Random
     from tombola.networks.task import Task
-    from tombola.studies.comparison import compare
+    from tombola.studies.comparison import compare, study
     from tombola.ticket import Ticket
     from tombola.training import Job, Recipe
 
@@ -39,6 +39,7 @@ _HOMES = {
     "TombolaError": "errors",
     "UsageError": "errors",
     "compare": "studies.comparison",
+    "study": "studies.comparison",
     "draw": "api",
     "option": "core.parts",
     "preview": "api",
@@ -81,6 +82,7 @@ __all__ = [
     "option",
     "preview",
     "sparsify",
+    "study",
 ]
 
 

@@ -1,15 +1,14 @@
 """`tombola compare`: several finders at several densities over several seeds, in one table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tombola.cli.board import Later, board
 from tombola.cli.comparison import comparison_table, explain
-from tombola.cli.options import add_output_options, make_parser, out_directory, split_list
+from tombola.cli.options import add_output_options, check_jobs, make_parser, out_directory, split_list
 from tombola.cli.runs import configure_many
 from tombola.cli.show import print_table, show_json, show_table, show_text, terminal_width
-from tombola.core.parts import written_name
 
 if TYPE_CHECKING:
     from tombola.studies import Row, Study
@@ -39,39 +38,48 @@ def main(arguments: Sequence[str]) -> int:
         action="store_true",
         help="measure also how each ticket's training follows the dense network's: two more trainings a cell",
     )
+    parser.add_argument("--jobs", type=int, default=1, help="processes that work at a time, which share the threads")
     add_output_options(parser)
     options, layers, densities = configure_many(parser, arguments)
     out = out_directory(options)
 
-    from tombola.studies import plan, read, tabulate
+    from tombola.studies import StudyPlan, plan, read, tabulate
     from tombola.studies.comparison import carry_out
+    from tombola.studies.engines import Local
     from tombola.studies.figures import check_directory, check_picture
 
+    check_jobs(options.jobs)
     if options.plot:
         check_picture(Path(options.plot))
     if options.figures:
         check_directory(Path(options.figures))
     finders = split_list(options.finders)
-    cells = plan(layers, finders, densities, options.seeds)
-    config = cells[0].config
-    title = f"{written_name(config.model)} on {written_name(config.data)}"
+    asked = StudyPlan("comparison", tuple(plan(layers, finders, densities, options.seeds)), options.dynamics)
     with board() as shown:
-        rows, found = carry_out(
-            cells,
+        rows, found, _ = carry_out(
+            asked,
             out,
             shown,
-            dynamics=options.dynamics,
+            Local(options.jobs),
             seen=lambda done: shown.show(
-                Later(lambda width: comparison_table(title, tabulate(done), finders[0], width)[0])
+                Later(lambda width: comparison_table(asked.title, tabulate(done), finders[0], width)[0])
             ),
+            retry_failed=True,
             command=("compare", *arguments),
         )
     _draw(read(out), options.plot, options.figures)
+    return show_comparison(asked.title, rows, found, finders[0], out, options.json)
+
+
+def show_comparison(
+    title: str, rows: "Sequence[Row]", found: "Mapping[str, Any]", first: str, out: Path, as_json: bool
+) -> int:
+    """Show what became of a study's cells; return the exit status: 1 where some cell failed."""
     status = 1 if found["failures"] else 0
-    if options.json:
+    if as_json:
         show_json(found)
         return status
-    table, left_out = comparison_table(title, rows, finders[0], terminal_width())
+    table, left_out = comparison_table(title, rows, first, terminal_width())
     print_table(table)
     if left_out:
         show_text(f"There is no room for {', '.join(left_out)}; {out / 'table.csv'} has them.")

@@ -24,6 +24,8 @@ COMMANDS = {
     "compare": "compare finders at several densities, over seeds",
     "table": "show a comparison again, or hand its figures on",
     "report": "write a comparison's page, or its figures",
+    "study": "run a study's cells from a file, on this machine or a cluster",
+    "status": "show how a study stands",
     "audit": "check that a ticket says something about its weights",
     "preview": "list what would be pruned of a model",
     "draw": "pretrain and draw a ticket",
@@ -37,7 +39,7 @@ COMMANDS = {
     "demo": "draw a 98 % sparse ticket from a digits classifier, beside a random one",
 }
 # Those that do something which takes time, and show how far they are.
-_WORKING = ("run", "compare", "report", "audit", "draw", "train", "evaluate", "deploy", "demo")
+_WORKING = ("run", "compare", "study", "report", "audit", "draw", "train", "evaluate", "deploy", "demo")
 # What no disk can have: names that were given, not a failure.
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
 

@@ -24,7 +24,7 @@ _SYNONYMS = {
     "cpu": ("device",),
     "cpus": ("threads",),
     "workers": ("threads",),
-    "jobs": ("threads",),
+    "jobs": ("jobs", "threads"),
     "seed": ("seed", "seeds"),
     "seeds": ("seeds", "seed"),
     "sparsities": ("sparsity",),
@@ -108,6 +108,12 @@ def add_output_options(parser: ArgumentParser) -> None:
     """Add the options of commands that make a run directory."""
     parser.add_argument("--out", type=str, default="runs", help="directory below which the run directory lies")
     add_json_option(parser)
+
+
+def check_jobs(jobs: int) -> None:
+    """Raise UsageError for a number of processes that there cannot be."""
+    if jobs < 1:
+        raise UsageError(f"must be at least 1, got {jobs}", option="jobs")
 
 
 def out_directory(options: Namespace) -> Path:

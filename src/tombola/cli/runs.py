@@ -20,10 +20,10 @@ from tombola.runs.config import (
     RunConfig,
     ShortForm,
     built,
+    density_list,
     from_dict,
     lay_over,
     load_preset,
-    parse_density,
     parse_sparsity,
     path_of,
     preset_names,
@@ -103,16 +103,25 @@ def _given(options: Namespace) -> dict[str, Any]:
 
 def _take_densities(arguments: Sequence[str]) -> tuple[list[str], list[Density]]:
     """Take --density or --sparsity, a list such as 0.05,0.02, out of the arguments."""
-    read: dict[str, Callable[[str], Density]] = {"--density": parse_density, "--sparsity": parse_sparsity}
+    read: dict[str, Callable[[str], list[Density]]] = {
+        "--density": density_list,
+        "--sparsity": lambda text: [parse_sparsity(text)],
+    }
     rest, taken = _take(arguments, read)
     found = dict(taken)
     if len(found) > 1:
         raise UsageError("excludes --sparsity: give one of them", option="density")
-    densities = [read[name](part) for name, text in found.items() for part in (text or "").strip("[]").split(",")]
+    parts = [(name, part) for name, text in found.items() for part in _unbracketed(text or "").split(",")]
+    densities = [density for name, part in parts for density in read[name](part)]
     if any(densities.count(density) > 1 for density in densities):
         name, text = next(iter(found.items()))
         raise UsageError(f"must be a list without repetitions, got {text}", option=name.removeprefix("--"))
     return rest, densities
+
+
+def _unbracketed(text: str) -> str:
+    """Return a list without its brackets, which are not those of 0.8**[2..22]."""
+    return text.strip("[]") if text.startswith("[") else text
 
 
 def _take(arguments: Sequence[str], names: Container[str]) -> tuple[list[str], list[tuple[str, str | None]]]:

@@ -29,7 +29,8 @@ class Needs:
     samples: of the batches that it searches or scores on. batches: how many it looks at, at most. trains: whether it
     trains the weights, so that its tickets depend on how. own_training: whether a training function of the user's own
     may do that. at: at which weights it can be drawn, of "init", "rewind", "trained" and "given". task: which parts of
-    the task it uses.
+    the task it uses. dense: whether it asks for the dense network trained to the end. teacher: whether it asks for
+    stored outputs of the network at the weights where it is drawn.
     """
 
     samples: int = 512
@@ -38,6 +39,8 @@ class Needs:
     own_training: bool = True
     at: tuple[str, ...] = ("rewind", "init", "trained", "given")
     task: tuple[str, ...] = ()
+    dense: bool = False
+    teacher: bool = False
 
     def check_at(self, finder: str, at: str) -> None:
         """Raise UsageError where the finder cannot be drawn."""
@@ -105,6 +108,16 @@ class Finder(Part):
     def selection(self, problem: Problem, density: Density) -> Selection:
         """Return what is kept at a density."""
         return selection_of(self, problem.layout, density)
+
+    def stages(self, density: float) -> int:
+        """Return how many pieces of the way to a density are on the way to smaller ones too."""
+        return 0
+
+    def advance(self, problem: Problem, density: Density, stages: int) -> None:
+        """Do so many of these pieces, which the store keeps for all densities."""
+
+    def teach(self, problem: Problem) -> None:
+        """Have the store keep the network's outputs, where the finder asks for them."""
 
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density."""

@@ -1,8 +1,9 @@
 """Continuous Sparsification (Savarese, Silva and Maire 2020): soft gates that harden as the training goes on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, ClassVar
 
 import torch
@@ -51,24 +52,39 @@ class ContinuousSparsification(TrainingFinder):
         1e-8, "price of an open gate of continuous-sparsification", must=NOT_NEGATIVE, group="rivals"
     )
 
+    def stages(self, density: float) -> int:
+        """Return the most rounds that there may be."""
+        return self.rounds
+
+    def advance(self, problem: Problem, density: Density, stages: int) -> None:
+        """Do so many rounds, or as many as the density asks for."""
+        for _ in islice(self._rounds(problem, self.selection(problem, density)), stages):
+            pass
+
     def find(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density, along as many trainings as there are rounds."""
         selection, entry = self.selection(problem, density), problem.entry
         entry.resume()  # cuts the journal back
-        gates, cost = torch.full((sum(selection.groups.layout().counts),), self.gate_start), Cost()
-        for number in range(1, self.rounds + 1):
-            if number > 1:
-                gates = (self.temperature * gates).clamp(max=self.gate_start)
-            gates, round_cost, rows = self._round(problem, selection, gates, number)
-            cost += round_cost
-            for row in rows:
-                entry.record(row)
-            if int(selection.groups.expand(gates > 0).sum()) <= selection.kept:
-                break
+        rounds = list(self._rounds(problem, selection))
+        cost = sum((cost for _, cost, _ in rounds), Cost())
+        for row in (row for _, _, rows in rounds for row in rows):
+            entry.record(row)
+        gates = rounds[-1][0]
         wanted = selection.kept / problem.layout.total
         warnings = diagnostics.closed_gates(float((gates > 0).double().mean()), wanted)
         scores = selection.groups.expand(gates)
         return drawn(self, problem, density, selection.keep(gates), scores, cost, warnings=warnings)
+
+    def _rounds(self, problem: Problem, selection: Selection) -> Iterator[tuple[Tensor, Cost, list[dict[str, Any]]]]:
+        """Yield s after each round, what the round cost, and what it recorded, until few enough gates are open."""
+        gates = torch.full((sum(selection.groups.layout().counts),), self.gate_start)
+        for number in range(1, self.rounds + 1):
+            if number > 1:
+                gates = (self.temperature * gates).clamp(max=self.gate_start)
+            gates, cost, rows = self._round(problem, selection, gates, number)
+            yield gates, cost, rows
+            if int(selection.groups.expand(gates > 0).sum()) <= selection.kept:
+                return
 
     def _round(
         self, problem: Problem, selection: Selection, start: Tensor, number: int

@@ -123,7 +123,8 @@ class CTS(ObjectiveFinder):
 
     def needs(self) -> Needs:
         """Return what it needs of a run."""
-        return replace(super().needs(), samples=self.batch_size, batches=self.steps)
+        asks = self.objective is None or self.objective.asks_outputs
+        return replace(super().needs(), samples=self.batch_size, batches=self.steps, teacher=asks)
 
     def settled(self, problem: Problem) -> Self:
         """Return the same search with objective, learning rate and controller written out."""
@@ -131,6 +132,10 @@ class CTS(ObjectiveFinder):
         peak = self.schedule.peak(self.steps) if self.learning_rate is None else self.learning_rate
         controller = settled(self.controller, found.settled_objective.name)
         return replace(found, learning_rate=peak, controller=controller)
+
+    def teach(self, problem: Problem) -> None:
+        """Have the store keep the network's outputs, where the objective asks for them."""
+        self.settled(problem)._teacher(problem)
 
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density."""

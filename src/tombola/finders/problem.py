@@ -62,14 +62,19 @@ class Trainer:
         if epoch == 0:
             return self.start
         entry = self.dense_entry()
+        # Looked for before the lock: another process may hold that for hours, training on from here.
+        stored = entry.get(f"epoch-{epoch}") or self._dense_to(entry, epoch)
+        return State.from_dict(stored)
+
+    def _dense_to(self, entry: StoreEntry, epoch: int) -> dict[str, Any]:
         with entry.locked():
-            stored = entry.get(f"epoch-{epoch}")
+            stored: dict[str, Any] | None = entry.get(f"epoch-{epoch}")
             if stored is None:
                 stored = self._train_dense(entry, epoch).to_dict()
                 entry.put(f"epoch-{epoch}", stored)
                 if epoch == self.setup.recipe.epochs:
                     entry.clear_checkpoint()
-        return State.from_dict(stored)
+        return stored
 
     def _train_dense(self, entry: StoreEntry, epoch: int) -> State:
         finished = entry.get(f"epoch-{self.setup.recipe.epochs}") is not None

@@ -1,5 +1,6 @@
 """Tickets from training over and over: Lottery Ticket Rewinding, and iterative magnitude pruning."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +15,9 @@ from tombola.finders.problem import Problem
 from tombola.finders.training_finder import REWINDS
 from tombola.ticket import Ticket
 from tombola.training import State
+
+# A density on the grid, such as 0.8**22, is no round below itself.
+ROUND_OFF = 1e-9
 
 
 @dataclass(frozen=True)
@@ -41,19 +45,32 @@ class LTR(Finder):
 
     def needs(self) -> Needs:
         """Return what it needs of a run."""
-        return Needs(trains=True, at=REWINDS)
+        return Needs(trains=True, at=REWINDS, dense=True)
+
+    def stages(self, density: float) -> int:
+        """Return how many rounds end above a density."""
+        return max(0, math.ceil(math.log(density) / math.log(1 - self.rate) - ROUND_OFF) - 1)
+
+    def advance(self, problem: Problem, density: Density, stages: int) -> None:
+        """Do so many rounds of the descent."""
+        self._descend(problem, self.selection(problem, density), stages)
 
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density, from a descent whose rounds lie in the store where they were done."""
-        selection, number = self.selection(problem, density), 1
-        done = self._first_round(problem)
-        while (wanted := self._after(selection, number)).kept > selection.kept:
-            done = self._next_round(problem, done, wanted, number)
-            number += 1
+        selection = self.selection(problem, density)
+        done = self._descend(problem, selection)
         scores = self._scores(problem, done)
         mask = selection.keep(selection.groups.reduce(scores))
         # What `drawn` adds, the way to the weights, is part of the descent's cost already.
         return drawn(self, problem, density, mask, scores, done.cost - problem.cost_so_far, self.start(problem, done))
+
+    def _descend(self, problem: Problem, selection: Selection, most: float = math.inf) -> Round:
+        """Return what the last round leaves that ends above a selection, or the round of number `most`."""
+        done, number = self._first_round(problem), 1
+        while number <= most and (wanted := self._after(selection, number)).kept > selection.kept:
+            done = self._next_round(problem, done, wanted, number)
+            number += 1
+        return done
 
     def _after(self, selection: Selection, number: int) -> Selection:
         """Return what is kept after some rounds, no density below the wanted one."""
@@ -89,4 +106,4 @@ class IMP(LTR):
 
     def needs(self) -> Needs:
         """Return what it needs of a run."""
-        return Needs(trains=True, at=("init", "given"))
+        return Needs(trains=True, at=("init", "given"), dense=True)

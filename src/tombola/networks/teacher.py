@@ -97,7 +97,8 @@ def _remembered(
     network: FrozenNetwork, feed: Feed, runtime: Runtime, counted: "_Counter", entry: StoreEntry | None
 ) -> tuple[OutputTable | None, str, Cost]:
     """Return the look-up of outputs, or why there is none; and what was spent on it at another time."""
-    if entry is None:
+    if entry is None or uses_batch_statistics(network.model):
+        # What is stored may be the outputs of the same network by its running statistics.
         return *_make_table(network, feed, runtime, counted), Cost()
     with entry.locked():
         stored = entry.get("outputs")

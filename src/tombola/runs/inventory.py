@@ -2,17 +2,15 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from tombola.errors import TombolaError, UsageError
 from tombola.runs.rundir import SHARED, STORE
 from tombola.storage import digests
 from tombola.storage.files import read_json_object, read_yaml, size_of, sweep
+from tombola.storage.leases import Lease, held_alone, holder_of
 from tombola.storage.store import CHECKPOINT, LOCKS
 
 FINISHED, DRAWN, UNFINISHED, DAMAGED = "finished", "drawn", "unfinished", "damaged"
@@ -85,21 +83,10 @@ def _state(directory: Path) -> str:
     written = [name for name, digest in known.items() if digest is not None]
     if digests.unsound(directory, written):
         # A file may be newer than its digest while somebody writes both.
-        return UNFINISHED if _is_held(directory.parent / STORE / LOCKS / directory.name) else DAMAGED
+        return UNFINISHED if holder_of(directory.parent / STORE / LOCKS / directory.name) else DAMAGED
     if known and len(written) == len(known):
         return FINISHED
     return DRAWN if "ticket.safetensors" in written else UNFINISHED
-
-
-def _is_held(path: Path) -> bool:
-    """Whether a process holds a lock; one that nobody ever took is not made."""
-    if not path.is_file():
-        return False
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -139,8 +126,7 @@ def clean(out: Path, everything: bool = False, dry: bool = False) -> Cleaned:
     store = out / STORE
     if not runs:
         raise UsageError(f"{out} holds no runs of tombola; nothing was deleted")
-    with ExitStack() as held:
-        busy = _hold(store, held)
+    with held_alone([Lease(path) for path in sorted((store / LOCKS).glob("*"))]) as busy:
         if everything and busy:
             raise UsageError(
                 f"another process works below {out} ({', '.join(busy)}); nothing was deleted", option="all"
@@ -149,17 +135,6 @@ def clean(out: Path, everything: bool = False, dry: bool = False) -> Cleaned:
         if store.is_dir():
             found += _delete_store(store, dry) if everything else _thin(store, busy, _is_unfinished(runs), dry)
     return Cleaned(tuple(found), tuple(busy))
-
-
-def _hold(store: Path, held: ExitStack) -> list[str]:
-    """Take every lock of the store; return the names of those that others hold."""
-    busy = []
-    for path in sorted((store / LOCKS).glob("*")):
-        try:
-            held.enter_context(FileLock(path, timeout=0))
-        except Timeout:
-            busy.append(path.name)
-    return busy
 
 
 def _is_unfinished(runs: list[Path]) -> bool:

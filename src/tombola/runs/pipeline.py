@@ -10,6 +10,8 @@ from typing import Any
 from tombola.core.cost import Cost
 from tombola.core.parts import written_name
 from tombola.core.progress import Progress
+from tombola.core.seeds import seeded
+from tombola.finders import Finder
 from tombola.finders import draw as draw_ticket
 from tombola.finders.problem import Problem, Trainer
 from tombola.networks.evaluation import Evaluation
@@ -82,6 +84,53 @@ def draw(config: RunConfig, out: Path, progress: Progress) -> Result:
     return Result(directory, _places(directory) | _ticket_values(ticket), repeated)
 
 
+def fit(config: RunConfig, out: Path, progress: Progress) -> None:
+    """Do all of a run but the evaluation beside the dense network: pretrain, draw, and train the ticket."""
+    store = store_below(out, progress)
+    with _claimed(config, out, store) as (cell, directory):
+        if not is_whole(directory, FILES):
+            drawn = _draw(cell, store, directory, progress)
+            drawn.problem.fit(drawn.ticket, drawn.start)
+
+
+def pretrain(config: RunConfig, out: Path, progress: Progress, epoch: int) -> None:
+    """Train the dense network of a configuration to an epoch, for the runs below `out` that start there."""
+    with _prepared(config) as cell:
+        cell.trainer(store_below(out, progress), progress).dense_at(epoch)
+
+
+def teach(config: RunConfig, out: Path, progress: Progress) -> None:
+    """Store the dense network's outputs for the runs below `out` whose finders ask for them."""
+    with _prepared(config) as cell:
+        _finder(cell).teach(_problem(cell, store_below(out, progress), progress))
+
+
+def advance(config: RunConfig, out: Path, progress: Progress, stages: int) -> None:
+    """Do so many pieces of a finder's way to a density, for the runs below `out` of smaller ones."""
+    with _prepared(config) as cell:
+        problem = _problem(cell, store_below(out, progress), progress)
+        with seeded(problem.seed, "draw", device=problem.runtime.device):
+            _finder(cell).advance(problem, config.density, stages)
+
+
+@contextmanager
+def _prepared(config: RunConfig) -> Iterator[Cell]:
+    config = resolve(config)
+    with on_threads(config.threads):
+        yield Cell.prepare(config)
+
+
+def _finder(cell: Cell) -> Finder:
+    """Return a finder that shares work between densities, which one of the user's own with `draw` alone does not."""
+    assert isinstance(cell.config.finder, Finder)
+    return cell.config.finder
+
+
+def _problem(cell: Cell, store: DiskStore, progress: Progress) -> Problem:
+    trainer = cell.trainer(store, progress)
+    return cell.problem(trainer.dense_at(cell.config.drawn_at), store, progress, trainer)
+
+
 def train(config: RunConfig, ticket_file: Path, weights: Path | None, out: Path, progress: Progress) -> Result:
     """Train a ticket from a file, and evaluate it, in a run directory of its own below `out`.
 
@@ -135,9 +184,8 @@ def _claimed(config: RunConfig, out: Path, store: DiskStore) -> Iterator[tuple[C
 
     Another process that does the same waits, and then finds it done.
     """
-    config = resolve(config)
-    with on_threads(config.threads):
-        cell = Cell.prepare(config)
+    with _prepared(config) as cell:
+        config = cell.config
         directory = claim_below(
             out, run_name(written_name(config.finder), config.density, config.seed), cell.identity()
         )
@@ -172,8 +220,7 @@ def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> 
         progress.say(cell.note)
     describe_run(directory, config, FILES)
     # Pretrain. A ticket is drawn at one point of the dense training and trained from another, or the same.
-    epochs = {"init": 0, "rewind": config.rewind_to, "trained": config.training.epochs}
-    drawn_at = trainer.dense_at(epochs[config.draw_at])
+    drawn_at = trainer.dense_at(config.drawn_at)
     start = drawn_at if config.draw_at != "trained" else trainer.dense_at(config.rewind_to)
     # Draw.
     problem = cell.problem(drawn_at, store, progress, trainer)

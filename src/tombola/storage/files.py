@@ -57,7 +57,7 @@ class Sink:
         return total.hexdigest()
 
 
-def _place() -> str:
+def place_name() -> str:
     """Return a name for where process numbers are this process's own: the machine, and the container on it."""
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
     try:
@@ -68,7 +68,7 @@ def _place() -> str:
 
 def _partial(path: Path) -> Path:
     # Shortened, so that a name which a directory can just hold can be written too.
-    return path.with_name(f".{path.name[:80]}.{_place()}.{os.getpid()}-{next(_counter)}.partial")
+    return path.with_name(f".{path.name[:80]}.{place_name()}.{os.getpid()}-{next(_counter)}.partial")
 
 
 def write_atomically(path: Path, write: Callable[[Sink], object]) -> str:
@@ -193,12 +193,13 @@ def _is_abandoned(name: str, written: float) -> bool:
     parts = _PARTIAL.fullmatch(name)
     if parts is None:
         return False
-    if parts["place"] == _place():
-        return not _is_running(int(parts["process"]))
+    if parts["place"] == place_name():
+        return not is_running(int(parts["process"]))
     return time.time() - written > _STALE_SECONDS
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether this machine has a process of that number."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

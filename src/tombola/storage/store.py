@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock
-
 from tombola.errors import TombolaError, UsageError
+from tombola.storage import stopping
 from tombola.storage.archives import read_archive, write_archive
 from tombola.storage.files import (
     read_json_object,
@@ -27,9 +26,10 @@ from tombola.storage.files import (
     write_new_json,
 )
 from tombola.storage.identity import differing_keys, digest
+from tombola.storage.leases import Lease
 
 CHECKPOINT_SECONDS = 10.0
-LOCKS = ".locks"
+LOCKS = ".leases"
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -113,11 +113,9 @@ class DiskStore:
         """Return the entry with this identity; its directory is made by the first write."""
         return DiskEntry(self, f"{kind}-{digest(identity)[:16]}", identity)
 
-    def lock(self, name: str) -> FileLock:
+    def lock(self, name: str) -> Lease:
         """Return the lock of an entry, or of whatever else has a name here; it falls with its process."""
-        directory = self.root / LOCKS
-        directory.mkdir(parents=True, exist_ok=True)
-        return FileLock(directory / name)
+        return Lease(self.root / LOCKS / name)
 
 
 class DiskEntry:
@@ -127,6 +125,7 @@ class DiskEntry:
         self.directory = store.root / name
         self._store, self._identity = store, identity
         self._claimed = False
+        self._lease: Lease | None = None
         self._last = time.monotonic()
         self._journal = self.directory / "metrics.jsonl"
         self._sealed = self.directory / "journal.json"
@@ -182,15 +181,20 @@ class DiskEntry:
         return found
 
     def due(self) -> bool:
-        """Whether the checkpoint interval has passed."""
-        return time.monotonic() - self._last >= self._store.checkpoint_seconds
+        """Whether the checkpoint interval has passed, or the process is to stop."""
+        return stopping.requested() or time.monotonic() - self._last >= self._store.checkpoint_seconds
 
     def checkpoint(self, state: Any) -> None:
-        """Keep the state, and length and digest of the journal that belongs to it."""
+        """Keep the state, and length and digest of the journal that belongs to it.
+
+        Raises Stopped where the process was asked to stop.
+        """
         self._claim()
         length, total = self._sync()
         write_archive(self._checkpoint, {"state": state, "journal": length, "sha256": total})
         self._last = time.monotonic()
+        if stopping.requested():
+            raise stopping.Stopped
 
     def record(self, row: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
@@ -236,9 +240,15 @@ class DiskEntry:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Wait for other processes that work on the same entry; the lock falls with its process."""
-        with self._store.lock(self.directory.name):
-            yield
+        """Wait for other processes that work on the same entry; the lock falls with its process.
+
+        Whoever stood still for so long that another took it over writes nothing more: LeaseLost is raised.
+        """
+        with self._store.lock(self.directory.name) as self._lease:
+            try:
+                yield
+            finally:
+                self._lease = None
 
     def _check(self) -> None:
         """Raise UsageError where the directory is another entry's."""
@@ -246,6 +256,8 @@ class DiskEntry:
             self._claim()
 
     def _claim(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
         if not self._claimed:
             claim(self.directory, self._identity)
             self._claimed = True

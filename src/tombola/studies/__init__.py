@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from tombola.studies.outcome import CellOutcome, failures
     from tombola.studies.plan import StudyCell, plan
     from tombola.studies.reading import Study, read
-    from tombola.studies.runner import measure_dynamics, run_all
+    from tombola.studies.runner import run_all, run_study
+    from tombola.studies.study import StudyPlan, read_study
     from tombola.studies.table import Row, summary, tabulate, write_tables
 
 _HOMES = {
@@ -21,10 +22,12 @@ _HOMES = {
     "Study": "reading",
     "StudyCell": "plan",
     "failures": "outcome",
-    "measure_dynamics": "runner",
     "plan": "plan",
     "read": "reading",
+    "read_study": "study",
     "run_all": "runner",
+    "run_study": "runner",
+    "StudyPlan": "study",
     "summary": "table",
     "tabulate": "table",
     "write_tables": "table",
@@ -35,11 +38,13 @@ __all__ = [
     "Row",
     "Study",
     "StudyCell",
+    "StudyPlan",
     "failures",
-    "measure_dynamics",
     "plan",
     "read",
+    "read_study",
     "run_all",
+    "run_study",
     "summary",
     "tabulate",
     "write_tables",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tombola.core.selection import Density
@@ -31,6 +31,20 @@ class StudyCell:
         return self.config.seed
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A finder as a study asks for it.
+
+    finder: as it is written, such as "cts:objective=loss", or as keys and values. label: what the study calls it.
+    values: options that hold for it alone, over the shared ones. densities: its own, in place of the study's.
+    """
+
+    finder: str | Mapping[str, Any]
+    label: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    densities: tuple[float, ...] = ()
+
+
 def plan(
     layers: Sequence[Mapping[str, Any]], finders: Sequence[str], densities: Sequence[Density], seeds: int
 ) -> list[StudyCell]:
@@ -42,18 +56,28 @@ def plan(
     """
     if seeds < 1:
         raise UsageError(f"must be at least 1, got {seeds}", option="seeds")
-    if not finders or len(set(finders)) < len(finders):
-        given = ",".join(finders) or "none"
-        raise UsageError(f"must be a list without repetitions such as cts,snip,ltr, got {given}", option="finders")
     if any(isinstance(density, Mapping) for density in densities):
         raise UsageError("takes no patterns where densities are compared", option="density")
+    return expand(layers, [Asked(label, label) for label in finders], densities, range(seeds))
+
+
+def expand(
+    layers: Sequence[Mapping[str, Any]], finders: Sequence[Asked], densities: Sequence[Density], seeds: Sequence[int]
+) -> list[StudyCell]:
+    """Do the same for finders with values of their own; seeds: counted from that of the layers."""
+    labels = [asked.label for asked in finders]
+    if not finders or len(set(labels)) < len(labels):
+        given = ",".join(labels) or "none"
+        raise UsageError(f"must be a list without repetitions such as cts,snip,ltr, got {given}", option="finders")
     _check_shared(layers[-1], finders)
-    variants = {label: _variant(layers, label) for label in finders}
+    variants = [(asked, _variant(layers, asked)) for asked in finders]
+    everywhere = dict.fromkeys([*densities, *(density for asked in finders for density in asked.densities)])
     cells = [
-        StudyCell(label, replace(variant, density=density, seed=variant.seed + number))
-        for number in range(seeds)
-        for density in densities
-        for label, variant in variants.items()
+        StudyCell(asked.label, replace(variant, density=density, seed=variant.seed + number))
+        for number in seeds
+        for density in everywhere
+        for asked, variant in variants
+        if density in (asked.densities or densities)
     ]
     for cell in cells:
         with _of(cell.label):
@@ -70,10 +94,10 @@ def _of(label: str) -> Iterator[None]:
         raise UsageError(f"{error.message} (finder {label})", option=error.option) from None
 
 
-def _variant(layers: Sequence[Mapping[str, Any]], label: str) -> RunConfig:
-    """Return the configuration of a finder as labelled, of the shared options those that it has."""
+def _variant(layers: Sequence[Mapping[str, Any]], asked: Asked) -> RunConfig:
+    """Return the configuration of a finder, of the shared options those that it has."""
     try:
-        inline = FINDERS.parse(label)
+        inline = FINDERS.parse(asked.finder)
     except UsageError as error:
         raise UsageError(error.message, option="finders") from None
     spec = start()
@@ -85,8 +109,8 @@ def _variant(layers: Sequence[Mapping[str, Any]], label: str) -> RunConfig:
             values = {key: value for key, value in values.items() if not _of_finder(key)}
         named = own if own.part == inline.part else replace(inline, given={})
         spec = lay_over(spec, {**values, "finder": named}, loose=True)
-    spec = lay_over(spec, {"finder": inline})
-    with _of(label):
+    with _of(asked.label):
+        spec = lay_over(spec, {**asked.values, "finder": inline})
         config: RunConfig = spec.build()
     needs = needs_of(config.finder)
     places = [place for place in needs.at if place != "given"]
@@ -101,8 +125,8 @@ def _of_finder(name: str) -> bool:
     return name == "search" or (form is not None and all(owner for owner, _, _ in form.owners))
 
 
-def _check_shared(layer: Mapping[str, Any], finders: Sequence[str]) -> None:
+def _check_shared(layer: Mapping[str, Any], finders: Sequence[Asked]) -> None:
     """Raise UsageError for a shared option that none of the finders has."""
     for name in filter(_of_finder, layer):
-        if name != "search" and not any(FINDERS.parse(label).find(name.replace("-", "_")) for label in finders):
-            raise UsageError(f"is not an option of any of {', '.join(finders)}", option=name)
+        if name != "search" and not any(FINDERS.parse(each.finder).find(name.replace("-", "_")) for each in finders):
+            raise UsageError(f"is not an option of any of {', '.join(each.label for each in finders)}", option=name)

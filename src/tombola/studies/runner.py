@@ -1,119 +1,170 @@
-"""Runs the cells of a study; the only place that loops over seeds."""
+"""Runs a study by an engine, and says what became of its cells."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tombola.core.progress import Progress
 from tombola.data import shared
 from tombola.errors import UsageError, in_words
-from tombola.runs.cell import stamp
-from tombola.runs.config import RunConfig
-from tombola.runs.pipeline import Result, finished, run
+from tombola.runs.cell import Cell, resolve, stamp
+from tombola.runs.pipeline import finished
 from tombola.runs.rundir import check_out
 from tombola.storage.files import write_json
 from tombola.studies import manifest
-from tombola.studies.dynamics import follow
+from tombola.studies.engines import Engine, Local
+from tombola.studies.graph import RESULTS, Graph
+from tombola.studies.ledger import BLOCKED, FAILED, READY, Ledger, reason, survey
 from tombola.studies.manifest import CellEntry
 from tombola.studies.outcome import CellOutcome, failures
 from tombola.studies.plan import StudyCell
+from tombola.studies.study import StudyPlan
 
-Measurement = Callable[[RunConfig, Path, Path, Progress], Mapping[str, Any]]
+# What is measured of a cell beside its result.
+MEASURED = ("dynamics",)
 
 
-def measure_dynamics(config: RunConfig, directory: Path, out: Path, progress: Progress) -> Mapping[str, Any]:
-    """Return how a run's ticket follows the dense network in training (`tombola.studies.dynamics`)."""
-    return {"dynamics": [asdict(moment) for moment in follow(config, directory, out, progress)]}
+def nothing(outcomes: list[CellOutcome]) -> None:
+    """Look at no outcomes."""
 
 
 def run_all(
     cells: Sequence[StudyCell],
     out: Path,
     progress: Progress,
-    seen: Callable[[list[CellOutcome]], None] = lambda _: None,
-    measurements: Sequence[Measurement] = (),
+    seen: Callable[[list[CellOutcome]], None] = nothing,
+    dynamics: bool = False,
     command: Sequence[str] = (),
 ) -> list[CellOutcome]:
-    """Run the cells one after another and return what became of each; what was run before is not run again.
+    """Run cells in this process, and try those again that failed before; the rest as in `run_study`."""
+    plan = StudyPlan("cells", tuple(cells), dynamics)
+    return run_study(plan, out, Local(), progress, seen, retry_failed=True, command=command)
 
-    Cells share whatever they have in common through the store below `out`. A cell that fails is named in
-    `out`/failures.json with its reason, and tried again next time. `out`/study.json says where each cell lies: those
-    that it knows are shown again without their data. seen: is called after every cell with all outcomes so far.
-    measurements: what else is measured of each run, beside its result. command: what study.json says made it.
+
+def run_study(
+    study: StudyPlan,
+    out: Path,
+    engine: Engine,
+    progress: Progress,
+    seen: Callable[[list[CellOutcome]], None] = nothing,
+    retry_failed: bool = False,
+    command: Sequence[str] = (),
+) -> list[CellOutcome]:
+    """Run the tasks of a study that are not done, and return what became of its cells, as far as that is known.
+
+    What cells share, through the store below `out`, is done once. Where a task fails, cells that need it have no
+    result; they are named in `out`/failures.json. `out`/study.json says where each cell lies: where all are finished,
+    they are shown again without their data. seen: is called after every cell with all outcomes so far. retry_failed:
+    whether what failed before is tried again. command: what study.json says made it. Raises UsageError, before anything
+    is written, where no cell can be run.
     """
     check_out(out)
-    with shared():
-        outcomes = _Bench(out, progress, measurements, command, _known(out)).run(cells, seen)
+    study = study.on_threads(engine.threads(study.resources))
+    before = _before(study, out)
+    if before:
+        outcomes = [outcome for _, outcome in before]
+        seen(outcomes)
+        manifest.write(out, [entry for entry, _ in before], command)
+    else:
+        outcomes = _carry_out(study, out, engine, progress, seen, retry_failed)
+        if out.is_dir():
+            manifest.write(out, _entries(study.cells, outcomes), command)
     failed = failures(outcomes)
-    if failed and out.is_dir():  # which it is not where no cell came as far as writing something
+    if failed:
         write_json(out / "failures.json", failed)
-    elif not failed:
+    else:
         (out / "failures.json").unlink(missing_ok=True)
     return outcomes
 
 
-def _known(out: Path) -> dict[str, CellEntry]:
-    """Return the finished cells of the comparison before, by stamp; a manifest that cannot be read is made anew."""
+def _carry_out(
+    study: StudyPlan,
+    out: Path,
+    engine: Engine,
+    progress: Progress,
+    seen: Callable[[list[CellOutcome]], None],
+    retry_failed: bool,
+) -> list[CellOutcome]:
+    """Run the tasks that are not done."""
+    with shared():
+        graph, ledger = study.graph(out), Ledger(out)
+        if READY in survey(graph, ledger).values():
+            _check_some(study.cells)
+        study.begin(out)
+        if retry_failed:
+            ledger.forget_failures(graph.tasks.values())
+        for done in engine.run(graph, progress):
+            if done.failure:
+                progress.say(f"failed: {done.task.words}: {done.failure}")
+            if done.task.kind in RESULTS or done.failure:
+                seen(outcomes_of(graph, ledger))
+    return outcomes_of(graph, ledger)
+
+
+def _before(study: StudyPlan, out: Path) -> list[tuple[CellEntry, CellOutcome]]:
+    """Return all cells as an earlier run left them, known by their stamps; nothing where something is missing.
+
+    A manifest that cannot be read is made anew.
+    """
     try:
         found = manifest.read(out)
     except UsageError:
-        found = None
-    return found.stamped() if found else {}
+        return []
+    known = found.stamped() if found else {}
+    cells: list[tuple[CellEntry, CellOutcome]] = []
+    for cell in study.cells if known else ():
+        entry = known.get(_stamp(cell) or "")
+        result = None if entry is None or (study.dynamics and not entry.measured) else finished(out / entry.run)
+        if entry is None or result is None:
+            return []
+        entry = replace(entry, label=cell.label, density=cell.density, seed=cell.seed)
+        cells.append((entry, CellOutcome(cell, {**result.values, **entry.measured})))
+    return cells
 
 
-class _Bench:
-    """What runs cells: where they lie, what is measured, and what is known of them from before."""
+def _entries(cells: Sequence[StudyCell], outcomes: Sequence[CellOutcome]) -> list[CellEntry]:
+    """Return where each cell lies, as far as that is known."""
+    found = {(each.cell.label, each.cell.density, each.cell.seed): each for each in outcomes}
+    entries = []
+    for cell in cells:
+        entry = CellEntry(cell.label, cell.density, cell.seed, stamp=_stamp(cell))
+        outcome = found.get((cell.label, cell.density, cell.seed))
+        values = outcome.values if outcome and outcome.values else {}
+        measured = {key: values[key] for key in MEASURED if key in values}
+        failure = outcome.failure if outcome else ""
+        entries.append(replace(entry, run=values.get("directory", ""), measured=measured, failure=failure))
+    return entries
 
-    def __init__(
-        self,
-        out: Path,
-        progress: Progress,
-        measurements: Sequence[Measurement],
-        command: Sequence[str],
-        known: Mapping[str, CellEntry],
-    ) -> None:
-        self.out, self.progress, self.command = out, progress, command
-        self.measurements, self.known = measurements, known
 
-    def run(self, cells: Sequence[StudyCell], seen: Callable[[list[CellOutcome]], None]) -> list[CellOutcome]:
-        """Run every cell, and keep the manifest up to date."""
-        outcomes: list[CellOutcome] = []
-        entries = [CellEntry(cell.label, cell.density, cell.seed) for cell in cells]
-        fresh = True
-        for number, cell in enumerate(cells):
-            outcome, entries[number], remembered = self._one(cell, f"cell {number + 1} of {len(cells)}")
-            outcomes.append(outcome)
-            # Cells that were there already change nothing that would have to be kept at once.
-            if (not remembered or fresh or number + 1 == len(cells)) and self.out.is_dir():
-                manifest.write(self.out, entries, self.command)
-                fresh = False
-            seen(list(outcomes))
-        return outcomes
+def _stamp(cell: StudyCell) -> str | None:
+    try:
+        return stamp(cell.config)
+    except UsageError:  # of a cell that cannot be run
+        return None
 
-    def _one(self, cell: StudyCell, place: str) -> tuple[CellOutcome, CellEntry, bool]:
-        """Return what becomes of a cell, its entry in the manifest, and whether it was there already."""
-        entry = CellEntry(cell.label, cell.density, cell.seed)
+
+def _check_some(cells: Sequence[StudyCell]) -> None:
+    """Raise UsageError where none of the cells can be run; one that cannot, beside others, fails by itself."""
+    first: Exception | None = None
+    for config in (cell.config for cell in cells if cell.config.seed == cells[0].config.seed):
         try:
-            entry = replace(entry, stamp=stamp(cell.config))
-            before = self._before(entry)
-            if before is not None:
-                return CellOutcome(cell, {**before[0].values, **before[1].measured}), before[1], True
-            self.progress.say(f"{place}: {cell.label}, density {cell.density:.4g}, seed {cell.seed}")
-            result = run(cell.config, self.out, self.progress)
-            more = [measure(cell.config, result.directory, self.out, self.progress) for measure in self.measurements]
-            measured = {key: value for each in more for key, value in each.items()}
-            entry = replace(entry, run=result.directory.name, measured=measured)
-            return CellOutcome(cell, {**result.values, **measured}), entry, False
-        except Exception as error:  # noqa: BLE001 - the user's model and data may raise anything, in this cell alone
-            failure = in_words(error)
-            self.progress.say(f"failed: {failure}")
-            return CellOutcome(cell, None, failure), replace(entry, failure=failure), False
+            Cell.prepare(resolve(config))
+            return
+        except Exception as error:  # noqa: BLE001 - the user's model and data may raise anything
+            first = first or error
+    assert first is not None
+    raise UsageError(f"every cell failed; the first said: {in_words(first)}", option="finders") from first
 
-    def _before(self, entry: CellEntry) -> tuple[Result, CellEntry] | None:
-        """Return a cell as an earlier comparison left it, None where something of it is missing."""
-        known = self.known.get(entry.stamp or "")
-        if known is None or (self.measurements and not known.measured):
-            return None
-        result = finished(self.out / known.run)
-        return None if result is None else (result, replace(entry, run=known.run, measured=known.measured))
+
+def outcomes_of(graph: Graph, ledger: Ledger) -> list[CellOutcome]:
+    """Return what became of the cells of which that is known."""
+    states = survey(graph, ledger)
+    found: list[CellOutcome] = []
+    for cell, names in graph.cells:
+        done = [ledger.done(graph.tasks[name]) for name in names]
+        whys = [reason(graph, ledger, name) for name in names if states[name] in (FAILED, BLOCKED)]
+        if all(each is not None for each in done):
+            found.append(CellOutcome(cell, {key: value for each in done for key, value in (each or {}).items()}))
+        elif whys:
+            found.append(CellOutcome(cell, None, whys[0].why if whys[0] else "failed"))
+    return found

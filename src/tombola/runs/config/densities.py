@@ -10,6 +10,9 @@ from tombola.core.selection import Density, parse_densities
 from tombola.errors import UsageError
 
 _POWER = re.compile(r"^\s*([0-9.]+(?:e-?[0-9]+)?)\s*\*\*\s*([0-9]+)\s*$", re.IGNORECASE)
+_POWERS = re.compile(
+    r"^\s*([0-9.]+)\s*\*\*\s*\[\s*([0-9]{1,5})\s*\.\.\s*([0-9]{1,5})\s*(?:\.\.\s*([0-9]{1,5})\s*)?\]\s*$"
+)
 # Numbers written with more digits in their exponent are no densities, and would take forever to read exactly.
 _LONG_EXPONENT = re.compile(r"e[+-]?[0-9]{4,}", re.IGNORECASE)
 
@@ -26,6 +29,20 @@ def parse_density(value: Any) -> Density:
         pairs = [pair.partition("=") for pair in value.strip("{} ").split(";") if pair.strip()]
         return parse_density({pattern.strip(): each for pattern, _, each in pairs})
     return _one(value)
+
+
+def density_list(value: Any) -> list[Density]:
+    """Return what a text or number means where several densities can stand.
+
+    0.8**[2..22] means those of 21 powers, 0.8**[2..22..2] those of every second one.
+    """
+    found = _POWERS.match(str(value))
+    if found is None:
+        return [parse_density(value)]
+    first, last, step = int(found[2]), int(found[3]), int(found[4] or 1)
+    if first > last or last > 9999 or not step:
+        raise UsageError(f"takes powers such as 0.8**[2..22] or 0.8**[2..22..2], got {value!r}", option="density")
+    return [parse_density(f"{found[1]}**{power}") for power in range(first, last + 1, step)]
 
 
 def _one(value: Any) -> float:

@@ -145,6 +145,11 @@ class RunConfig(Part):
         named=False,
     )
 
+    @property
+    def drawn_at(self) -> int:
+        """The epoch of the dense training at which the ticket is drawn."""
+        return {"init": 0, "rewind": self.rewind_to, "trained": self.training.epochs}[self.draw_at]
+
     def check(self) -> None:
         """Raise UsageError, naming the option and what is allowed, for values that do not go together."""
         cores = os.cpu_count() or 1

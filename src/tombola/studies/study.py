@@ -1,0 +1,208 @@
+"""A study: cells, and what their workers are given; read from a small file, or made from a comparison's flags."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from tombola.core.parts import written_name
+from tombola.core.selection import Density
+from tombola.core.written import from_text
+from tombola.errors import TombolaError, UsageError
+from tombola.runs.config import STANDARD, density_list, from_dict, load_preset
+from tombola.storage.files import read_json_object, read_yaml
+from tombola.studies.graph import Basis, Graph, basis_of, graph_of
+from tombola.studies.ledger import Ledger, begin
+from tombola.studies.plan import Asked, StudyCell, expand
+
+# Keys of a study's file beside the options of runs.
+_OWN = ("about", "preset", "recipe", "finders", "densities", "seeds", "dynamics", "resources")
+_SIZE = re.compile(r"\s*([0-9.]+)\s*(k|M|G|T)?B?\s*", re.IGNORECASE)
+_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a task is given where an engine can tell: CPUs, which are its threads; GPUs or a part of one; bytes."""
+
+    cpus: int = 1
+    gpus: float = 0.0
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """Cells to be compared; dynamics: whether it is measured how trainings follow the dense network's."""
+
+    name: str
+    cells: tuple[StudyCell, ...]
+    dynamics: bool = False
+    resources: Resources = field(default_factory=Resources)
+
+    @property
+    def title(self) -> str:
+        """The network and the data, in words."""
+        config = self.cells[0].config
+        return f"{written_name(config.model)} on {written_name(config.data)}"
+
+    def on_threads(self, threads: int) -> "StudyPlan":
+        """Return the same with the threads of cells that do not say theirs written out."""
+        cells = (
+            cell if cell.config.threads else replace(cell, config=replace(cell.config, threads=threads))
+            for cell in self.cells
+        )
+        return replace(self, cells=tuple(cells))
+
+    def graph(self, out: Path) -> Graph:
+        """Return its tasks below `out`, without writing anything; reads the data."""
+        return graph_of(self.cells, basis_of(self.cells), out, self.dynamics)
+
+    def begin(self, out: Path) -> Graph:
+        """Write it down below `out`, where workers find it, and return its tasks."""
+        basis = basis_of(self.cells)
+        begin(Ledger(out), self._plain(basis))
+        return graph_of(self.cells, basis, out, self.dynamics)
+
+    def _plain(self, basis: Basis) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "cells": [{"label": cell.label, "config": cell.config.to_dict()} for cell in self.cells],
+            "dynamics": self.dynamics,
+            "resources": asdict(self.resources),
+            "basis": dict(basis),
+        }
+
+
+def study_below(out: Path) -> tuple[StudyPlan, Graph]:
+    """Return the study last begun below `out`, and its tasks; raises UsageError where there is none."""
+    path = Ledger(out).plan_file
+    try:
+        found = read_json_object(path)
+        cells = tuple(StudyCell(each["label"], from_dict(each["config"])) for each in found["cells"])
+        resources = Resources(**found["resources"])
+        study = StudyPlan(found["name"], cells, found["dynamics"], resources)
+        return study, graph_of(cells, found["basis"], out, study.dynamics)
+    except FileNotFoundError:
+        raise UsageError(f"{out} holds no study; `tombola study` and `tombola compare` begin one") from None
+    except (TombolaError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is damaged ({error}); begin the study again") from None
+
+
+def study_names() -> list[str]:
+    """Return the studies that come with the package."""
+    entries = (files("tombola") / "studies" / "shipped").iterdir()
+    return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
+
+
+def read_study(given: str) -> StudyPlan:
+    """Return the study of a YAML file, or one that comes with the package, by its name.
+
+    Raises UsageError for what cannot be run.
+    """
+    path = Path(given)
+    if given in study_names():
+        path = Path(str(files("tombola") / "studies" / "shipped" / f"{given}.yaml"))
+    elif not path.is_file():
+        raise UsageError(f"there is no study {given}: give a YAML file, or one of {', '.join(study_names())}")
+    values = read_yaml(path, f"study {path}")
+    try:
+        return _study(path.stem, values)
+    except UsageError as error:
+        raise UsageError(f"study {path}: {error.worded(error.option)}") from None
+
+
+def _study(name: str, values: Mapping[str, Any]) -> StudyPlan:
+    missing = [key for key in ("finders", "densities") if not values.get(key)]
+    if missing:
+        raise UsageError("must be given", option=missing[0])
+    if "preset" not in values and not {"model", "data"} <= values.keys():
+        raise UsageError("must be given, or model and data", option="preset")
+    preset = load_preset(values["preset"], values.get("recipe", STANDARD)) if "preset" in values else {}
+    options = {key: value for key, value in values.items() if key not in _OWN}
+    finders = _listed(values["finders"], "finders")
+    layers = [{k: v for k, v in layer.items() if k != "density"} for layer in (preset, options)]
+    first, seeds = _seeds(values.get("seeds", 1), options)
+    layers[-1]["seed"] = first
+    cells = expand(layers, [_asked(each) for each in finders], _densities(values["densities"]), seeds)
+    dynamics = values.get("dynamics", False)
+    if not isinstance(dynamics, bool):
+        raise UsageError(f"must be true or false, got {dynamics!r}", option="dynamics")
+    return StudyPlan(name, tuple(cells), dynamics, _resources(values.get("resources") or {}))
+
+
+def _listed(value: Any, option: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise UsageError(f"must be a list, got {value!r}", option=option)
+    return value
+
+
+def _densities(value: Any) -> tuple[float, ...]:
+    listed = value if isinstance(value, list) else [value]
+    found: list[Density] = [density for each in listed for density in density_list(each)]
+    plain = [density for density in found if isinstance(density, float)]
+    if len(plain) < len(found) or len(set(plain)) < len(plain):
+        raise UsageError(f"must be densities without patterns and repetitions, got {value}", option="densities")
+    return tuple(plain)
+
+
+def _seeds(value: Any, options: Mapping[str, Any]) -> tuple[int, Sequence[int]]:
+    """Return the first seed, and what is added to it; value: how many, or which."""
+    first = options.get("seed", 0)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return first, range(value)
+    numbers = isinstance(value, list) and all(isinstance(each, int) and each >= 0 for each in value)
+    if not numbers or not value or len(set(value)) < len(value):
+        raise UsageError(
+            f"must be how many, or a list without repetitions such as [0, 1, 2], got {value}", option="seeds"
+        )
+    return 0, value
+
+
+def _asked(entry: Any) -> Asked:
+    """Return a finder of the list: as it is written, or with exceptions beside it."""
+    if isinstance(entry, str):
+        return Asked(entry, entry)
+    if not isinstance(entry, Mapping) or not entry.get("finder"):
+        raise UsageError(
+            f"must be texts such as cts:steps=500, or keys and values with finder, got {entry!r}", option="finders"
+        )
+    values = dict(entry)
+    finder, label = values.pop("finder"), values.pop("label", None)
+    densities = _densities(values.pop("densities")) if "densities" in values else ()
+    return Asked(finder, str(label or _label(finder)), values, densities)
+
+
+def _label(finder: Any) -> str:
+    """Return a finder given by keys and values as it could have been written."""
+    if not isinstance(finder, Mapping):
+        return str(finder)
+    settings = (f"{key}={_label(value)}" for key, value in finder.items() if key != "name")
+    return ":".join([str(finder.get("name")), *settings])
+
+
+def _resources(values: Any) -> Resources:
+    known = {f.name for f in fields(Resources)}
+    if not isinstance(values, Mapping) or not set(values) <= known:
+        raise UsageError(f"must have keys of {', '.join(sorted(known))}, got {values}", option="resources")
+    found = Resources(
+        cpus=values.get("cpus", 1),
+        gpus=float(values.get("gpus", 0.0)),
+        memory=memory_bytes(values["memory"]) if "memory" in values else None,
+    )
+    if not isinstance(found.cpus, int) or found.cpus < 1 or found.gpus < 0:
+        raise UsageError(f"must be at least one CPU and no negative number of GPUs, got {values}", option="resources")
+    return found
+
+
+def memory_bytes(text: Any) -> int:
+    """Return the bytes that a text such as 8 GB means."""
+    found = _SIZE.fullmatch(str(text))
+    try:
+        number = float(from_text(found[1], float)) if found else 0.0
+    except ValueError:
+        number = 0.0
+    if not found or number <= 0:
+        raise UsageError(f"must be a size such as 8 GB, got {text}", option="memory")
+    return int(number * _FACTORS[(found[2] or "").lower()])

@@ -1,0 +1,429 @@
+"""Studies as files and as graphs, done by workers that may fail, be stopped, or be several."""
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from tombola import SearchError, UsageError
+from tombola.core.progress import Silent
+from tombola.finders import LTR, ContinuousSparsification, Random
+from tombola.runs import pipeline
+from tombola.runs.config import density_list, load_preset
+from tombola.storage import stopping
+from tombola.storage.leases import LeaseLost
+from tombola.storage.store import DiskEntry, DiskStore
+from tombola.studies import CellOutcome, StudyPlan, plan, read_study, run_study
+from tombola.studies.engines import Local
+from tombola.studies.engines.on_slurm import SlurmOptions
+from tombola.studies.graph import basis_of, graph_of
+from tombola.studies.ledger import Ledger, survey
+from tombola.studies.status import duration_words, status_of
+from tombola.studies.study import Resources, memory_bytes, study_below, study_names
+from tombola.studies.worker import _attempt as attempt
+from tombola.studies.worker import work
+
+from .conftest import as_json, command
+from .test_pipeline import contents
+from .test_readme import GUIDE, blocks
+
+QUICK = [load_preset("digits"), {"epochs": 3, "rewind_to": 1, "milestones": (), "threads": 1, "steps": 10}]
+
+
+def quick(finders, densities, seeds=1, **changes):
+    return StudyPlan("quick", tuple(plan([*QUICK, changes], finders, densities, seeds)))
+
+
+def needs(graph):
+    """What each task needs, both by name without the hash."""
+    return {_short(name): [_short(other) for other in task.needs] for name, task in graph.tasks.items()}
+
+
+def _short(name):
+    return name.rpartition("-")[0]
+
+
+def test_what_cells_share_is_a_task_of_its_own(tmp_path):
+    found = needs(quick(["cts", "random", "ltr:rate=0.5"], [0.5, 0.2]).graph(tmp_path))
+    assert found == {
+        "dense-1-s0": [],
+        "dense-3-s0": ["dense-1-s0"],
+        "teacher-s0": ["dense-1-s0"],
+        "round-1-s0": ["dense-1-s0", "dense-3-s0"],
+        "round-2-s0": ["round-1-s0"],
+        "ticket-cts-0.5-s0": ["dense-1-s0", "teacher-s0"],
+        "cell-cts-0.5-s0": ["ticket-cts-0.5-s0", "dense-3-s0"],
+        "ticket-random-0.5-s0": ["dense-1-s0"],
+        "cell-random-0.5-s0": ["ticket-random-0.5-s0", "dense-3-s0"],
+        # The training of this ticket is that of the first round.
+        "ticket-ltr-0.5-s0": ["dense-1-s0", "dense-3-s0", "round-1-s0"],
+        "cell-ltr-0.5-s0": ["ticket-ltr-0.5-s0", "dense-3-s0"],
+        "ticket-cts-0.2-s0": ["dense-1-s0", "teacher-s0"],
+        "cell-cts-0.2-s0": ["ticket-cts-0.2-s0", "dense-3-s0"],
+        "ticket-random-0.2-s0": ["dense-1-s0"],
+        "cell-random-0.2-s0": ["ticket-random-0.2-s0", "dense-3-s0"],
+        "ticket-ltr-0.2-s0": ["dense-1-s0", "dense-3-s0", "round-2-s0"],
+        "cell-ltr-0.2-s0": ["ticket-ltr-0.2-s0", "dense-3-s0"],
+    }
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_seeds_and_recipes_share_nothing(tmp_path):
+    two = quick(["random"], [0.5], seeds=2).cells
+    other = quick(["random"], [0.5], learning_rate=0.05).cells
+    cells = [*two, *other]
+    names = set(graph_of(cells, basis_of(cells), tmp_path).tasks)
+    assert sum(name.startswith("dense-3") for name in names) == 3
+    dynamics = graph_of(two, basis_of(two), tmp_path, dynamics=True)
+    assert needs(dynamics)["dynamics-random-0.5-s1"] == ["cell-random-0.5-s1"]
+
+
+def test_other_data_under_the_same_name_are_other_tasks(tmp_path):
+    cells = quick(["random"], [0.5]).cells
+    basis = dict(basis_of(cells))
+    other = dict.fromkeys(basis, "changed")
+    assert not set(graph_of(cells, basis, tmp_path).tasks) & set(graph_of(cells, other, tmp_path).tasks)
+
+
+@pytest.mark.parametrize(
+    ("rate", "density", "rounds"),
+    [
+        (0.2, 1.0, 0),
+        (0.2, 0.8, 0),
+        (0.2, 0.79, 1),
+        (0.2, 0.8**2, 1),
+        (0.2, 0.8**22, 21),
+        (0.5, 0.125, 2),
+        (0.9, 0.05, 1),
+    ],
+)
+def test_rounds_above_a_density(rate, density, rounds):
+    assert LTR(rate=rate).stages(density) == rounds
+    assert Random().stages(density) == 0
+    assert ContinuousSparsification(rounds=3).stages(density) == 3
+
+
+FILE = """
+about: three finders
+preset: digits
+epochs: 3
+milestones: []
+steps: 10
+finders:
+  - {name}
+  - finder: {{name: snip, rounds: 3}}
+  - finder: magnitude
+    label: magnitude at init
+    draw_at: init
+    densities: [0.5]
+densities: {densities}
+seeds: {seeds}
+resources: {{cpus: 2, gpus: 0.5, memory: 2 GB}}
+"""
+
+
+def written(folder, name="cts:objective=loss", densities="0.8**[2..3]", seeds="[4, 7]"):
+    path = folder / "three.yaml"
+    path.write_text(FILE.format(name=name, densities=densities, seeds=seeds))
+    return path
+
+
+def test_a_study_file(tmp_path):
+    found = read_study(str(written(tmp_path)))
+    labels = ["cts:objective=loss", "snip:rounds=3"]
+    expected = [(label, density) for density in (0.64, 0.512) for label in labels] + [("magnitude at init", 0.5)]
+    cells = [(cell.label, pytest.approx(cell.density), cell.config.seed) for cell in found.cells]
+    assert [(*each, seed) for seed in (4, 7) for each in expected] == cells
+    assert found.resources == Resources(2, 0.5, 2 * 10**9)
+    assert [cell.config.draw_at for cell in found.cells[:5]] == ["rewind"] * 4 + ["init"]
+    assert found.cells[0].config.finder.steps == 10
+    assert found.title == "lenet-300-100 on digits"
+
+
+def test_the_study_of_the_guide(tmp_path):
+    (text,) = blocks(GUIDE, "yaml")
+    (tmp_path / "guide.yaml").write_text(text)
+    found = read_study(str(tmp_path / "guide.yaml"))
+    labels = [cell.label for cell in found.cells if cell.config.seed == 1]
+    assert labels == ["cts:steps=300", "ltr"] * 3 + ["SNIP in ten rounds"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("finders:", "finder:"), "finders must be given"),
+        (("seeds:", "sedes:"), "unknown key 'sedes'; did you mean seed?"),
+        (("seeds: [4, 7]", "seeds: 0"), "seeds must be how many, or a list without repetitions"),
+        (("0.8**[2..3]", "0.8**[3..2]"), "density takes powers such as"),
+        (("0.8**[2..3]", "[0.5, 0.5]"), "densities must be densities without patterns and repetitions"),
+        (("preset: digits", "data: digits"), "preset must be given, or model and data"),
+        (("rounds: 3", "rounds: 0"), "rounds must be a whole number of at least 1"),
+        (("draw_at: init", "draw_at: nowhere"), "draw_at must be"),
+        (("memory: 2 GB", "memory: much"), "memory must be a size such as 8 GB, got much"),
+        (("cpus: 2", "processors: 2"), "resources must have keys of cpus, gpus, memory"),
+        (
+            ("finder: magnitude", "finders: magnitude"),
+            "finders must be texts such as cts:steps=500, or",
+        ),
+        (("label: magnitude at init", "label: snip:rounds=3"), "finders must be a list without repetitions"),
+    ],
+)
+def test_study_files_that_cannot_be_run(tmp_path, capsys, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path)
+    path.write_text(path.read_text().replace(*change))
+    status, out, err = command(capsys, "study", "three.yaml")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert [each.name for each in tmp_path.iterdir()] == ["three.yaml"]
+
+
+def test_studies_that_are_shipped():
+    assert study_names() == ["digits-mini", "fashion-mnist-lenet", "resnet20-cifar10", "vgg16-cifar10"]
+    for name in study_names():
+        assert read_study(name).cells
+    paper = read_study("resnet20-cifar10")
+    densities = sorted({cell.density for cell in paper.cells}, reverse=True)
+    assert densities == pytest.approx([0.8**power for power in range(2, 33, 2)])
+    assert {cell.config.seed for cell in paper.cells} == {0, 1, 2}
+    (first, *_) = paper.cells
+    assert (first.config.training.epochs, first.config.rewind_to, first.config.batch_size) == (160, 9, 512)
+    with pytest.raises(UsageError, match="there is no study nothing: give a YAML file, or one of digits-mini, "):
+        read_study("nothing")
+
+
+def test_lists_of_densities():
+    assert density_list("0.5**[1..3]") == [0.5, 0.25, 0.125]
+    assert density_list("0.5 ** [1..5..2]") == [0.5, 0.125, 0.03125]
+    assert density_list("2%") == [0.02]
+    for text in ("0.5**[2..1]", "0.5**[1..3..0]", "0.5**[1..99999]"):
+        with pytest.raises(UsageError, match="takes powers such as"):
+            density_list(text)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A study that one process has done, cell by cell, without tasks for what they share."""
+    out, study = tmp_path_factory.mktemp("straight"), quick(["cts", "ltr:rate=0.5"], [0.5, 0.3])
+    for cell in study.cells:
+        pipeline.run(cell.config, out, Silent())
+    return study, results(out)
+
+
+def results(out):
+    return {path.name: contents(path) for path in sorted(Path(out).iterdir()) if (path / "result.json").is_file()}
+
+
+def test_a_graph_gives_the_results_of_its_cells_alone(straight, tmp_path, capsys):
+    study, expected = straight
+    outcomes = run_study(study, tmp_path, Local(), Silent())
+    assert [outcome.cell.label for outcome in outcomes] == ["cts", "ltr:rate=0.5"] * 2
+    assert results(tmp_path) == expected
+    found = as_json(capsys, "status", tmp_path)
+    assert found["tasks"] == {"done": 12, "running": 0, "waiting": 0, "failed": 0, "blocked": 0}
+    assert (found["seconds_left"], found["running"]) == (0.0, [])
+    assert [row["n"] for row in found["rows"]] == [1] * 4
+    _, text, _ = command(capsys, "status", tmp_path)
+    assert text.startswith("quick: 12 done\nlenet-300-100 on digits\n")
+    # What is done is neither done nor looked at again.
+    assert list(work(study_below(tmp_path)[1], Silent())) == []
+
+
+def test_a_worker_waits_for_another_and_goes_on_for_it(straight, tmp_path):
+    study, expected = straight
+    graph = study.begin(tmp_path)
+    finished = []
+
+    def run():
+        finished.extend(each.task.name for each in work(study_below(tmp_path)[1], Silent()))
+
+    other = threading.Thread(target=run)
+    held = graph.tasks[next(iter(graph.tasks))]
+    with Ledger(tmp_path).lease(held):
+        other.start()
+        other.join(1.0)
+        assert other.is_alive(), "it waits for what somebody else holds"
+        assert status_of(tmp_path).running[held.words].holder.process == os.getpid()
+    other.join()
+    assert sorted(finished) == sorted(graph.tasks)
+    assert attempt(held, Ledger(tmp_path), Silent()) is None, "nor does who comes too late do it again"
+    assert results(tmp_path) == expected
+
+
+def test_stopped_at_a_checkpoint_a_study_goes_on(straight, tmp_path, monkeypatch):
+    study, expected = straight
+    original = DiskEntry.due
+
+    def told(entry):
+        stopping.request()
+        return original(entry)
+
+    monkeypatch.setattr(DiskEntry, "due", told)
+    try:
+        with pytest.raises(stopping.Stopped):
+            run_study(study, tmp_path, Local(), Silent())
+    finally:
+        stopping.withdraw()
+    monkeypatch.undo()
+    assert list((tmp_path / ".store").glob("*/checkpoint.pt"))
+    assert status_of(tmp_path).counts["running"] == 0
+    run_study(study, tmp_path, Local(), Silent())
+    assert results(tmp_path) == expected
+
+
+def test_asked_to_stop_work_ends_with_a_checkpoint(tmp_path):
+    entry = DiskStore(tmp_path).entry("fit", {})
+    assert not entry.due()
+    stopping.request()
+    try:
+        assert entry.due()
+        with pytest.raises(stopping.Stopped):
+            entry.checkpoint({"step": 3})
+    finally:
+        stopping.withdraw()
+    assert entry.resume() == {"step": 3}
+
+
+def broken(self, problem, density):
+    raise SearchError("numbers broke down")
+
+
+def test_a_failure_is_kept_with_its_traceback_until_it_is_to_be_tried_again(tmp_path, capsys, monkeypatch):
+    study = quick(["random", "magnitude"], [0.5])
+    monkeypatch.setattr(Random, "draw", broken)
+    first = run_study(study, tmp_path, Local(), Silent())
+    assert [outcome.failure for outcome in first] == ["SearchError: numbers broke down", ""]
+    monkeypatch.undo()
+    assert run_study(study, tmp_path, Local(), Silent())[0].failure, "not tried again by itself"
+    found = as_json(capsys, "status", tmp_path)
+    assert found["tasks"]["failed"] == found["tasks"]["blocked"] == 1
+    (failed,) = found["failed"]
+    assert failed["task"] == "random 0.5 s0, ticket"
+    assert "in broken\n" in failed["traceback"]
+    _, text, _ = command(capsys, "status", tmp_path, "--tracebacks")
+    assert "failed: random 0.5 s0, ticket: SearchError: numbers broke down" in text
+    assert "in broken" in text
+    again = run_study(study, tmp_path, Local(), Silent(), retry_failed=True)
+    assert [outcome.failure for outcome in again] == ["", ""]
+    assert not (tmp_path / "failures.json").exists()
+
+
+def test_what_all_cells_need_fails_for_all(tmp_path, monkeypatch):
+    def diverges(config, out, progress, epoch):
+        raise SearchError("the loss is nan")
+
+    monkeypatch.setattr(pipeline, "pretrain", diverges)
+    outcomes = run_study(quick(["random", "magnitude"], [0.5]), tmp_path, Local(), Silent())
+    assert outcomes == [CellOutcome(outcome.cell, None, "SearchError: the loss is nan") for outcome in outcomes]
+    assert len(outcomes) == 2
+
+
+def test_a_task_that_another_process_took_over_is_no_failure(tmp_path, monkeypatch):
+    lost = []
+
+    def loses(config, out, progress, epoch):
+        if not lost:
+            lost.append(epoch)
+            raise LeaseLost("taken over")
+        return original(config, out, progress, epoch)
+
+    original = pipeline.pretrain
+    monkeypatch.setattr(pipeline, "pretrain", loses)
+    (outcome,) = run_study(quick(["random"], [0.5]), tmp_path, Local(), Silent())
+    assert outcome.values
+    assert lost == [1]
+
+
+def test_results_that_are_gone_are_made_again(tmp_path):
+    study = quick(["random"], [0.5])
+    run_study(study, tmp_path, Local(), Silent())
+    (path,) = tmp_path.glob("random-*/result.json")
+    before = path.read_bytes()
+    for harm in (path.unlink, lambda: path.write_bytes(b"{}")):
+        harm()
+        graph = study_below(tmp_path)[1]
+        states = survey(graph, Ledger(tmp_path))
+        assert sorted(states.values()) == ["done"] * 3 + ["ready"], "what it needs is there"
+        run_study(study, tmp_path, Local(), Silent())
+        assert json.loads(path.read_bytes())["test_accuracy"] == json.loads(before)["test_accuracy"]
+
+
+def test_a_study_at_a_glance_before_it_is_begun(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path, densities="0.5", seeds="1")
+    found = as_json(capsys, "study", path, "--dry-run", "--engine", "local", "--jobs", "1")
+    assert [path.name for path in tmp_path.iterdir()] == ["three.yaml"], "nothing is written"
+    assert {task["state"] for task in found["tasks"]} == {"ready", "waiting"}
+    assert found["work_seconds"] == pytest.approx(sum(task["seconds"] for task in found["tasks"]))
+    assert 0 < found["seconds"] <= found["work_seconds"]
+    weights = 53_200 * 4
+    assert 6 * weights < found["bytes"] < 20 * weights
+    assert found["gpu_hours"] == 0
+    _, text, _ = command(capsys, "study", path, "--dry-run", "--jobs", "2")
+    assert "0 of 8 tasks are done" in text
+    assert "With 2 at a time: " in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--engine", "grid"], "--engine must be one of local, ray, slurm, got grid"),
+        (["--jobs", "-1"], "--jobs must be at least 1, got -1"),
+        (["--address", "auto"], "--address needs --engine ray"),
+        (["--slurm", "time=1"], "--slurm needs --engine slurm"),
+        (["--engine", "slurm", "--jobs", "2"], "--jobs is not for Slurm: say --slurm parallel="),
+        (["--engine", "slurm", "--slurm", "parallel=2"], "--slurm must have time="),
+        (
+            ["--engine", "slurm", "--slurm", "time=1,nodes=2"],
+            "--slurm must have time=, and may have values of",
+        ),
+        (["--engine", "slurm", "--slurm", "time=soon,gpus=0"], "--slurm must have a time such as 30, 4:00:00"),
+        (
+            ["--engine", "slurm", "--slurm", "time=1,parallel=0,gpus=1"],
+            "--slurm must have a whole number of at least 1",
+        ),
+        (["--engine", "slurm", "--slurm", "time=1"], "--slurm must say gpus=, since Slurm has no 0.5 of one"),
+    ],
+)
+def test_engines_that_cannot_be_had(tmp_path, capsys, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path)
+    status, out, err = command(capsys, "study", "three.yaml", *options)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["three.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("30", 30), ("2:30", 3), ("4:00:00", 240), ("1-12", 2160), ("1-12:30", 2190), ("1-12:30:01", 2191)],
+)
+def test_times_as_slurm_reads_them(text, minutes):
+    assert SlurmOptions.read(f"time={text}", Resources()).minutes == minutes
+
+
+def test_what_jobs_ask_slurm_for():
+    found = SlurmOptions.read("partition=gpu, time=60,parallel=8,gpus=1,memory=1.5GB", Resources(cpus=4, gpus=0.5))
+    assert found.parameters("x") == {
+        "partition": "gpu", "job_name": "tombola-x", "time": 60, "cpus_per_task": 4, "array_parallelism": 8,
+        "signal_delay_s": 120, "additional_parameters": {"requeue": True}, "gpus_per_node": 1, "mem": "1500MB",
+    }  # fmt: skip
+
+
+def test_status_of_something_else(tmp_path, capsys):
+    status, _, err = command(capsys, "status", tmp_path)
+    assert status == 2
+    assert "holds no study; `tombola study` and `tombola compare` begin one" in err
+    (tmp_path / ".study").mkdir()
+    for content in ("{", "{}", '{"cells": [{"label": 3}]}'):
+        (tmp_path / ".study" / "plan.json").write_text(content)
+        status, _, err = command(capsys, "status", tmp_path)
+        assert (status, err.count("\n")) == (2, 1)
+        assert "plan.json is damaged" in err
+
+
+def test_sizes_and_durations():
+    assert [memory_bytes(text) for text in ("8 GB", "1.5g", 7, "20kB")] == [8 * 10**9, 15 * 10**8, 7, 20_000]
+    assert [duration_words(seconds) for seconds in (0, 59.6, 3700)] == ["0 s", "1 min 0 s", "1 h 1 min"]
