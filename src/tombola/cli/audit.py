@@ -22,7 +22,7 @@ def _parser() -> ArgumentParser:
         "better, as one that says something about its weights must be. Exit status 0 where every check says so, 1 "
         "where one does not, else 3 where the seeds do not decide.",
         "tombola audit runs/RUN --seeds 5",
-        "RUN_DIR",
+        "TICKET",
     )
     add_ticket_options(parser, "to train from")
     parser.add_argument("--seeds", type=int, default=5, help="trainings of the ticket, and of every altered one")
@@ -71,8 +71,8 @@ def _show(report: "Report", title: str) -> None:
         show_text("The ticket was drawn at other weights than those that it is trained from here.")
     show_text(f"layers without a weight: {', '.join(report.empty_layers) or 'none'}")
     for name, overlap in report.overlap.items():
-        chance = f"{overlap['by_chance']:.1%} by chance"
-        show_text(f"in common with a {name} ticket: {overlap['shared']:.1%} of the weights kept ({chance})")
+        chance = f"{100 * overlap['by_chance']:.1f} % by chance"
+        show_text(f"in common with a {name} ticket: {100 * overlap['shared']:.1f} % of the weights kept ({chance})")
     if report.connectivity:
         word = "connected" if report.connectivity.connected else "not connected"
         show_text(
@@ -89,4 +89,4 @@ def _row(check: "Check") -> tuple[str, ...]:
     gain = check.difference.summary
     interval = "" if gain.low is None or gain.high is None else f" ({-gain.high:+.2f} to {-gain.low:+.2f})"
     accuracy = f"{summarise(check.accuracies)} %"
-    return (check.name, f"{check.changed:.1%}", accuracy, f"{-gain.mean:+.2f}{interval}", check.verdict)
+    return (check.name, f"{100 * check.changed:.1f} %", accuracy, f"{-gain.mean:+.2f}{interval}", check.verdict)

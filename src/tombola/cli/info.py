@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
         "tombola info runs/RUN",
         "TICKET",
     )
-    parser.add_argument("ticket", type=str, help="ticket file, or run directory")
+    parser.add_argument("ticket", metavar="TICKET", type=str, help="ticket file, or run directory")
     add_json_option(parser)
     options = parse(parser, arguments)
     if (Path(options.ticket) / "audit.json").is_file():
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
     from tombola.ticket import Ticket
 
     ticket = Ticket.load(path)
-    result = _result(directory) if Path(options.ticket).is_dir() else {}
+    result, damaged = (_result(directory), _damaged(directory)) if Path(options.ticket).is_dir() else ({}, [])
     provenance = ticket.provenance.to_dict() if ticket.provenance else {}
     dead, kept_by_layer, density = ticket.dead_units, ticket.kept_by_layer, ticket.density_by_layer
     layers: list[dict[str, Any]] = [
@@ -70,6 +70,7 @@ def main(arguments: Sequence[str]) -> None:
                 "layers": layers,
                 "provenance": provenance,
                 **({"result": result} if result else {}),
+                **({"damaged": damaged} if damaged else {}),
             }
         )
         return
@@ -90,6 +91,8 @@ def main(arguments: Sequence[str]) -> None:
             show_text(f"{words}: {result[key]:.2f}")
     for line in _origin(provenance):
         show_text(line)
+    if damaged:
+        show_text(f"damaged: {', '.join(damaged)}; the command that made the run makes it again")
 
 
 def _result(directory: Path) -> dict[str, Any]:
@@ -97,6 +100,12 @@ def _result(directory: Path) -> dict[str, Any]:
     from tombola.runs.rundir import read_result
 
     return read_result(directory) if (directory / "result.json").is_file() else {}
+
+
+def _damaged(directory: Path) -> list[str]:
+    from tombola.storage.digests import damaged
+
+    return damaged(directory)
 
 
 def _show_audit(directory: Path, as_json: bool) -> None:
