@@ -11,7 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tombola.errors import TombolaError, UsageError, in_words
+from tombola.errors import TombolaError, UsageError, in_words, lacks_memory
+
+# Where an error is raised that comes of code around theirs.
+_NOT_THEIRS = sys.stdlib_module_names | {"numpy", "tombola", "torch", "torchvision"}
 
 
 def imported(option: str, name: str) -> Any:
@@ -50,10 +53,17 @@ def explained(option: str, name: str, what: str) -> Iterator[None]:
     except TombolaError:
         raise
     except Exception as error:  # the code is not ours: anything may come out of it
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        ours = last.filename == __file__ or last.filename.startswith("<frozen importlib")
-        where = "" if ours else f" ({Path(last.filename).name}, line {last.lineno})"
-        raise UsageError(f"{name!r} {what}: {in_words(error)}{where}", option=option) from error
+        if lacks_memory(error):
+            raise
+        raise UsageError(f"{name!r} {what}: {in_words(error)}{raised_at(error)}", option=option) from error
+
+
+def raised_at(error: BaseException) -> str:
+    """Return where in the user's own code an error came up, as " (file.py, line 3)"; nothing where it did not."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if str(frame.f_globals.get("__name__", "tombola")).partition(".")[0] not in _NOT_THEIRS:
+            return f" ({Path(frame.f_code.co_filename).name}, line {line})"
+    return ""
 
 
 def source(name: str | None) -> str:

@@ -7,7 +7,6 @@ from tombola.finders.base import Finds as Finds
 from tombola.finders.base import Needs as Needs
 from tombola.finders.base import draw as draw
 from tombola.finders.base import drawn as drawn
-from tombola.finders.base import is_finder as is_finder
 from tombola.finders.base import needs_of as needs_of
 from tombola.finders.base import selection_of as selection_of
 from tombola.finders.continuous import ContinuousSparsification as ContinuousSparsification
@@ -37,5 +36,5 @@ FINDERS: Family[Finds] = Family(
         for kind in sorted(vars().values(), key=lambda value: value is not CTS)  # the heart first, the rest by module
         if isinstance(kind, type) and issubclass(kind, Finder) and kind.name
     },
-    is_finder,
+    Finds,
 )

@@ -130,7 +130,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _finder(value: Any) -> str | None:
     """Return a finder's name, which a configuration has among the finder's options."""
-    return _of_type(value.get("name") if isinstance(value, dict) else value, str)
+    name: str | None = _of_type(value.get("name") if isinstance(value, dict) else value, str)
+    return name
 
 
 def _of_type(value: Any, kind: type) -> Any:

@@ -1,10 +1,12 @@
 """Runs the cells of a study; the only place that loops over seeds."""
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tombola.core.plugins import raised_at
 from tombola.core.progress import Progress
 from tombola.data import shared
 from tombola.errors import in_words
@@ -18,11 +20,12 @@ from tombola.studies.plan import StudyCell
 
 @dataclass(frozen=True)
 class CellOutcome:
-    """What became of a cell: its result, or why there is none."""
+    """What became of a cell: its result, or why there is none, with the traceback."""
 
     cell: StudyCell
     values: Mapping[str, Any] | None
     failure: str = ""
+    traceback: str = ""
 
 
 Measurement = Callable[[RunConfig, Path, Path, Progress], Mapping[str, Any]]
@@ -73,9 +76,9 @@ def _run_each(
             more = [measure(config, result.directory, out, progress) for measure in measurements]
             outcomes.append(CellOutcome(cell, {**result.values, **{k: v for each in more for k, v in each.items()}}))
         except Exception as error:  # noqa: BLE001 - the user's model and data may raise anything, in this cell alone
-            failure = in_words(error)
+            failure = in_words(error) + raised_at(error)
             progress.say(f"failed: {failure}")
-            outcomes.append(CellOutcome(cell, None, failure))
+            outcomes.append(CellOutcome(cell, None, failure, "".join(traceback.format_exception(error))))
         seen(list(outcomes))
     return outcomes
 
@@ -83,7 +86,13 @@ def _run_each(
 def failures(outcomes: Sequence[CellOutcome]) -> list[dict[str, Any]]:
     """Return the cells without a result, and why, as plain values."""
     return [
-        {"finder": o.cell.label, "density": o.cell.density, "seed": o.cell.config.seed, "why": o.failure}
+        {
+            "finder": o.cell.label,
+            "density": o.cell.density,
+            "seed": o.cell.config.seed,
+            "why": o.failure,
+            "traceback": o.traceback,
+        }
         for o in outcomes
         if o.failure
     ]

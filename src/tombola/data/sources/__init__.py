@@ -40,7 +40,7 @@ class _Sources(Family[Source]):
 DATASETS: Family[Source] = _Sources(
     "data",
     {kind.name: kind() for kind in (Digits, Mnist, FashionMnist, Cifar10, Cifar100, Folder)},
-    lambda value: isinstance(value, Source),
+    Source,
     Own.of,
 )
 

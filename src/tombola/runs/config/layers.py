@@ -192,7 +192,10 @@ def _dashed(holder: Spec) -> str:
         inner = holder.within(f.name)
         deeper = _flat_options(inner.part, "", every=False) if inner is not None else ()
         names += [flag_of(f), *(flag_of(g) for _, g, _ in deeper)]
-    return ", ".join(f"--{name.replace('_', '-')}" for name in dict.fromkeys(names)) or "none"
+    short = [f"--{name.replace('_', '-')}" for name in dict.fromkeys(names) if name in short_forms()]
+    others = [name for name in dict.fromkeys(names) if name not in short_forms()]
+    parts = [", ".join(short), f"behind colons {', '.join(others)}" if others else ""]
+    return " and ".join(filter(None, parts)) or "none"
 
 
 def built(layers: Sequence[Mapping[str, Any]]) -> RunConfig:
