@@ -413,7 +413,7 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("tombola.runs.pipeline.run", interrupt)
     status, _, err = command(capsys, "run", *QUICK, "--out", tmp_path)
     assert status == 130
-    assert "the same command goes on where this one stopped" in err
+    assert "the same command goes on from the last checkpoint" in err
 
 
 @pytest.mark.parametrize(

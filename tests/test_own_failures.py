@@ -242,7 +242,19 @@ def test_own_parts_that_break_their_contract_are_named_in_one_sentence(
 
 def test_a_comparison_says_where_an_own_part_failed(brought, bring, capsys, tmp_path):
     bring("slips", PARTS)
-    options = [*OWN[:4], "--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--finders", "random,slips:Own:what=bug", "--seeds", "1"]
+    options = [
+        *OWN[:4],
+        "--epochs",
+        "2",
+        "--rewind-to",
+        "1",
+        "--milestones",
+        "[]",
+        "--finders",
+        "random,slips:Own:what=bug",
+        "--seeds",
+        "1",
+    ]
     assert main(["compare", *options, "--density", "0.3", "--out", str(tmp_path / "o")]) == 1
     assert "NameError: name 'unheard_of' is not defined (slips.py, line 21)" in capsys.readouterr().out
     (failure,) = json.loads((tmp_path / "o" / "failures.json").read_text())

@@ -52,6 +52,7 @@ def run_steps(search: ResumableSearch, steps: int, problem: Problem, name: str =
         if checkpoint is not None:
             search.restore(checkpoint)
             GlobalState.from_dict(checkpoint["generators"]).restore(device)
+            problem.progress.say(f"search: goes on at step {search.step} of {steps}")
         with problem.progress.track("search", steps, search.step) as tracker:
             for item in islice(forever(problem.feed, search.step), steps - search.step):
                 row = search.advance(item)
