@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 
 from tombola.cli.options import add_json_option, add_ticket_options, is_run, make_parser, out_directory
 from tombola.cli.runs import configure_for_ticket
-from tombola.cli.show import show_json, show_table, show_text
+from tombola.cli.show import FEW_SEEDS, show_json, show_table, show_text
 
 if TYPE_CHECKING:
     from tombola.studies.audit import Check, Report
@@ -66,7 +66,7 @@ def _show(report: "Report", title: str) -> None:
         if check.why:
             show_text(f"{check.name}: not possible: {check.why}")
     if report.accuracy.indicative:
-        show_text("Fewer than 5 seeds: indicative.")
+        show_text(FEW_SEEDS)
     if report.other_weights:
         show_text("The ticket was drawn at other weights than those that it is trained from here.")
     show_text(f"layers without a weight: {', '.join(report.empty_layers) or 'none'}")

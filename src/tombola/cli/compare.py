@@ -9,7 +9,16 @@ from rich.table import Table
 from tombola.cli.board import Later, board
 from tombola.cli.options import add_output_options, make_parser, out_directory, split_list
 from tombola.cli.runs import configure_many
-from tombola.cli.show import Column, fitted_table, print_table, show_json, show_table, show_text, terminal_width
+from tombola.cli.show import (
+    FEW_SEEDS,
+    Column,
+    fitted_table,
+    print_table,
+    show_json,
+    show_table,
+    show_text,
+    terminal_width,
+)
 from tombola.core.parts import written_name
 from tombola.errors import UsageError
 
@@ -120,7 +129,7 @@ def _explain(rows: "Sequence[Row]", dense: float, outcomes: "Sequence[CellOutcom
     if any(row.speed_up for row in rows) and "LTR takes" not in left_out:
         show_text("LTR takes: its seconds over the finder's, where the finder's mean accuracy is at least LTR's.")
     if any(row.accuracy.indicative for row in rows):
-        show_text("Fewer than 5 seeds: indicative.")
+        show_text(FEW_SEEDS)
     for row in rows:
         for warning in row.warnings:
             show_text(f"warning: {row.finder} at {100 * row.density:.4g} %: {warning}")

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TextIO
 
-from tombola.errors import TicketWarning, TombolaError, UsageError, in_words, lacks_memory
+from tombola.errors import TicketWarning, TombolaError, UsageError, did_you_mean, in_words, lacks_memory
 from tombola.literal import literal
 from tombola.version import __version__
 
@@ -120,7 +120,8 @@ def _main(arguments: Sequence[str]) -> int:
     command = arguments[0]
     if command not in COMMANDS:
         allowed = ", ".join(COMMANDS)
-        print(f"tombola: there is no command {command!r}; allowed are {allowed}", file=sys.stderr)
+        hint = did_you_mean(command, COMMANDS)
+        print(f"tombola: there is no command {command!r}; allowed are {allowed}{hint}", file=sys.stderr)
         return 2
     try:
         with _warned_in_words(command):

@@ -275,10 +275,26 @@ def _shown(form: ShortForm, value: Any) -> str:
     if is_part(value):
         return written_name(value)
     if value is None or value == () or value == form.field.default:
-        return "; ".join(dict.fromkeys(_default_of(f) for _, f, _ in form.owners))
+        return _defaults(form)
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _defaults(form: ShortForm) -> str:
+    """Return the defaults of an option: where they differ, each with those whose it is, and last that of most."""
+    found: dict[str, list[str]] = {}
+    for owner, f, _ in form.owners:
+        found.setdefault(_default_of(f), []).append(owner or _owner_of(form, f))
+    usual = max(found, key=lambda default: len(found[default]))
+    others = [f"{default} ({', '.join(owners)})" for default, owners in found.items() if default != usual]
+    return "; ".join([*others, f"else {usual}"]) if others else usual
+
+
+def _owner_of(form: ShortForm, f: Any) -> str:
+    """Return the name of the part whose option a field is, of parts other than finders."""
+    family = short_forms()[form.holder].field.metadata["family"] if form.holder in short_forms() else None
+    return next((name for name, part in (family.known if family else {}).items() if f in options_of(part)), "")
 
 
 def _default_of(f: Any) -> str:

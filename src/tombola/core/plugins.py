@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tombola.errors import TombolaError, UsageError, in_words, lacks_memory
+from tombola.errors import TombolaError, UsageError, did_you_mean, in_words, lacks_memory
 
 # Where an error is raised that comes of code around theirs.
 _NOT_THEIRS = sys.stdlib_module_names | {"numpy", "tombola", "torch", "torchvision"}
@@ -27,6 +27,9 @@ def imported(option: str, name: str) -> Any:
     with explained(option, name, "cannot be imported"):
         found = import_module(module)
         for part in attribute.split("."):
+            if not hasattr(found, part):
+                hint = did_you_mean(part, vars(found))
+                raise UsageError(f"{name!r} cannot be imported: {module} has no {attribute}{hint}", option=option)
             found = getattr(found, part)
         return found
 

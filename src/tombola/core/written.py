@@ -9,14 +9,13 @@ object or a function. Keys and values say the same: {name: cts, controller: {nam
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields, replace
-from difflib import get_close_matches
 from typing import Any, Generic, TypeVar, cast, get_args, get_origin
 
 import yaml
 
 from tombola.core.parts import allowed_words, fits, flag_of, is_optional, is_part, kinds, options_of, written_name
 from tombola.core.plugins import explained, imported
-from tombola.errors import UsageError
+from tombola.errors import UsageError, did_you_mean
 
 P = TypeVar("P")
 
@@ -228,8 +227,7 @@ class Family(Generic[P]):
             return self.known[name]
         if ":" in name:
             return self._of_object(imported(self.option, name), repr(name))
-        near = get_close_matches(name, self.known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, self.known)
         allowed = f"{', '.join(self.known)}, or MODULE:NAME"
         raise UsageError(f"{name!r} is unknown; allowed are {allowed}{hint}", option=self.option)
 
@@ -257,7 +255,8 @@ class Family(Generic[P]):
         key, _, value = setting.partition("=")
         path = self._place(spec, last, key)
         if path is None:
-            has = f"{written_name(spec.part)}, which has {spec.known()}"
+            known = spec.known()
+            has = f"{written_name(spec.part)}, which has {known}{did_you_mean(key, known.split(', '))}"
             raise UsageError(f"{text!r}: {key!r} is not an option of {has}", option=self.option)
         if not value:
             raise UsageError(f"{text!r}: {key} needs a value, such as {key}=...", option=self.option)

@@ -1,5 +1,7 @@
 """Every way of finding a ticket, one file a family, all with the same interface; a new one is a line here."""
 
+from collections.abc import Iterable
+
 from tombola.core.written import Family
 from tombola.finders.base import Drawn as Drawn
 from tombola.finders.base import Finder as Finder
@@ -29,12 +31,17 @@ from tombola.finders.saliency import ObjectiveSaliency as ObjectiveSaliency
 from tombola.finders.saliency import ProsPr as ProsPr
 from tombola.finders.synflow import SynFlow as SynFlow
 
+
+def _named(values: Iterable[object]) -> list[type[Finder]]:
+    return [value for value in values if isinstance(value, type) and issubclass(value, Finder) and value.name]
+
+
 FINDERS: Family[Finds] = Family(
     "finder",
     {
         kind.name: kind()
-        for kind in sorted(vars().values(), key=lambda value: value is not CTS)  # the heart first, the rest by module
-        if isinstance(kind, type) and issubclass(kind, Finder) and kind.name
+        # The heart first, the rest by the alphabet.
+        for kind in sorted(_named(vars().values()), key=lambda kind: (kind is not CTS, kind.name))
     },
     Finds,
 )
