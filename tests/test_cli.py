@@ -58,7 +58,24 @@ BAD = [
     (["run", "--epochs", "1.5"], "--epochs must be a whole number"),
     (["run", "--learning-rate", "fast"], "--learning-rate must be a number above 0, at most 1e+30, got fast"),
     (["run", "--milestones", "x"], "--milestones must be a list of whole numbers such as [40,80]"),
-    (["run", "--density", "2"], "--density must lie in (0, 1], got 2"),
+    (["run", "--density", "2"], "--density must lie in (0, 1], got 2; did you mean 2%?"),
+    (
+        ["run", "--sparsity", "98"],
+        "--sparsity must lie in [0, 1) or be a percentage below 100%, got 98; did you mean 98",
+    ),
+    (["run", "--preset", "digit"], "fashion-mnist-resnet20; did you mean digits?"),
+    (
+        ["run", "--finder", "snip:round=10"],
+        "'round' is not an option of snip, which has allocation, rounds, "
+        "search-batch-size, batches; did you mean rounds?",
+    ),
+    (
+        ["run", "--model", "tombola.networks.models:biuld"],
+        "--model 'tombola.networks.models:biuld' cannot be imported: "
+        "tombola.networks.models has no biuld; did you mean build?",
+    ),
+    (["list"], "DIR is missing: the --out that the runs were made with"),
+    (["audit"], "TICKET is missing: ticket file, or run directory"),
     (["run", "--density", "0.1", "--sparsity", "0.9"], "--density excludes --sparsity: give one of them"),
     (["run", "--sparsity", "110%"], "--sparsity must lie in [0, 1)"),
     (["run", "--finder", "magic"], "--finder 'magic' is unknown; allowed are "),
