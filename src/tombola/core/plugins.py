@@ -61,6 +61,11 @@ def explained(option: str, name: str, what: str) -> Iterator[None]:
         raise UsageError(f"{name!r} {what}: {in_words(error)}{raised_at(error)}", option=option) from error
 
 
+def told(error: BaseException) -> str:
+    """Return an error in words, and where it came up unless it is one that tombola raises on purpose."""
+    return in_words(error) + ("" if isinstance(error, TombolaError) else raised_at(error))
+
+
 def raised_at(error: BaseException) -> str:
     """Return where in the user's own code an error came up, as " (file.py, line 3)"; nothing where it did not."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):

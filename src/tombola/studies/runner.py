@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tombola.core.plugins import raised_at
+from tombola.core.plugins import told
 from tombola.core.progress import Progress
 from tombola.data import shared
-from tombola.errors import in_words
 from tombola.runs.config import RunConfig
 from tombola.runs.pipeline import run
 from tombola.runs.rundir import check_out
@@ -76,7 +75,7 @@ def _run_each(
             more = [measure(config, result.directory, out, progress) for measure in measurements]
             outcomes.append(CellOutcome(cell, {**result.values, **{k: v for each in more for k, v in each.items()}}))
         except Exception as error:  # noqa: BLE001 - the user's model and data may raise anything, in this cell alone
-            failure = in_words(error) + raised_at(error)
+            failure = told(error)
             progress.say(f"failed: {failure}")
             outcomes.append(CellOutcome(cell, None, failure, "".join(traceback.format_exception(error))))
         seen(list(outcomes))
