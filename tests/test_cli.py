@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -416,6 +417,25 @@ def test_help_lists_what_there_is():
     for name, names in known.items():
         text = " ".join(f.metadata["help"] for _, f, _ in short_forms()[name].owners)
         assert all(each in text for each in names), name
+
+
+def test_help_says_whose_a_default_is(capsys):
+    text = " ".join(command(capsys, "run", "--help")[1].replace("-\n", "-").split())
+    rounds = "2 (continuous-sparsification); 60 (force); 50 (gradual); 100 (synflow); else 1"
+    assert f"(default: {rounds})" in re.sub(r"- +", "-", text)
+    assert "588/steps, at most 1, or 0.1 with drop (cts); else 0.1" in text
+    assert "Debian's package puts them (fashion-mnist)" in text
+
+
+def test_finders_come_by_the_alphabet_behind_cts():
+    first, *rest = FINDERS
+    assert (first, rest) == ("cts", sorted(rest))
+
+
+def test_a_command_that_is_nearly_right(capsys):
+    status, _, err = command(capsys, "rum")
+    assert status == 2
+    assert err.endswith("; did you mean run?\n")
 
 
 def test_the_list_of_commands_needs_no_torch():
