@@ -91,8 +91,8 @@ def draw(finder, of, density=0.3):
     return draw_ticket(finder, of, density).ticket
 
 
-class Killed(Exception):
-    pass
+class Killed(BaseException):
+    """An end that no code may take for an error of its own."""
 
 
 class Dying:

@@ -139,7 +139,7 @@ def test_another_finder():
 
 def test_bad_densities():
     for density in (0, 1.5, -1, "0.1", None, True):
-        with pytest.raises(UsageError, match="density must lie"):
+        with pytest.raises(UsageError, match=r"density must (lie|be a number) in \(0, 1\]"):
             draw(mlp(), batches(), density=density)
 
 
@@ -218,14 +218,20 @@ class OwnController:
         ({"steps": "10"}, "steps must be a whole number of at least 1, got '10'"),
         ({"steps": 1.5}, "steps must be a whole number"),
         ({"controller": "pid"}, "controller 'pid' is unknown; allowed are gradbalance, proportional, lagrangian, or"),
-        ({"controller": OwnController()}, "controller must be one of .*, MODULE:NAME, or such an object, got <"),
-        ({"controller": Random()}, r"controller must be one of .*, or such an object, got Random\("),
+        ({"controller": OwnController()}, "is no controller: it must be a dataclass"),
+        ({"controller": Random()}, r"controller: Random\(.* is no controller: it lacks init and update"),
         ({"steps": None, "finder": "randon"}, "finder 'randon' is unknown; allowed are .*; did you mean random"),
-        ({"steps": None, "finder": OwnController()}, "finder must be one of .*, or such an object, got <"),
+        ({"steps": None, "finder": OwnController()}, "is no finder: it lacks draw"),
         ({"density": {}}, "density must hold patterns with their densities, got none"),
         ({"density": {"0.*": 0.5}}, r"density: no pattern matches 2\.weight; end with '\*' for all the rest"),
         ({"density": {"*": 0.5, "0.*": 0.1}}, r"density: the pattern '0\.\*' decides about no prunable layer"),
         ({"density": {"*": 2}}, r"density must lie in \(0, 1\], got 2"),
+        ({"density": "2%"}, r"density must be a number in \(0, 1\], such as 0\.02, got '2%'"),
+        (
+            {"steps": 5, "finder": "snip"},
+            "steps is not an option of the finder snip, which has allocation,",
+        ),
+        ({"steps": 5, "finder": "cts"}, "finder excludes steps, objective and controller: give them to the finder"),
         ({"seed": -1}, "seed must be a whole number that is not negative"),
         ({"objective": "best"}, "objective 'best' is unknown"),
     ],
@@ -291,3 +297,23 @@ def test_impossible_recipes_are_refused(fields):
         Recipe(**fields)
     with pytest.raises(UsageError, match=r"^momentum must be a number in \[0, 1\), got 5"):
         Recipe(optimizer=SGD(momentum=5))
+
+
+def test_whole_tensors_are_told_from_batches():
+    inputs, targets = batches(1, size=16)[0]
+    with pytest.raises(UsageError, match=r"data is a pair of tensors, .*TensorDataset\(inputs, targets\)"):
+        tombola.draw(mlp(), (inputs, targets), density=0.5, progress=False)
+    tombola.draw(mlp(), ((inputs, targets),), density=0.5, finder="snip", progress=False)
+
+
+@pytest.mark.parametrize("objective", ["reverse-kl", "forward-kl"])
+def test_a_divergence_from_a_network_that_knows_nothing_is_warned_of(objective):
+    options = {"density": 0.5, "steps": 60, "objective": objective, "progress": False}
+    with pytest.warns(tombola.TicketWarning, match=f"{objective} imitates the network at the weights"):
+        tombola.draw(mlp(), batches(), **options)
+    trained = tombola.draw(train(mlp(), batches()), batches(), **options)
+    assert not any("imitates" in sign for sign in trained.provenance.warnings)
+    without_targets = [inputs for inputs, _ in batches()]
+    unlabelled = tombola.Task(forward=lambda model, batch: model(batch), samples=len)
+    ticket = tombola.draw(mlp(), without_targets, task=unlabelled, **options)
+    assert not any("imitates" in sign for sign in ticket.provenance.warnings)

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,24 @@ BAD = [
     (["run", "--epochs", "1.5"], "--epochs must be a whole number"),
     (["run", "--learning-rate", "fast"], "--learning-rate must be a number above 0, at most 1e+30, got fast"),
     (["run", "--milestones", "x"], "--milestones must be a list of whole numbers such as [40,80]"),
-    (["run", "--density", "2"], "--density must lie in (0, 1], got 2"),
+    (["run", "--density", "2"], "--density must lie in (0, 1], got 2; did you mean 2%?"),
+    (
+        ["run", "--sparsity", "98"],
+        "--sparsity must lie in [0, 1) or be a percentage below 100%, got 98; did you mean 98",
+    ),
+    (["run", "--preset", "digit"], "fashion-mnist-resnet20; did you mean digits?"),
+    (
+        ["run", "--finder", "snip:round=10"],
+        "'round' is not an option of snip, which has allocation, rounds, "
+        "search-batch-size, batches; did you mean rounds?",
+    ),
+    (
+        ["run", "--model", "tombola.networks.models:biuld"],
+        "--model 'tombola.networks.models:biuld' cannot be imported: "
+        "tombola.networks.models has no biuld; did you mean build?",
+    ),
+    (["list"], "DIR is missing: the --out that the runs were made with"),
+    (["audit"], "TICKET is missing: ticket file, or run directory"),
     (["run", "--density", "0.1", "--sparsity", "0.9"], "--density excludes --sparsity: give one of them"),
     (["run", "--sparsity", "110%"], "--sparsity must lie in [0, 1)"),
     (["run", "--finder", "magic"], "--finder 'magic' is unknown; allowed are "),
@@ -401,6 +419,25 @@ def test_help_lists_what_there_is():
         assert all(each in text for each in names), name
 
 
+def test_help_says_whose_a_default_is(capsys):
+    text = " ".join(command(capsys, "run", "--help")[1].replace("-\n", "-").split())
+    rounds = "2 (continuous-sparsification); 60 (force); 50 (gradual); 100 (synflow); else 1"
+    assert f"(default: {rounds})" in re.sub(r"- +", "-", text)
+    assert "588/steps, at most 1, or 0.1 with drop (cts); else 0.1" in text
+    assert "Debian's package puts them (fashion-mnist)" in text
+
+
+def test_finders_come_by_the_alphabet_behind_cts():
+    first, *rest = FINDERS
+    assert (first, rest) == ("cts", sorted(rest))
+
+
+def test_a_command_that_is_nearly_right(capsys):
+    status, _, err = command(capsys, "rum")
+    assert status == 2
+    assert err.endswith("; did you mean run?\n")
+
+
 def test_the_list_of_commands_needs_no_torch():
     code = "import sys; from tombola.cli.main import main; main(['--help']); assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
@@ -413,7 +450,7 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("tombola.runs.pipeline.run", interrupt)
     status, _, err = command(capsys, "run", *QUICK, "--out", tmp_path)
     assert status == 130
-    assert "the same command goes on where this one stopped" in err
+    assert "the same command goes on from the last checkpoint" in err
 
 
 @pytest.mark.parametrize(

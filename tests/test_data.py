@@ -368,8 +368,16 @@ def test_the_path_of_a_folder_is_a_dataset(tmp_path, cache, monkeypatch, capsys)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "cifar10"], "--data-dir: CIFAR10 needs the folder with its files"),
-        (["--data", "mnist"], "--data-dir: give the folder with MNIST's idx files"),
+        (
+            ["--data", "cifar10"],
+            "--data-dir: CIFAR10 needs the folder with its files, or have them fetched into the "
+            "folder that you give, with --download",
+        ),
+        (
+            ["--data", "mnist"],
+            "--data-dir: give the folder with MNIST's idx files, or have them fetched into the "
+            "folder that you give, with --download",
+        ),
         (["--data", "mnist", "--data-dir", "."], "--data-dir: there is no train-images-idx3-ubyte or train-images-"),
         (["--data-dir", "."], "--data-dir is not an option of the data digits, which has none"),
         (["--download", "true"], "--download is not an option of the data digits, which has none"),

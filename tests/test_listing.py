@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+import tombola
 from tombola import UsageError
 from tombola.cli.main import main
 from tombola.cli.runs import read_config
@@ -19,7 +21,7 @@ from tombola.runs.rundir import run_name
 from tombola.storage.files import size_of
 from tombola.storage.leases import Lease
 
-from .conftest import Killed, as_json, command, dying
+from .conftest import Killed, as_json, batches, command, dying, mlp
 from .test_pipeline import contents
 
 QUICK = ["--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--threads", "2"]
@@ -123,6 +125,66 @@ def test_what_is_written_just_now_is_not_called_damaged(out):
     with Lease(out / ".store" / ".leases" / directory.name):
         assert {run.name: run.state for run in list_runs(out)}[directory.name] == "unfinished"
     assert {run.name: run.state for run in list_runs(out)}[directory.name] == "damaged"
+
+
+def test_list_says_what_cleaning_would_delete(capsys, out):
+    assert "tombola clean deletes nothing of it while something is unfinished" not in command(capsys, "list", out)[1]
+    clean(out)
+    assert "tombola clean deletes nothing of it while something is unfinished" in command(capsys, "list", out)[1]
+    for directory in out.glob("magnitude-*"):
+        shutil.rmtree(directory)
+    freed = clean(out, dry=True).freed
+    assert f"tombola clean {out} deletes {size_words(freed)}\n" in command(capsys, "list", out)[1]
+    clean(out)
+    assert f"tombola clean {out} has nothing to delete; with --all, " in command(capsys, "list", out)[1]
+    clean(out, everything=True)
+    assert "tombola clean" not in command(capsys, "list", out)[1]
+
+
+def test_list_names_the_finder_of_what_is_not_finished(original, out):
+    (directory,) = out.glob("random-0.02-s0-*")
+    (directory / "weights.safetensors").write_bytes(b"junk")
+    found = {run.name.split("-")[0]: (run.finder, run.state) for run in list_runs(out)}
+    assert found["magnitude"] == ("magnitude", "drawn")
+    assert found["random"] in {("random", "damaged"), ("random", "finished")}
+    assert all(finder for finder, _ in found.values())
+
+
+def test_list_names_directories_further_below(capsys, out, tmp_path):
+    assert f"more runs lie in {out}\n" in command(capsys, "list", tmp_path)[1]
+    assert "more runs" not in command(capsys, "list", out)[1]
+
+
+def test_what_sparsify_keeps_is_listed_and_cleaned_as_such(capsys, tmp_path):
+    def sparsify():
+        recipe = tombola.Recipe(epochs=3)
+        return tombola.sparsify(
+            mlp(), batches(), batches(), density=0.5, steps=60, recipe=recipe, out=tmp_path, progress=False
+        )
+
+    with pytest.raises(Killed), dying(1, "train"):
+        sparsify()
+    assert clean(tmp_path).paths == (), "the same call goes on from there"
+    before = sparsify()
+    assert as_json(capsys, "list", tmp_path)["runs"] == []
+    text = command(capsys, "list", tmp_path)[1]
+    assert "what tombola.sparsify keeps here by out=" in text
+    assert f"tombola clean {tmp_path} deletes " in text
+    clean(tmp_path)
+    assert clean(tmp_path).paths == ()
+    after = sparsify()
+    assert after.ticket == before.ticket
+    assert all(torch.equal(value, after.model.state_dict()[key]) for key, value in before.model.state_dict().items())
+    clean(tmp_path, everything=True)
+    assert [path.name for path in tmp_path.iterdir()] == [".locks"]
+
+
+def test_info_names_what_is_damaged(capsys, out):
+    (directory,) = out.glob("random-0.02-s0-*")
+    assert "damaged" not in command(capsys, "info", directory)[1]
+    (directory / "weights.safetensors").write_bytes(b"junk")
+    assert "damaged: weights.safetensors; " in command(capsys, "info", directory)[1]
+    assert as_json(capsys, "info", directory)["damaged"] == ["weights.safetensors"]
 
 
 def test_list_of_something_else(capsys, tmp_path):

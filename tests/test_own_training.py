@@ -79,6 +79,22 @@ def test_a_jobs_batches_depend_on_seed_and_epoch_alone():
     assert run(1)[0] != [first]
 
 
+def test_a_training_function_that_forgets_to_hold_is_told_so_after_its_first_epoch():
+    begun = []
+
+    def forgetful(model, job):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        if job.ticket is None:
+            job.hold(model, optimizer)
+        for epoch in job.epochs:
+            begun.append((job.ticket is not None, epoch))
+            train_epoch(model, optimizer, job.batches(epoch))
+
+    with pytest.raises(UsageError, match=r"left \d+ pruned weights of 0\.weight that are not zero; call job\.hold"):
+        sparsify(forgetful)
+    assert [epoch for of_ticket, epoch in begun if of_ticket] == [1, 2]
+
+
 def test_training_functions_that_break_the_rules():
     def careless(model, job):
         copy.copy(job)

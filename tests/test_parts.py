@@ -208,13 +208,13 @@ def test_none_is_for_options_that_may_be_unset():
         ({"name": "cts", "controller": None}, "controller must be one of gradbalance, .*, got None"),
         (3, "finder must be one of .*, MODULE:NAME, or such an object, got 3"),
         (None, "finder must be one of .*, got None"),
-        (GradBalance(), r"finder must be one of .*, got GradBalance\("),
-        (int, "finder must be one of .*, got <class 'int'>"),
+        (GradBalance(), r"finder: GradBalance\(.*\) is no finder: it lacks draw"),
+        (int, "finder: <class 'int'> is no finder: it lacks draw"),
         ("nowhere:Finder", "finder 'nowhere:Finder' cannot be imported: ModuleNotFoundError"),
         ("mine:nothing", "finder 'mine:nothing' cannot be imported: AttributeError"),
         ("mine:number", "finder must be one of .*, got 'mine:number'"),
-        ("mine:Plain", "finder must be one of .*, got 'mine:Plain'"),
-        ("mine:own", "finder must be one of .*, got 'mine:own'"),
+        ("mine:Plain", "finder 'mine:Plain' is no finder: it must be a dataclass"),
+        ("mine:own", "finder 'mine:own' is no finder: it lacks draw"),
         ("mine:Demanding", "finder 'mine:Demanding' cannot be made without arguments: .*needed|finder.*must be one of"),
         ("mine:Largest:power=0", "power must be a whole number of at least 1, got 0"),
         ("mine:Largest:steps=1", "'steps' is not an option of mine:Largest, which has "),
@@ -269,7 +269,7 @@ def test_objects_whose_options_are_not_known_are_refused(family):
         def init(self, logits): ...
         def update(self, logits, task_gradient, target, state): ...
 
-    with pytest.raises(UsageError, match=f"{family.option} must be one of "):
+    with pytest.raises(UsageError, match=f"is no {family.option}: it must be a dataclass"):
         family.read(Anything())
     known = dataclass(frozen=True)(Anything)
     assert family.read(known) == known()

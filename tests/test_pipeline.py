@@ -1,3 +1,4 @@
+import io
 import json
 import linecache
 import sys
@@ -9,7 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tombola import Ticket, UsageError
-from tombola.core.progress import Silent
+from tombola.core.progress import Lines, Silent
 from tombola.finders import FINDERS
 from tombola.networks import runtime
 from tombola.runs import pipeline
@@ -100,6 +101,28 @@ def test_a_run_killed_in_any_stage_goes_on_to_the_same_bits(finished, tmp_path, 
     resumed = run(QUICK, tmp_path)
     assert resumed.directory == directory
     assert contents(resumed.directory) == contents(finished.directory)
+
+
+@pytest.mark.parametrize(
+    ("kind", "after", "said"),
+    [
+        ("dense", 3, "dense training: goes on in epoch 1 of "),
+        ("draw", 2, "search: goes on at step 2 of "),
+        ("train", 3, "ticket training: goes on in epoch 2 of "),
+    ],
+)
+def test_a_run_says_once_from_where_it_goes_on(tmp_path, kind, after, said):
+    with pytest.raises(Killed), dying(after, kind):
+        run(QUICK, tmp_path, every=0)
+    lines = io.StringIO()
+    pipeline.run(QUICK, tmp_path, Lines(lines))
+    assert [line.rstrip("0123456789\n") for line in lines.getvalue().splitlines() if "goes on" in line] == [said]
+
+
+def test_a_run_that_was_not_stopped_goes_on_from_nowhere(tmp_path):
+    lines = io.StringIO()
+    pipeline.run(QUICK, tmp_path, Lines(lines))
+    assert "goes on" not in lines.getvalue()
 
 
 def test_cells_share_the_dense_training(finished, monkeypatch):

@@ -91,9 +91,9 @@ def test_the_first_pattern_that_matches_counts_and_1_keeps_a_layer_whole():
         ({"2.*": 0.5, "*": 0.5}, r"density: the pattern '2\.\*' decides about no prunable layer"),
         ({"0.*": 0.01, "*": 0.5}, "density: 0.01 keeps none of the 4 prunable weights; .* is 0.25"),
         ({"0.*": 0.0, "*": 0.5}, r"density must lie in \(0, 1\], got 0.0"),
-        ({"0.*": "5%", "*": 0.5}, r"density must lie in \(0, 1\], got '5%'"),
+        ({"0.*": "5%", "*": 0.5}, r"density must be a number in \(0, 1\], such as 0\.02, got '5%'"),
         (0.001, "density: 0.001 keeps none of the 24 prunable weights"),
-        (True, r"density must lie in \(0, 1\], got True"),
+        (True, r"density must be a number in \(0, 1\], such as 0\.02, got True"),
     ],
 )
 def test_densities_that_mean_nothing_are_refused(density, message):

@@ -189,18 +189,19 @@ def test_a_command_interrupted_while_it_loads_ends_in_one_line(tmp_path):
     assert (process.returncode, err) == (130, "tombola: interrupted\n")
 
 
-def test_an_interruption_outside_of_imports_is_the_usual_one(capsys, monkeypatch):
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_outside_of_imports_is_the_usual_one(capsys, monkeypatch, number, status):
+    before = signal.getsignal(number)
 
     def interrupt(arguments):
-        assert signal.getsignal(signal.SIGINT) is alive._interrupted
-        signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(number) is alive._interrupted
+        signal.raise_signal(number)
         time.sleep(60)
 
     monkeypatch.setattr("tombola.cli.info.main", interrupt)
-    assert main(["info", "x"]) == 130
-    assert capsys.readouterr().err == "tombola info: interrupted; the same command goes on where this one stopped\n"
-    assert signal.getsignal(signal.SIGINT) is before
+    assert main(["info", "x"]) == status
+    assert capsys.readouterr().err == "tombola info: interrupted; the same command goes on from the last checkpoint\n"
+    assert signal.getsignal(number) is before
 
 
 def test_handlers_of_others_stay(monkeypatch):

@@ -151,8 +151,11 @@ def test_whatever_a_model_raises_in_one_cell_is_kept_on_one_line(tmp_path, monke
     monkeypatch.setattr(Random, "draw", broken)
     outcomes = run_all(plan(QUICK, ["random", "magnitude"], [0.1], seeds=1), tmp_path, Silent())
     words = f"{type(error).__name__}: {str(error).replace(chr(10), ' ')}"
-    assert [o.failure for o in outcomes] == [words, ""]
-    assert [f["why"] for f in json.loads((tmp_path / "failures.json").read_text())] == [words]
+    assert outcomes[0].failure.startswith(f"{words} (test_studies.py, line ")
+    assert [o.failure for o in outcomes[1:]] == [""]
+    (kept,) = json.loads((tmp_path / "failures.json").read_text())
+    assert kept["why"] == outcomes[0].failure
+    assert "in broken" in kept["traceback"]
 
 
 def test_a_study_stopped_anywhere_goes_on_with_what_it_had(tmp_path, monkeypatch):

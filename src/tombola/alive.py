@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import TextIO
+    from typing import Any, TextIO
 
 # On a terminal the line comes at once where a command's options are read, and at the latest after so many seconds.
 TERMINAL_SECONDS = 0.3
@@ -85,28 +85,34 @@ def end() -> None:
         _waiting = None
 
 
+# What ends a program, and its usual meaning.
+_USUAL: "dict[signal.Signals, Any]" = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+
 def guard() -> None:
-    """Make Ctrl-C during imports end the program at once, with one line and status 130.
+    """Make Ctrl-C, or a kill, during imports end the program at once, with one line; later both are KeyboardInterrupts.
 
     A KeyboardInterrupt in there would come out as a traceback, or as the error of whatever was being imported. Handlers
     that others have set stay.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        with suppress(ValueError):  # in a thread, which Ctrl-C does not reach
-            signal.signal(signal.SIGINT, _interrupted)
+    for number, usual in _USUAL.items():
+        if signal.getsignal(number) is usual:
+            with suppress(ValueError):  # in a thread, which no signal reaches
+                signal.signal(number, _interrupted)
 
 
 def unguard() -> None:
-    """Give Ctrl-C back its usual meaning."""
-    if signal.getsignal(signal.SIGINT) is _interrupted:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Give both back their usual meaning."""
+    for number, usual in _USUAL.items():
+        if signal.getsignal(number) is _interrupted:
+            signal.signal(number, usual)
 
 
 def _interrupted(number: int, frame: "FrameType | None") -> None:
     while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
     if frame is None or (_waiting is None and "torch" in sys.modules):
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(number)
     erased = "\r\x1b[K" if os.isatty(2) else ""
     os.write(2, f"{erased}tombola: interrupted\n".encode())
-    os._exit(130)
+    os._exit(128 + number)

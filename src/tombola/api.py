@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
 from tombola.core.controllers import Controller
+from tombola.core.parts import options_of, written_name
 from tombola.core.plugins import code_of
 from tombola.core.progress import Progress, Silent, expected_time, progress_on
 from tombola.core.selection import Density
@@ -118,9 +119,16 @@ def _finder(finder: Finds | str | None, settings: dict[str, Any]) -> Finds:
     given = {name: value for name, value in settings.items() if value is not None}
     if finder is None:
         return CTS(**given)
+    spec = FINDERS.parse(finder)
+    known = ", ".join(f.name for f in options_of(spec.part))
+    for name in given:
+        if spec.find(name) is None:
+            words = f"is not an option of the finder {written_name(spec.part)}, which has {known}"
+            raise UsageError(words, option=name)
     if given:
         raise UsageError("excludes steps, objective and controller: give them to the finder itself", option="finder")
-    return FINDERS.read(finder)
+    found: Finds = spec.build()
+    return found
 
 
 def _batch_size(batch_size: int | None, finder: Finds) -> int:
@@ -194,10 +202,10 @@ def sparsify(
     training function of your own in its place, called as fit(model, job) with a `tombola.Job` that says which epochs,
     and holds the ticket. rewind_to: epochs of dense training before the draw, from which the ticket's training goes on;
     0 draws at the weights as they are, for a model that is trained already. steps: length of the search. finder: CTS by
-    default. out: a directory that keeps what was done, so that the same call goes on where it was stopped; the data,
-    which cannot be named, must then be the same. execution: how the ticket trains: "sparse" (by its kept weights alone,
-    in float32 on a CPU; needs numba, `pip install 'tombola[fast]'`), "dense", or "auto": sparse where numba is there
-    and a fixed rule expects it to be faster. The rest as in `draw`.
+    default. out: a directory that keeps what was done, so that the same call goes on from the last checkpoint; the
+    data, which cannot be named, must then be the same. execution: how the ticket trains: "sparse" (by its kept weights
+    alone, in float32 on a CPU; needs numba, `pip install 'tombola[fast]'`), "dense", or "auto": sparse where numba is
+    there and a fixed rule expects it to be faster. The rest as in `draw`.
 
     Returns the trained model and its ticket: `sparse, ticket = sparsify(...)`.
     """

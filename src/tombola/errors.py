@@ -1,6 +1,7 @@
 """What can go wrong, in one place."""
 
 import unicodedata
+from collections.abc import Iterable
 
 # A message that begins like this says something of its option, and follows its name after a space.
 _PREDICATES = ("must ", "needs ", "takes ", "is ", "are ", "cannot ", "excludes ", "has ", "'", '"')
@@ -19,6 +20,14 @@ def shown(name: object) -> str:
         character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNSHOWN else character
         for character in str(name)
     )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean X?" of what a name is near to, or nothing where it is near to none."""
+    from difflib import get_close_matches  # not for every command
+
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def lacks_memory(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 
 from tombola.cli.options import add_json_option, add_ticket_options, is_run, make_parser, out_directory
 from tombola.cli.runs import configure_for_ticket
-from tombola.cli.show import show_json, show_table, show_text
+from tombola.cli.show import FEW_SEEDS, show_json, show_table, show_text
 
 if TYPE_CHECKING:
     from tombola.studies.audit import Check, Report
@@ -22,7 +22,7 @@ def _parser() -> ArgumentParser:
         "better, as one that says something about its weights must be. Exit status 0 where every check says so, 1 "
         "where one does not, else 3 where the seeds do not decide.",
         "tombola audit runs/RUN --seeds 5",
-        "RUN_DIR",
+        "TICKET",
     )
     add_ticket_options(parser, "to train from")
     parser.add_argument("--seeds", type=int, default=5, help="trainings of the ticket, and of every altered one")
@@ -66,13 +66,13 @@ def _show(report: "Report", title: str) -> None:
         if check.why:
             show_text(f"{check.name}: not possible: {check.why}")
     if report.accuracy.indicative:
-        show_text("Fewer than 5 seeds: indicative.")
+        show_text(FEW_SEEDS)
     if report.other_weights:
         show_text("The ticket was drawn at other weights than those that it is trained from here.")
     show_text(f"layers without a weight: {', '.join(report.empty_layers) or 'none'}")
     for name, overlap in report.overlap.items():
-        chance = f"{overlap['by_chance']:.1%} by chance"
-        show_text(f"in common with a {name} ticket: {overlap['shared']:.1%} of the weights kept ({chance})")
+        chance = f"{100 * overlap['by_chance']:.1f} % by chance"
+        show_text(f"in common with a {name} ticket: {100 * overlap['shared']:.1f} % of the weights kept ({chance})")
     if report.connectivity:
         word = "connected" if report.connectivity.connected else "not connected"
         show_text(
@@ -89,4 +89,4 @@ def _row(check: "Check") -> tuple[str, ...]:
     gain = check.difference.summary
     interval = "" if gain.low is None or gain.high is None else f" ({-gain.high:+.2f} to {-gain.low:+.2f})"
     accuracy = f"{summarise(check.accuracies)} %"
-    return (check.name, f"{check.changed:.1%}", accuracy, f"{-gain.mean:+.2f}{interval}", check.verdict)
+    return (check.name, f"{100 * check.changed:.1f} %", accuracy, f"{-gain.mean:+.2f}{interval}", check.verdict)

@@ -16,7 +16,7 @@ def main(arguments: Sequence[str]) -> None:
         "tombola clean runs --dry-run",
         "DIR",
     )
-    parser.add_argument("directory", type=str, help="the --out that the runs were made with")
+    parser.add_argument("directory", metavar="DIR", type=str, help="the --out that the runs were made with")
     parser.add_argument(
         "--all",
         action="store_true",

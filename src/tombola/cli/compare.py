@@ -19,7 +19,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = make_parser(
         "compare",
         "Draw and train tickets by several finders, at several densities, over several seeds, and compare them. What "
-        "they share is done once; started again, it goes on where it stopped. --density and --sparsity take lists.",
+        "they share is done once; started again, it goes on from the last checkpoint. --density and --sparsity take "
+        "lists.",
         "tombola compare --preset digits --density 0.05,0.02 --finders cts,snip,random --seeds 3",
     )
     parser.add_argument(

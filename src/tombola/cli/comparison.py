@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from tombola.cli.show import Column, fitted_table, show_text
+from tombola.cli.show import FEW_SEEDS, Column, fitted_table, show_text
 
 if TYPE_CHECKING:
     from tombola.studies import Row
@@ -51,7 +51,7 @@ def explain(
     if any(row.speed_up for row in rows) and "LTR takes" not in left_out:
         show_text("LTR takes: its seconds over the finder's, where the finder's mean accuracy is at least LTR's.")
     if any(row.accuracy.indicative for row in rows):
-        show_text("Fewer than 5 seeds: indicative.")
+        show_text(FEW_SEEDS)
     for row in rows:
         for warning in row.warnings:
             show_text(f"warning: {row.finder} at {100 * row.density:.4g} %: {warning}")

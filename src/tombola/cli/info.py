@@ -38,7 +38,9 @@ def main(arguments: Sequence[str]) -> None:
         "tombola info runs/RUN",
         "TICKET",
     )
-    parser.add_argument("ticket", type=str, help="ticket file, run directory, or directory of a comparison")
+    parser.add_argument(
+        "ticket", metavar="TICKET", type=str, help="ticket file, run directory, or directory of a comparison"
+    )
     add_json_option(parser)
     options = parse(parser, arguments)
     if (Path(options.ticket) / "audit.json").is_file():
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     from tombola.ticket import Ticket
 
     ticket = Ticket.load(path)
-    result = _result(directory) if Path(options.ticket).is_dir() else {}
+    result, damaged = (_result(directory), _damaged(directory)) if Path(options.ticket).is_dir() else ({}, [])
     provenance = ticket.provenance.to_dict() if ticket.provenance else {}
     dead, unread = ticket.dead_units, ticket.unread_units
     kept_by_layer, density = ticket.kept_by_layer, ticket.density_by_layer
@@ -76,6 +78,7 @@ def main(arguments: Sequence[str]) -> None:
                 "layers": layers,
                 "provenance": provenance,
                 **({"result": result} if result else {}),
+                **({"damaged": damaged} if damaged else {}),
             }
         )
         return
@@ -97,6 +100,8 @@ def main(arguments: Sequence[str]) -> None:
             show_text(f"{words}: {result[key]:.2f}")
     for line in _origin(provenance):
         show_text(line)
+    if damaged:
+        show_text(f"damaged: {', '.join(damaged)}; the command that made the run makes it again")
 
 
 def _result(directory: Path) -> dict[str, Any]:
@@ -138,6 +143,12 @@ def _show_study(directory: Path, as_json: bool) -> None:
     for failure in failures(study.outcomes):
         show_text(f"failed: {failure['finder']} at {failure['density']:.4g}, seed {failure['seed']}: {failure['why']}")
     show_text(f"tombola table {directory} shows its table, tombola report {directory} makes its page")
+
+
+def _damaged(directory: Path) -> list[str]:
+    from tombola.storage.digests import damaged
+
+    return damaged(directory)
 
 
 def _show_audit(directory: Path, as_json: bool) -> None:

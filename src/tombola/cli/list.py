@@ -20,23 +20,48 @@ def main(arguments: Sequence[str]) -> None:
         "tombola list runs",
         "DIR",
     )
-    parser.add_argument("directory", type=str, help="the --out that the runs were made with")
+    parser.add_argument("directory", metavar="DIR", type=str, help="the --out that the runs were made with")
     add_json_option(parser)
     options = parse(parser, arguments)
 
-    from tombola.runs.inventory import list_runs
+    from tombola.runs.inventory import kept_by_sparsify, list_runs, with_runs_below
     from tombola.runs.rundir import STORE
     from tombola.storage.files import size_of
 
     out = Path(options.directory)
-    found = list_runs(out)
-    store = size_of(out / STORE)
+    found, kept = list_runs(out), kept_by_sparsify(out)
+    store, of_sparsify = size_of(out / STORE), sum(map(size_of, kept))
     if options.json:
-        show_json({"runs": [run.to_dict() for run in found], "store_bytes": store})
+        bytes_of_sparsify = {"sparsify_bytes": of_sparsify} if kept else {}
+        show_json({"runs": [run.to_dict() for run in found], "store_bytes": store, **bytes_of_sparsify})
         return
-    columns = ("name", "finder", "density", "seed", "state", "test accuracy", "size")
-    show_table(options.directory, columns, map(_row, found))
-    show_text(f"what they share (in {STORE}): {size_words(store)}; tombola clean {options.directory} makes it smaller")
+    if found:
+        columns = ("name", "finder", "density", "seed", "state", "test accuracy", "size")
+        show_table(options.directory, columns, map(_row, found))
+    elif not kept:
+        show_text(f"no runs lie in {options.directory}")
+    if kept:
+        words = "what tombola.sparsify keeps here by out=, from which the same call goes on or gives its result"
+        show_text(f"{words}: {size_words(of_sparsify)}")
+    if store:
+        show_text(f"what they share (in {STORE}): {size_words(store)}")
+    if store or kept:
+        show_text(_cleaning(out, options.directory))
+    further = with_runs_below(out)
+    if further:
+        show_text(f"more runs lie in {', '.join(map(str, further))}")
+
+
+def _cleaning(out: Path, directory: str) -> str:
+    """Return what cleaning would delete, in words."""
+    from tombola.runs.inventory import could_free, is_under_way
+
+    freed = could_free(out)
+    if freed:
+        return f"tombola clean {directory} deletes {size_words(freed)}"
+    if is_under_way(out):
+        return "tombola clean deletes nothing of it while something is unfinished"
+    return f"tombola clean {directory} has nothing to delete; with --all, what further runs could use again"
 
 
 def _row(run: "ListedRun") -> tuple[str, ...]:

@@ -9,13 +9,14 @@ if os.path.basename(sys.argv[0]) == "tombola":  # the installed command, for whi
     alive.guard()
 
 import errno
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TextIO
 
-from tombola.errors import TicketWarning, TombolaError, UsageError, in_words, lacks_memory
+from tombola.errors import TicketWarning, TombolaError, UsageError, did_you_mean, in_words, lacks_memory
 from tombola.literal import literal
 from tombola.version import __version__
 
@@ -97,7 +98,8 @@ def _complain(command: str, text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 0, 1 for a failure, 2 for bad input, 130 if interrupted.
+    """Run the command line and return the exit status: 0, 1 for a failure, 2 for bad input, 130 if interrupted
+    and 143 if killed by SIGTERM.
 
     A command may have a status of its own, such as an audit's.
     """
@@ -105,9 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _main(arguments)
-    except KeyboardInterrupt:
-        _complain(" ".join(arguments[:1]), "interrupted; the same command goes on where this one stopped")
-        return 130
+    except KeyboardInterrupt as stop:
+        _complain(" ".join(arguments[:1]), "interrupted; the same command goes on from the last checkpoint")
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     finally:
         alive.end()
         alive.unguard()
@@ -123,7 +125,8 @@ def _main(arguments: Sequence[str]) -> int:
     command = arguments[0]
     if command not in COMMANDS:
         allowed = ", ".join(COMMANDS)
-        print(f"tombola: there is no command {command!r}; allowed are {allowed}", file=sys.stderr)
+        hint = did_you_mean(command, COMMANDS)
+        print(f"tombola: there is no command {command!r}; allowed are {allowed}{hint}", file=sys.stderr)
         return 2
     try:
         with _warned_in_words(command):

@@ -93,7 +93,7 @@ def make_parser(command: str, description: str, example: str, positional: str = 
 
 def add_ticket_options(parser: ArgumentParser, purpose: str) -> None:
     """Add the options of commands about a ticket; purpose: what its weights are for, such as "to train from"."""
-    parser.add_argument("ticket", type=str, help="ticket file, or run directory")
+    parser.add_argument("ticket", metavar="TICKET", type=str, help="ticket file, or run directory")
     parser.add_argument(
         "--weights", type=str, default="", help=f"state_dict {purpose}, .safetensors or .pt (default: the run's)"
     )
@@ -144,10 +144,17 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         found = parser.parse_args(list(arguments))
     except ArgumentError as error:
         options = [name for name in known if name != "finder" or "finders" not in known]
-        raise UsageError(_sentence(str(error), options)) from None
+        raise UsageError(_missing(str(error), parser) or _sentence(str(error), options)) from None
     _refuse_empty(parser, found, arguments)
     alive.options_are_read()
     return found
+
+
+def _missing(message: str, parser: ArgumentParser) -> str:
+    """Return what a missing argument would be in one sentence, or nothing where none is missing."""
+    missing = re.search(r"the following arguments are required: (\w+)", message)
+    found = [action for action in parser._actions if missing and action.dest == missing[1]]
+    return f"{found[0].metavar} is missing: {found[0].help}" if found else ""
 
 
 def _refuse_empty(parser: ArgumentParser, found: Namespace, arguments: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = make_parser(
         "run",
         "Pretrain a network to the rewind point, draw a ticket, train it, and evaluate it beside the dense network. "
-        "Interrupted and started again, it goes on where it stopped; finished, it shows the result at once.",
+        "Interrupted and started again, it goes on from the last checkpoint; finished, it shows the result at once.",
         "tombola run --preset digits --sparsity 98% --finder cts",
     )
     add_output_options(parser)

@@ -10,7 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.options import is_run, parse, run_and_ticket
-from tombola.core.parts import is_part, written_name
+from tombola.core.parts import flag_of, is_own, is_part, options_of, written_name
 from tombola.core.selection import Density
 from tombola.core.written import Spec
 from tombola.errors import UsageError
@@ -89,6 +89,8 @@ def ask(
     named, files = _start(arguments)
     preset = load_preset(named["preset"], named["recipe"])
     _add_options(parser, [preset], groups, hidden)
+    if {"-h", "--help"} & set(arguments):
+        _add_own_options(parser, arguments)
     parser.description = f"{parser.description} Defaults below are those of the preset {named['preset']}."
     options = parse(parser, arguments)
     options.preset, options.recipe = named["preset"], named["recipe"]
@@ -229,6 +231,25 @@ def _add_options(
         )
 
 
+def _add_own_options(parser: ArgumentParser, arguments: Sequence[str]) -> None:
+    """Describe the settings of parts of the user's own that are named beside --help; they have no short forms."""
+    families = {name: form.field.metadata["family"] for name, form in short_forms().items()}
+    families = {f"--{name.replace('_', '-')}": family for name, family in families.items() if family is not None}
+    for name, value in _take(arguments, families)[1]:
+        part = families[name].read(value or "")
+        if is_own(part):
+            parser.add_argument_group(f"settings of {written_name(part)}, behind colons", _settings(part))
+
+
+def _settings(part: Any) -> str:
+    """Return a part's options in words, as they are written behind colons."""
+    found = [
+        f"{flag_of(f)}={_default_of(f)}{': ' if f.metadata.get('help') else ''}{f.metadata.get('help', '')}"
+        for f in options_of(part)
+    ]
+    return "; ".join(found) or "none"
+
+
 def _value_at(spec: Spec, path: tuple[str, ...]) -> Any:
     owner = spec.at(path[:-1])
     return owner.given.get(path[-1], getattr(owner.part, path[-1]))
@@ -263,16 +284,32 @@ def _shown(form: ShortForm, value: Any) -> str:
     if is_part(value):
         return written_name(value)
     if value is None or value == () or value == form.field.default:
-        return "; ".join(dict.fromkeys(_default_of(f) for _, f, _ in form.owners))
+        return _defaults(form)
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
+def _defaults(form: ShortForm) -> str:
+    """Return the defaults of an option: where they differ, each with those whose it is, and last that of most."""
+    found: dict[str, list[str]] = {}
+    for owner, f, _ in form.owners:
+        found.setdefault(_default_of(f), []).append(owner or _owner_of(form, f))
+    usual = max(found, key=lambda default: len(found[default]))
+    others = [f"{default} ({', '.join(owners)})" for default, owners in found.items() if default != usual]
+    return "; ".join([*others, f"else {usual}"]) if others else usual
+
+
+def _owner_of(form: ShortForm, f: Any) -> str:
+    """Return the name of the part whose option a field is, of parts other than finders."""
+    family = short_forms()[form.holder].field.metadata["family"] if form.holder in short_forms() else None
+    return next((name for name, part in (family.known if family else {}).items() if f in options_of(part)), "")
+
+
 def _default_of(f: Any) -> str:
     default = f.default
-    if f.metadata["unset"] or default is None or default == ():
-        return str(f.metadata["unset"] or "none")
+    if f.metadata.get("unset") or default is None or default == ():
+        return str(f.metadata.get("unset") or "none")
     if isinstance(default, bool):
         return str(default).lower()
     return written_name(default) if is_part(default) else str(default)

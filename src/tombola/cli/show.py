@@ -15,6 +15,9 @@ from rich.text import Text
 from tombola import alive
 from tombola.literal import literal
 
+FEW_SEEDS = (
+    "Fewer than 5 seeds are indicative: they can seldom decide, and one alone never, however far apart the figures lie."
+)
 # Names fold where a terminal is narrow: to so many cells beside columns that could be left out, and at the very least.
 ROOMY_NAME, NARROW_NAME = 20, 12
 # Words in a title fold to so many cells, and any column where nothing else helps.

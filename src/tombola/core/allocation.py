@@ -6,7 +6,7 @@ from math import floor
 from typing import ClassVar, Protocol, runtime_checkable
 
 from tombola.core.flat import Layout
-from tombola.core.parts import Part, is_part
+from tombola.core.parts import Part
 from tombola.core.written import Family
 
 
@@ -91,5 +91,5 @@ def round_to(shares: Sequence[float], limits: Sequence[int], total: int) -> list
 ALLOCATIONS: Family[Allocation] = Family(
     "allocation",
     {kind.name: kind() for kind in (Global, Uniform, ErdosRenyiKernel)},
-    lambda value: is_part(value) and isinstance(value, Allocation),
+    Allocation,
 )

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tombola.core.parts import POSITIVE, Part, is_part, option
+from tombola.core.parts import POSITIVE, Part, option
 from tombola.core.written import Family
 
 TEMPERATURE = 2 / 3
@@ -104,7 +104,7 @@ class Deterministic(Part):
 RELAXATIONS: Family[Relaxation] = Family(
     "relaxation",
     {kind.name: kind() for kind in (Concrete, StraightThrough, Deterministic)},
-    lambda value: is_part(value) and isinstance(value, Relaxation),
+    Relaxation,
 )
 RELAXATION_HELP = "how masks are sampled: concrete; ablations straight-through, deterministic"
 

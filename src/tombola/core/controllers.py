@@ -6,14 +6,14 @@ that a search on a GPU never waits for the processor.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from tombola.core.concrete import slope
 from tombola.core.flat import over_pieces
-from tombola.core.parts import BELOW_ONE, POSITIVE, Part, is_part, option
+from tombola.core.parts import BELOW_ONE, POSITIVE, Part, option
 from tombola.core.written import Family
 
 # The smallest normal float32: what has no slope is not divided by zero.
@@ -21,6 +21,8 @@ _TINY = 2.0**-126
 
 State = Mapping[str, Tensor]
 Figures = Mapping[str, Tensor]
+# What the figures of every controller hold at least.
+FIGURES = ("multiplier", "error", "task_norm", "density_norm")
 C = TypeVar("C")
 
 
@@ -246,14 +248,9 @@ def settled(controller: C, objective: str) -> C:
     return found
 
 
-def _is_controller(value: Any) -> bool:
-    """Whether an object is a controller; its fields enter a ticket's provenance, hence a dataclass."""
-    return is_part(value) and isinstance(value, Controller)
-
-
 CONTROLLERS: Family[Controller] = Family(
     "controller",
     {kind.name: kind() for kind in (GradBalance, ProportionalBalance, Lagrangian)},
-    _is_controller,
+    Controller,
 )
 CONTROLLER_HELP = f"what holds the density: {', '.join(CONTROLLERS)}, or my_module:MyController"

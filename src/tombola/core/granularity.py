@@ -6,7 +6,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from torch import Tensor
 
 from tombola.core.flat import Layout
-from tombola.core.parts import Part, is_part
+from tombola.core.parts import Part
 from tombola.core.written import Family
 
 
@@ -67,6 +67,4 @@ class Weight(Part):
         return _Single(layout)
 
 
-GRANULARITIES: Family[Granularity] = Family(
-    "granularity", {"weight": Weight()}, lambda value: is_part(value) and isinstance(value, Granularity)
-)
+GRANULARITIES: Family[Granularity] = Family("granularity", {"weight": Weight()}, Granularity)

@@ -7,12 +7,13 @@ results and the tables of the documentation are made from there. `tombola.core.w
 
 import math
 import types
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any, ClassVar, Protocol, Union, get_args, get_origin, get_type_hints
 
-from tombola.core.plugins import code_of
+from tombola.core.plugins import code_of, explained
 from tombola.errors import UsageError
 
 
@@ -191,6 +192,18 @@ def written_name(part: Any) -> str:
     kind = type(part)
     ours = kind.__module__.partition(".")[0] == "tombola"
     return str(part.name) if ours else f"{kind.__module__}:{kind.__qualname__}"
+
+
+def is_own(part: Any) -> bool:
+    """Whether a part is of the user's own code."""
+    return bool(getattr(part, "code", "")) or type(part).__module__.partition(".")[0] != "tombola"
+
+
+@contextmanager
+def guarded(option: str, part: Any) -> Iterator[None]:
+    """Turn whatever a part of the user's own raises into one sentence that names it and says where."""
+    with explained(option, written_name(part), "failed") if is_own(part) else nullcontext():
+        yield
 
 
 def describe(part: Any) -> dict[str, Any]:

@@ -11,7 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tombola.errors import TombolaError, UsageError, in_words
+from tombola.errors import TombolaError, UsageError, did_you_mean, in_words, lacks_memory
+
+# Where an error is raised that comes of code around theirs.
+_NOT_THEIRS = sys.stdlib_module_names | {"numpy", "tombola", "torch", "torchvision"}
 
 
 def imported(option: str, name: str) -> Any:
@@ -24,6 +27,9 @@ def imported(option: str, name: str) -> Any:
     with explained(option, name, "cannot be imported"):
         found = import_module(module)
         for part in attribute.split("."):
+            if not hasattr(found, part):
+                hint = did_you_mean(part, vars(found))
+                raise UsageError(f"{name!r} cannot be imported: {module} has no {attribute}{hint}", option=option)
             found = getattr(found, part)
         return found
 
@@ -50,10 +56,22 @@ def explained(option: str, name: str, what: str) -> Iterator[None]:
     except TombolaError:
         raise
     except Exception as error:  # the code is not ours: anything may come out of it
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        ours = last.filename == __file__ or last.filename.startswith("<frozen importlib")
-        where = "" if ours else f" ({Path(last.filename).name}, line {last.lineno})"
-        raise UsageError(f"{name!r} {what}: {in_words(error)}{where}", option=option) from error
+        if lacks_memory(error):
+            raise
+        raise UsageError(f"{name!r} {what}: {in_words(error)}{raised_at(error)}", option=option) from error
+
+
+def told(error: BaseException) -> str:
+    """Return an error in words, and where it came up unless it is one that tombola raises on purpose."""
+    return in_words(error) + ("" if isinstance(error, TombolaError) else raised_at(error))
+
+
+def raised_at(error: BaseException) -> str:
+    """Return where in the user's own code an error came up, as " (file.py, line 3)"; nothing where it did not."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if str(frame.f_globals.get("__name__", "tombola")).partition(".")[0] not in _NOT_THEIRS:
+            return f" ({Path(frame.f_code.co_filename).name}, line {line})"
+    return ""
 
 
 def source(name: str | None) -> str:

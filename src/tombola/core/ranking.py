@@ -13,7 +13,9 @@ SAMPLE = 2**16
 
 def check_density(density: float) -> float:
     """Return a density as a float; raises UsageError unless it is a number in (0, 1]."""
-    if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1:
+    if isinstance(density, bool) or not isinstance(density, int | float):
+        raise UsageError(f"must be a number in (0, 1], such as 0.02, got {density!r}", option="density")
+    if not 0 < density <= 1:
         raise UsageError(f"must lie in (0, 1], got {density!r}", option="density")
     return float(density)
 

@@ -17,6 +17,9 @@ from tombola.errors import UsageError
 # Raised when the same scores make another mask.
 VERSION = 1
 
+# What an error is about that scores, not options, are at fault for.
+SCORES = "scores"
+
 # A number, or numbers by patterns of layers' names, of which the first that matches counts.
 Density = float | Mapping[str, float]
 
@@ -115,14 +118,21 @@ class Selection:
     def keep(self, scores: Tensor) -> Tensor:
         """Return the mask (d,) of the best weights by the scores of their groups (g,), exactly `kept` of them.
 
-        Raises UsageError for NaN scores.
+        Raises UsageError for NaN scores, and for another number of them.
         """
+        wanted = sum(self.groups.layout().counts)
+        if not isinstance(scores, Tensor) or scores.shape != (wanted,):
+            got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise UsageError(f"scores must be a vector of {wanted:,} numbers, one a weight, got {got}", option=SCORES)
         parts = list(scores.split(list(self.groups.layout().counts)))
         chosen = torch.zeros_like(scores, dtype=torch.bool)
         views = list(chosen.split(list(self.groups.layout().counts)))
         for pool in self.pools:
             together = torch.cat([parts[i] for i in pool.layers]) if len(pool.layers) < len(parts) else scores
-            mask = keep_top(together, pool.kept)
+            try:
+                mask = keep_top(together, pool.kept)
+            except UsageError as error:
+                raise UsageError(error.message, option=SCORES) from None
             for i, piece in zip(pool.layers, mask.split([len(parts[i]) for i in pool.layers]), strict=True):
                 views[i].copy_(piece)
         return self.groups.expand(chosen)

@@ -9,14 +9,13 @@ object or a function. Keys and values say the same: {name: cts, controller: {nam
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields, replace
-from difflib import get_close_matches
-from typing import Any, Generic, TypeVar, get_args, get_origin
+from typing import Any, Generic, TypeVar, cast, get_args, get_origin
 
 import yaml
 
 from tombola.core.parts import allowed_words, fits, flag_of, is_optional, is_part, kinds, options_of, written_name
-from tombola.core.plugins import imported
-from tombola.errors import UsageError
+from tombola.core.plugins import explained, imported
+from tombola.errors import UsageError, did_you_mean
 
 P = TypeVar("P")
 
@@ -150,19 +149,20 @@ class Spec:
 class Family(Generic[P]):
     """Parts of one kind.
 
-    option: what users call such a part. known: each at its defaults, by name. is_one: whether an object is such a part.
-    of_function: makes a part of a function of the user's own and its MODULE:NAME, where functions can be parts.
+    option: what users call such a part. known: each at its defaults, by name. kind: what an object must be, beside a
+    dataclass, to be such a part: of a base, or with the methods of a protocol. of_function: makes a part of a function
+    of the user's own and its MODULE:NAME, where functions can be parts.
     """
 
     def __init__(
         self,
         option: str,
         known: Mapping[str, P],
-        is_one: Callable[[Any], bool],
+        kind: type,
         of_function: Callable[[str, Callable[..., Any]], P] | None = None,
     ) -> None:
         self.option, self.known = option, dict(known)
-        self._is_one, self._of_function = is_one, of_function
+        self._kind, self._of_function = kind, of_function
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.known)
@@ -186,15 +186,40 @@ class Family(Generic[P]):
         if isinstance(value, types.FunctionType) and self._of_function is not None:
             return self._of_function(f"{value.__module__}:{value.__qualname__}", value)
         if isinstance(value, type):
+            if self._methods_lacking(value):
+                raise UsageError(self._why_not(value, shown), option=self.option)
             try:
-                value = value()
-            except TypeError as error:
-                raise UsageError(f"{shown} cannot be made without arguments: {error}", option=self.option) from None
-        if not self._is_one(value):
-            known = ", ".join(self.known)
-            raise UsageError(f"must be one of {known}, MODULE:NAME, or such an object, got {shown}", option=self.option)
-        part: P = value
-        return part
+                with explained(self.option, f"{value.__module__}:{value.__qualname__}", "failed"):
+                    value = value()
+            except UsageError as error:
+                if not isinstance(error.__cause__, TypeError):
+                    raise
+                words = f"{shown} cannot be made without arguments: {error.__cause__}"
+                raise UsageError(words, option=self.option) from None
+        if not is_part(value) or not isinstance(value, self._kind):
+            raise UsageError(self._why_not(value, shown), option=self.option)
+        return cast(P, value)
+
+    def _methods_lacking(self, value: object) -> str:
+        """Return in words the methods of the family's protocol that an object, or its class, does not have."""
+        wanted = [name for name in vars(self._kind) if not name.startswith("_")]
+        protocol = getattr(self._kind, "_is_protocol", False)
+        return " and ".join(name for name in wanted if not hasattr(value, name)) if protocol else ""
+
+    def _why_not(self, value: object, shown: str) -> str:
+        """Return what keeps an object from being such a part."""
+        if type(value).__module__ == "builtins" and not callable(value):  # a number, say
+            return f"must be one of {', '.join(self.known)}, MODULE:NAME, or such an object, got {shown}"
+        lacking = self._methods_lacking(value)
+        if lacking:
+            why = f"lacks {lacking}"
+        elif not is_part(value):
+            why = "must be a dataclass (@dataclass(frozen=True)), whose fields are options"
+        else:
+            why = f"must derive from {self._kind.__name__}"
+        if self._of_function is not None:
+            why = f"is no function, and {why}"
+        return f"{shown} is no {self.option}: it {why}"
 
     def named(self, name: str) -> P:
         """Return the part of a name at its defaults; raises UsageError listing what there is."""
@@ -202,8 +227,7 @@ class Family(Generic[P]):
             return self.known[name]
         if ":" in name:
             return self._of_object(imported(self.option, name), repr(name))
-        near = get_close_matches(name, self.known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, self.known)
         allowed = f"{', '.join(self.known)}, or MODULE:NAME"
         raise UsageError(f"{name!r} is unknown; allowed are {allowed}{hint}", option=self.option)
 
@@ -231,7 +255,8 @@ class Family(Generic[P]):
         key, _, value = setting.partition("=")
         path = self._place(spec, last, key)
         if path is None:
-            has = f"{written_name(spec.part)}, which has {spec.known()}"
+            known = spec.known()
+            has = f"{written_name(spec.part)}, which has {known}{did_you_mean(key, known.split(', '))}"
             raise UsageError(f"{text!r}: {key!r} is not an option of {has}", option=self.option)
         if not value:
             raise UsageError(f"{text!r}: {key} needs a value, such as {key}=...", option=self.option)

@@ -61,4 +61,4 @@ def find_idx(name: str, folders: list[Path]) -> Path:
             if os.path.isfile(candidate):  # False, too, where the folder cannot be looked into
                 return candidate
     places = " or ".join(shown(folder) for folder in folders)
-    raise UsageError(f"there is no {name} or {name}.gz in {places}", option="data_dir")
+    raise UsageError(f"there is no {name} or {name}.gz in {places}; --download fetches it", option="data_dir")

@@ -32,6 +32,11 @@ def feed_of(data: Any, seed: int, batch_size: int, most: int | None = None, name
             f"must be an iterable of (input, target) batches or a map-style dataset, got {type(data).__name__}",
             option=name,
         )
+    if isinstance(data, tuple) and len(data) == 2 and _are_whole(*data):
+        raise UsageError(
+            "is a pair of tensors, where batches are wanted: give torch.utils.data.TensorDataset(inputs, targets)",
+            option=name,
+        )
     if isinstance(data, Iterator):
         data = list(itertools.islice(data, most))
     if isinstance(data, list | tuple):
@@ -39,3 +44,9 @@ def feed_of(data: Any, seed: int, batch_size: int, most: int | None = None, name
             raise UsageError("is empty: it must give at least one batch", option=name)
         return ListFeed(data)
     return StreamFeed(data, seed)
+
+
+def _are_whole(inputs: Any, targets: Any) -> bool:
+    """Whether these are all inputs and all targets, and no two batches."""
+    tensors = isinstance(inputs, Tensor) and isinstance(targets, Tensor)
+    return tensors and bool(inputs.dim() and targets.dim()) and len(inputs) == len(targets)

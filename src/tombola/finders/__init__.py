@@ -1,5 +1,7 @@
 """Every way of finding a ticket, one file a family, all with the same interface; a new one is a line here."""
 
+from collections.abc import Iterable
+
 from tombola.core.written import Family
 from tombola.finders.base import Drawn as Drawn
 from tombola.finders.base import Finder as Finder
@@ -8,7 +10,6 @@ from tombola.finders.base import Needs as Needs
 from tombola.finders.base import arithmetic_of as arithmetic_of
 from tombola.finders.base import draw as draw
 from tombola.finders.base import drawn as drawn
-from tombola.finders.base import is_finder as is_finder
 from tombola.finders.base import needs_of as needs_of
 from tombola.finders.base import selection_of as selection_of
 from tombola.finders.continuous import ContinuousSparsification as ContinuousSparsification
@@ -31,12 +32,17 @@ from tombola.finders.saliency import ObjectiveSaliency as ObjectiveSaliency
 from tombola.finders.saliency import ProsPr as ProsPr
 from tombola.finders.synflow import SynFlow as SynFlow
 
+
+def _named(values: Iterable[object]) -> list[type[Finder]]:
+    return [value for value in values if isinstance(value, type) and issubclass(value, Finder) and value.name]
+
+
 FINDERS: Family[Finds] = Family(
     "finder",
     {
         kind.name: kind()
-        for kind in sorted(vars().values(), key=lambda value: value is not CTS)  # the heart first, the rest by module
-        if isinstance(kind, type) and issubclass(kind, Finder) and kind.name
+        # The heart first, the rest by the alphabet.
+        for kind in sorted(_named(vars().values()), key=lambda kind: (kind is not CTS, kind.name))
     },
-    is_finder,
+    Finds,
 )

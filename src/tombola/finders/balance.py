@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from tombola.core.concrete import logit
-from tombola.core.controllers import ByNorms, Controller, Figures, Gradients, Push, State, Target
+from tombola.core.controllers import FIGURES, ByNorms, Controller, Figures, Gradients, Push, State, Target
+from tombola.core.parts import guarded, is_own, written_name
 from tombola.core.selection import Pool, Selection
+from tombola.errors import UsageError
 
 # A logit so far out that its gate is open, or closed, for good: sigmoid has no slope there, and no noise reaches it.
 FAR = 100.0
@@ -41,7 +43,8 @@ class Balance:
         self._controller = controller
         self._counts = list(selection.groups.layout().counts)
         self.pools = [pool for pool in selection.pools if not pool.decided]
-        self._states: list[State] = [controller.init(self._gather(pool, logits)) for pool in self.pools]
+        with guarded("controller", controller):
+            self._states: list[State] = [controller.init(self._gather(pool, logits)) for pool in self.pools]
 
     def update(
         self, logits: Tensor, gradient: Tensor, wanted: Callable[[float], float], learning_rate: float, share: float
@@ -66,7 +69,11 @@ class Balance:
         self, number: int, logits: Tensor, gradient: Tensor, wanted: Callable[[float], float], rate: float, share: float
     ) -> tuple[Tensor, Figures]:
         target = Target(wanted(self.pools[number].density), rate, share)
-        pushed, self._states[number], figures = self._controller.update(logits, gradient, target, self._states[number])
+        with guarded("controller", self._controller):
+            found = self._controller.update(logits, gradient, target, self._states[number])
+        if is_own(self._controller):
+            _check(repr(written_name(self._controller)), found, logits)
+        pushed, self._states[number], figures = found
         return pushed, figures
 
     def pushes(
@@ -102,6 +109,24 @@ class Balance:
             {key: value.to(before[key].device) for key, value in state.items()}
             for state, before in zip(states, self._states, strict=True)
         ]
+
+
+def _check(name: str, found: Any, logits: Tensor) -> None:
+    """Raise UsageError unless an update gave a gradient like the logits, a state and the figures that are recorded."""
+    if not isinstance(found, tuple) or len(found) != 3:
+        raise UsageError(f"{name} must return (gradient, state, figures) from update", option="controller")
+    pushed, state, figures = found
+    if not isinstance(pushed, Tensor) or pushed.shape != logits.shape:
+        got = list(pushed.shape) if isinstance(pushed, Tensor) else type(pushed).__name__
+        raise UsageError(f"{name} must return a gradient of shape {list(logits.shape)}, got {got}", option="controller")
+    for what, value in (("state", state), ("figures", figures)):
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{name} must return {what} by name, got {type(value).__name__}", option="controller")
+    missing = [key for key in FIGURES if key not in figures]
+    if missing:
+        raise UsageError(
+            f"{name} must give the figures {', '.join(FIGURES)}; {', '.join(missing)} is missing", option="controller"
+        )
 
 
 def _together(figures: Sequence[Figures], pools: Sequence[Pool]) -> Figures:

@@ -1,6 +1,7 @@
 """What every finder does: draw a ticket of a density from a problem."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,9 +11,9 @@ from torch import Tensor, nn
 from tombola.core.allocation import ALLOCATIONS, Allocation, Global
 from tombola.core.cost import Cost
 from tombola.core.flat import Layout
-from tombola.core.parts import COUNT, Part, describe, identify, is_part, option, written_name
+from tombola.core.parts import COUNT, Part, describe, guarded, identify, option, written_name
 from tombola.core.seeds import seeded
-from tombola.core.selection import Density, Selection, parse_densities
+from tombola.core.selection import SCORES, Density, Selection, parse_densities
 from tombola.errors import UsageError
 from tombola.finders import diagnostics
 from tombola.finders.problem import Problem
@@ -126,7 +127,13 @@ class Finder(Part):
 
 def needs_of(finder: Any) -> Needs:
     """Return what any finder needs of a run, the usual where it does not say."""
-    needs: Needs = finder.needs() if hasattr(finder, "needs") else Needs()
+    if not hasattr(finder, "needs"):
+        return Needs()
+    with guarded("finder", finder):
+        needs: Needs = finder.needs()
+    if not isinstance(needs, Needs):
+        words = f"must return tombola.finders.Needs from needs, got {type(needs).__name__}"
+        raise UsageError(f"{written_name(finder)!r} {words}", option="finder")
     return needs
 
 
@@ -159,18 +166,31 @@ def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
         return decided(finder, problem, density, selection)
     if needs.trains:
         problem.epochs  # noqa: B018 - raises where nothing trains
-    settled = finder.settled(problem) if hasattr(finder, "settled") else finder
+    with guarded("finder", finder):
+        settled = finder.settled(problem) if hasattr(finder, "settled") else finder
     arithmetic = arithmetic_of(settled, selection, problem.model, problem.runtime.device)
     entry = problem.draw_entry({**identify(settled), **arithmetic}, density, needs.trains)
     with entry.locked():
         stored = entry.get("ticket")
         if stored is None:
-            with seeded(problem.seed, "draw", device=problem.runtime.device):
+            with seeded(problem.seed, "draw", device=problem.runtime.device), _named(settled):
                 found = settled.draw(replace(problem, entry=entry), density)
             stored = _pack(_checked(settled, found, selection))
             entry.put("ticket", stored)
             entry.clear_checkpoint()
     return _unpack(stored, entry.rows())
+
+
+@contextmanager
+def _named(finder: Any) -> Iterator[None]:
+    """Say of which finder it is that has scores of which no mask can be made, or that fails."""
+    try:
+        with guarded("finder", finder):
+            yield
+    except UsageError as error:
+        if error.option != SCORES:
+            raise
+        raise UsageError(f"{written_name(finder)!r}: {error.message}", option="finder") from error
 
 
 def _checked(finder: Any, found: object, selection: Selection) -> Drawn:
@@ -208,6 +228,10 @@ def drawn(
 
     cost: of the draw alone. start: see `Drawn`. facts: further fields of the provenance.
     """
+    for what, vector in (("mask", mask), ("scores", scores)):
+        if vector.shape != (problem.layout.total,):
+            wanted = f"the {what} must be a vector of {problem.layout.total:,} numbers, one a weight"
+            raise UsageError(f"{written_name(finder)!r}: {wanted}, got {list(vector.shape)}", option="finder")
     warnings = [*diagnostics.empty_layers(problem.layout.views(mask)), *facts.pop("warnings", ())]
     provenance = Provenance(
         finder=describe(finder),
@@ -247,8 +271,3 @@ def _unpack(stored: Mapping[str, Any], rows: list[dict[str, Any]]) -> Drawn:
     provenance, start = stored["provenance"], stored["start"]
     ticket = Ticket(stored["masks"], provenance and Provenance.from_dict(provenance), stored["scores"])
     return Drawn(ticket, rows, start and State.from_dict(start))
-
-
-def is_finder(value: Any) -> bool:
-    """Whether an object is a finder; its fields enter a ticket's provenance, hence a dataclass."""
-    return is_part(value) and isinstance(value, Finds)

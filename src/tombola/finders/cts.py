@@ -20,7 +20,7 @@ from tombola.finders.problem import Problem
 from tombola.finders.search import Search, run_steps
 from tombola.finders.steering import arithmetic
 from tombola.networks.network import FrozenNetwork
-from tombola.networks.teacher import Teacher, make_teacher
+from tombola.networks.teacher import Teacher, is_informed, make_teacher
 
 # Steps of the published searches, short and long (20 and 160 epochs of CIFAR), and when their learning rates drop.
 PUBLISHED_DROPS = {1_960: 1_568, 15_680: 13_622}
@@ -182,6 +182,7 @@ class CTS(ObjectiveFinder):
             hard_density=concrete.hard_density(logits),
         )
         warnings = diagnostics.search_signs(findings, search.selection.kept / problem.layout.total, rows)
+        warnings += self._uninformed(problem)
         warnings += diagnostics.cut_paths(search.network, mask, problem.feed, problem.runtime)
         return drawn(
             self,
@@ -194,3 +195,13 @@ class CTS(ObjectiveFinder):
             teacher=search.teacher.how if search.teacher else "",
             warnings=tuple(warnings),
         )
+
+    def _uninformed(self, problem: Problem) -> list[str]:
+        """Warn of a divergence from a network, not trained by us, that has learned nothing."""
+        if problem.at not in {"init", "given"} or "divergence" not in self.settled_objective.asks_task:
+            return []
+        try:
+            informed = is_informed(problem.network(), problem.layout, problem.task, problem.feed, problem.runtime)
+        except Exception:  # noqa: BLE001 - a divergence needs no targets, and data for it may have none
+            return []
+        return diagnostics.uninformed(self.settled_objective.name) if informed is False else []

@@ -70,6 +70,14 @@ def cut_paths(network: FrozenNetwork, mask: Tensor, feed: Feed, runtime: Runtime
     return []
 
 
+def uninformed(objective: str) -> list[str]:
+    """Warn of a search that imitates a network which has learned nothing."""
+    return [
+        f"{objective} imitates the network at the weights where the ticket is drawn, whose outputs do not predict the "
+        "targets yet: choose the objective loss, or train the network a little first"
+    ]
+
+
 def closed_gates(hard_density: float, density: float) -> list[str]:
     """Warn of a search that left under half of the wanted gates open, so that the final cut ranks closed ones."""
     if hard_density >= density / 2:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tombola.core.cost import Meter
 from tombola.core.double_backward import twice_differentiable
-from tombola.core.parts import COUNT, INSIDE, POSITIVE, option
+from tombola.core.parts import COUNT, INSIDE, POSITIVE, option, written_name
 from tombola.core.seeds import generator
 from tombola.core.selection import Density, Selection
 from tombola.data import Item, forever
@@ -23,7 +23,7 @@ from tombola.finders.objective_finder import ObjectiveFinder
 from tombola.finders.problem import Problem
 from tombola.networks.network import FrozenNetwork
 from tombola.networks.teacher import Teacher, make_teacher
-from tombola.objectives import MaskedBatch
+from tombola.objectives import MaskedBatch, gradient_of, value_of
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Saliency(Finder):
         meter, selection = Meter(), self.selection(problem, density)
         context, groups = self.context(problem, meter), selection.groups
         mask = torch.ones(problem.layout.total, dtype=torch.bool, device=context.network.weights.device)
-        with problem.progress.track(self.name, self.rounds) as tracker:
+        with problem.progress.track(written_name(self), self.rounds) as tracker:
             for number in range(1, self.rounds + 1):
                 scores = self._checked(self.scores(context, mask.to(context.network.weights.dtype)), problem)
                 allowed = torch.ones_like(mask) if self.revives else mask
@@ -99,7 +99,8 @@ class Saliency(Finder):
         broken = (~torch.isfinite(scores)).nonzero()
         if len(broken):
             index = int(broken[0])
-            raise SearchError(f"the score of {self.name} is {float(scores[index])} in {problem.layout.name_at(index)}")
+            name, layer = written_name(self), problem.layout.name_at(index)
+            raise SearchError(f"the score of {name} is {float(scores[index])} in {layer}")
         return scores
 
 
@@ -259,7 +260,7 @@ class ObjectiveSaliency(ObjectiveFinder, SaliencyOnBatches):
         objective, total = self.settled_objective, torch.zeros_like(mask)
         before = context.teacher.forward if context.teacher else 0
         for masked in context.masked_batches(gate):
-            total = total + torch.autograd.grad(objective(masked), gate)[0]
+            total = total + gradient_of(objective, masked)[1]
         context.count(objective.forward, objective.backward)
         context.meter.count(forward=context.teacher.forward - before if context.teacher else 0)
         return (total / len(context.items)).abs()
@@ -269,6 +270,7 @@ class ObjectiveSaliency(ObjectiveFinder, SaliencyOnBatches):
         objective, problem = self.settled_objective, context.problem
         seen = replace(context, items=problem.probe_batches())
         values = [
-            float(objective(masked).detach()) for masked in seen.masked_batches(mask.to(context.network.weights.dtype))
+            float(value_of(objective, masked).detach())
+            for masked in seen.masked_batches(mask.to(context.network.weights.dtype))
         ]
         return {"objective": {"name": objective.name, "hard": sum(values) / len(values)}}

@@ -1,9 +1,9 @@
 """Searches that go on step by step on frozen weights, and the loop of Concrete Ticket Search."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,12 +19,13 @@ from tombola.finders.problem import Problem
 from tombola.finders.steering import steering
 from tombola.networks.network import FrozenNetwork
 from tombola.networks.teacher import Teacher
-from tombola.objectives import MaskedBatch
+from tombola.objectives import MaskedBatch, Objective, gradient_of, value_of
 
 if TYPE_CHECKING:
     from tombola.finders.cts import CTS
 
 RECORD_EVERY = 20
+T = TypeVar("T")
 
 
 class ResumableSearch(Protocol):
@@ -50,6 +51,7 @@ def run_steps(search: ResumableSearch, steps: int, problem: Problem, name: str =
         if checkpoint is not None:
             search.restore(checkpoint)
             GlobalState.from_dict(checkpoint["generators"]).restore(device)
+            problem.progress.say(f"search: goes on at step {search.step} of {steps}")
         with problem.progress.track("search", steps, search.step) as tracker:
             for item in islice(forever(problem.feed, search.step), steps - search.step):
                 row = search.advance(item)
@@ -107,8 +109,7 @@ class Search:
     def advance(self, item: Item) -> dict[str, Any] | None:
         """Take one step on a batch; return a row of metrics when one is due."""
         mask = self._steering.mask(self.step)
-        value = self._objective(mask, item, self.teacher)
-        (gradient,) = torch.autograd.grad(value, mask)
+        value, gradient = self._counted(gradient_of, mask, item, self.teacher)
         rate, share = self._learning_rate(), self.step / self._finder.steps
         figures = self._steering.weigh(gradient, lambda density: density, rate, share)
         with torch.no_grad():
@@ -132,18 +133,22 @@ class Search:
     def hard_value(self, mask: Tensor, items: list[Item], unseen: bool = False) -> float:
         """Return the objective of a hard mask, mean over some batches; `unseen` ones are not the search's own."""
         teacher = replace(self.teacher, table=None) if unseen and self.teacher else self.teacher
-        values = [float(self._objective(mask.to(self.logits.dtype), item, teacher)) for item in items]
+        mask = mask.to(self.logits.dtype)
+        values = [float(self._counted(value_of, mask, item, teacher)) for item in items]
         return sum(values) / len(values)
 
-    def _objective(self, mask: Tensor, item: Item, teacher: Teacher | None) -> Tensor:
+    def _counted(
+        self, look: Callable[[Objective, MaskedBatch], T], mask: Tensor, item: Item, teacher: Teacher | None
+    ) -> T:
+        """Return what is looked at of the objective on a batch, its samples counted."""
         batch = self._problem.runtime.move(item.batch)
         size = self._problem.task.samples(batch)
         objective = self._objective_part
         before = teacher.forward if teacher else 0
-        value = objective(MaskedBatch(self.network, self._problem.task, mask, item, batch, teacher))
+        found = look(objective, MaskedBatch(self.network, self._problem.task, mask, item, batch, teacher))
         recomputed = teacher.forward - before if teacher else 0
         self.meter.count(forward=size * objective.forward + recomputed, backward=size * objective.backward)
-        return value
+        return found
 
     def _row(self, figures: Mapping[str, float]) -> dict[str, Any]:
         """Return the figures of this step, taken before the logits move; the objective is averaged since the last.

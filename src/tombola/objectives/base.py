@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from tombola.core.parts import Part
+from tombola.core.parts import Part, guarded, written_name
 from tombola.core.plugins import code_of
+from tombola.errors import UsageError
 from tombola.networks.network import FrozenNetwork
 from tombola.objectives.masked_batch import MaskedBatch
 
@@ -33,6 +35,27 @@ class Objective(Part):
 
     def check(self, network: FrozenNetwork) -> None:
         """Raise UsageError where the objective cannot look at a network."""
+
+
+def value_of(objective: Objective, masked: MaskedBatch) -> Tensor:
+    """Return R of a batch; raises UsageError where an objective of the user's own fails, or gives no such number."""
+    with guarded("objective", objective):
+        value = objective(masked)
+    if not isinstance(value, Tensor) or value.dim():
+        got = f"one of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        words = "must return a scalar, a tensor without dimensions such as .mean() gives"
+        raise UsageError(f"{written_name(objective)!r} {words}, got {got}", option="objective")
+    return value
+
+
+def gradient_of(objective: Objective, masked: MaskedBatch) -> tuple[Tensor, Tensor]:
+    """Return R of a batch and ∂R/∂z (d,), z being the mask, a leaf; raises UsageError like `value_of`."""
+    value = value_of(objective, masked)
+    if not value.requires_grad:
+        words = "must return what depends on the mask: on masked.sparse or masked.mask, not detached"
+        raise UsageError(f"{written_name(objective)!r} {words}", option="objective")
+    with guarded("objective", objective):
+        return value, torch.autograd.grad(value, masked.mask)[0]
 
 
 @dataclass(frozen=True)

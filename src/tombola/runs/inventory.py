@@ -1,5 +1,6 @@
 """What lies below an --out: its runs, how they stand, and what could be deleted."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,6 +17,8 @@ from tombola.storage.store import CHECKPOINT, LOCKS
 FINISHED, DRAWN, UNFINISHED, DAMAGED = "finished", "drawn", "unfinished", "damaged"
 # Entries of the store that are only on the way to others: outputs of the dense network, networks along a training.
 _ON_THE_WAY = ("teacher-", "course-")
+# What entries of a store are called; the names of runs end in eight digits.
+_ENTRY = re.compile(r"[a-z-]+-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,26 @@ def _runs(out: Path) -> list[Path]:
         found = sorted(out.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"there is no directory {out}") from None
-    return [path for path in found if not path.name.startswith(".") and _is_run(path)]
+    return [path for path in found if not path.name.startswith(".") and _is_claimed(path) and not _is_entry(path)]
 
 
-def _is_run(path: Path) -> bool:
+def _is_claimed(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and (path / "identity.json").is_file()
+
+
+def _is_entry(path: Path) -> bool:
+    return _ENTRY.fullmatch(path.name) is not None and _is_claimed(path)
+
+
+def kept_by_sparsify(out: Path) -> list[Path]:
+    """Return the entries that lie in a directory itself: what `tombola.sparsify(..., out=...)` goes on from."""
+    return sorted(path for path in out.iterdir() if _is_entry(path))
+
+
+def with_runs_below(out: Path) -> list[Path]:
+    """Return the directories in a directory that hold runs, or what sparsify keeps, themselves."""
+    found = {path.parent.parent for path in out.glob("[!.]*/[!.]*/identity.json") if not path.parent.is_symlink()}
+    return sorted(path for path in found if not path.is_symlink() and not _is_claimed(path))
 
 
 def _listed(directory: Path) -> ListedRun:
@@ -65,7 +83,7 @@ def _listed(directory: Path) -> ListedRun:
     values = _read(directory / "config.yaml") | {k: v for name in results for k, v in _read(directory / name).items()}
     return ListedRun(
         name=directory.name,
-        finder=_of_type(values.get("finder"), str),
+        finder=_finder(values.get("finder")),
         density=_of_type(values.get("density"), float),
         seed=_of_type(values.get("seed"), int),
         state=state,
@@ -97,6 +115,12 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
+def _finder(value: Any) -> str | None:
+    """Return a finder's name, which a configuration has among the finder's options."""
+    name: str | None = _of_type(value.get("name") if isinstance(value, dict) else value, str)
+    return name
+
+
 def _of_type(value: Any, kind: type) -> Any:
     fits = isinstance(value, int | float if kind is float else kind) and not isinstance(value, bool)
     return value if fits else None
@@ -118,27 +142,54 @@ class Cleaned:
 def clean(out: Path, everything: bool = False, dry: bool = False) -> Cleaned:
     """Delete what can be made again and no finished run needs; results stay.
 
+    A directory of `tombola.sparsify(..., out=...)` holds nothing but what its calls share.
+
     That is partial files of processes that are gone, files that no run shares any more, and, unless some run is
     unfinished and would begin anew, checkpoints and what is only on the way to other results. everything: the whole
     store, also what an unfinished run would go on from. dry: only say what. Raises UsageError where there are no runs.
     """
-    runs = _runs(out)
-    store = out / STORE
-    if not runs:
+    runs, kept = _runs(out), kept_by_sparsify(out)
+    if not runs and not kept:
         raise UsageError(f"{out} holds no runs of tombola; nothing was deleted")
-    with held_alone([Lease(path) for path in sorted((store / LOCKS).glob("*"))]) as busy:
+    stores = (out / STORE, out)
+    with held_alone([Lease(path) for store in stores for path in sorted((store / LOCKS).glob("*"))]) as busy:
         if everything and busy:
             raise UsageError(
                 f"another process works below {out} ({', '.join(busy)}); nothing was deleted", option="all"
             )
-        found = [partial for directory in (out, *runs) for partial in sweep(directory, dry)]
-        if store.is_dir():
-            found += _delete_store(store, dry) if everything else _thin(store, busy, _is_unfinished(runs), dry)
+        found = _cleaned(out, runs, kept, busy, everything, dry)
     return Cleaned(tuple(found), tuple(busy))
+
+
+def could_free(out: Path, everything: bool = False) -> int:
+    """Return how many bytes `clean` would delete, without keeping anybody out meanwhile."""
+    return sum(size for _, size in _cleaned(out, _runs(out), kept_by_sparsify(out), [], everything, dry=True))
+
+
+def is_under_way(out: Path) -> bool:
+    """Whether some run, or a call of sparsify, would go on from what lies in the store."""
+    return _is_unfinished(_runs(out)) or any(map(_is_begun, kept_by_sparsify(out)))
+
+
+def _cleaned(
+    out: Path, runs: list[Path], kept: list[Path], busy: list[str], everything: bool, dry: bool
+) -> list[tuple[Path, int]]:
+    store = out / STORE
+    found = [partial for directory in (out, *runs) for partial in sweep(directory, dry)]
+    if store.is_dir():
+        found += _delete_store(store, dry) if everything else _thin(store, busy, _is_unfinished(runs), dry)
+    if everything:
+        return found + [_delete(entry, dry) for entry in kept]
+    return found + _thin_entries(kept, busy, any(map(_is_begun, kept)), dry)
 
 
 def _is_unfinished(runs: list[Path]) -> bool:
     return any(_state(directory) != FINISHED for directory in runs)
+
+
+def _is_begun(entry: Path) -> bool:
+    """Whether an entry's work was begun and has not come to a result."""
+    return not any(path.name != CHECKPOINT for path in entry.glob("*.pt"))
 
 
 def _delete_store(store: Path, dry: bool) -> list[tuple[Path, int]]:
@@ -153,15 +204,22 @@ def _delete_store(store: Path, dry: bool) -> list[tuple[Path, int]]:
 
 
 def _thin(store: Path, busy: list[str], unfinished: bool, dry: bool) -> list[tuple[Path, int]]:
+    entries = sorted(path for path in store.iterdir() if path.is_dir() and path.name not in {LOCKS, SHARED})
+    found = _thin_entries(entries, busy, unfinished, dry) + sweep(store / SHARED, dry)
+    unshared = [path for path in sorted((store / SHARED).glob("[!.]*")) if path.stat().st_nlink == 1]
+    return found + [_delete(path, dry) for path in unshared if not busy]
+
+
+def _thin_entries(entries: list[Path], busy: list[str], unfinished: bool, dry: bool) -> list[tuple[Path, int]]:
     found = []
-    for entry in sorted(path for path in store.iterdir() if path.is_dir() and path.name not in {LOCKS, SHARED, *busy}):
+    for entry in entries:
+        if entry.name in busy:
+            continue
         found += sweep(entry, dry)
         # While any run is under way, so are entries that it has let go of for the moment.
         if not unfinished and not busy:
             found += [_delete(path, dry) for path in _needless(entry)]
-    found += sweep(store / SHARED, dry)
-    unshared = [path for path in sorted((store / SHARED).glob("[!.]*")) if path.stat().st_nlink == 1]
-    return found + [_delete(path, dry) for path in unshared if not busy]
+    return found
 
 
 def _needless(entry: Path) -> Iterator[Path]:

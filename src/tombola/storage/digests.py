@@ -49,6 +49,15 @@ def unsound(directory: Path, names: Collection[str]) -> list[str]:
     return [name for name in names if not _holds(directory / name, known.get(name))]
 
 
+def damaged(directory: Path) -> list[str]:
+    """Return those files that were written and are not any more as they were, or gone; the list itself where it is."""
+    try:
+        known = vouched(directory) or {}
+    except TombolaError:
+        return [NAME]
+    return unsound(directory, [name for name, digest in known.items() if digest is not None])
+
+
 def check_digest(path: Path) -> None:
     """Raise UsageError where the digests.json beside a file has another digest for it, or waits for it still.
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tombola.core.plugins import told
 from tombola.core.progress import Progress, Tracker
-from tombola.errors import TombolaError, UsageError, in_words
+from tombola.errors import TombolaError, UsageError
 from tombola.runs.rundir import STORE, read_result
 from tombola.storage.files import read_json_object, write_json
 from tombola.storage.leases import Holder, Lease, holder_of
@@ -110,8 +111,8 @@ class Ledger:
 
     def fail(self, task: Task, error: BaseException) -> None:
         """Keep an error and its traceback."""
-        told = "".join(traceback.format_exception(error))
-        _write(self._failure(task), {"why": in_words(error), "traceback": told})
+        whole = "".join(traceback.format_exception(error))
+        _write(self._failure(task), {"why": told(error), "traceback": whole})
         self._note(task).unlink(missing_ok=True)
 
     def failure(self, task: Task) -> Failure | None:

@@ -23,17 +23,24 @@ class PlannedCell(Protocol):
 
 @dataclass(frozen=True)
 class CellOutcome:
-    """What became of a cell: its result, or why there is none; neither where it has not been run yet."""
+    """What became of a cell: its result, or why there is none, with the traceback; nothing if it has not been run."""
 
     cell: PlannedCell
     values: Mapping[str, Any] | None
     failure: str = ""
+    traceback: str = ""
 
 
 def failures(outcomes: Sequence[CellOutcome]) -> list[dict[str, Any]]:
     """Return the cells that failed, and why, as plain values."""
     return [
-        {"finder": o.cell.label, "density": o.cell.density, "seed": o.cell.seed, "why": o.failure}
+        {
+            "finder": o.cell.label,
+            "density": o.cell.density,
+            "seed": o.cell.seed,
+            "why": o.failure,
+            "traceback": o.traceback,
+        }
         for o in outcomes
         if o.failure
     ]

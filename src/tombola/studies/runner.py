@@ -166,5 +166,6 @@ def outcomes_of(graph: Graph, ledger: Ledger) -> list[CellOutcome]:
         if all(each is not None for each in done):
             found.append(CellOutcome(cell, {key: value for each in done for key, value in (each or {}).items()}))
         elif whys:
-            found.append(CellOutcome(cell, None, whys[0].why if whys[0] else "failed"))
+            why = whys[0]
+            found.append(CellOutcome(cell, None, why.why, why.traceback) if why else CellOutcome(cell, None, "failed"))
     return found

@@ -45,7 +45,10 @@ def fit(
         raise UsageError(f"epoch {until} lies beyond the training's {setup.recipe.epochs} epochs")
     with seeded(setup.seed, "training", device=setup.runtime.device):
         loop = Loop(setup, start, ticket, callback or TrainingCallback())
-        loop.restore(entry.resume())
+        reached = entry.resume()
+        loop.restore(reached)
+        if reached is not None and loop.epoch < until and not _came_to_an_end(entry, reached):
+            setup.progress.say(f"{title}: goes on in epoch {loop.epoch + 1} of {until}")
         with setup.progress.track(title, until - start.epoch, loop.epoch - start.epoch) as tracker:
             while loop.epoch < until:
                 loop.run_epoch(entry)
@@ -54,6 +57,11 @@ def fit(
                 tracker.update(loop.epoch - start.epoch, _note(row))
         entry.checkpoint(loop.state())
         return State.of(loop.trained(), until, start.cost + loop.meter.read())
+
+
+def _came_to_an_end(entry: StoreEntry, reached: Mapping[str, Any]) -> bool:
+    """Whether a training was not stopped where its checkpoint stands, but was wanted that far and is stored."""
+    return not reached["position"] and entry.get(f"epoch-{reached['epoch']}") is not None
 
 
 def _note(row: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from tombola.core.parts import BELOW_ONE, POSITIVE, Part, is_part, option
+from tombola.core.parts import BELOW_ONE, POSITIVE, Part, option
 from tombola.core.written import Family
 from tombola.errors import UsageError
 
@@ -57,5 +57,5 @@ class AdamW(Part):
 OPTIMIZERS: Family[Optimizer] = Family(
     "optimizer",
     {kind.name: kind() for kind in (SGD, AdamW)},
-    lambda value: is_part(value) and isinstance(value, Optimizer),
+    Optimizer,
 )

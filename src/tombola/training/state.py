@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tombola.core.cost import Cost
+from tombola.networks.masking import unwrap
 from tombola.storage.identity import digest_tensors
 
 
@@ -36,6 +37,13 @@ class State:
             for name, value in model.state_dict().items()
         }
         return cls(values, epoch, cost or Cost())
+
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether a model's parameters have these values still."""
+        return all(
+            torch.equal(parameter.detach().cpu(), self.tensors[name])
+            for name, parameter in unwrap(model).named_parameters()
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values and tensors for the store."""

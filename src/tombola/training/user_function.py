@@ -12,7 +12,7 @@ from tombola.core.cost import Meter
 from tombola.core.seeds import seeded
 from tombola.errors import SearchError, UsageError
 from tombola.networks.evaluation import evaluate
-from tombola.networks.masking import by_canonical_name, unwrap
+from tombola.networks.masking import by_canonical_name
 from tombola.networks.network import load_weights
 from tombola.networks.task import Batch
 from tombola.storage.store import StoreEntry
@@ -48,11 +48,8 @@ class Job:
 
         Raises UsageError when the model was trained before.
         """
-        for name, parameter in unwrap(model).named_parameters():
-            if not torch.equal(parameter.detach().cpu(), self._start.tensors[name]):
-                raise UsageError(
-                    "the training function must call job.hold before its first step, not after", option="fit"
-                )
+        if not self._start.is_of(model):
+            raise UsageError("the training function must call job.hold before its first step, not after", option="fit")
         if self.ticket is not None:
             self.ticket.attach(model, *optimizers)
 
@@ -88,6 +85,9 @@ class UserFit:
             model = setup.runtime.place(load_weights(setup.model, start.tensors)).train()
 
             def batches(epoch: int) -> Iterator[Batch]:
+                # After the function's first epoch, not after hours; before its first step there is nothing to see.
+                if not start.is_of(model):
+                    _check_held(model, ticket)
                 tracker.update(epoch - start.epoch)
                 for item in setup.feed.epoch(epoch):
                     batch = setup.runtime.move(item.batch)
@@ -121,11 +121,17 @@ class UserFit:
         for name, parameter in parameters.items():
             if not torch.isfinite(parameter).all():
                 raise SearchError(f"fit: after the training function, {name} is no longer finite (NaN or infinity)")
-        for name, mask in (ticket or {}).items():
-            revived = int(parameters[name].detach().cpu()[~mask].count_nonzero())
-            if revived:
-                raise UsageError(
-                    f"the training function left {revived:,} pruned weights of {name} that are not zero; "
-                    "call job.hold(model, optimizer) before the first step",
-                    option="fit",
-                )
+        _check_held(model, ticket)
+
+
+def _check_held(model: nn.Module, ticket: Ticket | None) -> None:
+    """Raise UsageError where a model that was trained has pruned weights that are not zero."""
+    parameters = by_canonical_name(model)
+    for name, mask in (ticket or {}).items():
+        revived = int(parameters[name].detach().cpu()[~mask].count_nonzero())
+        if revived:
+            raise UsageError(
+                f"the training function left {revived:,} pruned weights of {name} that are not zero; "
+                "call job.hold(model, optimizer) before the first step",
+                option="fit",
+            )

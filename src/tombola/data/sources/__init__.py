@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from tombola.data.sources.folder import Folder, FolderAt
 from tombola.data.sources.mnist import FashionMnist, Mnist
 from tombola.data.sources.own import Own
 from tombola.data.splits import Normalisation, Splits
-from tombola.errors import UsageError, shown
+from tombola.errors import UsageError, did_you_mean, shown
 
 
 class _Sources(Family[Source]):
@@ -29,8 +28,7 @@ class _Sources(Family[Source]):
             return FolderAt(name)
         if ":" in name:
             return super().named(name)
-        near = get_close_matches(name.lower(), self.known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name.lower(), self.known)
         if os.path.isdir(name):
             hint = f"; the folder {shown(name)} does not hold train and test"
         allowed = f"{', '.join(self.known)}, a folder with train and test, or MODULE:FUNCTION"
@@ -40,7 +38,7 @@ class _Sources(Family[Source]):
 DATASETS: Family[Source] = _Sources(
     "data",
     {kind.name: kind() for kind in (Digits, Mnist, FashionMnist, Cifar10, Cifar100, Folder)},
-    lambda value: isinstance(value, Source),
+    Source,
     Own.of,
 )
 

@@ -33,10 +33,14 @@ def download_option() -> Any:
     return option(False, words, flag="download", group="data", named=False)
 
 
-def needed(data_dir: str | None, what: str) -> Path:
+# What is to be done where files are missing that can be fetched.
+OR_DOWNLOAD = "or have them fetched into the folder that you give, with --download"
+
+
+def needed(data_dir: str | None, what: str, hint: str = "") -> Path:
     """Return the folder with the files of a dataset; raises UsageError where none was given."""
     if data_dir is None:
-        raise UsageError(f"{what} needs the folder with its files", option="data_dir")
+        raise UsageError(f"{what} needs the folder with its files{hint and ', '}{hint}", option="data_dir")
     return Path(data_dir)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tombola.data import cifar_binary
 from tombola.data.cifar_binary import FileFormat
-from tombola.data.sources.base import Source, data_dir_option, download_option, needed
+from tombola.data.sources.base import OR_DOWNLOAD, Source, data_dir_option, download_option, needed
 from tombola.data.splits import Raw
 from tombola.errors import UsageError, in_words, shown
 
@@ -43,7 +43,7 @@ class Cifar100(Source):
 
 
 def _read(what: str, file_format: FileFormat, data_dir: str | None, download: bool) -> Raw:
-    root = needed(data_dir, what)
+    root = needed(data_dir, what, OR_DOWNLOAD)
     files = cifar_binary.find(file_format, root)
     if files is not None:
         return cifar_binary.read(file_format, files)
@@ -61,7 +61,7 @@ def _pickled(what: str, file_format: FileFormat, root: Path, train: bool, downlo
         names = ", ".join((*file_format.train, *file_format.test))
         raise UsageError(
             f"{shown(root)} does not hold torchvision's files of {what} ({in_words(error)}), nor the binary ones "
-            f"({names}; plain, .xz or .gz); give the right folder, or have them downloaded",
+            f"({names}; plain, .xz or .gz); give the right folder, {OR_DOWNLOAD}",
             option="data_dir",
         ) from error
     return torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(source.targets)

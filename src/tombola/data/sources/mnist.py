@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from tombola.data.idx import find_idx, read_idx
-from tombola.data.sources.base import Source, data_dir_option, download_option, fetched
+from tombola.data.sources.base import OR_DOWNLOAD, Source, data_dir_option, download_option, fetched
 from tombola.data.splits import Raw
 from tombola.errors import UsageError, shown
 
@@ -50,7 +50,7 @@ def _read(what: str, data_dir: str | None, download: bool, default: Path | None)
         fetched(what, data_dir)
     if data_dir is None and (default is None or not default.is_dir()):
         hint = ", or install Debian's dataset-fashion-mnist" if default else ""
-        raise UsageError(f"give the folder with {what}'s idx files{hint}", option="data_dir")
+        raise UsageError(f"give the folder with {what}'s idx files, {OR_DOWNLOAD}{hint}", option="data_dir")
     root = Path(data_dir) if data_dir is not None else default
     assert root is not None
     folders = [root, root / what / "raw"]

@@ -53,7 +53,7 @@ MODELS: Family[Model] = _Models(
         "resnet56": ResNet(56),
         "vgg16": VGG16(),
     },
-    lambda value: isinstance(value, Model),
+    Model,
     OwnModel.of,
 )
 

@@ -48,7 +48,7 @@ def density_list(value: Any) -> list[Density]:
 def _one(value: Any) -> float:
     number = _number(value, "density")
     if not 0 < number <= 1:
-        raise UsageError(f"must lie in (0, 1], got {value}", option="density")
+        raise UsageError(f"must lie in (0, 1], got {value}{_in_percent(number)}", option="density")
     # Numbers stay what they are; texts are read exactly.
     return check_density(float(number))
 
@@ -57,8 +57,14 @@ def parse_sparsity(text: str | float) -> float:
     """Return the density that belongs to a sparsity in [0, 1), such as 0.98 or 98%."""
     value = _number(text, "sparsity")
     if not 0 <= value < 1:
-        raise UsageError(f"must lie in [0, 1) or be a percentage below 100%, got {text}", option="sparsity")
+        words = f"must lie in [0, 1) or be a percentage below 100%, got {text}{_in_percent(value)}"
+        raise UsageError(words, option="sparsity")
     return float(1 - value)
+
+
+def _in_percent(value: Fraction) -> str:
+    """Return the percentage that a number above 1 probably means."""
+    return f"; did you mean {float(value):g}%?" if 1 < value < 100 else ""
 
 
 def density_words(density: Density) -> str:

@@ -6,14 +6,13 @@ of parts within the finder or the training, those options have one that declare 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass
-from difflib import get_close_matches
 from functools import cache
 from types import MappingProxyType
 from typing import Any
 
 from tombola.core.parts import allowed_words, flag_of, is_optional, kinds, options_of, written_name
 from tombola.core.written import Family, Spec, from_text, is_none
-from tombola.errors import UsageError
+from tombola.errors import UsageError, did_you_mean
 from tombola.runs.config.run import RunConfig
 
 # Names the settings of a finder that belong together: --search published.
@@ -153,9 +152,7 @@ def _put(spec: Spec, name: str, value: Any, inline: Mapping[str, Spec], loose: b
     if path is None:
         form = short_forms().get(name)
         if form is None:
-            near = get_close_matches(name, short_forms(), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"unknown key {name!r}{hint}", option="config")
+            raise UsageError(f"unknown key {name!r}{did_you_mean(name, short_forms())}", option="config")
         if loose and form.holder == "finder":
             return spec
         holder = spec.at((form.holder,))
@@ -192,7 +189,10 @@ def _dashed(holder: Spec) -> str:
         inner = holder.within(f.name)
         deeper = _flat_options(inner.part, "", every=False) if inner is not None else ()
         names += [flag_of(f), *(flag_of(g) for _, g, _ in deeper)]
-    return ", ".join(f"--{name.replace('_', '-')}" for name in dict.fromkeys(names)) or "none"
+    short = [f"--{name.replace('_', '-')}" for name in dict.fromkeys(names) if name in short_forms()]
+    others = [name for name in dict.fromkeys(names) if name not in short_forms()]
+    parts = [", ".join(short), f"behind colons {', '.join(others)}" if others else ""]
+    return " and ".join(filter(None, parts)) or "none"
 
 
 def built(layers: Sequence[Mapping[str, Any]]) -> RunConfig:

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from tombola.errors import UsageError
+from tombola.errors import UsageError, did_you_mean
 
 # The recipe that every preset has: the preset's own values.
 STANDARD = "standard"
@@ -23,7 +23,8 @@ def preset_names() -> list[str]:
 def load_preset(name: str, recipe: str = STANDARD) -> dict[str, Any]:
     """Return the values of a preset under one of its recipes; raises UsageError listing what there is."""
     if name not in preset_names():
-        raise UsageError(f"{name!r} is unknown; allowed are {', '.join(preset_names())}", option="preset")
+        hint = did_you_mean(name, preset_names())
+        raise UsageError(f"{name!r} is unknown; allowed are {', '.join(preset_names())}{hint}", option="preset")
     values = _read_preset(name)
     recipes = {STANDARD: {}, **values.pop("recipes", {})}
     if recipe not in recipes:

@@ -19,7 +19,7 @@ from tombola.training import Recipe
 DRAW_AT = ("init", "rewind", "trained")
 BATCH_NORMS = ("standard", "published")
 
-TRAININGS: Family[Recipe] = Family("training", {"recipe": Recipe()}, lambda value: isinstance(value, Recipe))
+TRAININGS: Family[Recipe] = Family("training", {"recipe": Recipe()}, Recipe)
 
 
 @dataclass(frozen=True)
