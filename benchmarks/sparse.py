@@ -164,14 +164,13 @@ works["sparse"]()
 print(first - (time.perf_counter() - since))
 """
 PEAK = """
-import resource, torch
+import torch
 from benchmarks.sparse import HEADLINE, _training, random_ticket, resnet20
 torch.set_num_threads(1)
 works = _training(random_ticket(resnet20(), HEADLINE), 512)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for _ in range(3):
     works["{execution}"]()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 

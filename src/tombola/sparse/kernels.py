@@ -178,15 +178,20 @@ def _pass_on(target, gradient, mode):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _cut_sums(gradient, deciding, source, centre, scale, shift, mean):  # type: ignore[no-untyped-def]
-    """Cut a row where scale * (deciding - centre) + shift is not above zero; return what `_sums` does."""
+def _cut_sums(gradient, source, mean, scale, shift):  # type: ignore[no-untyped-def]
+    """Return what `_sums` does of a row that is cut where scale * (source - mean) + shift is not above zero."""
     total = product = ZERO
     for i in range(gradient.shape[0]):
-        value = gradient[i] if scale * (deciding[i] - centre) + shift > 0 else ZERO
-        gradient[i] = value
+        value = gradient[i] if scale * (source[i] - mean) + shift > 0 else ZERO
         total += value
         product += value * (source[i] - mean)
     return total, product
+
+
+@inlined
+def _cut(gradient, deciding):  # type: ignore[no-untyped-def]
+    for i in range(gradient.shape[0]):
+        gradient[i] = gradient[i] if deciding[i] > 0 else ZERO
 
 
 @inlined
@@ -210,17 +215,18 @@ def unit_backward(  # type: ignore[no-untyped-def]
     height, length = gradient.shape[1], gradient.shape[2]
     for c in channels:
         mean, inverse, weight = (norm[0, c], norm[2, c], gamma[c]) if normalises else (ZERO, ZERO, ZERO)
-        scale = weight * inverse
-        # Whether the output was cut is read from what was normalised, which is read anyway, where nothing was added.
-        reads_out = adds or not normalises
-        centre, slope, shift = (ZERO, np.float32(1), ZERO) if reads_out else (mean, scale, beta[c])
+        scale, shift = weight * inverse, beta[c] if normalises else ZERO
+        # Whether the output was cut is read from what was normalised, which is read anyway, where nothing was added;
+        # then the gradient need not be written twice.
+        later = cuts and normalises and not adds
         total = moment = 0.0
         for h in range(height):
             row, source = gradient[c, h], before[c, h]
-            if cuts:
-                deciding = out[c, h] if reads_out else source
-                part, product = _cut_sums(row, deciding, source, centre, slope, shift, mean)
+            if later:
+                part, product = _cut_sums(row, source, mean, scale, shift)
             else:
+                if cuts:
+                    _cut(row, out[c, h])
                 part, product = _sums(row, source, mean)
             total += part
             moment += product
@@ -233,8 +239,13 @@ def unit_backward(  # type: ignore[no-untyped-def]
         level = mean * slope - (scale * np.float32(total / (height * length)) if moves else ZERO)
         for h in range(height):
             row, source = gradient[c, h], before[c, h]
-            for i in range(length):
-                row[i] = scale * row[i] - slope * source[i] + level
+            if later:
+                for i in range(length):
+                    value = row[i] if scale * (source[i] - mean) + shift > 0 else ZERO
+                    row[i] = scale * value - slope * source[i] + level
+            else:
+                for i in range(length):
+                    row[i] = scale * row[i] - slope * source[i] + level
 
 
 @inlined
@@ -285,9 +296,9 @@ def links_backward(  # type: ignore[no-untyped-def]
     """
     for c in channels:
         first, last = pointers[c], pointers[c + 1]
-        if wanted and not adds:
-            target[c] = ZERO
         for h in range(x.shape[1]):
+            if wanted and not adds:
+                target[c, h] = ZERO
             for j in range(first, last):
                 link = links[j]
                 at = h - link[DH]

@@ -60,10 +60,10 @@ class Norm:
         if module.num_batches_tracked is not None:
             module.num_batches_tracked.add_(1)
             share = 1 / float(module.num_batches_tracked) if share is None else share
-        at = torch.from_numpy(channels)
-        unbiased = torch.from_numpy(found[1]) * (size / (size - 1))
-        for running, new in ((module.running_mean, torch.from_numpy(found[0])), (module.running_var, unbiased)):
-            running[at] = running[at].lerp(new[at].to(running.dtype), share or 0.0)
+        unbiased = found[1] * np.float32(size / (size - 1))
+        for running, new in ((module.running_mean, found[0]), (module.running_var, unbiased)):
+            values = running.numpy()  # the same memory: in torch's operations this took a tenth of a step
+            values[channels] += np.float32(share or 0) * (new[channels] - values[channels])
 
 
 @dataclass
