@@ -62,9 +62,9 @@ class Accelerated(nn.Module):
         threads = torch.get_num_threads()
         # As many samples at once as fit, or fewer, so that every thread has some.
         size = max(1, min(_most_samples(program), -(-len(inputs) // threads)))
+        if len(inputs) <= size:
+            return self._run(program, inputs)
         run, pieces = partial(self._run, program), inputs.split(size)
-        if len(pieces) == 1:
-            return run(inputs)
         return torch.cat(list(pool(threads).map(run, pieces) if threads > 1 else map(run, pieces)))
 
     def _trace(self, example: Tensor) -> Program | None:

@@ -63,6 +63,16 @@ def _links_rows(plane, top, bottom, x, first, last, links, values, bias, strides
 
 
 @inlined
+def _features(row, x, first, last, links, values, bias):  # type: ignore[no-untyped-def]
+    """Write one output feature of a linear layer, (N,): what `_links_rows` does, with less to decide a link."""
+    row[:] = bias
+    for j in range(first, last):
+        source, weight = x[links[j, OTHER], 0], values[j]
+        for i in range(row.shape[0]):
+            row[i] += weight * source[i]
+
+
+@inlined
 def _moments(row, near):  # type: ignore[no-untyped-def]
     """Return the mean of numbers, and their squared distances from it; exact where all of them equal `near`."""
     total = ZERO
@@ -141,6 +151,7 @@ def unit_forward(  # type: ignore[no-untyped-def]
     height, length = out.shape[1], out.shape[2]
     rows = max(1, PIECE // length)
     changes = normalises or adds or cuts
+    features = height == 1 and length == samples and x.shape[1] == 1 and x.shape[2] == samples
     for c in channels:
         to, plane, other = out[c].reshape(-1), before[c].reshape(-1), residual[c if adds else 0].reshape(-1)
         centre, scale, shift = ZERO, np.float32(1), ZERO
@@ -150,8 +161,10 @@ def unit_forward(  # type: ignore[no-untyped-def]
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
             since, until = top * length, bottom * length
-            if walks:
-                first, last = pointers[c], pointers[c + 1]
+            first, last = (pointers[c], pointers[c + 1]) if walks else (0, 0)
+            if walks and features:
+                _features(plane, x, first, last, links, values, bias[c])
+            elif walks:
                 _links_rows(before[c], top, bottom, x, first, last, links, values, bias[c], strides, samples)
             if moves:
                 # Chan, Golub and LeVeque's merging of samples, piece by piece while it is in the nearest cache.
