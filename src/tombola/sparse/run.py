@@ -1,5 +1,6 @@
 """Run: one pass through a sparse network, forward and perhaps backward, and the memory that it works in."""
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -42,15 +43,20 @@ class Workspace:
         return Workspace, ()
 
 
+# Of the thread that asks: whether it is one of those that everybody shares.
+_HERE = threading.local()
+
+
 @lru_cache(maxsize=1)
 def pool(threads: int) -> ThreadPoolExecutor:
     """Return the threads that everybody here shares."""
-    return ThreadPoolExecutor(threads)
+    return ThreadPoolExecutor(threads, initializer=lambda: setattr(_HERE, "is_shared", True))
 
 
 def spread(kernel: Callable[..., None], channels: NDArray[np.int64], *arguments: Any) -> None:
     """Run a kernel over channels, on PyTorch's number of threads; each channel is the work of one."""
-    threads = min(torch.get_num_threads(), len(channels))
+    # One of the shared threads that waited for the others would wait for ever, once all of them do.
+    threads = 1 if getattr(_HERE, "is_shared", False) else min(torch.get_num_threads(), len(channels))
     if threads <= 1:
         if len(channels):
             kernel(channels, *arguments)
