@@ -522,7 +522,7 @@ def check_deaths(original, tmp_path, monkeypatch, share):
         found = pipeline.run(config, out, Silent()).directory
         assert contents(found) == expected
         with monkeypatch.context() as patch:
-            patch.setattr("tombola.storage.files._is_running", lambda process: False)
+            patch.setattr("tombola.storage.files.is_running", lambda process: False)
             clean(out)
         assert not list(out.rglob("*.partial")), "what was left is swept away"
         shutil.rmtree(out)

@@ -160,7 +160,7 @@ def test_many_finders_have_a_panel_a_family(tmp_path):
     found = read(study(tmp_path / "s", list(FINDERS)[:16], densities=(0.2, 0.02), seeds=2, tickets=False))
     everything, *families = by_density(found).panels
     assert len(everything.lines) == 16
-    assert [panel.title for panel in families] == list(FAMILIES)
+    assert sorted(panel.title for panel in families) == sorted(FAMILIES)
     assert {panel.y for panel in families} == {families[0].y}
     assert families[0].y.low > 80, "finders at chance are left to the first panel"
     assert everything.y.low < 40

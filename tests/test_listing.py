@@ -176,7 +176,7 @@ def test_what_sparsify_keeps_is_listed_and_cleaned_as_such(capsys, tmp_path):
     assert after.ticket == before.ticket
     assert all(torch.equal(value, after.model.state_dict()[key]) for key, value in before.model.state_dict().items())
     clean(tmp_path, everything=True)
-    assert [path.name for path in tmp_path.iterdir()] == [".locks"]
+    assert [path.name for path in tmp_path.iterdir()] == [".leases"]
 
 
 def test_info_names_what_is_damaged(capsys, out):

@@ -211,7 +211,7 @@ def test_none_is_for_options_that_may_be_unset():
         (GradBalance(), r"finder: GradBalance\(.*\) is no finder: it lacks draw"),
         (int, "finder: <class 'int'> is no finder: it lacks draw"),
         ("nowhere:Finder", "finder 'nowhere:Finder' cannot be imported: ModuleNotFoundError"),
-        ("mine:nothing", "finder 'mine:nothing' cannot be imported: AttributeError"),
+        ("mine:nothing", "finder 'mine:nothing' cannot be imported: mine has no nothing"),
         ("mine:number", "finder must be one of .*, got 'mine:number'"),
         ("mine:Plain", "finder 'mine:Plain' is no finder: it must be a dataclass"),
         ("mine:own", "finder 'mine:own' is no finder: it lacks draw"),
