@@ -280,6 +280,18 @@ def test_an_accelerated_network_computes_what_the_masked_one_does(samples, threa
     assert plain(x).equal(masked(x))
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(nn.Conv1d(2, 6, 3, padding=1), (2, 15)), (nn.Linear(5, 6), (5,)), (nn.Conv2d(1, 6, 3), (1, 6, 7))],
+)
+def test_signals_features_and_images_are_accelerated(layer, shape):
+    width = nn.Sequential(layer, nn.Flatten())(torch.zeros(1, *shape)).shape[1]
+    model = nn.Sequential(layer, nn.ReLU(), nn.Flatten(), nn.Linear(width, 4))
+    ticket = Ticket({n: torch.rand(p.shape) < 0.3 for n, p in model.named_parameters() if p.dim() > 1})
+    fast, x = ticket.accelerate(model), torch.randn(3, *shape)
+    assert torch.allclose(fast(x), fast.dense()(x), atol=1e-5)
+
+
 def test_an_accelerated_network_that_cannot_run_sparse_says_so_once():
     model = Normed()
     ticket = Ticket({"body.weight": torch.rand(8, 6) < 0.3})

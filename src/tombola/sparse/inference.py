@@ -17,7 +17,7 @@ from tombola.sparse import kernels
 from tombola.sparse.compaction import compact
 from tombola.sparse.program import Program, as_value
 from tombola.sparse.run import Run, Workspace, pool
-from tombola.sparse.steps import Flatten, Step, as_samples
+from tombola.sparse.steps import Flatten, Step, as_samples, in_four
 from tombola.sparse.tracing import Untraceable, trace
 from tombola.sparse.units import Unit
 
@@ -126,8 +126,7 @@ class _Plan:
         self._program = program
         self._run = Run(program.parameters, Workspace(), False, program.shared)
         self._calls: list[Callable[[], None]] = []
-        zeros = torch.zeros(shape)
-        self._inputs = as_value(self._run, zeros)
+        self._inputs = as_value(self._run, torch.zeros(shape))
         for step in program.steps:
             step.forward(self._run)
             if isinstance(step, Flatten):
@@ -146,7 +145,7 @@ class _Plan:
             self._run.values[step.output] = place
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        self._inputs.copy_(inputs.reshape(*inputs.shape, *[1] * (4 - inputs.dim())).permute(1, 2, 3, 0))
+        self._inputs.copy_(in_four(inputs).permute(1, 2, 3, 0))
         for call in self._calls:
             call()
         return as_samples(self._outputs, self._program.dims).clone(memory_format=torch.contiguous_format)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tombola.sparse.links import Links
 from tombola.sparse.rules import LayerCost
 from tombola.sparse.run import Run
-from tombola.sparse.steps import Flatten, Step, as_samples
+from tombola.sparse.steps import Flatten, Step, as_samples, in_four, of_samples
 
 
 @dataclass
@@ -46,11 +46,7 @@ class Program:
 
     def backward(self, run: Run, gradient: Tensor, of_inputs: bool) -> None:
         """Follow a gradient of the output to the parameters, and to the inputs if it is wanted `of_inputs`."""
-        whole = gradient.reshape(*gradient.shape, *[1] * (4 - gradient.dim()))
-        if gradient.dim() == 3:
-            whole = gradient[:, :, None]
-        channels = np.arange(gradient.shape[1])
-        run.add_gradient(self.output, whole.permute(1, 2, 3, 0).contiguous().numpy(), channels)
+        run.add_gradient(self.output, of_samples(gradient), np.arange(gradient.shape[1]))
         wanted = self.wanted | {0} if of_inputs else self.wanted
         for step in reversed(self.steps):
             if step.output in run.gradients and step.output in self.wanted:
@@ -59,8 +55,7 @@ class Program:
 
 def as_value(run: Run, inputs: Tensor) -> Tensor:
     """Put inputs (N, ...) into a run as its first value, and return the memory, (C, H, W, N), as a tensor."""
-    whole = inputs[:, :, None] if inputs.dim() == 3 else inputs.reshape(*inputs.shape, *[1] * (4 - inputs.dim()))
-    whole = whole.permute(1, 2, 3, 0)
+    whole = in_four(inputs).permute(1, 2, 3, 0)
     run.values[0] = run.take(whole.shape)
     return torch.from_numpy(run.values[0]).copy_(whole)
 

@@ -51,9 +51,13 @@ def of_planes(tensor: Tensor) -> Floats:
     return _as_value(tensor, (0, 2, 3, 1))
 
 
+def in_four(tensor: Tensor) -> Tensor:
+    """Return (N, C), (N, C, W) or (N, C, H, W) as (N, C, H, W)."""
+    return tensor[:, :, None, None] if tensor.dim() == 2 else tensor[:, :, None] if tensor.dim() == 3 else tensor
+
+
 def _as_value(tensor: Tensor, order: tuple[int, ...]) -> Floats:
-    whole = tensor[:, :, None, None] if tensor.dim() == 2 else tensor[:, :, None] if tensor.dim() == 3 else tensor
-    found: Floats = whole.detach().permute(order).contiguous().numpy()
+    found: Floats = in_four(tensor).detach().permute(order).contiguous().numpy()
     return found
 
 
