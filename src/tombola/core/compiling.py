@@ -1,7 +1,9 @@
-"""Compiling loops by numba, where it is there; nothing here imports it before it is needed."""
+"""Compiling loops by numba, where it is there, and threads to run them; nothing imports numba before it is needed."""
 
+import threading
 from collections.abc import Callable
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -16,6 +18,21 @@ def numba_works() -> bool:
         return False
     settings: Any = config
     return not settings.DISABLE_JIT
+
+
+# Of the thread that asks: whether it is one of those that everybody shares.
+_HERE = threading.local()
+
+
+@lru_cache(maxsize=1)
+def shared_threads(threads: int) -> ThreadPoolExecutor:
+    """Return the threads that compiled loops share; none is begun anew for a step."""
+    return ThreadPoolExecutor(threads, initializer=lambda: setattr(_HERE, "is_shared", True))
+
+
+def is_in_pool() -> bool:
+    """Whether the thread that asks is one of those, and must not wait for others of them."""
+    return getattr(_HERE, "is_shared", False)
 
 
 def kernel(*flags: str) -> Callable[[F], F]:

@@ -1,7 +1,6 @@
 """Steering compiled by numba: three passes over memory a step, shared by PyTorch's number of threads."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tombola.core import compiled
+from tombola.core.compiling import shared_threads
 from tombola.core.concrete import slope
 from tombola.core.controllers import Controller, Figures, Gradients, Push
 from tombola.core.flat import PIECE
@@ -172,5 +172,4 @@ class CompiledSteering:
         if threads == 1:
             return some(self._pieces)
         shares = [self._pieces[i : i + _AT_A_TIME] for i in range(0, len(self._pieces), _AT_A_TIME)]
-        with ThreadPoolExecutor(threads) as pool:
-            return [found for share in pool.map(some, shares) for found in share]
+        return [found for share in shared_threads(threads).map(some, shares) for found in share]

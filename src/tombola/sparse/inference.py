@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tombola.core.compiling import shared_threads
 from tombola.errors import TicketWarning, UsageError
 from tombola.sparse import kernels
 from tombola.sparse.compaction import compact
 from tombola.sparse.program import Program, as_value
-from tombola.sparse.run import Run, Workspace, pool
+from tombola.sparse.run import Run, Workspace
 from tombola.sparse.steps import Flatten, Step, as_samples, in_four
 from tombola.sparse.tracing import Untraceable, trace
 from tombola.sparse.units import Unit
@@ -65,7 +66,7 @@ class Accelerated(nn.Module):
         if len(inputs) <= size:
             return self._run(program, inputs)
         run, pieces = partial(self._run, program), inputs.split(size)
-        return torch.cat(list(pool(threads).map(run, pieces) if threads > 1 else map(run, pieces)))
+        return torch.cat(list(shared_threads(threads).map(run, pieces) if threads > 1 else map(run, pieces)))
 
     def _trace(self, example: Tensor) -> Program | None:
         model, masks = self._compacted(example)

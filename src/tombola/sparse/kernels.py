@@ -100,6 +100,7 @@ def _affine(target, source, centre, scale, shift, residual, adds, low):  # type:
 
 @inlined
 def _affine_in_place(row, centre, scale, shift, residual, adds, low):  # type: ignore[no-untyped-def]
+    """Do what `_affine` does within one row: told that rows may overlap, the compiler would not vectorise either."""
     if adds:
         for i in range(row.shape[0]):
             value = scale * (row[i] - centre) + shift + residual[i]

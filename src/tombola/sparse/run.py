@@ -1,15 +1,14 @@
 """Run: one pass through a sparse network, forward and perhaps backward, and the memory that it works in."""
 
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from tombola.core.compiling import is_in_pool, shared_threads
 
 Floats = NDArray[np.float32]
 
@@ -43,26 +42,16 @@ class Workspace:
         return Workspace, ()
 
 
-# Of the thread that asks: whether it is one of those that everybody shares.
-_HERE = threading.local()
-
-
-@lru_cache(maxsize=1)
-def pool(threads: int) -> ThreadPoolExecutor:
-    """Return the threads that everybody here shares."""
-    return ThreadPoolExecutor(threads, initializer=lambda: setattr(_HERE, "is_shared", True))
-
-
 def spread(kernel: Callable[..., None], channels: NDArray[np.int64], *arguments: Any) -> None:
     """Run a kernel over channels, on PyTorch's number of threads; each channel is the work of one."""
     # One of the shared threads that waited for the others would wait for ever, once all of them do.
-    threads = 1 if getattr(_HERE, "is_shared", False) else min(torch.get_num_threads(), len(channels))
+    threads = 1 if is_in_pool() else min(torch.get_num_threads(), len(channels))
     if threads <= 1:
         if len(channels):
             kernel(channels, *arguments)
         return
     pieces = np.array_split(channels, threads * min(4, len(channels) // threads))
-    for done in [pool(threads).submit(kernel, piece, *arguments) for piece in pieces]:
+    for done in [shared_threads(threads).submit(kernel, piece, *arguments) for piece in pieces]:
         done.result()
 
 
