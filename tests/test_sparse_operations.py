@@ -194,6 +194,13 @@ def test_what_stands_between_layers(middle, density):
     check(model, torch.randn(5, 2, 7, 6), masks_of(model, density, 3))
 
 
+def test_statistics_of_planes_in_several_pieces():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    # Rows of more numbers than are worked on together, whose means differ.
+    x = torch.randn(130, 2, 5, 9) + torch.linspace(-3, 3, 5)[:, None]
+    check(model, x, masks_of(model, 0.4))
+
+
 def test_signals_of_one_dimension():
     model = nn.Sequential(
         nn.Conv1d(2, 6, 3, stride=2, padding=1, dilation=2), nn.BatchNorm1d(6), nn.ReLU(), nn.MaxPool1d(2),
