@@ -102,6 +102,12 @@ def test_convolutions_of_any_window(data, samples, kernel, strides, dilations, g
     check(model, torch.randn(samples, 4, *size), masks)
 
 
+@pytest.mark.parametrize(("kernel", "padding", "dilation"), [((2, 1), (1, 0), (2, 1)), (3, 1, 1), (1, 0, 1)])
+def test_images_of_one_pixel(kernel, padding, dilation):
+    model = nn.Sequential(nn.Conv2d(4, 8, kernel, padding=padding, dilation=dilation), nn.Conv2d(8, 3, 1))
+    check(model, torch.randn(2, 4, 1, 1), masks_of(model, 0.5))
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_padding_by_name(padding):

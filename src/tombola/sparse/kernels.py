@@ -24,6 +24,8 @@ PIECE = 1024
 OTHER, DH, DW, H0, H1, W0, W1 = range(7)
 # What a unit does with the gradient of what was added to its output.
 NO_RESIDUAL, WRITE, ADD = range(3)
+# How a unit walks its links: it has none, row by row of the output, or one number a sample, where each link counts.
+NO_WALK, ROWS, FEATURES = range(3)
 
 
 @inlined
@@ -143,7 +145,7 @@ def unit_forward(  # type: ignore[no-untyped-def]
     adds,
     cuts,
 ):
-    """before = links(x) + bias where it `walks`; out = cut(normalised before + residual); by channel.
+    """before = links(x) + bias if it walks; out = cut(normalised before + residual); by channel.
 
     in_place: whether before and out are one array. moves: whether mean and variance are those of the batch, and put
     into norm (3, C: mean, variance, 1/deviation), or are read from there.
@@ -152,7 +154,6 @@ def unit_forward(  # type: ignore[no-untyped-def]
     height, length = out.shape[1], out.shape[2]
     rows = max(1, PIECE // length)
     changes = normalises or adds or cuts
-    features = height == 1 and length == samples and x.shape[1] == 1 and x.shape[2] == samples
     for c in channels:
         to, plane, other = out[c].reshape(-1), before[c].reshape(-1), residual[c if adds else 0].reshape(-1)
         centre, scale, shift = ZERO, np.float32(1), ZERO
@@ -162,10 +163,10 @@ def unit_forward(  # type: ignore[no-untyped-def]
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
             since, until = top * length, bottom * length
-            first, last = (pointers[c], pointers[c + 1]) if walks else (0, 0)
-            if walks and features:
+            first, last = (pointers[c], pointers[c + 1]) if walks != NO_WALK else (0, 0)
+            if walks == FEATURES:
                 _features(plane, x, first, last, links, values, bias[c])
-            elif walks:
+            elif walks == ROWS:
                 _links_rows(before[c], top, bottom, x, first, last, links, values, bias[c], strides, samples)
             if moves:
                 # Chan, Golub and LeVeque's merging of samples, piece by piece while it is in the nearest cache.

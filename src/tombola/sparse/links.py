@@ -28,6 +28,7 @@ class Walk:
 
     size: height and width of the output. forward: (k, 7) links by output channel, whose weights lie in their order;
     forward_pointers (C_out + 1,). backward: the same links by input channel; order (k,): where their weights lie.
+    features: whether input and output are one number a channel and sample, and every link reaches from one to another.
     """
 
     size: tuple[int, int]
@@ -37,6 +38,7 @@ class Walk:
     backward_pointers: Ints
     order: Ints
     strides: Ints
+    features: bool
 
 
 class Links:
@@ -108,6 +110,7 @@ class Links:
             pointers(self.source[order], self.inputs),
             order,
             np.array(self.window.strides, dtype=np.int64),
+            (height, width) == size == (1, 1) and all((first < last).all() for first, last in ranges),
         )
 
 

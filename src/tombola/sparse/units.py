@@ -128,12 +128,13 @@ class Unit:
         return (self.links.outputs, *self.links.on(*x.shape[1:3]).size, x.shape[3])
 
     def _walk(self, run: Run, x: Floats) -> tuple[Any, ...]:
-        """Return what a kernel walks forward: whether, pointers, links, values, bias, strides, samples."""
+        """Return what a kernel walks forward: how, pointers, links, values, bias, strides, samples."""
         if self.links is None or self.weight is None:
-            return (False, *NO_LINKS, 1)
+            return (kernels.NO_WALK, *NO_LINKS, 1)
         walk = self.links.on(*x.shape[1:3])
         bias = np.zeros(self.links.outputs, np.float32) if self.bias is None else run.parameter(self.bias)
-        return (True, walk.forward_pointers, walk.forward, run.parameter(self.weight), bias, walk.strides, x.shape[3])
+        how = kernels.FEATURES if walk.features else kernels.ROWS
+        return (how, walk.forward_pointers, walk.forward, run.parameter(self.weight), bias, walk.strides, x.shape[3])
 
     def _norm_parameters(self, run: Run) -> tuple[Floats, Floats, np.float32]:
         if self.norm is None:
