@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -142,3 +143,18 @@ def test_a_store_that_is_cleaned_away_takes_its_leases_along(tmp_path):
     lease.path.rmdir()
     lease.release()
     assert not lease.path.exists()
+
+
+def test_who_is_interrupted_while_taking_a_lease_leaves_it_free(tmp_path, monkeypatch):
+    first = Lease(tmp_path / "a")
+    first.acquire()
+    first.release()
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", interrupt)  # of the lease before, when the new one is there already
+        with pytest.raises(KeyboardInterrupt):
+            Lease(tmp_path / "a").acquire()
+    Lease(tmp_path / "a").acquire(wait=False)

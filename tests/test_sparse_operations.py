@@ -248,6 +248,61 @@ def test_dead_units_are_skipped_and_cost_nothing():
     assert network.dense[1].running_mean[1] == pytest.approx(float(wanted[1].running_mean[1]), abs=1e-6)
 
 
+class Fork(nn.Module):
+    """Two convolutions that read one value, and a linear layer behind a hidden one."""
+
+    def __init__(self, norm, cuts):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(2, 6, 3), norm(6), nn.ReLU() if cuts else nn.Identity())
+        self.left, self.right = nn.Conv2d(6, 4, 3, stride=2, padding=1), nn.Conv2d(6, 4, 1, stride=2)
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 9, 8), nn.ReLU(), nn.Linear(8, 2))
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.head(self.left(x) + self.right(x))
+
+
+NORMS = {
+    "none": lambda count: nn.Identity(),
+    "affine": nn.BatchNorm2d,
+    "plain": lambda c: nn.BatchNorm2d(c, affine=False),
+}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(sorted(NORMS)),
+    st.booleans(),
+    st.sets(st.integers(0, 5), min_size=1),
+    st.sets(st.integers(0, 7), min_size=1),
+    st.sampled_from([-1.0, 1.0]),
+)
+def test_channels_without_links_are_numbers(norm, cuts, channels, features, sign):
+    torch.manual_seed(0)
+    model = Fork(NORMS[norm], cuts)
+    masks = masks_of(model, 0.5)
+    masks["first.0.weight"][list(channels)] = False
+    masks["head.1.weight"][list(features)] = False
+    if norm == "affine":
+        with torch.no_grad():
+            model.first[1].bias.copy_(torch.linspace(-1, 0.5, 6) * sign)
+    check(model, torch.randn(3, 2, 7, 7), masks)
+
+
+def test_channels_without_links_cost_nothing():
+    torch.manual_seed(0)
+    model = Fork(nn.BatchNorm2d, True)
+    masks = masks_of(model, 0.5)
+    masks["first.0.weight"][[1, 4]] = False
+    masks["head.1.weight"][2:] = False
+    network = SparseNetwork(masked(model, masks), masks, torch.randn(2, 2, 7, 7))
+    first, *_, hidden, _ = (step for step in network._programs[True].steps if hasattr(step, "links"))
+    assert first.folded.tolist() == [1, 4]
+    assert not set(first.needed) & {1, 4}
+    assert set(hidden.needed) <= {0, 1}
+    assert set(hidden.folded) <= set(range(2, 8))
+
+
 def test_the_same_bits_every_time_on_any_number_of_threads():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), Block16())

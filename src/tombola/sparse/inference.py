@@ -4,6 +4,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -113,8 +114,7 @@ def _folded(program: Program) -> Program:
             values = run.parameter(step.weight) * scale[step.links.target]  # type: ignore[arg-type]
             bias = (0 if step.bias is None else run.parameter(step.bias)) - mean
             added = [nn.Parameter(torch.from_numpy(each), False) for each in (values, bias * scale + beta)]
-            numbers = len(parameters), len(parameters) + 1
-            step = Unit(step.inputs, step.output, step.links, *numbers, None, step.cuts, step.needed, step.reached)
+            step = replace(step, weight=len(parameters), bias=len(parameters) + 1, norm=None)
             parameters += added
         steps.append(step)
     return Program(**{**vars(program), "steps": steps, "parameters": parameters})

@@ -55,23 +55,37 @@ def _link_row(target, row, link, weight, w_stride, samples):  # type: ignore[no-
 
 
 @inlined
-def _links_rows(plane, top, bottom, x, first, last, links, values, bias, strides, samples):  # type: ignore[no-untyped-def]
+def _add(target, number):  # type: ignore[no-untyped-def]
+    for i in range(target.shape[0]):
+        target[i] += number
+
+
+@inlined
+def _links_rows(  # type: ignore[no-untyped-def]
+    plane, top, bottom, x, folded, constants, first, last, links, values, bias, strides, samples
+):
     """Write the rows from top to bottom of an output channel: the sums of its links, and a bias."""
     plane[top:bottom] = bias
     for j in range(first, last):
         link = links[j]
+        source = link[OTHER]
         for h in range(max(top, link[H0]), min(bottom, link[H1])):
-            _link_row(plane[h], x[link[OTHER], h * strides[0] + link[DH]], link, values[j], strides[1], samples)
+            if folded[source]:
+                _add(plane[h, link[W0] * samples : link[W1] * samples], values[j] * constants[source])
+            else:
+                _link_row(plane[h], x[source, h * strides[0] + link[DH]], link, values[j], strides[1], samples)
 
 
 @inlined
-def _features(row, x, first, last, links, values, bias):  # type: ignore[no-untyped-def]
+def _features(row, x, folded, constants, first, last, links, values, bias):  # type: ignore[no-untyped-def]
     """Write one output feature of a linear layer, (N,): what `_links_rows` does, with less to decide a link."""
     row[:] = bias
     for j in range(first, last):
-        source, weight = x[links[j, OTHER], 0], values[j]
-        for i in range(row.shape[0]):
-            row[i] += weight * source[i]
+        source, weight = links[j, OTHER], values[j]
+        if folded[source]:
+            _add(row, weight * constants[source])
+        else:
+            _multiply_add(row, x[source, 0], weight)
 
 
 @inlined
@@ -128,6 +142,8 @@ def unit_forward(  # type: ignore[no-untyped-def]
     before,
     in_place,
     x,
+    folded,
+    constants,
     walks,
     pointers,
     links,
@@ -148,7 +164,8 @@ def unit_forward(  # type: ignore[no-untyped-def]
     """before = links(x) + bias if it walks; out = cut(normalised before + residual); by channel.
 
     in_place: whether before and out are one array. moves: whether mean and variance are those of the batch, and put
-    into norm (3, C: mean, variance, 1/deviation), or are read from there.
+    into norm (3, C: mean, variance, 1/deviation), or are read from there. folded, constants: which channels of x are
+    one number everywhere, and which number; nothing need lie in x there.
     """
     low = ZERO if cuts else np.float32(-np.inf)
     height, length = out.shape[1], out.shape[2]
@@ -165,9 +182,23 @@ def unit_forward(  # type: ignore[no-untyped-def]
             since, until = top * length, bottom * length
             first, last = (pointers[c], pointers[c + 1]) if walks != NO_WALK else (0, 0)
             if walks == FEATURES:
-                _features(plane, x, first, last, links, values, bias[c])
+                _features(plane, x, folded, constants, first, last, links, values, bias[c])
             elif walks == ROWS:
-                _links_rows(before[c], top, bottom, x, first, last, links, values, bias[c], strides, samples)
+                _links_rows(
+                    before[c],
+                    top,
+                    bottom,
+                    x,
+                    folded,
+                    constants,
+                    first,
+                    last,
+                    links,
+                    values,
+                    bias[c],
+                    strides,
+                    samples,
+                )
             if moves:
                 # Chan, Golub and LeVeque's merging of samples, piece by piece while it is in the nearest cache.
                 of_piece, squares_of_piece = _moments(plane[since:until], plane[0])
@@ -300,17 +331,51 @@ def _both_row(target, x, gradient, link, weight, w_stride, samples):  # type: ig
     return total
 
 
+@inlined
+def _reached_sum(gradient, link, samples):  # type: ignore[no-untyped-def]
+    """Return the sum of an output channel's gradient, (H, W*N), over the places that a link reaches."""
+    total = 0.0
+    for h in range(link[H0], link[H1]):
+        of_row = ZERO
+        for i in range(link[W0] * samples, link[W1] * samples):
+            of_row += gradient[h, i]
+        total += float(of_row)
+    return total
+
+
 @kernel(*FLAGS)
 def links_backward(  # type: ignore[no-untyped-def]
-    channels, target, wanted, adds, x, gradient, pointers, order, links, values, value_gradients, strides, samples
+    channels,
+    target,
+    wanted,
+    adds,
+    x,
+    folded,
+    constants,
+    constant_gradients,
+    gradient,
+    pointers,
+    order,
+    links,
+    values,
+    value_gradients,
+    strides,
+    samples,
 ):
     """Gradients of a layer's input and kept weights, by channel of the input.
 
     links: by the input's channel, `OTHER` the output's. order: of each link, the place of its weight. wanted: whether
-    the input's gradient is; it is added to what lies in target if it `adds`. value_gradients: zeros.
+    the input's gradient is; it is added to what lies in target if it `adds`. value_gradients: zeros. folded, constants:
+    channels of x that are one number, whose gradients are added to constant_gradients.
     """
     for c in channels:
         first, last = pointers[c], pointers[c + 1]
+        if folded[c]:
+            for j in range(first, last):
+                total = _reached_sum(gradient[links[j, OTHER]], links[j], samples)
+                value_gradients[order[j]] += constants[c] * total
+                constant_gradients[c] += values[order[j]] * total
+            continue
         for h in range(x.shape[1]):
             if wanted and not adds:
                 target[c, h] = ZERO

@@ -64,6 +64,12 @@ class Links:
         """Number of kept weights."""
         return len(self.places)
 
+    def linked(self) -> NDArray[np.bool_]:
+        """Return which outputs have a link, (C_out,)."""
+        found = np.zeros(self.outputs, bool)
+        found[self.target] = True
+        return found
+
     def follow_to(self, needed: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Walk backward only from outputs that are needed (C_out,) on; return which inputs they reach (C_in,)."""
         self._followed = needed[self.target]

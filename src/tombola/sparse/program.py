@@ -12,6 +12,7 @@ from tombola.sparse.links import Links
 from tombola.sparse.rules import LayerCost
 from tombola.sparse.run import Run
 from tombola.sparse.steps import Flatten, Step, as_samples, in_four, of_samples
+from tombola.sparse.units import Unit
 
 
 @dataclass
@@ -64,7 +65,10 @@ def settle(program: Program, channels: Mapping[int, int]) -> None:
     """Find out what is needed of every value, who reads it, and which gradients are wanted. channels: of each value."""
     needed = {value: np.zeros(count, bool) for value, count in channels.items()}
     needed[program.output][:] = True
+    as_planes = _read_as_planes(program)
     for step in reversed(program.steps):
+        if isinstance(step, Unit):
+            step.may_fold = step.output not in as_planes
         counts = [channels[value] for value in step.inputs]
         for value, found in zip(step.inputs, step.settle(needed[step.output], counts), strict=True):
             needed[value] = needed[value] | found
@@ -83,3 +87,11 @@ def settle(program: Program, channels: Mapping[int, int]) -> None:
         if value != owners.get(program.output, program.output):
             program.last_use.setdefault(number, []).append(value)
     program.wanted = frozenset(step.output for step in program.steps)
+
+
+def _read_as_planes(program: Program) -> set[int]:
+    """Return the values of which something reads planes; links can do with a number where a channel is constant."""
+    found = {program.output}
+    for step in program.steps:
+        found |= set(step.inputs[1:] if isinstance(step, Unit) and step.links is not None else step.inputs)
+    return found

@@ -1,6 +1,7 @@
 """Run: one pass through a sparse network, forward and perhaps backward, and the memory that it works in."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,23 @@ def spread(kernel: Callable[..., None], channels: NDArray[np.int64], *arguments:
         done.result()
 
 
+@dataclass
+class Constants:
+    """Channels of a value that are one number everywhere, which no plane is kept of.
+
+    folded: (C,), which; numbers: (C,), 0 elsewhere; gradients: (C,), of the numbers.
+    """
+
+    folded: NDArray[np.bool_]
+    numbers: Floats
+    gradients: NDArray[np.float64]
+
+
+def no_constants(channels: int) -> Constants:
+    """Return the constants of a value that has none."""
+    return Constants(np.zeros(channels, bool), np.zeros(channels, np.float32), np.zeros(channels))
+
+
 class Run:
     """One pass through a network.
 
@@ -70,6 +88,7 @@ class Run:
         self._workspace, self._shared, self.keeps = workspace, shared, keeps
         self.values: dict[int, Floats] = {}
         self.gradients: dict[int, Floats] = {}
+        self._constants: dict[int, Constants] = {}
         # What steps remember for their own way back.
         self.kept: dict[int, Any] = {}
         self._taken: list[Floats] = []
@@ -77,6 +96,12 @@ class Run:
     def parameter(self, number: int) -> Floats:
         """Return the values of a parameter."""
         return self._parameters[number]
+
+    def constants_of(self, value: int) -> Constants:
+        """Return the constant channels of a value."""
+        if value not in self._constants:
+            self._constants[value] = no_constants(len(self.values[value]))
+        return self._constants[value]
 
     def add_parameter_gradient(self, number: int, gradient: Tensor) -> None:
         """Add to the gradient of a parameter, which several steps may share."""
@@ -126,4 +151,5 @@ class Run:
         self._taken.clear()
         self.values.clear()
         self.gradients.clear()
+        self._constants.clear()
         self.kept.clear()

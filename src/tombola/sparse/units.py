@@ -71,7 +71,8 @@ class Unit:
     """The links of a convolution or linear layer, or none; BatchNorm, or none; a residual, or none; ReLU, or not.
 
     inputs: the links' input, and the residual. weight, bias: numbers of parameters; the weight's holds kept values in
-    the order of the links. needed: channels of the output, reached: those of the input that count.
+    the order of the links. needed: channels of the output, reached: those of the input that count. may_fold: whether
+    whatever reads the output takes constants; folded: needed channels without links, which are then one number each.
     """
 
     inputs: tuple[int, ...]
@@ -83,6 +84,8 @@ class Unit:
     cuts: bool = False
     needed: Channels = field(default_factory=lambda: NO_CHANNELS)
     reached: Channels = field(default_factory=lambda: NO_CHANNELS)
+    may_fold: bool = False
+    folded: Channels = field(default_factory=lambda: NO_CHANNELS)
 
     def forward(self, run: Run) -> None:
         """Compute the needed channels of the output."""
@@ -94,9 +97,10 @@ class Unit:
         moves = self.norm is not None and self.norm.moves
         if moves and out[0].size == 1:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {[1, len(out)]}")
+        self._fold(run, norm, moves)
         spread(kernels.unit_forward, *self._arguments(run, before, norm, moves))
         if self.norm is not None and moves:
-            self.norm.remember(norm, self.needed, out[0].size)
+            self.norm.remember(norm, np.concatenate([self.needed, self.folded]), out[0].size)
         if run.keeps:
             run.kept[self.output] = before, norm, moves
 
@@ -107,12 +111,15 @@ class Unit:
 
     def _arguments(self, run: Run, before: Floats, norm: Floats, moves: bool) -> tuple[Any, ...]:
         x, out = run.values[self.inputs[0]], run.values[self.output]
+        constants = run.constants_of(self.inputs[0])
         return (
             self.needed,
             planes(out),
             planes(before),
             before is out,
             planes(x),
+            constants.folded,
+            constants.numbers,
             *self._walk(run, x),
             self.norm is not None,
             moves,
@@ -121,6 +128,25 @@ class Unit:
             *self._residual(run),
             self.cuts,
         )
+
+    def _biases(self, run: Run, channels: Channels) -> Floats:
+        """Return what channels without links hold before they are normalised."""
+        return np.zeros(len(channels), np.float32) if self.bias is None else run.parameter(self.bias)[channels]
+
+    def _fold(self, run: Run, norm: Floats, moves: bool) -> None:
+        """Work out the folded channels' numbers, and the batch's statistics where those are wanted."""
+        if not len(self.folded):
+            return
+        numbers = self._biases(run, self.folded)
+        if self.norm is not None:
+            gamma, beta, epsilon = self.norm.parameters(run)
+            if moves:
+                norm[0, self.folded], norm[1, self.folded], norm[2, self.folded] = numbers, 0, 1 / np.sqrt(epsilon)
+            mean, _, inverse = norm[:, self.folded]
+            numbers = gamma[self.folded] * inverse * (numbers - mean) + beta[self.folded]
+        constants = run.constants_of(self.output)
+        constants.folded[self.folded] = True
+        constants.numbers[self.folded] = np.maximum(numbers, 0) if self.cuts else numbers
 
     def _shape(self, x: Floats) -> tuple[int, ...]:
         if self.links is None:
@@ -169,13 +195,29 @@ class Unit:
             self.cuts,
             sums,
         )
-        self._parameters_backward(run, gradient, sums)
+        self._parameters_backward(run, gradient, sums, self._fold_backward(run, norm, moves, sums))
         if self.links is not None:
             self._links_backward(run, gradient, self.inputs[0] in wanted)
         elif self.inputs[0] in wanted:
             run.add_gradient(self.inputs[0], gradient, self.needed)
 
-    def _parameters_backward(self, run: Run, gradient: Floats, sums: Floats) -> None:
+    def _fold_backward(self, run: Run, norm: Floats, moves: bool, sums: Floats) -> NDArray[np.float64]:
+        """Put what the folded channels' numbers say of gamma and beta into `sums`; return what they say of the bias."""
+        constants = run.constants_of(self.output)
+        passed = constants.gradients[self.folded]
+        if self.cuts:
+            passed = np.where(constants.numbers[self.folded] > 0, passed, 0)
+        sums[1, self.folded] = passed
+        if self.norm is None:
+            return passed
+        if moves:  # which the bias, being its own mean, does not move
+            return np.zeros_like(passed)
+        mean, _, inverse = norm[:, self.folded]
+        sums[0, self.folded] = passed * (self._biases(run, self.folded) - mean) * inverse
+        found: NDArray[np.float64] = passed * self.norm.parameters(run)[0][self.folded] * inverse
+        return found
+
+    def _parameters_backward(self, run: Run, gradient: Floats, sums: Floats, of_biases: NDArray[np.float64]) -> None:
         if self.norm is None:
             numbers: dict[int | None, Floats] = {self.bias: sums[1]}
         else:
@@ -183,6 +225,7 @@ class Unit:
             if self.bias is not None:
                 numbers[self.bias] = np.zeros_like(sums[0])
                 numbers[self.bias][self.needed] = gradient[self.needed].sum(axis=(1, 2, 3))
+                numbers[self.bias][self.folded] = of_biases
         for number, found in numbers.items():
             if number is not None:
                 run.add_parameter_gradient(number, torch.from_numpy(found))
@@ -194,6 +237,7 @@ class Unit:
         walk = self.links.on(*x.shape[1:3])
         target, adds = run.gradient_of(self.inputs[0], self.reached) if wanted else (NO_PLANES[None], False)
         found = np.zeros(self.links.kept)
+        constants = run.constants_of(self.inputs[0])
         spread(
             kernels.links_backward,
             self.reached,
@@ -201,6 +245,9 @@ class Unit:
             wanted,
             adds,
             planes(x),
+            constants.folded,
+            constants.numbers,
+            constants.gradients,
             planes(gradient),
             walk.backward_pointers,
             walk.order,
@@ -214,7 +261,10 @@ class Unit:
 
     def settle(self, needed: NDArray[np.bool_], channels: Sequence[int]) -> list[NDArray[np.bool_]]:
         """Compute the needed channels only, and follow only what leads to them."""
-        self.needed = np.flatnonzero(needed)
+        folded = np.zeros_like(needed)
+        if self.may_fold and self.links is not None and len(self.inputs) == 1:
+            folded = needed & ~self.links.linked()
+        self.needed, self.folded = np.flatnonzero(needed & ~folded), np.flatnonzero(folded)
         reached = needed if self.links is None else self.links.follow_to(needed)
         self.reached = np.flatnonzero(reached)
         return [reached, needed][: len(self.inputs)]

@@ -57,12 +57,16 @@ class Lease:
         """Take the lease; raises LeaseTaken where somebody holds it and nobody waits."""
         self.path.mkdir(parents=True, exist_ok=True)
         poll = _FASTEST_POLL
-        while not self._try():
-            if not wait:
-                raise LeaseTaken(f"{self.path.name} is held by another process")
-            time.sleep(poll)
-            poll = min(2 * poll, _SLOWEST_POLL)
-        _HEART.add(self)
+        try:
+            while not self._try():
+                if not wait:
+                    raise LeaseTaken(f"{self.path.name} is held by another process")
+                time.sleep(poll)
+                poll = min(2 * poll, _SLOWEST_POLL)
+            _HEART.add(self)
+        except BaseException:  # interrupted when it was taken already: nobody is to wait for it
+            self.release()
+            raise
 
     def release(self) -> None:
         """Give the lease back; one that was taken over is left alone."""
