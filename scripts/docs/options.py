@@ -11,6 +11,7 @@ from typing import Any
 from tombola.core.allocation import ALLOCATIONS
 from tombola.core.concrete import RELAXATIONS
 from tombola.core.controllers import CONTROLLERS
+from tombola.core.granularity import GRANULARITIES
 from tombola.core.parts import allowed_words, flag_of, is_part, kinds, options_of, written_name
 from tombola.finders import FINDERS
 from tombola.networks.models import MODELS
@@ -35,6 +36,7 @@ FAMILIES: dict[str, tuple[str, Any]] = {
     "Controllers": ("`--controller`", CONTROLLERS),
     "Relaxations": ("`--relaxation`", RELAXATIONS),
     "Allocations": ("`--allocation`", ALLOCATIONS),
+    "Granularities": ("`--granularity`", GRANULARITIES),
     "Optimisers": ("`--optimizer`", OPTIMIZERS),
     "Models": ("`--model`", MODELS),
 }

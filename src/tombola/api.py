@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,13 +13,14 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
 from tombola.core.controllers import Controller
+from tombola.core.granularity import GRANULARITIES, Granularity
 from tombola.core.parts import options_of, written_name
 from tombola.core.plugins import code_of
 from tombola.core.progress import Progress, Silent, expected_time, progress_on
 from tombola.core.selection import Density
 from tombola.data import Feed, feed_of
 from tombola.errors import TicketWarning, UsageError
-from tombola.finders import CTS, FINDERS, Drawn, Finds, diagnostics, needs_of, selection_of
+from tombola.finders import CTS, FINDERS, Drawn, Finder, Finds, diagnostics, needs_of, selection_of
 from tombola.finders import draw as draw_ticket
 from tombola.finders.problem import Problem, Trainer
 from tombola.literal import literal
@@ -59,6 +60,7 @@ def draw(
     steps: int | None = None,
     objective: Objective | Callable[[MaskedBatch], Tensor] | str | None = None,
     controller: Controller | str | None = None,
+    granularity: Granularity | str | None = None,
     finder: Finds | str | None = None,
     seed: int = 0,
     task: Task | None = None,
@@ -77,20 +79,23 @@ def draw(
     once only. density: the fraction of prunable weights to keep, in (0, 1], or fractions by patterns of names, of which
     the first that matches a layer counts: {"head.*": 1.0, "*": 0.05}. steps: length of the search (1960 by default).
     objective: one in `tombola.objectives`, by name or as an object, or a function of a MaskedBatch; by default loss
-    where the network has not learned anything yet, else reverse-kl. controller: ProportionalBalance by default. finder:
-    another finder, an object or as it is written, such as "snip:rounds=10", in place of the three before it. include,
-    exclude: glob patterns of parameter names; an exact name in `include` takes in what the rule leaves out. precision:
+    where the network has not learned anything yet, else reverse-kl. controller: ProportionalBalance by default.
+    granularity: which weights are kept or pruned together, such as "channel", "block:4x4" or "2:4"; each by itself by
+    default. finder: another finder, an object or as it is written, such as "snip:rounds=10", in place of steps,
+    objective and controller. include, exclude: glob patterns of parameter names; an exact name in `include` takes in
+    what the rule leaves out. precision:
     "auto" (bf16 for convolutional models where the hardware has it), "32-true" or "bf16-mixed". held_out: data like
     `data` that the search does not see, on which its ticket is looked at. progress: show a bar.
 
-    Returns a Ticket that keeps exactly floor(density * prunable + 1/2) weights. Issues a TicketWarning for each sign
-    that something is off. Raises UsageError for input that cannot be used, SearchError when numbers break down.
+    Returns a Ticket that keeps exactly floor(density * prunable + 1/2) weights, or as many as whole groups allow.
+    Issues a TicketWarning for each sign that something is off. Raises UsageError for input that cannot be used,
+    SearchError when numbers break down.
     """
     checked = survey(model, include, exclude)
     _check_kind("task", task, Task)
     runtime = Runtime.choose(model, next(model.parameters()).device, precision)
     _check_seed(seed)
-    search = _finder(finder, {"steps": steps, "objective": objective, "controller": controller})
+    search = _finder(finder, {"steps": steps, "objective": objective, "controller": controller}, granularity)
     selection_of(search, checked.layout, density)
     samples = _batch_size(batch_size, search)
     # Of a generator no more than it takes to search, and to look at the ticket.
@@ -114,8 +119,18 @@ def draw(
         return _announced(draw_ticket(search, problem, density)).ticket
 
 
-def _finder(finder: Finds | str | None, settings: dict[str, Any]) -> Finds:
-    """Return the finder that was asked for, CTS with some settings without one."""
+def _finder(finder: Finds | str | None, settings: dict[str, Any], granularity: Granularity | str | None) -> Finds:
+    """Return the finder that was asked for, CTS with some settings without one, at a granularity."""
+    found = _of_settings(finder, settings)
+    if granularity is None:
+        return found
+    if not isinstance(found, Finder):
+        words = f"is no option of the finder {written_name(found)}, which does not derive from tombola.finders.Finder"
+        raise UsageError(words, option="granularity")
+    return replace(found, granularity=GRANULARITIES.read(granularity))
+
+
+def _of_settings(finder: Finds | str | None, settings: dict[str, Any]) -> Finds:
     given = {name: value for name, value in settings.items() if value is not None}
     if finder is None:
         return CTS(**given)
@@ -182,6 +197,7 @@ def sparsify(
     rewind_to: int = 1,
     fit: TrainingFunction | None = None,
     steps: int | None = None,
+    granularity: Granularity | str | None = None,
     finder: Finds | str | None = None,
     seed: int = 0,
     task: Task | None = None,
@@ -201,11 +217,11 @@ def sparsify(
     held-out ones are only measured on. density: as in `draw`. recipe: how to train; by default 10 epochs of SGD. fit: a
     training function of your own in its place, called as fit(model, job) with a `tombola.Job` that says which epochs,
     and holds the ticket. rewind_to: epochs of dense training before the draw, from which the ticket's training goes on;
-    0 draws at the weights as they are, for a model that is trained already. steps: length of the search. finder: CTS by
-    default. out: a directory that keeps what was done, so that the same call goes on from the last checkpoint; the
-    data, which cannot be named, must then be the same. execution: how the ticket trains: "sparse" (by its kept weights
-    alone, in float32 on a CPU; needs numba, `pip install 'tombola[fast]'`), "dense", or "auto": sparse where numba is
-    there and a fixed rule expects it to be faster. The rest as in `draw`.
+    0 draws at the weights as they are, for a model that is trained already. steps: length of the search. granularity:
+    as in `draw`. finder: CTS by default. out: a directory that keeps what was done, so that the same call goes on from
+    the last checkpoint; the data, which cannot be named, must then be the same. execution: how the ticket trains:
+    "sparse" (by its kept weights alone, in float32 on a CPU; needs numba, `pip install 'tombola[fast]'`), "dense", or
+    "auto": sparse where numba is there and a fixed rule expects it to be faster. The rest as in `draw`.
 
     Returns the trained model and its ticket: `sparse, ticket = sparsify(...)`.
     """
@@ -220,7 +236,7 @@ def sparsify(
             option="rewind_to",
         )
     _check_seed(seed)
-    search = _finder(finder, {"steps": steps})
+    search = _finder(finder, {"steps": steps}, granularity)
     checked = survey(model, include, exclude)
     selection_of(search, checked.layout, density)
     runtime = Runtime.choose(model, next(model.parameters()).device, precision)

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tombola.cli.options import add_json_option, make_parser, parse, run_and_ticket
 from tombola.cli.show import show_json, show_table, show_text
+
+if TYPE_CHECKING:
+    from tombola.ticket import Ticket
 
 _FIGURES = {
     "test_accuracy": "test accuracy (%)",
@@ -98,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
     for key, words in _FIGURES.items():
         if isinstance(result.get(key), int | float):
             show_text(f"{words}: {result[key]:.2f}")
-    for line in _origin(provenance):
+    for line in [*_origin(provenance), *_missing(ticket)]:
         show_text(line)
     if damaged:
         show_text(f"damaged: {', '.join(damaged)}; the command that made the run makes it again")
@@ -194,6 +197,18 @@ def _origin(provenance: Mapping[str, Any]) -> Iterator[str]:
         yield f"teacher: {provenance['teacher']}"
     for warning in provenance["warnings"]:
         yield f"warning: {warning}"
+
+
+def _missing(ticket: "Ticket") -> Iterator[str]:
+    """Say of a ticket of groups how many weights it lacks of those that were asked for."""
+    from tombola.core.flat import Layout
+    from tombola.core.selection import Selection
+
+    if ticket.provenance is None or ticket.granularity == "weight":
+        return
+    asked = Selection(Layout.of(ticket.items()), ticket.provenance.density).kept
+    if ticket.kept < asked:
+        yield f"groups of weights are whole: {ticket.kept:,} of the {asked:,} weights asked for are kept"
 
 
 def _finder(described: Mapping[str, Any]) -> str:

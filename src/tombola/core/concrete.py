@@ -109,14 +109,21 @@ RELAXATIONS: Family[Relaxation] = Family(
 RELAXATION_HELP = "how masks are sampled: concrete; ablations straight-through, deterministic"
 
 
-def expected_density(logits: Tensor) -> float:
-    """Return mean(sigmoid(a))."""
-    return float(torch.sigmoid(logits).mean(dtype=torch.float64))
+def expected_density(logits: Tensor, sizes: Tensor | None = None) -> float:
+    """Return mean(sigmoid(a)) over weights; sizes: how many each logit stands for, (g,), one without."""
+    return _over_weights(torch.sigmoid(logits), sizes)
 
 
-def hard_density(logits: Tensor) -> float:
-    """Return the fraction of gates that are open on their own (a > 0)."""
-    return float((logits > 0).mean(dtype=torch.float64))
+def hard_density(logits: Tensor, sizes: Tensor | None = None) -> float:
+    """Return the fraction of weights whose gates are open on their own (a > 0)."""
+    return _over_weights(logits > 0, sizes)
+
+
+def _over_weights(values: Tensor, sizes: Tensor | None) -> float:
+    if sizes is None:
+        return float(values.mean(dtype=torch.float64))
+    weights = sizes.to(values.device, torch.float64)
+    return float((values * weights).sum() / weights.sum())
 
 
 def mean_entropy(logits: Tensor) -> float:

@@ -27,11 +27,15 @@ C = TypeVar("C")
 
 
 class Target(NamedTuple):
-    """What a step aims at: the density wanted, the logits' learning rate, and the share of the search that is done."""
+    """What a step aims at: the density wanted, the logits' learning rate, and the share of the search that is done.
+
+    sizes: weights that each logit stands for, (g,), by which densities are counted; None where there is one for each.
+    """
 
     density: float
     learning_rate: float
     share: float
+    sizes: Tensor | None = None
 
 
 @runtime_checkable
@@ -43,14 +47,14 @@ class Controller(Protocol):
     """
 
     def init(self, logits: Tensor) -> State:
-        """Return the state before the first step, for logits (d,)."""
+        """Return the state before the first step, for logits (g,)."""
 
     def update(
         self, logits: Tensor, task_gradient: Tensor, target: Target, state: State
     ) -> tuple[Tensor, State, Figures]:
-        """Return what the optimiser gets (d,), the next state, and figures of this step; nothing is overwritten.
+        """Return what the optimiser gets (g,), the next state, and figures of this step; nothing is overwritten.
 
-        logits, task_gradient: a and ∂R/∂a, (d,).
+        logits, task_gradient: a and ∂R/∂a, (g,).
         """
 
 
@@ -68,6 +72,11 @@ def _square(piece: Tensor) -> Tensor:
     return found
 
 
+def _weighed(slopes: Tensor, sizes: Tensor | None) -> Tensor:
+    """Return slopes times the weights that each logit stands for, in place."""
+    return slopes if sizes is None else slopes.mul_(sizes)
+
+
 class Push(NamedTuple):
     """How hard the density pushes in a step: λ, and the expected density that its error is measured against."""
 
@@ -77,31 +86,38 @@ class Push(NamedTuple):
 
 @dataclass(frozen=True)
 class Gradients:
-    """What a controller sees: mean(sigmoid(a)), and the 2-norms of the task's gradient and of the slopes; float64."""
+    """What a controller sees: the expected density, and the 2-norms of the task's gradient and of the slopes; float64.
+
+    The expected density is mean(sigmoid(a)) over weights, and a logit's slope that of sigmoid(a) times its weights.
+    total: of the weights. sizes: as in `Target`.
+    """
 
     density: Tensor
     task_norm: Tensor
     slope_norm: Tensor
     total: int
+    sizes: Tensor | None = None
 
     @classmethod
-    def of(cls, logits: Tensor, task_gradient: Tensor) -> "Gradients":
-        """Look at both vectors once."""
-        found = over_pieces(cls._sums, logits, task_gradient)
-        gates, task, slopes = torch.stack(found).sum(dim=0)
-        return cls(gates / logits.numel(), task.sqrt(), slopes.sqrt(), logits.numel())
+    def of(cls, logits: Tensor, task_gradient: Tensor, sizes: Tensor | None = None) -> "Gradients":
+        """Look at the vectors once."""
+        vectors = (logits, task_gradient) if sizes is None else (logits, task_gradient, sizes)
+        gates, task, slopes = torch.stack(over_pieces(cls._sums, *vectors)).sum(dim=0)
+        total = logits.numel() if sizes is None else int(sizes.sum(dtype=torch.float64))
+        return cls(gates / total, task.sqrt(), slopes.sqrt(), total, sizes)
 
     @staticmethod
-    def _sums(logits: Tensor, task_gradient: Tensor) -> Tensor:
+    def _sums(logits: Tensor, task_gradient: Tensor, sizes: Tensor | None = None) -> Tensor:
         gates = torch.sigmoid(logits)
-        return torch.stack([gates.sum().double(), _square(task_gradient), _square(slope(gates))])
+        weighed = gates if sizes is None else gates * sizes
+        return torch.stack([weighed.sum().double(), _square(task_gradient), _square(_weighed(slope(gates), sizes))])
 
     def error(self, aim: float) -> Tensor:
-        """Return e = mean(sigmoid(a))/aim - 1."""
+        """Return e = expected density/aim - 1."""
         return self.density / aim - 1
 
     def density_norm(self, aim: float) -> Tensor:
-        """Return the 2-norm of e's gradient, sigmoid(a)(1 - sigmoid(a))/(aim d)."""
+        """Return the 2-norm of e's gradient, slope/(aim d)."""
         return self.slope_norm / (aim * self.total)
 
     def ratio(self, aim: float) -> Tensor:
@@ -119,10 +135,10 @@ class Gradients:
         reach, length = self.reach(push, logits.dtype)
         combined = torch.empty_like(task_gradient)
 
-        def add(out: Tensor, gradient: Tensor, part: Tensor) -> None:
-            torch.addcmul(gradient, slope(torch.sigmoid(part)).div_(length), reach, out=out)
+        def add(out: Tensor, gradient: Tensor, part: Tensor, sizes: Tensor | None = None) -> None:
+            torch.addcmul(gradient, _weighed(slope(torch.sigmoid(part)), sizes).div_(length), reach, out=out)
 
-        over_pieces(add, combined, task_gradient, logits)
+        over_pieces(add, combined, task_gradient, logits, *(() if self.sizes is None else (self.sizes,)))
         return combined
 
     def figures(self, push: Push) -> Figures:
@@ -156,7 +172,7 @@ class ByNorms(Part):
         self, logits: Tensor, task_gradient: Tensor, target: Target, state: State
     ) -> tuple[Tensor, State, Figures]:
         """Return the combined gradient of one step, λ, and its figures."""
-        seen = Gradients.of(logits, task_gradient)
+        seen = Gradients.of(logits, task_gradient, target.sizes)
         push, after, figures = self.step(seen, target, state)
         return seen.pushed(task_gradient, logits, push), after, figures
 

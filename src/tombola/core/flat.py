@@ -1,7 +1,7 @@
 """One flat vector underneath, named views on top."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import TypeVar
@@ -27,15 +27,30 @@ def over_pieces(work: Callable[..., T], *vectors: Tensor) -> list[T]:
 
 
 @dataclass(frozen=True)
+class Wiring:
+    """What a weight's dimensions mean, where that is not outputs, inputs, and then the kernel.
+
+    inputs_first: whether its inputs come first. groups: into how many its channels fall, each reading its own inputs.
+    """
+
+    inputs_first: bool = False
+    groups: int = 1
+
+
+PLAIN = Wiring()
+
+
+@dataclass(frozen=True)
 class Layout:
     """Where each named tensor lies in one flat vector.
 
-    names: the tensors' names, in the order in which they follow each other.
-    shapes: their shapes, in the same order.
+    names: the tensors' names, in the order in which they follow each other. shapes: their shapes, in the same order.
+    wirings: what their dimensions mean, by name, of those of which that is known and not as usual.
     """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
+    wirings: Mapping[str, Wiring] = field(default_factory=dict, compare=False)
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
@@ -46,6 +61,10 @@ class Layout:
     def total(self) -> int:
         """Elements of all tensors together."""
         return sum(self.counts)
+
+    def wiring(self, place: int) -> Wiring:
+        """Return what the dimensions of a tensor mean."""
+        return self.wirings.get(self.names[place], PLAIN)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Split a vector of `total` elements into views by name (differentiable)."""

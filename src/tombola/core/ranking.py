@@ -43,9 +43,7 @@ def keep_top(scores: Tensor, kept: int) -> Tensor:
     """
     if not 0 <= kept <= scores.numel():
         raise UsageError(f"cannot keep {kept} of {scores.numel()} weights")
-    if scores.numel() and torch.isnan(scores.amax()):  # the largest of NaN and others is NaN
-        bad = torch.isnan(scores)
-        raise UsageError(f"the score at index {int(bad.nonzero()[0])} is NaN (NaN scores: {int(bad.sum())})")
+    refuse_nan(scores)
     if kept == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     # A threshold alone keeps all of its ties or none: rank those by index.
@@ -54,6 +52,32 @@ def keep_top(scores: Tensor, kept: int) -> Tensor:
     ties = (scores == threshold).nonzero().squeeze(1)
     mask[ties[: kept - int(torch.count_nonzero(mask))]] = True
     return mask
+
+
+def fill_top(scores: Tensor, kept: int, sizes: Tensor) -> Tensor:
+    """Return the mask of groups of the largest scores whose weights are together at most `kept`, and as many as fit.
+
+    From the largest score down, whatever is larger than what is left is passed over. scores: (g,); among equal scores
+    the lower index wins. sizes: weights of each group, (g,). Raises UsageError for NaN scores.
+    """
+    refuse_nan(scores)
+    order = scores.argsort(descending=True, stable=True)
+    chosen = torch.zeros_like(scores, dtype=torch.bool)
+    while len(order):
+        order = order[sizes[order] <= kept]
+        reached = sizes[order].cumsum(0)
+        fitting = int(torch.count_nonzero(reached <= kept))
+        chosen[order[:fitting]] = True
+        kept -= int(reached[fitting - 1]) if fitting else 0
+        order = order[fitting:]
+    return chosen
+
+
+def refuse_nan(scores: Tensor) -> None:
+    """Raise UsageError where a score is no number."""
+    if scores.numel() and torch.isnan(scores.amax()):  # the largest of NaN and others is NaN
+        bad = torch.isnan(scores)
+        raise UsageError(f"the score at index {int(bad.nonzero()[0])} is NaN (NaN scores: {int(bad.sum())})")
 
 
 def _kth_largest(scores: Tensor, kept: int) -> Tensor:

@@ -1,17 +1,20 @@
-"""Selection: the one door from scores to a mask of exactly k weights."""
+"""Selection: the one door from scores to a mask of exactly k weights, or as many of them as whole groups allow."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from math import isclose
 
 import torch
 from torch import Tensor
 
-from tombola.core.allocation import Allocation, Global
+from tombola.core.allocation import Allocation, Global, Uniform
 from tombola.core.flat import Layout
-from tombola.core.granularity import Granularity, Groups, Weight
-from tombola.core.ranking import check_density, count_kept, keep_top
+from tombola.core.granularity import Granularity, Weight
+from tombola.core.groups import Groups
+from tombola.core.parts import written_name
+from tombola.core.ranking import check_density, count_kept, fill_top, keep_top, refuse_nan
 from tombola.errors import UsageError
 
 # Raised when the same scores make another mask.
@@ -28,10 +31,12 @@ Density = float | Mapping[str, float]
 class Pool:
     """Layers that are ranked together.
 
-    layers: their places in the layout. kept: how many of their weights stay, of `total`. density: the share wanted.
+    layers: their places in the layout. parts: those of their groups in the groups' layout. kept: how many of their
+    weights stay, of `total`; fewer by less than a group where whole groups allow no more. density: the share wanted.
     """
 
     layers: tuple[int, ...]
+    parts: tuple[int, ...]
     kept: int
     total: int
     density: float
@@ -67,7 +72,7 @@ class Selection:
 
     @cached_property
     def kept(self) -> int:
-        """How many weights stay: floor(κ d + 1/2), for each pattern where there are several."""
+        """How many weights stay: floor(κ d + 1/2), for each pattern where there are several; of groups, at most."""
         return sum(pool.kept for pool in self.pools)
 
     @cached_property
@@ -76,16 +81,59 @@ class Selection:
         found: list[Pool] = []
         for density, layers in self._by_density():
             part = Layout(tuple(self.layout.names[i] for i in layers), tuple(self.layout.shapes[i] for i in layers))
-            kept = count_kept(density, part.total)
+            parts = self._parts_of(layers)
+            kept = self._count(density, layers, part.total)
             counts = self.allocation.counts(part, density, kept) if density < 1 else None
             if counts is None:
-                found.append(Pool(tuple(layers), kept, part.total, density))
+                self._refuse_too_few(kept, parts)
+                found.append(Pool(tuple(layers), parts, kept, part.total, density))
             else:
-                found += [Pool((i,), k, n, k / n) for i, k, n in zip(layers, counts, part.counts, strict=True)]
+                found += self._allocated(parts, dict(zip(layers, counts, strict=True)))
         ends = self.at_least.pools if self.at_least else ()
         if [pool.layers for pool in ends] != [pool.layers for pool in found]:
             return tuple(found)
         return tuple(replace(pool, kept=max(pool.kept, end.kept)) for pool, end in zip(found, ends, strict=True))
+
+    def _count(self, density: float, layers: Sequence[int], total: int) -> int:
+        """Return how many weights of some layers stay; raises UsageError where groups do not allow that."""
+        fixed = self.groups.fixed(layers) if density < 1 else None
+        if fixed is not None and self.at_least is None and not isclose(density * total, fixed, rel_tol=1e-6):
+            allowed = f"must be {fixed / total:g} where the granularity fixes it, or 1 by a pattern, got {density:g}"
+            raise UsageError(allowed, option="density")
+        if fixed is not None and not isinstance(self.allocation, Global | Uniform):
+            got = written_name(self.allocation)
+            words = f"must be global or uniform where the granularity fixes the density, got {got}"
+            raise UsageError(words, option="allocation")
+        return count_kept(density, total)
+
+    def _refuse_too_few(self, kept: int, parts: Sequence[int]) -> None:
+        """Raise UsageError where not even the smallest group of some parts fits into a number of weights."""
+        if self.groups.sizes is None:
+            return
+        of_parts = self.groups.sizes.split(list(self.groups.layout().counts))
+        smallest = min(int(of_parts[place].min()) for place in parts)
+        if smallest > kept:
+            words = f"keeps {kept:,} weights; the smallest group ({written_name(self.granularity)}) {smallest:,}"
+            raise UsageError(words, option="density")
+
+    def _parts_of(self, layers: Sequence[int]) -> tuple[int, ...]:
+        """Return the parts of the groups that some layers are; raises UsageError where a group reaches beyond them."""
+        found = tuple(place for place, part in enumerate(self.groups.parts) if set(part) & set(layers))
+        for part in (self.groups.parts[place] for place in found):
+            beyond = [i for i in part if i not in layers]
+            if beyond:
+                names = f"{self.layout.names[next(i for i in part if i in layers)]} and {self.layout.names[beyond[0]]}"
+                raise UsageError(f"{names} share groups of weights, and must share a density", option="density")
+        return found
+
+    def _allocated(self, parts: Sequence[int], counts: Mapping[int, int]) -> list[Pool]:
+        """Return a pool for each part; counts: how many weights its layers keep."""
+        found = []
+        for place in parts:
+            layers = self.groups.parts[place]
+            kept, total = sum(counts[i] for i in layers), sum(self.layout.counts[i] for i in layers)
+            found.append(Pool(layers, (place,), kept, total, kept / total))
+        return found
 
     def _by_density(self) -> list[tuple[float, list[int]]]:
         """Return densities and the layers that have them."""
@@ -113,29 +161,67 @@ class Selection:
             changed: Density = {pattern: change(value) for pattern, value in self.density.items()}
         else:
             changed = change(self.density)
-        return replace(self, density=changed, at_least=self)
+        found = replace(self, density=changed, at_least=self)
+        found.__dict__["groups"] = self.groups  # which take longer to find than to keep
+        return found
 
     def keep(self, scores: Tensor) -> Tensor:
-        """Return the mask (d,) of the best weights by the scores of their groups (g,), exactly `kept` of them.
+        """Return the mask (d,) of the best weights by the scores of their groups: `kept`, or as many as fit.
 
-        Raises UsageError for NaN scores, and for another number of them.
+        scores: of the groups (g,), or of the weights (d,), which make those of the groups. Raises UsageError for NaN
+        scores, and for another number of them.
         """
-        wanted = sum(self.groups.layout().counts)
+        counts = list(self.groups.layout().counts)
+        wanted = sum(counts)
+        if wanted < self.layout.total and isinstance(scores, Tensor) and scores.shape == (self.layout.total,):
+            scores = self.groups.score(scores)
         if not isinstance(scores, Tensor) or scores.shape != (wanted,):
             got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise UsageError(f"scores must be a vector of {wanted:,} numbers, one a weight, got {got}", option=SCORES)
-        parts = list(scores.split(list(self.groups.layout().counts)))
+            each = "a weight" if self.groups.sizes is None else "a group"
+            raise UsageError(f"scores must be a vector of {wanted:,} numbers, one {each}, got {got}", option=SCORES)
         chosen = torch.zeros_like(scores, dtype=torch.bool)
-        views = list(chosen.split(list(self.groups.layout().counts)))
+        views, certain = chosen.split(counts), self.groups.certain(scores)
         for pool in self.pools:
-            together = torch.cat([parts[i] for i in pool.layers]) if len(pool.layers) < len(parts) else scores
             try:
-                mask = keep_top(together, pool.kept)
+                mask = self._best(pool, scores, certain)
             except UsageError as error:
                 raise UsageError(error.message, option=SCORES) from None
-            for i, piece in zip(pool.layers, mask.split([len(parts[i]) for i in pool.layers]), strict=True):
-                views[i].copy_(piece)
+            for part, piece in zip(pool.parts, mask.split([counts[i] for i in pool.parts]), strict=True):
+                views[part].copy_(piece)
         return self.groups.expand(chosen)
+
+    def _best(self, pool: Pool, scores: Tensor, certain: Tensor | None) -> Tensor:
+        """Return which of a pool's groups are kept."""
+        mine, sizes = self.of_pool(pool, scores), self.groups.sizes
+        if sizes is not None:
+            return fill_top(mine, pool.kept, self.of_pool(pool, sizes.to(scores.device)))
+        if certain is None or pool.decided:
+            return keep_top(mine, pool.kept)
+        refuse_nan(mine)
+        mask = self.of_pool(pool, certain).clone()
+        others = (~mask).nonzero().squeeze(1)
+        mask[others] = keep_top(mine[others], pool.kept - int(torch.count_nonzero(mask)))
+        return mask
+
+    def slack(self, pool: Pool) -> int:
+        """Return how many weights a pool may keep fewer than it is to, since groups are whole."""
+        sizes = self.groups.sizes
+        return 0 if sizes is None or pool.decided else int(self.of_pool(pool, sizes).max()) - 1
+
+    def is_whole(self, mask: Tensor) -> bool:
+        """Whether a mask (d,) is one that a selection can make: every group whole, and what is certain kept."""
+        chosen = self.groups.pick(mask)
+        certain = self.groups.certain(chosen.to(torch.float32))
+        kept = certain is None or bool(chosen[certain].all())
+        return kept and bool((self.groups.expand(chosen) == mask).all())
+
+    def of_pool(self, pool: Pool, vector: Tensor) -> Tensor:
+        """Return the part of a vector (g,) that belongs to a pool."""
+        counts = self.groups.layout().counts
+        if len(pool.parts) == len(counts):
+            return vector
+        parts = vector.split(list(counts))
+        return torch.cat([parts[i] for i in pool.parts]) if len(pool.parts) > 1 else parts[pool.parts[0]]
 
 
 def parse_densities(density: Density) -> Density:

@@ -151,7 +151,8 @@ class Family(Generic[P]):
 
     option: what users call such a part. known: each at its defaults, by name. kind: what an object must be, beside a
     dataclass, to be such a part: of a base, or with the methods of a protocol. of_function: makes a part of a function
-    of the user's own and its MODULE:NAME, where functions can be parts.
+    of the user's own and its MODULE:NAME, where functions can be parts. understood: makes a part of a name that is not
+    among the known ones and says it all, such as 2:4; None of any other.
     """
 
     def __init__(
@@ -160,9 +161,10 @@ class Family(Generic[P]):
         known: Mapping[str, P],
         kind: type,
         of_function: Callable[[str, Callable[..., Any]], P] | None = None,
+        understood: Callable[[str], P | None] | None = None,
     ) -> None:
         self.option, self.known = option, dict(known)
-        self._kind, self._of_function = kind, of_function
+        self._kind, self._of_function, self._understood = kind, of_function, understood
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.known)
@@ -225,6 +227,9 @@ class Family(Generic[P]):
         """Return the part of a name at its defaults; raises UsageError listing what there is."""
         if name in self.known:
             return self.known[name]
+        part = self._understood(name) if self._understood is not None else None
+        if part is not None:
+            return part
         if ":" in name:
             return self._of_object(imported(self.option, name), repr(name))
         hint = did_you_mean(name, self.known)
@@ -237,7 +242,7 @@ class Family(Generic[P]):
             name = f"{name}:{settings.pop(0)}"
         spec, last = Spec(self.named(name), {}), tuple[str, ...]()
         while settings:
-            setting = settings.pop(0)
+            setting = _with_key(spec.at(last).part, settings.pop(0))
             if settings and "=" not in settings[0] and self._names_module(spec, last, setting):
                 setting += f":{settings.pop(0)}"
             spec, last = self._set(spec, last, setting, text)
@@ -296,6 +301,12 @@ class Family(Generic[P]):
             family = own[key].metadata.get("family")
             spec = spec.put((key,), inner if family is None or inner is None else family.parse(inner))
         return spec
+
+
+def _with_key(part: Any, setting: str) -> str:
+    """Return a setting with its key: a value alone is that of the part's leading option, as 4x4 is in block:4x4."""
+    leading = getattr(part, "leading", "")
+    return f"{leading}={setting}" if leading and "=" not in setting else setting
 
 
 def _pieces(text: str) -> list[str]:

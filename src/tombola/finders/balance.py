@@ -23,8 +23,8 @@ def start_logits(selection: Selection, start: Callable[[float], float], like: Te
     views = logits.split(list(counts))
     for pool in selection.pools:
         value = (FAR if pool.kept else -FAR) if pool.decided else start(pool.density)
-        for layer in pool.layers:
-            views[layer].fill_(value)
+        for part in pool.parts:
+            views[part].fill_(value)
     return logits
 
 
@@ -40,11 +40,13 @@ class Balance:
     """
 
     def __init__(self, controller: Controller, selection: Selection, logits: Tensor) -> None:
-        self._controller = controller
+        self._controller, self._selection = controller, selection
         self._counts = list(selection.groups.layout().counts)
         self.pools = [pool for pool in selection.pools if not pool.decided]
         with guarded("controller", controller):
-            self._states: list[State] = [controller.init(self._gather(pool, logits)) for pool in self.pools]
+            self._states: list[State] = [controller.init(selection.of_pool(pool, logits)) for pool in self.pools]
+        sizes = selection.groups.sizes
+        self._sizes = [None if sizes is None else selection.of_pool(pool, sizes).to(logits) for pool in self.pools]
 
     def update(
         self, logits: Tensor, gradient: Tensor, wanted: Callable[[float], float], learning_rate: float, share: float
@@ -53,22 +55,22 @@ class Balance:
 
         wanted: the density to aim at now, of a pool's final one. share: of the search that is done.
         """
-        if len(self.pools) == 1 and len(self.pools[0].layers) == len(self._counts):
+        if len(self.pools) == 1 and len(self.pools[0].parts) == len(self._counts):
             return self._step(0, logits, gradient, wanted, learning_rate, share)
         combined = torch.zeros_like(gradient)
         views, figures = combined.split(self._counts), []
         for number, pool in enumerate(self.pools):
-            mine, theirs = self._gather(pool, logits), self._gather(pool, gradient)
+            mine, theirs = self._selection.of_pool(pool, logits), self._selection.of_pool(pool, gradient)
             pushed, found = self._step(number, mine, theirs, wanted, learning_rate, share)
-            for layer, piece in zip(pool.layers, pushed.split([self._counts[i] for i in pool.layers]), strict=True):
-                views[layer].copy_(piece)
+            for part, piece in zip(pool.parts, pushed.split([self._counts[i] for i in pool.parts]), strict=True):
+                views[part].copy_(piece)
             figures.append(found)
         return combined, _together(figures, self.pools)
 
     def _step(
         self, number: int, logits: Tensor, gradient: Tensor, wanted: Callable[[float], float], rate: float, share: float
     ) -> tuple[Tensor, Figures]:
-        target = Target(wanted(self.pools[number].density), rate, share)
+        target = Target(wanted(self.pools[number].density), rate, share, self._sizes[number])
         with guarded("controller", self._controller):
             found = self._controller.update(logits, gradient, target, self._states[number])
         if is_own(self._controller):
@@ -91,13 +93,6 @@ class Balance:
             pushes.append(push)
             figures.append(of_pool)
         return pushes, figures[0] if len(figures) == 1 else _together(figures, self.pools)
-
-    def _gather(self, pool: Pool, vector: Tensor) -> Tensor:
-        """Return the part of a vector (g,) that belongs to a pool."""
-        if len(pool.layers) == len(self._counts):
-            return vector
-        parts = vector.split(self._counts)
-        return torch.cat([parts[layer] for layer in pool.layers]) if len(pool.layers) > 1 else parts[pool.layers[0]]
 
     def state(self) -> list[dict[str, Tensor]]:
         """Return the controllers' states."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tombola.core.allocation import ALLOCATIONS, Allocation, Global
 from tombola.core.cost import Cost
 from tombola.core.flat import Layout
+from tombola.core.granularity import GRANULARITIES, GRANULARITY_HELP, Granularity, Weight
 from tombola.core.parts import COUNT, Part, describe, guarded, identify, option, written_name
 from tombola.core.seeds import seeded
 from tombola.core.selection import SCORES, Density, Selection, parse_densities
@@ -87,8 +88,8 @@ ALLOCATION_HELP = (
 class Finder(Part):
     """Base of the finders: a ticket of exactly k weights at the problem's weights.
 
-    allocation: how the weights kept are spread over the layers. A finder of one's own may do without this base, as a
-    frozen dataclass with a `draw` like this one's.
+    allocation: how the weights kept are spread over the layers. granularity: which are kept or pruned together. A
+    finder of one's own may do without this base, as a frozen dataclass with a `draw` like this one's.
     """
 
     allocation: Allocation = option(
@@ -98,6 +99,7 @@ class Finder(Part):
         group="ticket",
         kw_only=True,
     )
+    granularity: Granularity = option(Weight(), GRANULARITY_HELP, family=GRANULARITIES, group="ticket", kw_only=True)
 
     def needs(self) -> Needs:
         """Return what it needs of a run."""
@@ -139,15 +141,15 @@ def needs_of(finder: Any) -> Needs:
 
 def selection_of(finder: Any, layout: Layout, density: Density) -> Selection:
     """Return what any finder keeps of a layout's weights at a density; raises UsageError where that is nothing."""
-    allocation = finder.allocation if isinstance(finder, Finder) else Global()
-    selection = Selection(layout, parse_densities(density), allocation)
+    chosen = (finder.allocation, finder.granularity) if isinstance(finder, Finder) else ()
+    selection = Selection(layout, parse_densities(density), *chosen)
     _ = selection.pools
     return selection
 
 
 def arithmetic_of(finder: Any, selection: Selection, model: nn.Module, device: torch.device) -> dict[str, Any]:
     """Return what an identity holds of how a finder computes, where one machine does it otherwise than another."""
-    if selection.decided or not hasattr(finder, "arithmetic"):
+    if selection.decided or selection.groups.sizes is not None or not hasattr(finder, "arithmetic"):
         return {}
     dtype = vector_dtype(model, selection.layout)
     found: dict[str, Any] = finder.arithmetic(selection.groups.layout().total, device, dtype)
@@ -176,6 +178,9 @@ def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
             with seeded(problem.seed, "draw", device=problem.runtime.device), _named(settled):
                 found = settled.draw(replace(problem, entry=entry), density)
             stored = _pack(_checked(settled, found, selection))
+            if found.ticket.kept < selection.kept:
+                whole = f"{found.ticket.kept:,} weights of {selection.kept:,} are kept: groups of them are whole"
+                problem.progress.say(whole)
             entry.put("ticket", stored)
             entry.clear_checkpoint()
     return _unpack(stored, entry.rows())
@@ -204,13 +209,18 @@ def _checked(finder: Any, found: object, selection: Selection) -> Drawn:
     kept_by_layer = found.ticket.kept_by_layer
     for pool in selection.pools:
         chosen = sum(kept_by_layer[names[layer]] for layer in pool.layers)
-        if chosen != pool.kept:
+        if not pool.kept - selection.slack(pool) <= chosen <= pool.kept:
             where = "all" if len(pool.layers) == len(names) else ", ".join(names[layer] for layer in pool.layers)
             raise UsageError(
                 f"{name} returned a ticket of {chosen:,} weights; the density asks for {pool.kept:,} of the prunable "
                 f"ones ({where})",
                 option="finder",
             )
+    if not selection.is_whole(torch.cat([mask.flatten() for mask in found.ticket.values()])):
+        raise UsageError(
+            f"{name} returned a ticket that keeps parts of groups: granularity {written_name(finder.granularity)}",
+            option="finder",
+        )
     return found
 
 

@@ -39,9 +39,9 @@ class _Piece:
 
 
 def _pieces(counts: Sequence[int], pools: Sequence[Pool]) -> list[_Piece]:
-    """Return pieces of layers; what belongs to none of the pools is owned by -1."""
-    owner_of = {layer: number for number, pool in enumerate(pools) for layer in pool.layers}
-    owners = numpy.array([owner_of.get(layer, -1) for layer in range(len(counts))])
+    """Return pieces of the parts of the groups; what belongs to none of the pools is owned by -1."""
+    owner_of = {part: number for number, pool in enumerate(pools) for part in pool.parts}
+    owners = numpy.array([owner_of.get(part, -1) for part in range(len(counts))])
     ends = numpy.array(list(accumulate(counts)))
     # Neighbours of one owner are one.
     last = numpy.append(owners[1:] != owners[:-1], True)
@@ -119,7 +119,7 @@ class CompiledSteering:
             numpy.add.at(sums, piece.owners[mine], numpy.column_stack([of_logits, of_task])[mine])
         found = []
         for pool, (gates, slopes, task) in zip(self._balance.pools, torch.from_numpy(sums), strict=True):
-            total = sum(self._groups.layout().counts[layer] for layer in pool.layers)
+            total = sum(self._groups.layout().counts[part] for part in pool.parts)
             found.append(Gradients(gates / total, task.sqrt(), slopes.sqrt(), total))
         return found
 
@@ -143,11 +143,11 @@ class CompiledSteering:
         # Its memory is wanted by the network's next pass.
         self._by_mask = torch.empty(0)
 
-    def clamp(self, low: float, high: float, layers: Sequence[int]) -> None:
-        """Keep the logits of some layers between two bounds."""
+    def clamp(self, low: float, high: float, parts: Sequence[int]) -> None:
+        """Keep the logits of some parts of the groups between two bounds."""
         views = self._logits.split(list(self._groups.layout().counts))
-        for layer in layers:
-            views[layer].clamp_(low, high)
+        for part in parts:
+            views[part].clamp_(low, high)
 
     def state(self) -> dict[str, Any]:
         """Return logits, Adam's moments and steps, and the balance."""

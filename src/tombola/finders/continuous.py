@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from tombola.core.concrete import hard_density
 from tombola.core.cost import Cost
 from tombola.core.parts import COUNT, FINITE, NOT_NEGATIVE, POSITIVE, Must, identify, option
 from tombola.core.selection import Density, Selection
@@ -71,7 +72,7 @@ class ContinuousSparsification(TrainingFinder):
             entry.record(row)
         gates = rounds[-1][0]
         wanted = selection.kept / problem.layout.total
-        warnings = diagnostics.closed_gates(float((gates > 0).double().mean()), wanted)
+        warnings = diagnostics.closed_gates(hard_density(gates, selection.groups.sizes), wanted)
         scores = selection.groups.expand(gates)
         return drawn(self, problem, density, selection.keep(gates), scores, cost, warnings=warnings)
 
@@ -164,7 +165,7 @@ class HardeningGates(TrainingCallback):
 
     def row(self) -> dict[str, Any]:
         """Return how many gates are open."""
-        return {"hard_density": float((self.values > 0).float().mean())}
+        return {"hard_density": hard_density(self.values, self._selection.groups.sizes)}
 
     def state(self) -> dict[str, Any]:
         """Return the gates, β and the step."""

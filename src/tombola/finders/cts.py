@@ -170,6 +170,7 @@ class CTS(ObjectiveFinder):
     def _finish(self, search: Search, problem: Problem, density: Density) -> Drawn:
         """Cut: keep the k largest logits, and look at what that made of the soft masks."""
         mask, cost, logits, rows = search.top(), search.meter.read(), search.logits, problem.entry.rows()
+        groups = search.selection.groups
         seen = problem.probe_batches()
         unseen = list(islice(problem.held_out.epoch(0), diagnostics.BATCHES)) if problem.held_out else []
         findings = diagnostics.SearchFindings(
@@ -178,8 +179,8 @@ class CTS(ObjectiveFinder):
             soft=diagnostics.window_mean(rows, "objective", last=True),
             hard=search.hard_value(mask, seen),
             held_out=search.hard_value(mask, unseen, unseen=True) if unseen else None,
-            expected_density=concrete.expected_density(logits),
-            hard_density=concrete.hard_density(logits),
+            expected_density=concrete.expected_density(logits, groups.sizes),
+            hard_density=concrete.hard_density(logits, groups.sizes),
         )
         warnings = diagnostics.search_signs(findings, search.selection.kept / problem.layout.total, rows)
         warnings += self._uninformed(problem)
@@ -189,7 +190,7 @@ class CTS(ObjectiveFinder):
             problem,
             density,
             mask,
-            search.selection.groups.expand(logits),
+            groups.expand(logits),
             cost,
             objective=asdict(findings),
             teacher=search.teacher.how if search.teacher else "",

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from tombola.core.concrete import Relaxation
 from tombola.core.flat import over_pieces
-from tombola.core.granularity import Groups
+from tombola.core.groups import Groups
 from tombola.core.seeds import fill_uniform
 
 
@@ -94,10 +94,10 @@ class Gates:
         self.parameters.grad = None
 
     @torch.no_grad()
-    def clamp(self, low: float, high: float, layers: Sequence[int]) -> None:
-        """Keep the parameters of some layers between two bounds."""
+    def clamp(self, low: float, high: float, parts: Sequence[int]) -> None:
+        """Keep the parameters of some parts of the groups between two bounds."""
         views = self.parameters.split(list(self.groups.layout().counts))
-        for view in [self.parameters] if len(layers) == len(views) else [views[layer] for layer in layers]:
+        for view in [self.parameters] if len(parts) == len(views) else [views[part] for part in parts]:
             view.clamp_(low, high)
 
     def state(self) -> dict[str, Any]:

@@ -63,7 +63,8 @@ class Gradual(TrainingFinder):
         trained = problem.fit_with(pruning, problem.entry, self.name, self.epochs)
         # The weights that are left, by their size; those pruned early rank no lower than those pruned late.
         scores = problem.layout.flatten(problem.values_of(trained)).abs().masked_fill(~pruning.mask.cpu(), -torch.inf)
-        mask = selection.keep(selection.groups.reduce(scores))
+        ranked = selection.groups.score(scores)
+        mask, scores = selection.keep(ranked), selection.groups.expand(ranked)
         return drawn(self, problem, density, mask, scores, trained.cost - problem.cost_so_far)
 
 
@@ -86,7 +87,7 @@ class Pruning(TrainingCallback):
         now = self._selection.at(lambda density: self._finder.density_at(density, share))
         if now.kept < int(self.mask.sum()):
             sizes = self._layout.flatten(self._weights).abs().masked_fill(~self.mask, -torch.inf)
-            self.mask = self.mask & now.keep(now.groups.reduce(sizes))
+            self.mask = self.mask & now.keep(now.groups.score(sizes))
         for name, view in self._layout.views(self.mask).items():
             self._weights[name].masked_fill_(~view, 0.0)
 

@@ -70,7 +70,8 @@ class Joint(TrainingFinder):
         search = JointSearch(self, problem, selection)
         trained = problem.fit_with(search, problem.entry, self.name, self.epochs)
         logits = search.logits
-        warnings = diagnostics.missed_density(concrete.expected_density(logits), selection.kept / problem.layout.total)
+        expected = concrete.expected_density(logits, selection.groups.sizes)
+        warnings = diagnostics.missed_density(expected, selection.kept / problem.layout.total)
         scores, cost = selection.groups.expand(logits), trained.cost - problem.cost_so_far
         return drawn(self, problem, density, selection.keep(logits), scores, cost, warnings=warnings)
 
@@ -120,7 +121,7 @@ class JointSearch(TrainingCallback):
         )
         self._steering.move(finder.learning_rate)
         for pool in self._free:
-            self._steering.clamp(*reach(pool.kept / pool.total), pool.layers)
+            self._steering.clamp(*reach(pool.kept / pool.total), pool.parts)
         self._step += 1
 
     def evaluated(self) -> nn.Module:
@@ -132,8 +133,8 @@ class JointSearch(TrainingCallback):
         if not math.isfinite(self._figures["task_norm"]):
             raise SearchError("joint: the gradient of the loss in the logits is not finite; lower the learning rate")
         return {
-            "expected_density": concrete.expected_density(self.logits),
-            "hard_density": concrete.hard_density(self.logits),
+            "expected_density": concrete.expected_density(self.logits, self._selection.groups.sizes),
+            "hard_density": concrete.hard_density(self.logits, self._selection.groups.sizes),
             "density_error": float(self._figures["error"]),
         }
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tombola.core.groups import Groups
 from tombola.core.seeds import generator
 from tombola.finders.problem import Problem
 from tombola.finders.ranked import Ranked
@@ -13,11 +14,12 @@ from tombola.finders.ranked import Ranked
 
 @dataclass(frozen=True)
 class Random(Ranked):
-    """Ranks weights by uniform random scores."""
+    """Ranks weights, or groups of them, by uniform random scores."""
 
     name: ClassVar[str] = "random"
     version: ClassVar[int] = 2
 
-    def scores(self, problem: Problem) -> Tensor:
+    def scores_of(self, groups: Groups, problem: Problem) -> Tensor:
         """Return uniform random numbers, which depend on the seed alone."""
-        return torch.rand(problem.layout.total, dtype=torch.float64, generator=generator(problem.seed, "random"))
+        count = sum(groups.layout().counts)
+        return torch.rand(count, dtype=torch.float64, generator=generator(problem.seed, "random"))

@@ -59,8 +59,8 @@ class LTR(Finder):
         """Return the ticket of one density, from a descent whose rounds lie in the store where they were done."""
         selection = self.selection(problem, density)
         done = self._descend(problem, selection)
-        scores = self._scores(problem, done)
-        mask = selection.keep(selection.groups.reduce(scores))
+        ranked = selection.groups.score(self._scores(problem, done))
+        mask, scores = selection.keep(ranked), selection.groups.expand(ranked)
         # What `drawn` adds, the way to the weights, is part of the descent's cost already.
         return drawn(self, problem, density, mask, scores, done.cost - problem.cost_so_far, self.start(problem, done))
 
@@ -82,7 +82,7 @@ class LTR(Finder):
         return Round(everything, dense, dense.cost)
 
     def _next_round(self, problem: Problem, before: Round, wanted: Selection, number: int) -> Round:
-        mask = before.mask & wanted.keep(wanted.groups.reduce(self._scores(problem, before)))
+        mask = before.mask & wanted.keep(wanted.groups.score(self._scores(problem, before)))
         problem.progress.say(f"{self.name}: round {number}, {int(mask.sum()):,} of {problem.layout.total:,} weights")
         start = self.start(problem, before) or problem.weights
         trained = problem.fit(Ticket(problem.layout.views(mask)), start)

@@ -89,10 +89,11 @@ class Saliency(Finder):
                 scores = self._checked(self.scores(context, mask.to(context.network.weights.dtype)), problem)
                 allowed = torch.ones_like(mask) if self.revives else mask
                 scores = scores.masked_fill(~allowed, -torch.inf)
-                mask = allowed & _on_the_way(selection, number / self.rounds).keep(groups.reduce(scores))
+                ranked = groups.score(scores)
+                mask = allowed & _on_the_way(selection, number / self.rounds).keep(ranked)
                 tracker.update(number)
         cost = meter.read()
-        return drawn(self, problem, density, mask, scores, cost, **self.facts(context, mask))
+        return drawn(self, problem, density, mask, groups.expand(ranked), cost, **self.facts(context, mask))
 
     def _checked(self, scores: Tensor, problem: Problem) -> Tensor:
         scores = scores.detach()

@@ -157,15 +157,15 @@ class Search:
         """
         if not torch.isfinite(torch.tensor([figures["task_norm"], float(self._value_sum)])).all():
             raise SearchError(self._breakdown(self._steering.pulled()))
-        logits, top = self.logits, self.top()
+        logits, top, sizes = self.logits, self.top(), self.selection.groups.sizes
         turnover = None if self._top is None else float((top & ~self._top).sum()) / self.selection.kept
         self._top = top
         row = {
             "stage": "search",
             "step": self.step,
             "objective": float(self._value_sum) / self._values,
-            "expected_density": concrete.expected_density(logits),
-            "hard_density": concrete.hard_density(logits),
+            "expected_density": concrete.expected_density(logits, sizes),
+            "hard_density": concrete.hard_density(logits, sizes),
             "density_error": figures["error"],
             **{key: value for key, value in figures.items() if key != "error"},
             "logits_std": float(logits.std(correction=0)),

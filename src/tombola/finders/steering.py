@@ -49,8 +49,8 @@ class Steering(Protocol):
     def move(self, learning_rate: float) -> None:
         """Take Adam's step along what was weighed."""
 
-    def clamp(self, low: float, high: float, layers: Sequence[int]) -> None:
-        """Keep the logits of some layers between two bounds."""
+    def clamp(self, low: float, high: float, parts: Sequence[int]) -> None:
+        """Keep the logits of some parts of the groups between two bounds."""
 
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the search depends on."""
@@ -84,9 +84,8 @@ def steering(
     epsilon: float = EPSILON,
 ) -> Steering:
     """Return logits (g,) at their start, to be steered to a selection's densities. epsilon: Adam's."""
-    if isinstance(relaxation, Concrete) and is_compiled(
-        relaxation, controller, start.numel(), start.device, start.dtype
-    ):
+    count = start.numel() if selection.groups.sizes is None else 0  # of logits that count alike
+    if isinstance(relaxation, Concrete) and is_compiled(relaxation, controller, count, start.device, start.dtype):
         from tombola.finders.compiled_steering import CompiledSteering  # imports numba
 
         return CompiledSteering(selection, start, relaxation.temperature, controller, seed, epsilon)
@@ -136,9 +135,9 @@ class PlainSteering:
         # Its memory is wanted by the network's next pass.
         self._gradient = torch.empty(0)
 
-    def clamp(self, low: float, high: float, layers: Sequence[int]) -> None:
-        """Keep the logits of some layers between two bounds."""
-        self._gates.clamp(low, high, layers)
+    def clamp(self, low: float, high: float, parts: Sequence[int]) -> None:
+        """Keep the logits of some parts of the groups between two bounds."""
+        self._gates.clamp(low, high, parts)
 
     def state(self) -> dict[str, Any]:
         """Return gates and balance."""

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,11 @@ class Ticket(Mapping[str, Tensor]):
     def provenance(self) -> Provenance | None:
         """Where the ticket comes from."""
         return self._provenance
+
+    @property
+    def granularity(self) -> Any:
+        """Which weights were kept or pruned together, as plain values; "weight" where nothing says."""
+        return self._provenance.finder.get("granularity", "weight") if self._provenance else "weight"
 
     @property
     def scores(self) -> dict[str, Tensor] | None:

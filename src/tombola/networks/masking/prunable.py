@@ -7,10 +7,10 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
 
-from tombola.core.flat import Layout
+from tombola.core.flat import PLAIN, Layout, Wiring
 from tombola.errors import TicketWarning, UsageError
 from tombola.literal import literal
 from tombola.networks.masking.computed import computes_its_weight
@@ -32,13 +32,17 @@ KINDS = "convolution, linear layer, recurrent layer or attention projection"
 
 @dataclass(frozen=True)
 class Entry:
-    """One parameter: its canonical name, shape, whether it would be pruned, and why not otherwise."""
+    """One parameter: its canonical name, shape, whether it would be pruned, and why not otherwise.
+
+    wiring: what its dimensions mean.
+    """
 
     name: str
     shape: tuple[int, ...]
     count: int
     prunable: bool
     why: str = ""
+    wiring: Wiring = PLAIN
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Survey:
     def layout(self) -> Layout:
         """The prunable parameters laid end to end."""
         chosen = [entry for entry in self.entries if entry.prunable]
-        return Layout(tuple(e.name for e in chosen), tuple(e.shape for e in chosen))
+        wirings = {e.name: e.wiring for e in chosen if e.wiring != PLAIN}
+        return Layout(tuple(e.name for e in chosen), tuple(e.shape for e in chosen), wirings)
 
     @property
     def prunable(self) -> int:
@@ -100,7 +105,7 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
         if not why:
             _refuse_unusable(name, parameter)
             why = _reason_in_use(owned, include) if parameter.numel() else "it has no elements"
-        entries.append(Entry(name, tuple(parameter.shape), parameter.numel(), not why, why))
+        entries.append(Entry(name, tuple(parameter.shape), parameter.numel(), not why, why, _wiring(owned)))
         reasons |= dict.fromkeys(owned.aliases, why)
         if why == EXCLUDED and not _reason_against(parameter, owned, include, ()):
             spared.update(owned.aliases)
@@ -155,6 +160,15 @@ def _owners(model: nn.Module) -> dict[int, _Owned]:
             else:
                 owned.strangers.append(f"{type(module).__name__}'s {attribute}")
     return owners
+
+
+def _wiring(owned: _Owned) -> Wiring:
+    """Return what the dimensions of a parameter mean."""
+    if not owned.layers:
+        return Wiring(inputs_first="Embedding's weight" in owned.strangers)
+    module = owned.layers[0][0]
+    inputs_first = isinstance(module, _ConvTransposeNd) or _is_transformers_conv1d(module)
+    return Wiring(inputs_first, getattr(module, "groups", 1))
 
 
 def _is_transformers_conv1d(module: nn.Module) -> bool:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from tombola.core.flat import Layout
-from tombola.core.ranking import keep_top
+from tombola.core.groups import Groups, Single
+from tombola.core.ranking import fill_top, keep_top
 from tombola.errors import UsageError
 from tombola.ticket import Ticket
 
@@ -28,51 +29,94 @@ def shared(ticket: Ticket, other: Ticket) -> float:
     return sum(int((mask & other[name]).sum()) for name, mask in ticket.items()) / ticket.kept
 
 
-def shuffled(ticket: Ticket, generator: torch.Generator) -> Ticket:
-    """Return the ticket with each layer's mask shuffled: the layers' densities stay, the choice is left to chance."""
+def shuffled(ticket: Ticket, generator: torch.Generator, groups: Groups | None = None) -> Ticket:
+    """Return the ticket with each layer's mask shuffled: the layers' densities stay, the choice is left to chance.
+
+    groups: of weights, which stay whole; without, each weight is by itself. Layers that share groups are one. Where
+    groups differ in size, as many are kept as fit into the weights that the ticket keeps there; n of every m stay so.
+    """
     if all(kept in {0, ticket[name].numel()} for name, kept in ticket.kept_by_layer.items()):
         raise Impossible(f"nothing would change: {_WHOLE}")
+    layout, groups = Layout.of(ticket.items()), _groups(ticket, groups)
+    chosen = groups.pick(layout.flatten(ticket))
     while True:  # a mask of very few weights may come out as it was
-        altered = Ticket({name: _shuffle(mask, generator) for name, mask in ticket.items()}, ticket.provenance)
+        altered = Ticket(layout.views(groups.expand(_shuffle(chosen, groups, generator))), ticket.provenance)
         if altered != ticket:
             return altered
 
 
-def _shuffle(mask: Tensor, generator: torch.Generator) -> Tensor:
-    return mask.flatten()[torch.randperm(mask.numel(), generator=generator)].view(mask.shape)
+def _groups(ticket: Ticket, groups: Groups | None) -> Groups:
+    return groups or Single(Layout.of(ticket.items()))
 
 
-def inverted_by_layer(ticket: Ticket, generator: torch.Generator) -> Ticket:
+def _shuffle(chosen: Tensor, groups: Groups, generator: torch.Generator) -> Tensor:
+    """Return another choice of groups (g,) for one, as many weights of each part."""
+    counts, sizes = list(groups.layout().counts), groups.sizes
+    alike = sizes is None or all(len(part.unique()) == 1 for part in sizes.split(counts))
+    if not alike or groups.certain(chosen.float()) is not None:
+        return _best(torch.zeros(len(chosen)), chosen, groups, generator)
+    return torch.cat([part[torch.randperm(len(part), generator=generator)] for part in chosen.split(counts)])
+
+
+def inverted_by_layer(ticket: Ticket, generator: torch.Generator, groups: Groups | None = None) -> Ticket:
     """Return the ticket of each layer's lowest scores, as many as the ticket keeps there."""
-    scores = _scores(ticket)
-    masks = {
-        name: _lowest(scores[name].flatten(), int(mask.sum()), generator).view(mask.shape)
-        for name, mask in ticket.items()
-    }
-    return _altered(ticket, masks, _WHOLE)
+    layout, groups = Layout.of(ticket.items()), _groups(ticket, groups)
+    mask = _best(-_scores(ticket, groups), groups.pick(layout.flatten(ticket)), groups, generator)
+    return _altered(ticket, layout.views(groups.expand(mask)), _WHOLE)
 
 
-def inverted(ticket: Ticket, generator: torch.Generator) -> Ticket:
-    """Return the ticket of the lowest scores of the whole network, as published for CTS (arXiv 2512.07142)."""
-    layout = Layout.of(ticket.items())
-    mask = _lowest(layout.flatten(_scores(ticket)), ticket.kept, generator)
-    return _altered(ticket, layout.views(mask), "it keeps every weight")
+def inverted(ticket: Ticket, generator: torch.Generator, groups: Groups | None = None) -> Ticket:
+    """Return the ticket of the lowest scores of the whole network, as published for CTS (arXiv 2512.07142).
+
+    Where n of every m are kept, that is the one of each layer's lowest scores.
+    """
+    layout, groups = Layout.of(ticket.items()), _groups(ticket, groups)
+    scores = -_scores(ticket, groups)
+    if groups.certain(scores) is not None:
+        return inverted_by_layer(ticket, generator, groups)
+    mask = _top(scores, ticket.kept, groups.sizes, generator)
+    return _altered(ticket, layout.views(groups.expand(mask)), "it keeps every weight")
 
 
-def _scores(ticket: Ticket) -> dict[str, Tensor]:
+def _scores(ticket: Ticket, groups: Groups) -> Tensor:
+    """Return what the groups were ranked by, (g,)."""
     if ticket.scores is None:
         raise Impossible("the ticket file alone has no scores; audit the run directory that it was drawn in")
-    return ticket.scores
+    scores = Layout.of(ticket.items()).flatten(ticket.scores)
+    picked = groups.pick(scores)
+    # Finders of one's own may say what they found of each weight.
+    return picked if torch.equal(groups.expand(picked), scores) else groups.score(scores)
 
 
-def _lowest(scores: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return the mask of the `count` lowest scores; which of equal ones is left to chance.
+def _best(scores: Tensor, chosen: Tensor, groups: Groups, generator: torch.Generator) -> Tensor:
+    """Return the choice (g,) of each part's largest scores, of as many weights as another choice has there."""
+    counts = list(groups.layout().counts)
+    if groups.certain(scores) is None:
+        sizes = [None] * len(counts) if groups.sizes is None else groups.sizes.split(counts)
+        return torch.cat(
+            [
+                _top(mine, int(before.sum() if size is None else size[before].sum()), size, generator)
+                for mine, before, size in zip(scores.split(counts), chosen.split(counts), sizes, strict=True)
+            ]
+        )
+    order = torch.randperm(len(scores), generator=generator)
+    ranks = torch.empty(len(scores), dtype=torch.float64)
+    ranks[order[scores[order].argsort(stable=True)]] = torch.arange(len(scores), dtype=torch.float64)
+    certain = groups.certain(ranks)
+    assert certain is not None
+    pairs = zip(certain.split(counts), chosen.split(counts), strict=True)
+    return torch.cat([before if before.all() or not before.any() else new for new, before in pairs])
+
+
+def _top(scores: Tensor, count: int, sizes: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Return the mask of the largest scores, of `count` weights; which of equal ones is left to chance.
 
     Scores of finders that cut several times share one lowest value, -infinity, wherever an early cut pruned.
     """
     order = torch.randperm(len(scores), generator=generator)
     mask = torch.empty_like(scores, dtype=torch.bool)
-    mask[order] = keep_top(-scores[order], count)
+    ordered = scores[order]
+    mask[order] = keep_top(ordered, count) if sizes is None else fill_top(ordered, count, sizes[order])
     return mask
 
 

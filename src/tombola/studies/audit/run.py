@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from tombola.core.flat import Layout
+from tombola.core.granularity import GRANULARITIES, Granularity
+from tombola.core.groups import Groups
 from tombola.core.progress import Progress
 from tombola.core.seeds import derive, generator, seeded
 from tombola.errors import UsageError
@@ -31,7 +33,8 @@ from tombola.training import State
 # Batches on which running statistics are estimated between two networks, which have none of their own there.
 STATISTICS_BATCHES = 50
 
-MASK_CHECKS: dict[str, Callable[[Ticket, torch.Generator], Ticket]] = {
+Alteration = Callable[[Ticket, torch.Generator, Groups], Ticket]
+MASK_CHECKS: dict[str, Alteration] = {
     "shuffled within layers": shuffled,
     "scores inverted within layers": inverted_by_layer,
     "scores inverted over the network": inverted,
@@ -137,9 +140,9 @@ class _Bench:
             found.append(self._accuracy(self._train(number, altered.ticket, altered.start)))
         return Check.judged(name, min(shares), found, own)
 
-    def _other_mask(self, name: str, alter: Callable[[Ticket, torch.Generator], Ticket], number: int) -> "_Altered":
+    def _other_mask(self, name: str, alter: Alteration, number: int) -> "_Altered":
         """Return another mask, to be trained from the ticket's own weights."""
-        altered = alter(self.ticket, self._generator(number, name))
+        altered = alter(self.ticket, self._generator(number, name), self.granularity.groups(self._layout()))
         return _Altered(changed(self.ticket, altered), altered, self.start)
 
     def _other_weights(self, number: int) -> "_Altered":
@@ -175,13 +178,23 @@ class _Bench:
         problem = self.cell.problem(self.start, self.store, self.progress, None)
         # A seed of its own: a random ticket would otherwise be compared with itself.
         seed = derive(self.cell.config.seed, "audit", "overlap")
-        return replace(problem, layout=Layout.of(self.ticket.items()), seed=seed)
+        return replace(problem, layout=self._layout(), seed=seed)
+
+    @property
+    def granularity(self) -> Granularity:
+        """Which weights the ticket keeps or prunes together."""
+        return GRANULARITIES.read(self.ticket.granularity)
+
+    def _layout(self) -> Layout:
+        """Return where the ticket's own layers lie in one vector."""
+        found = Layout.of(self.ticket.items())
+        return replace(found, wirings=self.cell.survey.layout.wirings)
 
     def _overlap(self) -> dict[str, dict[str, float]]:
         """Compare with a random and a magnitude ticket of the same density at the same weights."""
         problem = self._problem()
         found: dict[str, dict[str, float]] = {}
-        for finder in (Random(), Magnitude()):
+        for finder in (Random(granularity=self.granularity), Magnitude(granularity=self.granularity)):
             other = draw(finder, problem, self.ticket.density).ticket
             by_layer = other.density_by_layer
             chance = sum(kept * by_layer[name] for name, kept in self.ticket.kept_by_layer.items()) / self.ticket.kept

@@ -1,0 +1,324 @@
+"""Granularity: groups that share one score, one logit and one gate, chosen whole, and n of every m exactly."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tombola import UsageError
+from tombola.cli.main import main
+from tombola.core.allocation import ALLOCATIONS
+from tombola.core.controllers import CONTROLLERS, Target
+from tombola.core.flat import Layout, Wiring
+from tombola.core.granularity import GRANULARITIES
+from tombola.core.parts import describe, identify
+from tombola.core.ranking import count_kept, fill_top
+from tombola.core.seeds import generator
+from tombola.core.selection import Selection
+from tombola.finders import FINDERS, Magnitude, draw
+from tombola.networks.masking import survey
+from tombola.studies.audit.alterations import inverted, inverted_by_layer, shuffled
+from tombola.ticket import Ticket
+
+from .conftest import TinyConv, as_json, batches, images, layout, mlp, train
+from .test_finders import SHORT, OwnFinder
+from .test_rivals import problem
+
+pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
+
+SHAPES = st.lists(st.lists(st.integers(1, 6), min_size=2, max_size=4).map(tuple), min_size=1, max_size=4)
+STRUCTURED = ("channel", "input-channel", "filter-row", "block:2x3", "block:1x4", "channel:by=sum", "block:by=norm")
+
+
+def groups_of(text, *shapes, **wirings):
+    of = layout(*shapes)
+    of = Layout(of.names, of.shapes, {f"{name[1:]}.weight": wiring for name, wiring in wirings.items()})
+    return GRANULARITIES.read(text).groups(of)
+
+
+def numbers(groups, place=0):
+    """The numbers of the groups of a layer's weights, from 0 on."""
+    shape = groups.weights.shapes[place]
+    found = groups.labels.split(list(groups.weights.counts))[place].view(shape)
+    return (found - found.min()).tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "expected"),
+    [
+        ("channel", (2, 3), [[0, 0, 0], [1, 1, 1]]),
+        ("input-channel", (2, 3), [[0, 1, 2], [0, 1, 2]]),
+        ("filter-row", (2, 3), [[0, 1, 2], [3, 4, 5]]),
+        ("block:2x2", (3, 3), [[0, 0, 1], [0, 0, 1], [2, 2, 3]]),
+        ("channel", (2, 1, 1, 2), [[[[0, 0]]], [[[1, 1]]]]),
+        ("input-channel", (1, 2, 1, 2), [[[[0, 0]], [[1, 1]]]]),
+        ("filter-row", (1, 2, 2, 2), [[[[0, 0], [1, 1]], [[2, 2], [3, 3]]]]),
+        # A block lies at one place of the kernel.
+        ("block:2x2", (2, 2, 1, 2), [[[[0, 1]], [[0, 1]]], [[[0, 1]], [[0, 1]]]]),
+    ],
+)
+def test_which_weights_share_a_group(text, shape, expected):
+    assert numbers(groups_of(text, shape)) == expected
+
+
+def test_dimensions_mean_what_the_layer_says():
+    """Transposed convolutions and transformers' Conv1D have their inputs first; groups read inputs of their own."""
+    first = {"_0": Wiring(inputs_first=True)}
+    assert numbers(groups_of("channel", (2, 3), **first)) == [[0, 1, 2], [0, 1, 2]]
+    assert numbers(groups_of("block:2x1", (2, 3), **first)) == [[0, 0, 1], [2, 2, 3]]
+    depthwise = {"_0": Wiring(groups=3)}
+    assert numbers(groups_of("input-channel", (3, 1, 1, 2), **depthwise)) == [[[[0, 0]]], [[[1, 1]]], [[[2, 2]]]]
+    both = {"_0": Wiring(inputs_first=True, groups=2)}
+    assert numbers(groups_of("channel", (4, 1), **both)) == [[0], [0], [1], [1]]
+    of = survey(
+        torch.nn.Sequential(
+            torch.nn.Conv2d(4, 4, 3, groups=4), torch.nn.ConvTranspose2d(4, 2, 3), torch.nn.Conv2d(2, 2, 1)
+        )
+    ).layout
+    assert of.wirings == {"0.weight": Wiring(groups=4), "1.weight": Wiring(inputs_first=True)}
+
+
+@given(SHAPES, st.sampled_from(STRUCTURED), st.integers(0, 9))
+@settings(deadline=None, max_examples=50)
+def test_expanding_reducing_and_picking_belong_together(shapes, text, seed):
+    groups = groups_of(text, *shapes)
+    count = sum(groups.layout().counts)
+    values = torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    expanded = groups.expand(values)
+    assert expanded.shape == (groups.weights.total,)
+    assert torch.equal(groups.pick(expanded), values)
+    assert torch.allclose(groups.reduce(expanded), values * groups.sizes)
+    assert torch.equal(groups.sizes, groups.labels.bincount())
+    assert sorted(layer for part in groups.parts for layer in part) == list(range(len(shapes)))
+
+
+def test_groups_are_scored_by_mean_sum_or_norm():
+    scores = torch.tensor([3.0, 4.0, 0.0, 5.0])
+    found = {by: groups_of(f"channel:by={by}", (2, 2)).score(scores).tolist() for by in ("mean", "sum", "norm")}
+    assert found == {"mean": [3.5, 2.5], "sum": [7.0, 5.0], "norm": [5.0, 5.0]}
+    dead = torch.tensor([-torch.inf, -torch.inf, 1.0, 1.0])
+    assert groups_of("channel:by=norm", (2, 2)).score(dead).tolist() == [-torch.inf, pytest.approx(2**0.5)]
+    with pytest.raises(UsageError, match="by cannot be norm for scores below 0"):
+        groups_of("channel:by=norm", (2, 2)).score(-scores)
+
+
+def test_whatever_is_too_large_for_what_is_left_is_passed_over():
+    scores, sizes = torch.tensor([5.0, 4.0, 3.0, 3.0, 1.0]), torch.tensor([4, 5, 2, 2, 1])
+    expected = {3: [2, 4], 4: [0], 5: [0, 4], 6: [0, 2], 8: [0, 2, 3], 9: [0, 1], 14: [0, 1, 2, 3, 4]}
+    for kept, chosen in expected.items():
+        assert fill_top(scores, kept, sizes).nonzero().flatten().tolist() == chosen
+
+
+@given(SHAPES, st.floats(0.05, 1), st.sampled_from(STRUCTURED), st.sampled_from(sorted(ALLOCATIONS)), st.integers(0, 9))
+@settings(deadline=None, max_examples=60)
+def test_groups_are_whole_and_as_many_as_fit(shapes, density, text, allocation, seed):
+    of = layout(*shapes)
+    assume(density * of.total + 0.5 >= 1)
+    selection = Selection(of, density, ALLOCATIONS.known[allocation], GRANULARITIES.read(text))
+    groups = selection.groups
+    try:
+        pools = selection.pools
+    except UsageError:
+        assert allocation == "global"
+        assert int(groups.sizes.min()) > count_kept(density, of.total)
+        return
+    scores = torch.randint(0, 4, (sum(groups.layout().counts),), generator=torch.Generator().manual_seed(seed)).float()
+    mask = selection.keep(scores)
+    assert selection.is_whole(mask)
+    assert sum(pool.kept for pool in pools) == count_kept(density, of.total)
+    for pool in pools:
+        chosen = selection.of_pool(pool, groups.pick(mask))
+        sizes = selection.of_pool(pool, groups.sizes)
+        left = pool.kept - int(sizes[chosen].sum())
+        assert left >= 0, "never above the wanted density"
+        assert not (sizes[~chosen] <= left).any(), "and as near below as groups allow"
+        assert left <= selection.slack(pool)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3),
+    st.sampled_from(["1:2", "2:4", "1:4", "4:8", "3:5"]),
+    st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=60)
+def test_n_of_every_m_exactly(shapes, text, seed):
+    n, m = map(int, text.split(":"))
+    of = layout(*((outputs, m * runs, kernel) for outputs, runs, kernel in shapes))
+    selection = Selection(of, n / m, granularity=GRANULARITIES.read(text))
+    scores = torch.randint(0, 4, (of.total,), generator=torch.Generator().manual_seed(seed)).float()
+    mask = selection.keep(scores)
+    assert int(mask.sum()) * m == of.total * n == selection.kept * m
+    assert selection.is_whole(mask)
+    for view, values in zip(of.views(mask).values(), of.views(scores).values(), strict=True):
+        runs, ranked = (each.movedim(1, -1).reshape(-1, m) for each in (view, values))
+        assert (runs.sum(dim=1) == n).all()
+        best = ranked.masked_fill(runs, -1).amax(dim=1), ranked.masked_fill(~runs, 9).amin(dim=1)
+        assert (best[0] <= best[1]).all(), "nothing that is left out ranks above what is kept"
+    # On the way there whatever is left can still become that.
+    alive = torch.ones(of.total, dtype=torch.bool)
+    for share in (0.3, 0.6, 0.9, 1.0):
+        now = selection.at(lambda density, share=share: density**share)
+        alive &= now.keep(scores.masked_fill(~alive, -torch.inf))
+        assert int(alive.sum()) == now.kept
+        for view in of.views(alive).values():
+            assert (view.movedim(1, -1).reshape(-1, m).sum(dim=1) >= n).all()
+    assert torch.equal(alive, mask)
+
+
+def test_which_of_four_are_kept_of_a_matrix_and_of_a_kernel():
+    scores = torch.tensor([1.0, 4, 3, 2, 9, 0, 8, 7])
+    two = GRANULARITIES.read("2:4")
+    assert Selection(layout((1, 8)), 0.5, granularity=two).keep(scores).int().tolist() == [0, 1, 1, 0, 1, 0, 1, 0]
+    # Along the inputs, at each place of the kernel: 1 3 9 8, and 4 2 0 7.
+    assert Selection(layout((1, 4, 2)), 0.5, granularity=two).keep(scores).int().tolist() == [0, 1, 0, 0, 1, 0, 1, 1]
+    first = Layout(("0.weight",), ((4, 2),), {"0.weight": Wiring(inputs_first=True)})
+    assert Selection(first, 0.5, granularity=two).keep(scores).int().tolist() == [0, 1, 0, 0, 1, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "density", "shapes", "message"),
+    [
+        ("2:4", 0.02, [(2, 8)], "density must be 0.5 where the granularity fixes it, or 1 by a pattern, got 0.02"),
+        ("1:4", 0.5, [(2, 8)], "density must be 0.25 where"),
+        ("2:4", 0.5, [(2, 8), (3, 6)], r"2:4 needs inputs that 4 go into, .* 1.weight \(6\) are not: .* \[1.weight\]"),
+        ("channel", 0.1, [(2, 8)], r"keeps 2 weights, and the smallest group \(channel\) has 8"),
+        ("4:2", 0.5, [(2, 8)], "granularity must keep fewer weights than there are, such as 2:4, got 4:2"),
+        ("block:4", 0.5, [(2, 8)], "shape must be a shape such as 4x4, got '4'"),
+        ("chanel", 0.5, [(2, 8)], "granularity 'chanel' is unknown; .*did you mean channel"),
+    ],
+)
+def test_what_cannot_be_is_refused(text, density, shapes, message):
+    with pytest.raises(UsageError, match=message):
+        _ = Selection(layout(*shapes), density, granularity=GRANULARITIES.read(text)).pools
+
+
+def test_a_layer_that_is_kept_whole_may_have_any_inputs():
+    of = layout((2, 8), (3, 6))
+    selection = Selection(of, {"1.*": 1.0, "*": 0.5}, granularity=GRANULARITIES.read("2:4"))
+    assert [int(part.sum()) for part in selection.keep(torch.rand(of.total)).split(list(of.counts))] == [8, 18]
+    with pytest.raises(UsageError, match="allocation must be global or uniform where the granularity fixes"):
+        _ = replace(selection, allocation=ALLOCATIONS.read("erk")).pools
+
+
+def test_what_is_written_is_read_back():
+    for text in ("2:4", "3:8", "block:4x2", "channel:by=sum", "[block:shape=4x2:by=sum]", "n:m:n=1:m=4"):
+        finder = FINDERS.read(f"snip:granularity={text}:rounds=3")
+        assert finder.rounds == 3
+        assert FINDERS.read(describe(finder)) == finder
+    assert identify(FINDERS.read("snip:granularity=1:4"))["granularity"] == {"name": "n:m", "version": 1, "n": 1}
+    assert "granularity" not in identify(FINDERS.read("snip:granularity=weight"))
+
+
+@pytest.mark.parametrize("controller", list(CONTROLLERS.known.values()), ids=lambda controller: controller.name)
+def test_groups_count_in_weights_where_the_density_is_held(controller):
+    """One logit for three weights pushes as three logits of one weight each do that have the same value."""
+    logits, task = torch.tensor([0.3, -1.0, 2.0]), torch.tensor([0.2, -0.1, 0.4])
+    sizes = torch.tensor([3.0, 1.0, 2.0])
+    aim = Target(0.2, 0.1, 0.5)
+    state = {"multiplier": torch.tensor(0.7, dtype=torch.float64)}
+    found, _, figures = controller.update(logits, task, aim._replace(sizes=sizes), state)
+    wanted = controller.aim(0.2) if hasattr(controller, "aim") else 0.2
+    error = float((torch.sigmoid(logits) * sizes).sum() / 6 / wanted) - 1
+    assert float(figures["error"]) == pytest.approx(error)
+    slopes = torch.sigmoid(logits) * (1 - torch.sigmoid(logits)) * sizes
+    pushed = found - task
+    assert torch.allclose(pushed / pushed.norm(), slopes / slopes.norm(), atol=1e-5)
+
+
+CASES = {"channel": 0.4, "block:2x2": 0.4, "2:4": 0.5}
+
+
+@pytest.mark.parametrize("text", CASES)
+@pytest.mark.parametrize("name", [*sorted(FINDERS), "own"])
+def test_every_finder_goes_by_groups(name, text):
+    finder = OwnFinder() if name == "own" else replace(FINDERS.known[name], **SHORT.get(name, {}))
+    finder = replace(finder, granularity=GRANULARITIES.read(text))
+    at = problem(mlp(inputs=8, hidden=12, classes=4), batches(inputs=8, classes=4), epochs=3)
+    ticket = draw(finder, at, CASES[text]).ticket
+    selection = finder.selection(at, CASES[text])
+    mask = torch.cat([each.flatten() for each in ticket.values()])
+    assert selection.is_whole(mask)
+    for pool in selection.pools:
+        chosen = sum(ticket.kept_by_layer[at.layout.names[layer]] for layer in pool.layers)
+        assert pool.kept - selection.slack(pool) <= chosen <= pool.kept
+    assert ticket.provenance.finder["granularity"] == describe(finder)["granularity"]
+    if text != "2:4" and name != "own":
+        scores = torch.cat([each.flatten() for each in ticket.scores.values()])
+        assert torch.equal(selection.groups.expand(selection.groups.pick(scores)), scores)
+
+
+def test_the_magnitude_ticket_of_filters_by_hand():
+    model = TinyConv()
+    with torch.no_grad():
+        model.conv.weight.fill_(0.1)
+        model.conv.weight[2] = 1.0
+        model.head.weight.fill_(0.01)
+        model.head.weight[1] = 0.5
+    ticket = draw(Magnitude(granularity="channel"), problem(model, images()), 75 / 228).ticket
+    # Row 1 of the head (64) and the filter 2 (9) are 73, and no other filter fits into the rest.
+    assert ticket["conv.weight"].flatten(1).all(dim=1).tolist() == [False, False, True, False]
+    assert ticket["head.weight"].all(dim=1).tolist() == [False, True, False]
+    assert ticket.kept == 73
+
+
+def test_a_search_opens_the_groups_that_help():
+    """The first three inputs decide: groups of inputs that a search finds."""
+    data = batches(8, size=64)
+    of = problem(train(mlp(inputs=6, hidden=16), data), data)
+    ticket = draw(
+        FINDERS.read("cts:granularity=input-channel:objective=loss:steps=60"), of, {"0.*": 0.5, "*": 1.0}
+    ).ticket
+    assert ticket["0.weight"].all(dim=0).tolist() == [True, True, True, False, False, False]
+    assert ticket.scores["0.weight"].unique().numel() == 6
+
+
+def test_audits_alter_tickets_by_groups():
+    chance = generator(0, "test")
+    scores = {"a": torch.tensor([[3.0, 3], [1, 1], [2, 2]]), "b": torch.tensor([[9.0, 9, 9, 9]])}
+    masks = {"a": torch.tensor([[True, True], [False, False], [False, False]]), "b": torch.ones(1, 4, dtype=torch.bool)}
+    before = Ticket(masks, scores=scores)
+    filters = GRANULARITIES.read("channel").groups(Layout.of(before.items()))
+    places = {tuple(shuffled(before, chance, filters)["a"][:, 0].tolist()) for _ in range(30)}
+    assert places == {(False, True, False), (False, False, True)}
+    assert inverted_by_layer(before, chance, filters)["a"].int().tolist() == [[0, 0], [1, 1], [0, 0]]
+    lowest = inverted(before, chance, filters)
+    # The rows of 1, 2 and 3 fit into six weights, and that of 9 does not.
+    assert (lowest["a"].all(), lowest["b"].any()) == (torch.tensor(True), torch.tensor(False))
+
+
+def test_audits_keep_n_of_every_m():
+    chance, scores = generator(0, "test"), torch.tensor([[1.0, 4, 3, 2, 9, 0, 8, 7]])
+    of = Layout(("a", "whole"), ((1, 8), (1, 2)))
+    two = GRANULARITIES.read("2:4")
+    mask = Selection(of, {"whole": 1.0, "*": 0.5}, granularity=two).keep(torch.cat([scores[0], torch.ones(2)]))
+    before = Ticket(of.views(mask), scores=of.views(torch.cat([scores[0], torch.ones(2)])))
+    assert before["a"].int().tolist() == [[0, 1, 1, 0, 1, 0, 1, 0]]
+    found = [shuffled(before, chance, two.groups(of)) for _ in range(20)]
+    assert all((each["a"].view(2, 4).sum(dim=1) == 2).all() and each["whole"].all() for each in found)
+    assert len(found) > len(set(found)) > 5
+    for alter in (inverted_by_layer, inverted):
+        assert alter(before, chance, two.groups(of))["a"].int().tolist() == [[1, 0, 0, 1, 0, 1, 0, 1]]
+
+
+def test_the_command_line_draws_shows_and_audits_groups(tmp_path, capsys):
+    options = ["--preset", "digits", "--epochs", "2", "--milestones", "[]", "--rewind-to", "1"]
+    options += ["--train-samples", "300", "--out", str(tmp_path)]
+    run = as_json(capsys, "run", *options, "--finder", "magnitude", "--granularity", "channel", "--density", "0.1")
+    assert run["kept"] < 5020
+    assert main(["info", run["run_dir"]]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "magnitude, with granularity channel (by mean)" in shown
+    assert f"groups of weights are whole: {run['kept']:,} of the 5,020 weights asked for are kept" in shown
+    ticket = Ticket.load(run["ticket"])
+    assert ticket.granularity == {"name": "channel", "by": "mean"}
+    main(["audit", run["run_dir"], "--seeds", "1", "--json"])
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert [check["why"] for check in checks[:3]] == ["", "", ""]
+    assert main(["draw", *options, "--finder", "random", "--granularity", "2:4"]) == 2
+    assert "--density must be 0.5 where the granularity fixes it" in " ".join(capsys.readouterr().err.split())
+    two = as_json(capsys, "draw", *options, "--finder", "snip", "--granularity", "2:4", "--density", "0.5")
+    masks = Ticket.load(two["ticket"])
+    assert all((mask.view(-1, 4).sum(dim=1) == 2).all() for mask in masks.values())
