@@ -129,7 +129,7 @@ def test_other_batches_need_a_task():
 
 def test_another_finder():
     found = draw(mlp(), batches(), steps=None, finder=Random()).provenance.finder
-    assert set(found) == {"name", "allocation"}
+    assert set(found) == {"name", "allocation", "granularity"}
     assert FINDERS.read(found) == Random()
     written = draw(mlp(), batches(), steps=None, finder="snip:rounds=2")
     assert written == draw(mlp(), batches(), steps=None, finder=SNIP(rounds=2))

@@ -67,7 +67,7 @@ BAD = [
     (["run", "--preset", "digit"], "fashion-mnist-resnet20; did you mean digits?"),
     (
         ["run", "--finder", "snip:round=10"],
-        "'round' is not an option of snip, which has allocation, rounds, "
+        "'round' is not an option of snip, which has allocation, granularity, rounds, "
         "search-batch-size, batches; did you mean rounds?",
     ),
     (
@@ -131,7 +131,7 @@ BAD = [
     ),
     (
         ["run", "--finder", "joint", "--steps", "9"],
-        "--steps is not an option of the finder joint, which has --allocation, --search-epochs, --share, --controller",
+        "--steps is not an option of the finder joint, which has --allocation, --granularity, --search-epochs, --share",
     ),
     (
         ["run", "--finder", "joint", "--rewind-to", "3", "--search-epochs", "3"],
@@ -404,6 +404,7 @@ def test_help_lists_what_there_is():
     from tombola.core.allocation import ALLOCATIONS
     from tombola.core.concrete import RELAXATIONS
     from tombola.core.controllers import CONTROLLERS
+    from tombola.core.granularity import GRANULARITIES
     from tombola.data import AUGMENTATIONS, DATASETS
     from tombola.networks.models import MODELS
     from tombola.objectives import OBJECTIVES
@@ -413,6 +414,7 @@ def test_help_lists_what_there_is():
     known = {
         "data": DATASETS, "model": MODELS, "finder": FINDERS, "objective": OBJECTIVES, "controller": CONTROLLERS,
         "augmentation": AUGMENTATIONS, "relaxation": RELAXATIONS, "allocation": ALLOCATIONS, "optimizer": OPTIMIZERS,
+        "granularity": GRANULARITIES,
     }  # fmt: skip
     for name, names in known.items():
         text = " ".join(f.metadata["help"] for _, f, _ in short_forms()[name].owners)

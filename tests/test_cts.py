@@ -205,7 +205,7 @@ def test_provenance_names_everything_and_counts_the_cost():
     provenance = draw(finder, problem(model, batches(3))).provenance
     assert set(provenance.finder) == {
         "name", "objective", "steps", "controller", "learning_rate", "lr_schedule", "relaxation", "epsilon",
-        "batch_size", "teacher", "allocation",
+        "batch_size", "teacher", "allocation", "granularity",
     }  # fmt: skip
     assert provenance.finder["controller"] == {"name": "proportional", "width": 0.05}
     assert FINDERS.read(provenance.finder) == replace(finder, learning_rate=1.0), "every default is written out"

@@ -98,7 +98,10 @@ def test_what_is_unset_may_be_said():
         ({"xyzzy": 3}, "config: unknown key 'xyzzy'$"),
         ({"training": {"stepz": 3}}, "config: unknown key 'stepz'"),
         ({"training": 3}, "training must hold keys and values"),
-        ({"finder": "random", "steps": 3}, "steps is not an option of the finder random, which has --allocation$"),
+        (
+            {"finder": "random", "steps": 3},
+            "steps is not an option of the finder random, which has --allocation, --granularity$",
+        ),
         ({"finder": {"name": "random", "steps": 3}}, "finder 'random': 'steps' is not an option of it"),
         ({"features": ["a"]}, "features is not an option of the finder cts, which has .*--objective"),
         ({"relaxation": "deterministic", "temperature": 1.0}, "temperature is not an option of the finder cts"),

@@ -267,7 +267,8 @@ def test_help_lists_the_settings_of_parts_of_ones_own(bring, capsys):
     assert "settings of slips:Own, behind colons: allocation=global: how kept weights are spread" in text
     assert "what=: which mistake" in text
     err = command(capsys, "run", "--finder", "slips:Own", "--steps", "3")[2]
-    assert "--steps is not an option of the finder slips:Own, which has --allocation and behind colons what\n" in err
+    has = "--allocation, --granularity and behind colons what"
+    assert f"--steps is not an option of the finder slips:Own, which has {has}\n" in err
 
 
 def test_an_own_part_that_fails_in_python_keeps_its_traceback(bring):

@@ -186,7 +186,7 @@ def test_none_is_for_options_that_may_be_unset():
         ("nothing-like-it", "allowed are .*, or MODULE:NAME$"),
         ("cts:objective=los", r"objective 'los' is unknown; .*; did you mean loss\?"),
         ("cts:step=3", "finder 'cts:step=3': 'step' is not an option of cts, which has .*objective, steps, controller"),
-        ("random:steps=3", "'steps' is not an option of random, which has allocation$"),
+        ("random:steps=3", "'steps' is not an option of random, which has allocation, granularity$"),
         ("cts:steps", "finder 'cts:steps': steps needs a value, such as steps="),
         ("cts:steps=", "finder 'cts:steps=': steps needs a value"),
         ("cts:steps=many", "finder 'cts:steps=many': steps must be a whole number of at least 1, got 'many'"),
@@ -369,7 +369,7 @@ def test_a_family_lists_its_parts_and_each_has_help():
         for part in family.known.values():
             for f in options_of(part):
                 assert f.metadata["help"], (part.name, f.name)
-    assert {f.name for f in fields(SNIP())} == {"allocation", "rounds", "batch_size", "batches"}
+    assert {f.name for f in fields(SNIP())} == {"allocation", "granularity", "rounds", "batch_size", "batches"}
 
 
 def test_an_objective_asks_what_it_says():

@@ -51,7 +51,7 @@ def test_finders_with_options_of_their_own():
         (
             ["snip:steps=3"],
             {},
-            "finders 'snip:steps=3': 'steps' is not an option of snip, which has allocation, rounds",
+            "finders 'snip:steps=3': 'steps' is not an option of snip, which has allocation, granularity, rounds",
         ),
         (["cts:steps"], {}, "finders 'cts:steps': steps needs a value, such as steps="),
         (["cts:steps=many"], {}, "finders 'cts:steps=many': steps must be a whole number of at least 1, got 'many'"),

@@ -203,6 +203,6 @@ GRANULARITIES: Family[Granularity] = Family(
 )
 GRANULARITY_HELP = (
     "which weights are kept or pruned together: weight (each by itself), channel (all of an output channel), "
-    "input-channel, filter-row, block:4x4, 2:4 (2 of every 4 along the inputs; 1:4, 4:8, any N:M), or "
+    "input-channel, filter-row, block:4x4, 2:4 (2 of every 4 along the inputs, or any n:m), or "
     "my_module:groups"
 )
