@@ -96,8 +96,8 @@ def test_the_page_of_finders_lists_each_with_its_options():
     page = (ROOT / "docs" / "finders.md").read_text()
     rows = {line.split("`")[1]: line.split("|")[-2] for line in page.splitlines() if line.startswith("| `")}
     assert set(rows) == set(FINDERS)
-    # All finders have --allocation, of which the text below the table speaks, as of --search-batch-size.
-    below = {"--allocation", "--search-batch-size"}
+    # All finders have these, of which the text below the table speaks, as of --search-batch-size.
+    below = {"--allocation", "--granularity", "--search-batch-size"}
     for name in FINDERS:
         forms = short_forms().items()
         options = {f"--{form.replace('_', '-')}" for form, of in forms if name in [owner for owner, _, _ in of.owners]}
