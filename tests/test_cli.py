@@ -423,7 +423,7 @@ def test_help_lists_what_there_is():
 
 def test_help_says_whose_a_default_is(capsys):
     text = " ".join(command(capsys, "run", "--help")[1].replace("-\n", "-").split())
-    rounds = "2 (continuous-sparsification); 60 (force); 50 (gradual); 100 (synflow); else 1"
+    rounds = "2 (continuous-sparsification); 60 (force); 29 (gem-miner); 50 (gradual); 100 (synflow); else 1"
     assert f"(default: {rounds})" in re.sub(r"- +", "-", text)
     assert "588/steps, at most 1, or 0.1 with drop (cts); else 0.1" in text
     assert "Debian's package puts them (fashion-mnist)" in text

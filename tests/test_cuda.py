@@ -124,7 +124,7 @@ def test_a_ticket_drawn_on_the_cpu_holds_elsewhere(device):
 @pytest.mark.parametrize("name", list(FINDERS))
 def test_sparsify_with_every_finder(device, name):
     data = batches(8, size=64)
-    short = {"steps": 20} if name in {"cts", "edge-popup"} else {}
+    short = {"steps": 20} if name in {"cts", "edge-popup", "gem-miner"} else {}
     finder = replace(FINDERS.known[name], **short)
     sparse, ticket = tombola.sparsify(
         mlp().to(device), data, data, density=0.4, finder=finder, recipe=Recipe(epochs=3),

@@ -22,8 +22,10 @@ from tombola.finders import (
     IMP,
     LTR,
     SNIP,
+    Fisher,
     GraSP,
     GraSPMagnitude,
+    Hutchinson,
     Magnitude,
     ObjectiveSaliency,
     ProsPr,
@@ -210,7 +212,8 @@ def test_prospr_names_what_is_wrong(options, message):
 
 def test_batches_are_an_option_of_those_that_average_over_them():
     averaging = {name for name, kind in FINDERS.known.items() if "batches" in {field.name for field in fields(kind)}}
-    assert averaging == {"snip", "force", "grasp", "grasp-magnitude", "saliency"}
+    second_order = {"fisher", "fisher-taylor", "hutchinson", "hutchinson-taylor"}
+    assert averaging == {"snip", "force", "grasp", "grasp-magnitude", "saliency", *second_order}
 
 
 def test_the_saliency_of_the_loss_is_snip_and_that_of_a_divergence_does_not_vanish():
@@ -245,7 +248,9 @@ def test_the_cost_of_a_saliency_counts_the_estimate_of_statistics():
     assert (ticket.provenance.cost.forward, ticket.provenance.cost.backward) == (36 + 12 + 12, 12)
 
 
-@pytest.mark.parametrize("finder", [SNIP(batches=2), GraSP(batches=2), ProsPr(training_steps=2)])
+@pytest.mark.parametrize(
+    "finder", [SNIP(batches=2), GraSP(batches=2), ProsPr(training_steps=2), Fisher(batches=2), Hutchinson(probes=2)]
+)
 def test_a_saliency_costs_the_passes_it_is_counted_with(finder):
     model = nn.Sequential(nn.Linear(6, 64), *(nn.Sequential(nn.ReLU(), nn.Linear(64, 64)) for _ in range(6)))
     of = problem(model, batches())
@@ -333,7 +338,8 @@ TRAINED = ("ltr", "imp")
 @pytest.mark.parametrize("density", [0.05, 0.5, 1.0])
 @pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
 def test_every_finder_keeps_exactly_k_and_repeats_itself(name, density):
-    short = {"cts": {"steps": 5}, "edge-popup": {"steps": 5}, "synflow": {"rounds": 3}, "force": {"rounds": 3}}
+    short = {"synflow": {"rounds": 3}, "force": {"rounds": 3}}
+    short |= {key: {"steps": 5} for key in ("cts", "edge-popup", "gem-miner")}
     finder = replace(FINDERS.known[name], **short.get(name, {}))
     torch.manual_seed(0)
     model = TinyConv()

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
 SHAPES = st.lists(st.lists(st.integers(1, 6), min_size=2, max_size=4).map(tuple), min_size=1, max_size=5)
 SHORT = {
     "cts": {"steps": 5}, "edge-popup": {"steps": 5}, "synflow": {"rounds": 3}, "force": {"rounds": 3},
-    "gradual": {"rounds": 5}, "ltr": {"rate": 0.5}, "imp": {"rate": 0.5},
+    "gradual": {"rounds": 5}, "ltr": {"rate": 0.5}, "imp": {"rate": 0.5}, "gem-miner": {"steps": 5},
 }  # fmt: skip
 
 

@@ -20,8 +20,9 @@ from tombola.core.progress import Progress, Silent, expected_time, progress_on
 from tombola.core.selection import Density
 from tombola.data import Feed, feed_of
 from tombola.errors import TicketWarning, UsageError
-from tombola.finders import CTS, FINDERS, Drawn, Finder, Finds, diagnostics, needs_of, selection_of
+from tombola.finders import CTS, FINDERS, ORIGINS, Drawn, Finder, Finds, diagnostics, needs_of, origin, selection_of
 from tombola.finders import draw as draw_ticket
+from tombola.finders.origins import redrawn
 from tombola.finders.problem import Problem, Trainer
 from tombola.literal import literal
 from tombola.networks.evaluation import evaluate
@@ -176,12 +177,16 @@ class Sparsified:
     """A trained sparse model and its ticket; unpacks into these two.
 
     model: a plain copy of the user's model, pruned weights zero. ticket: the mask and where it comes from.
-    held_out_metric: the task's metric on the held-out data (accuracy as a fraction).
+    held_out_metric: the task's metric on the held-out data (accuracy as a fraction). kept_weights, kept_metric: of
+    finders such as rigl, the sparse network at the end of their own training and its metric, another product than the
+    ticket's; else None.
     """
 
     model: nn.Module
     ticket: Ticket
     held_out_metric: float
+    kept_weights: nn.Module | None = None
+    kept_metric: float | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.model, self.ticket))
@@ -199,6 +204,7 @@ def sparsify(
     steps: int | None = None,
     granularity: Granularity | str | None = None,
     finder: Finds | str | None = None,
+    train_from: str = "rewind",
     seed: int = 0,
     task: Task | None = None,
     include: Patterns = "*",
@@ -218,10 +224,13 @@ def sparsify(
     training function of your own in its place, called as fit(model, job) with a `tombola.Job` that says which epochs,
     and holds the ticket. rewind_to: epochs of dense training before the draw, from which the ticket's training goes on;
     0 draws at the weights as they are, for a model that is trained already. steps: length of the search. granularity:
-    as in `draw`. finder: CTS by default. out: a directory that keeps what was done, so that the same call goes on from
-    the last checkpoint; the data, which cannot be named, must then be the same. execution: how the ticket trains:
-    "sparse" (by its kept weights alone, in float32 on a CPU; needs numba, `pip install 'tombola[fast]'`), "dense", or
-    "auto": sparse where numba is there and a fixed rule expects it to be faster. The rest as in `draw`.
+    as in `draw`. finder: CTS by default. train_from: the weights that the ticket is trained from: "rewind" (those that
+    it belongs to), "init" (the model's present ones), "final" (the end of the training that found it, else of the dense
+    one) or "signs" (initial sizes drawn anew with the final weights' signs). out: a directory that keeps what was done,
+    so that the same call goes on from the last checkpoint; the data, which cannot be named, must then be the same.
+    execution: how the ticket trains: "sparse" (by its kept weights alone, in float32 on a CPU; needs numba, `pip
+    install 'tombola[fast]'`), "dense", or "auto": sparse where numba is there and a fixed rule expects it to be faster.
+    The rest as in `draw`.
 
     Returns the trained model and its ticket: `sparse, ticket = sparsify(...)`.
     """
@@ -236,6 +245,8 @@ def sparsify(
             option="rewind_to",
         )
     _check_seed(seed)
+    if train_from not in ORIGINS:
+        raise UsageError(f"must be one of {', '.join(ORIGINS)}, got {train_from!r}", option="train_from")
     search = _finder(finder, {"steps": steps}, granularity)
     checked = survey(model, include, exclude)
     selection_of(search, checked.layout, density)
@@ -256,7 +267,7 @@ def sparsify(
     plain = unwrap(model)
     if progress:
         _say_forecast(display, plain, task, runtime, (feed, search_feed), recipe, rewind_to, search)
-    against = against_sparse(runtime.device, recipe.clip_norm, fit is not None)
+    against = against_sparse(runtime.device, recipe.clip_norm, fit is not None, recipe.optimizer)
     share = selection_of(search, checked.layout, density).kept / checked.layout.total
     execution, note = choose(
         execution, plain, checked.layout, share, lambda: first_inputs(task, feed), samples, against
@@ -286,9 +297,20 @@ def sparsify(
         identity=identity | ({"search data": _mark_of(search_feed)} if identity else {}),
     )
     found = _announced(draw_ticket(search, problem, density))
-    trained = load_weights(plain, problem.fit(found.ticket, found.start).tensors)
-    metric = evaluate(runtime.place(trained), task, held_out_feed, runtime).metric
-    return Sparsified(trained.train(plain.training), found.ticket, metric)
+    start, _ = origin(
+        train_from, search, problem, found, found.start or weights, trainer.start, lambda: redrawn(plain, seed)
+    )
+    trained, metric = _trained(problem.fit(found.ticket, start), setup)
+    kept, kept_metric = _trained(found.kept, setup) if found.kept is not None else (None, None)
+    return Sparsified(trained, found.ticket, metric, kept, kept_metric)
+
+
+def _trained(state: State, setup: TrainingSetup) -> tuple[nn.Module, float]:
+    """Return a trained network in the mode of the user's, and its metric on the held-out data."""
+    model = load_weights(setup.model, state.tensors)
+    assert setup.held_out is not None
+    metric = evaluate(setup.runtime.place(model), setup.task, setup.held_out, setup.runtime).metric
+    return model.train(setup.model.training), metric
 
 
 def _say_forecast(

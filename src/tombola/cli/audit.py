@@ -62,7 +62,10 @@ def _show(report: "Report", title: str) -> None:
     rows = [("the ticket itself", "", f"{report.accuracy} %", "", "")]
     columns = ("check", "least changed", "test accuracy", "the ticket gains", "verdict")
     show_table(title, columns, rows + [_row(check) for check in report.checks])
-    for check in report.checks:
+    if report.transfers:
+        columns = ("carried over", "least changed", "test accuracy", "the ticket gains", "verdict")
+        show_table("the ticket on other initial weights", columns, [_row(each) for each in report.transfers])
+    for check in (*report.checks, *report.transfers):
         if check.why:
             show_text(f"{check.name}: not possible: {check.why}")
     if report.accuracy.indicative:

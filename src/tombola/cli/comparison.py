@@ -20,6 +20,8 @@ def comparison_table(title: str, rows: "Sequence[Row]", first: str, width: int |
         Column("density", tuple(f"{100 * row.density:.4g} %" for row in rows)),
         Column("kept", tuple(f"{row.kept:,}" for row in rows), 3),
         Column("test accuracy", tuple(f"{row.accuracy} %" for row in rows)),
+        Column("kept weights", tuple(f"{row.kept_weights.accuracy} %" if row.kept_weights else "" for row in rows), 2),
+        Column("trained from", tuple(_unless_usual(row.trained_from, "rewind") for row in rows), 3),
         Column("n", tuple(f"{row.accuracy.n}" for row in rows), 1),
         Column("seconds", tuple(f"{row.seconds:,.1f}" for row in rows), 2),
         Column(
@@ -36,6 +38,10 @@ def comparison_table(title: str, rows: "Sequence[Row]", first: str, width: int |
     return fitted_table(title, columns, width)
 
 
+def _unless_usual(value: str, usual: str) -> str:
+    return "" if value == usual else value
+
+
 def explain(
     rows: "Sequence[Row]", dense: float, failures: Sequence[Mapping[str, Any]], left_out: Sequence[str]
 ) -> None:
@@ -47,6 +53,11 @@ def explain(
         show_text(
             "The last column says what the first finder is beside this one, by the 95 % interval of its gain, paired "
             "by seed and holding over all densities together: better, worse, not worse (by half a point), or undecided."
+        )
+    if any(row.kept_weights for row in rows) and "kept weights" not in left_out:
+        show_text(
+            "kept weights: the sparse network at the end of the finder's own training, whose mask moved with it; the "
+            "test accuracy beside it is that of the ticket, which trains anew."
         )
     if any(row.speed_up for row in rows) and "LTR takes" not in left_out:
         show_text("LTR takes: its seconds over the finder's, where the finder's mean accuracy is at least LTR's.")

@@ -101,10 +101,22 @@ def main(arguments: Sequence[str]) -> None:
     for key, words in _FIGURES.items():
         if isinstance(result.get(key), int | float):
             show_text(f"{words}: {result[key]:.2f}")
-    for line in [*_origin(provenance), *_missing(ticket)]:
+    for line in (*_further(result), *_origin(provenance), *_missing(ticket)):
         show_text(line)
     if damaged:
         show_text(f"damaged: {', '.join(damaged)}; the command that made the run makes it again")
+
+
+def _further(result: Mapping[str, Any]) -> Iterator[str]:
+    """Give what a run's result says beside its accuracy."""
+    paths, kept = result.get("paths") or {}, result.get("kept_weights") or {}
+    if "nodes" in paths:
+        number = "none" if paths["log_paths"] is None else f"e^{paths['log_paths']:.2f}"
+        yield f"effective nodes: {paths['nodes']:,} of {paths['of']:,}; paths from inputs to outputs: {number}"
+    if kept:
+        yield f"kept weights, of the finder's own training, no ticket: {kept['test_accuracy']:.2f} % test accuracy"
+    if result.get("trained_from", "rewind") != "rewind":
+        yield f"trained from: {result['trained_from']}"
 
 
 def _result(directory: Path) -> dict[str, Any]:
@@ -162,9 +174,9 @@ def _show_audit(directory: Path, as_json: bool) -> None:
     if as_json:
         show_json(found)
         return
-    checks = found.get("checks")
     rows = [
         (check.get("name"), check.get("verdict"), check.get("why") or _plain(check.get("test_accuracies")))
+        for checks in (found.get("checks"), found.get("transfers"))
         for check in (checks if isinstance(checks, list) else [])
         if isinstance(check, dict)
     ]

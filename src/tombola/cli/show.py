@@ -205,4 +205,7 @@ def cells_table(title: str, results: Iterable[Mapping[str, Any]]) -> None:
                 f"{values['seconds']:.1f}",
             )
         )
+        if own := values.get("kept_weights"):
+            accuracy, seconds = f"{own['test_accuracy']:.2f} %", f"{own['cost']['seconds']:.1f}"
+            rows.append((f"{values['finder']}, kept weights", accuracy, *rows[-1][2:4], seconds))
     show_table(title, ("network", "test accuracy", "weights kept", "sparsity", "seconds"), rows)

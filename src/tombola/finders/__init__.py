@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from tombola.core.written import Family
+from tombola.finders.acdc import ACDC as ACDC
 from tombola.finders.base import Drawn as Drawn
 from tombola.finders.base import Finder as Finder
 from tombola.finders.base import Finds as Finds
@@ -15,12 +16,16 @@ from tombola.finders.base import selection_of as selection_of
 from tombola.finders.continuous import ContinuousSparsification as ContinuousSparsification
 from tombola.finders.cts import CTS as CTS
 from tombola.finders.edge_popup import EdgePopup as EdgePopup
+from tombola.finders.gem_miner import GemMiner as GemMiner
 from tombola.finders.gradual import Gradual as Gradual
+from tombola.finders.granet import GraNet as GraNet
 from tombola.finders.grasp import GraSP as GraSP
 from tombola.finders.grasp import GraSPMagnitude as GraSPMagnitude
 from tombola.finders.joint import Joint as Joint
 from tombola.finders.lrr import LRR as LRR
 from tombola.finders.magnitude import Magnitude as Magnitude
+from tombola.finders.origins import ORIGINS as ORIGINS
+from tombola.finders.origins import origin as origin
 from tombola.finders.problem import Problem as Problem
 from tombola.finders.random import Random as Random
 from tombola.finders.ranked import Ranked as Ranked
@@ -30,6 +35,13 @@ from tombola.finders.saliency import FORCE as FORCE
 from tombola.finders.saliency import SNIP as SNIP
 from tombola.finders.saliency import ObjectiveSaliency as ObjectiveSaliency
 from tombola.finders.saliency import ProsPr as ProsPr
+from tombola.finders.second_order import Fisher as Fisher
+from tombola.finders.second_order import FisherTaylor as FisherTaylor
+from tombola.finders.second_order import Hutchinson as Hutchinson
+from tombola.finders.second_order import HutchinsonTaylor as HutchinsonTaylor
+from tombola.finders.sparse_training import GROWTHS as GROWTHS
+from tombola.finders.sparse_training import SET as SET
+from tombola.finders.sparse_training import RigL as RigL
 from tombola.finders.synflow import SynFlow as SynFlow
 
 

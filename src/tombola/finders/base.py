@@ -62,12 +62,14 @@ class Drawn:
     """What a finder found.
 
     ticket: the masks, their scores and where they come from. rows: of metrics, recorded on the way. start: the state
-    that the ticket is to be trained from, where that is not the one that it was drawn at.
+    that the ticket is to be trained from, where that is not the one that it was drawn at. kept: the sparse network at
+    the end of the finder's own training, where it has one: another product than the ticket, which trains anew.
     """
 
     ticket: Ticket
     rows: list[dict[str, Any]]
     start: State | None = None
+    kept: State | None = None
 
 
 @runtime_checkable
@@ -232,11 +234,12 @@ def drawn(
     scores: Tensor,
     cost: Cost,
     start: State | None = None,
+    kept: State | None = None,
     **facts: Any,
 ) -> Drawn:
     """Return what a flat mask (d,) and flat scores (d,) make, the ticket's provenance written out.
 
-    cost: of the draw alone. start: see `Drawn`. facts: further fields of the provenance.
+    cost: of the draw alone. start, kept: see `Drawn`. facts: further fields of the provenance.
     """
     for what, vector in (("mask", mask), ("scores", scores)):
         if vector.shape != (problem.layout.total,):
@@ -258,7 +261,7 @@ def drawn(
     )
     views = problem.layout.views
     ticket = Ticket(views(mask.cpu()), provenance, views(scores.detach().float().cpu()))
-    return Drawn(ticket, problem.entry.rows(), start)
+    return Drawn(ticket, problem.entry.rows(), start, kept)
 
 
 def decided(finder: Any, problem: Problem, density: Density, selection: Selection) -> Drawn:
@@ -274,10 +277,12 @@ def _pack(found: Drawn) -> dict[str, Any]:
         "scores": ticket.scores,
         "provenance": ticket.provenance.to_dict() if ticket.provenance else None,
         "start": found.start.to_dict() if found.start else None,
+        "kept": found.kept.to_dict() if found.kept else None,
     }
 
 
 def _unpack(stored: Mapping[str, Any], rows: list[dict[str, Any]]) -> Drawn:
     provenance, start = stored["provenance"], stored["start"]
     ticket = Ticket(stored["masks"], provenance and Provenance.from_dict(provenance), stored["scores"])
-    return Drawn(ticket, rows, start and State.from_dict(start))
+    kept = stored.get("kept")
+    return Drawn(ticket, rows, start and State.from_dict(start), kept and State.from_dict(kept))

@@ -18,7 +18,7 @@ from tombola.core.selection import Density, Selection
 from tombola.data import Item
 from tombola.errors import SearchError
 from tombola.finders.base import ALLOCATION_HELP, Drawn, Finder, Needs, drawn, search_batch_size
-from tombola.finders.gates import Gates
+from tombola.finders.gates import Forming, Gates
 from tombola.finders.problem import Problem
 from tombola.finders.search import RECORD_EVERY, run_steps
 from tombola.networks.network import FrozenNetwork
@@ -27,7 +27,22 @@ MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
 
 
 @dataclass(frozen=True)
-class EdgePopup(Finder):
+class ScoreFinder(Finder):
+    """What finders share whose scores learn on frozen weights, by SGD with momentum and a falling half cosine."""
+
+    steps: int = option(1960, "length of the search", must=COUNT, group="search")
+    learning_rate: float = option(
+        0.1, "of SGD on the scores, at first", must=POSITIVE, flag="search-learning-rate", group="search"
+    )
+    batch_size: int = search_batch_size(512)
+
+    def needs(self) -> Needs:
+        """Return what it needs of a run."""
+        return Needs(samples=self.batch_size, batches=self.steps, task=("loss",))
+
+
+@dataclass(frozen=True)
+class EdgePopup(ScoreFinder):
     """Every step runs the network with the weights of the largest |score|; the gradient passes straight through.
 
     Steps are of SGD on the scores, whose learning rate falls to zero by a half cosine, momentum 0.9, weight decay 1e-4.
@@ -37,16 +52,7 @@ class EdgePopup(Finder):
 
     name: ClassVar[str] = "edge-popup"
     version: ClassVar[int] = 3
-    steps: int = option(1960, "length of the search", must=COUNT, group="search")
-    learning_rate: float = option(
-        0.1, "of SGD on the scores, at first", must=POSITIVE, flag="search-learning-rate", group="search"
-    )
-    batch_size: int = search_batch_size(512)
     allocation: Allocation = option(Uniform(), ALLOCATION_HELP, family=ALLOCATIONS, group="ticket", kw_only=True)
-
-    def needs(self) -> Needs:
-        """Return what it needs of a run."""
-        return Needs(samples=self.batch_size, batches=self.steps, task=("loss",))
 
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density."""
@@ -82,15 +88,21 @@ class TopScores:
 class ScoreSearch:
     """One search under way."""
 
-    def __init__(self, finder: EdgePopup, problem: Problem, selection: Selection) -> None:
+    weight_decay = WEIGHT_DECAY
+
+    def __init__(self, finder: ScoreFinder, problem: Problem, selection: Selection) -> None:
         self._finder, self._problem, self.selection = finder, problem, selection
         self._network = FrozenNetwork(problem.network(), problem.layout, problem.task, problem.runtime)
         self._network.use_batch_statistics()
-        start = initial_scores(selection.groups.layout(), problem.seed).to(self._network.weights.device)
-        sgd = partial(torch.optim.SGD, lr=finder.learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-        self._gates = Gates(start, selection.groups, TopScores(selection), sgd)
+        start, forming = self.begin()
+        sgd = partial(torch.optim.SGD, lr=finder.learning_rate, momentum=MOMENTUM, weight_decay=self.weight_decay)
+        self._gates = Gates(start.to(self._network.weights.device), selection.groups, forming, sgd)
         self.step, self.meter = 0, Meter()
         self._loss_sum, self._losses = 0.0, 0
+
+    def begin(self) -> tuple[Tensor, Forming]:
+        """Return the scores (g,) to start from, and how masks are formed of scores."""
+        return initial_scores(self.selection.groups.layout(), self._problem.seed), TopScores(self.selection)
 
     @property
     def scores(self) -> Tensor:
@@ -108,17 +120,21 @@ class ScoreSearch:
         gradient = self._gates.pull(*torch.autograd.grad(loss, mask))
         self._loss_sum, self._losses = self._loss_sum + float(loss.detach()), self._losses + 1
         if not math.isfinite(self._loss_sum):
-            raise SearchError(f"edge-popup broke down at step {self.step}: the loss is {float(loss.detach())}")
+            raise SearchError(f"{self._finder.name} broke down at step {self.step}: the loss is {float(loss.detach())}")
         due = self.step % RECORD_EVERY == 0 or self.step == self._finder.steps - 1
         row = {"stage": "search", "step": self.step, "objective": self._loss_sum / self._losses} if due else None
         if due:
             self._loss_sum, self._losses = 0.0, 0
         share = self.step / self._finder.steps
-        self._gates.move(gradient, self._finder.learning_rate * (1 + math.cos(math.pi * share)) / 2)
+        self.move(gradient, self._finder.learning_rate * (1 + math.cos(math.pi * share)) / 2)
         samples = self._problem.task.samples(batch)
         self.meter.count(forward=samples, backward=samples)
         self.step += 1
         return row
+
+    def move(self, gradient: Tensor, learning_rate: float) -> None:
+        """Take a step along a gradient (g,)."""
+        self._gates.move(gradient, learning_rate)
 
     def state(self) -> dict[str, Any]:
         """Return everything of its own that the rest of the search depends on."""

@@ -1,20 +1,18 @@
 """Gradual magnitude pruning: the smallest weights go, little by little, within one training; then the rewind."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tombola.core.parts import COUNT, one_of, option
 from tombola.core.selection import Density, Selection
-from tombola.finders.base import Drawn, drawn
+from tombola.finders.base import Drawn
+from tombola.finders.moving_mask import MovingMask
 from tombola.finders.problem import Problem
 from tombola.finders.training_finder import TrainingFinder, falling_share
-from tombola.networks.masking import by_canonical_name
-from tombola.networks.task import Task
-from tombola.training import TrainingCallback
 
 
 def cubic(density: float, done: float) -> float:
@@ -59,46 +57,20 @@ class Gradual(TrainingFinder):
     def find(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density, along a training."""
         selection = self.selection(problem, density)
-        pruning = Pruning(self, selection)
-        trained = problem.fit_with(pruning, problem.entry, self.name, self.epochs)
-        # The weights that are left, by their size; those pruned early rank no lower than those pruned late.
-        scores = problem.layout.flatten(problem.values_of(trained)).abs().masked_fill(~pruning.mask.cpu(), -torch.inf)
-        ranked = selection.groups.score(scores)
-        mask, scores = selection.keep(ranked), selection.groups.expand(ranked)
-        return drawn(self, problem, density, mask, scores, trained.cost - problem.cost_so_far)
+        return self.drawn_with(problem, density, selection, Pruning(self, selection))
 
 
-class Pruning(TrainingCallback):
+class Pruning(MovingMask):
     """A mask that loses its smallest weights as the training goes on."""
 
     def __init__(self, finder: Gradual, selection: Selection) -> None:
-        self._finder, self._selection, self._layout = finder, selection, selection.layout
-        self.mask = torch.ones(selection.layout.total, dtype=torch.bool)
+        super().__init__(selection, torch.ones(selection.layout.total, dtype=torch.bool))
+        self._finder = finder
 
-    def begin(self, model: nn.Module, task: Task) -> None:
-        """Find the weights."""
-        super().begin(model, task)
-        self._weights: Mapping[str, Tensor] = by_canonical_name(model)
-        self.mask = self.mask.to(next(iter(self._weights.values())).device)
-
-    @torch.no_grad()
-    def after_step(self, share: float) -> None:
-        """Prune where the schedule asks for it, and keep what is pruned at zero: momentum would revive it."""
+    def moved(self, share: float) -> Tensor | None:
+        """Return the mask without its smallest weights, where the schedule asks for it."""
         now = self._selection.at(lambda density: self._finder.density_at(density, share))
-        if now.kept < int(self.mask.sum()):
-            sizes = self._layout.flatten(self._weights).abs().masked_fill(~self.mask, -torch.inf)
-            self.mask = self.mask & now.keep(now.groups.score(sizes))
-        for name, view in self._layout.views(self.mask).items():
-            self._weights[name].masked_fill_(~view, 0.0)
-
-    def row(self) -> dict[str, Any]:
-        """Return the density reached."""
-        return {"density": float(self.mask.float().mean())}
-
-    def state(self) -> dict[str, Any]:
-        """Return the mask."""
-        return {"mask": self.mask}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take the mask."""
-        self.mask = state["mask"].to(self.mask.device)
+        if now.kept >= int(self.mask.sum()):
+            return None
+        sizes = self.sizes.masked_fill(~self.mask, -torch.inf)
+        return self.mask & now.keep(now.groups.score(sizes))

@@ -2,11 +2,18 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from tombola.core.parts import COUNT, SHARE, option
-from tombola.core.selection import Density
+from tombola.core.selection import Density, Selection
 from tombola.errors import UsageError
-from tombola.finders.base import Drawn, Finder, Needs
+from tombola.finders.base import Drawn, Finder, Needs, drawn
+from tombola.finders.moving_mask import MovingMask
 from tombola.finders.problem import Problem
+from tombola.networks.network import load_weights
+from tombola.ticket import Ticket
+from tombola.training import State
 
 REWINDS = ("rewind", "init", "given")
 
@@ -28,7 +35,7 @@ class TrainingFinder(Finder):
 
     epochs: int | None = option(
         None,
-        "epochs of the whole training in which joint, gradual or continuous-sparsification finds its mask",
+        "epochs of the whole training in which a finder that trains weights and mask together finds its mask",
         must=COUNT,
         flag="search-epochs",
         unset="--epochs",
@@ -55,3 +62,19 @@ class TrainingFinder(Finder):
     def find(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density, along a training."""
         raise NotImplementedError
+
+    def drawn_with(self, problem: Problem, density: Density, selection: Selection, mask: MovingMask) -> Drawn:
+        """Return the ticket of a mask that moved along a training, and the sparse network at its end."""
+        trained = problem.fit_with(mask, problem.entry, self.name, self.epochs)
+        # The weights that are left, by their size; what the mask leaves out ranks below all.
+        sizes = problem.layout.flatten(problem.values_of(trained)).abs()
+        ranked = selection.groups.score(sizes.masked_fill(~mask.mask.cpu(), -torch.inf))
+        found, scores = selection.keep(ranked), selection.groups.expand(ranked)
+        kept = kept_weights(problem, trained, found)
+        return drawn(self, problem, density, found, scores, trained.cost - problem.cost_so_far, kept=kept)
+
+
+def kept_weights(problem: Problem, trained: State, mask: Tensor) -> State:
+    """Return a trained network under a flat mask (d,), which is another product than the ticket of that mask."""
+    model = Ticket(problem.layout.views(mask.cpu())).apply_(load_weights(problem.model, trained.tensors))
+    return State.of(model, trained.epoch, trained.cost)

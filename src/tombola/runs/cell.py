@@ -122,7 +122,7 @@ def _execution(config: RunConfig, splits: Splits, model: nn.Module, found: Surve
         kept / found.layout.total,
         lambda: first_inputs(Task(), splits.train.feed(2, 0, "probe", shuffle=False)),
         config.batch_size,
-        against_sparse(runtime.device, config.training.clip_norm, bool(config.fit)),
+        against_sparse(runtime.device, config.training.clip_norm, bool(config.fit), config.training.optimizer),
     )
 
 

@@ -11,7 +11,8 @@ from tombola.core.cost import Cost
 from tombola.core.parts import written_name
 from tombola.core.progress import Progress
 from tombola.core.seeds import seeded
-from tombola.finders import Finder
+from tombola.errors import UsageError
+from tombola.finders import Finder, origin
 from tombola.finders import draw as draw_ticket
 from tombola.finders.problem import Problem, Trainer
 from tombola.networks.evaluation import Evaluation
@@ -35,6 +36,7 @@ from tombola.runs.rundir import (
     write_ticket,
     write_trained,
 )
+from tombola.sparse.choice import first_inputs
 from tombola.storage.store import CHECKPOINT_SECONDS, DiskStore
 from tombola.ticket import Ticket
 from tombola.training import State
@@ -199,12 +201,18 @@ def _places(directory: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A drawn ticket; where it was drawn, where its training starts, and what draws and trains."""
+    """A drawn ticket; where it was drawn, where its training starts, and what draws and trains.
+
+    kept: the sparse network that the finder's own training left. further: what it took to get to the start, beyond the
+    draw.
+    """
 
     cell: Cell
     ticket: Ticket
     at: State
     start: State
+    kept: State | None
+    further: Cost
     problem: Problem
     trainer: Trainer
     rows: list[dict[str, Any]]
@@ -225,10 +233,18 @@ def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> 
     # Draw.
     problem = cell.problem(drawn_at, store, progress, trainer)
     found = draw_ticket(config.finder, problem, config.density)
-    start = found.start or start
+    start, further = origin(
+        config.train_from,
+        config.finder,
+        problem,
+        found,
+        found.start or start,
+        trainer.start,
+        lambda: cell.initial_model(config.seed, "signs"),
+    )
     write_ticket(directory, found.ticket, start)
     write_scores(directory, found.ticket)
-    return _Drawn(cell, found.ticket, drawn_at, start, problem, trainer, found.rows)
+    return _Drawn(cell, found.ticket, drawn_at, start, found.kept, further, problem, trainer, found.rows)
 
 
 def _train(drawn: _Drawn, directory: Path) -> None:
@@ -248,7 +264,30 @@ def _train(drawn: _Drawn, directory: Path) -> None:
         "dense_test_accuracy": 100 * dense_test.metric,
         "dense_test_loss": dense_test.loss,
     }
+    values["paths"] = _paths(drawn)
+    if drawn.kept is not None:
+        values["kept_weights"] = _kept_weights(cell, drawn.kept, dense)
     write_trained(directory, trained, rows, values)
+
+
+def _paths(drawn: _Drawn) -> dict[str, Any]:
+    """Return effective nodes and paths of the ticket, or why they cannot be counted."""
+    example = first_inputs(drawn.cell.task, drawn.problem.feed)
+    try:
+        return drawn.ticket.paths(drawn.cell.model, example).to_dict()
+    except UsageError as error:
+        return {"why": error.message}
+
+
+def _kept_weights(cell: Cell, kept: State, dense: State) -> dict[str, Any]:
+    """Return what the sparse network does that the finder's own training left; its cost is from θ₀ on, too."""
+    test = cell.evaluate(kept, "test")
+    return {
+        "test_accuracy": 100 * test.metric,
+        "test_loss": test.loss,
+        "cost": kept.cost.to_dict(),
+        "dense_equivalents": kept.cost.passes / dense.cost.passes if dense.cost.passes else None,
+    }
 
 
 def _values(drawn: _Drawn, trained: State, dense: State) -> dict[str, Any]:
@@ -256,9 +295,11 @@ def _values(drawn: _Drawn, trained: State, dense: State) -> dict[str, Any]:
     values = _ticket_values(drawn.ticket)
     training = trained.cost - drawn.start.cost
     # From θ₀ on, whether or not an entry of the store was shared with another run.
-    total = Cost(**values["draw_cost"]) + training
+    total = Cost(**values["draw_cost"]) + drawn.further + training
     return values | {
         "seed": drawn.cell.config.seed,
+        "trained_from": drawn.cell.config.train_from,
+        "optimizer": written_name(drawn.cell.config.training.optimizer),
         "seconds": total.seconds,
         "cost": total.to_dict(),
         # A training function of the user's own may count no samples.

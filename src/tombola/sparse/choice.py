@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tombola.core.compiling import numba_works
 from tombola.core.flat import Layout
+from tombola.core.parts import written_name
 from tombola.data import Feed
 from tombola.errors import UsageError
 from tombola.networks.masking import check_masks, pruned_of, zero_
@@ -27,12 +28,16 @@ def execution_identity(execution: str) -> dict[str, Any]:
     return {"execution": [execution, VERSION]} if execution != "dense" else {}
 
 
-def against_sparse(device: torch.device, clip_norm: float | None, own_training: bool) -> str:
+def against_sparse(device: torch.device, clip_norm: float | None, own_training: bool, optimizer: object = None) -> str:
     """Return why tickets cannot train sparse, whatever the network; nothing where they can."""
     if device.type != "cpu":
         return f"the device is {device.type}, not cpu"
     if clip_norm is not None:
         return "clip_norm is of the whole gradient, pruned weights included, which takes a dense step"
+    if getattr(optimizer, "by_shape", False):
+        return (
+            f"the optimizer {written_name(optimizer)} tells weights by their shapes, which kept values alone have not"
+        )
     return "fit trains, not the recipe" if own_training else ""
 
 

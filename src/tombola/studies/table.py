@@ -14,6 +14,27 @@ from tombola.studies.statistics import Difference, Summary, compare_paired, holm
 
 
 @dataclass(frozen=True)
+class KeptWeights:
+    """Sparse networks as a finder's own training left them, whose masks moved with it: no tickets, which train anew.
+
+    accuracies: on test data, in percent, one a seed that has one. dense_equivalents: of that training, from θ₀ on.
+    """
+
+    accuracies: tuple[float, ...]
+    accuracy: Summary
+    dense_equivalents: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "test_accuracies": list(self.accuracies),
+            "test_accuracy_mean": self.accuracy.mean,
+            "test_accuracy_std": self.accuracy.std,
+            "dense_equivalents": self.dense_equivalents,
+        }
+
+
+@dataclass(frozen=True)
 class Row:
     """A finder at a density, over seeds.
 
@@ -24,7 +45,8 @@ class Row:
     the search's data ("hard"), and held-out ones, whose values are given by seed too.
     dynamics: where they were measured, epoch, KL between sparse and dense outputs and cosine between their gradients,
     means along training. differences: this finder's accuracy minus another's, by label, paired by seed. failed: seeds
-    without a result. warnings: of the tickets, each once, however many seeds it came up in.
+    without a result. warnings: of the tickets, each once, however many seeds it came up in. trained_from, optimizer: of
+    the tickets' training. kept_weights: of finders that leave a sparse network of their own.
     """
 
     finder: str
@@ -43,6 +65,9 @@ class Row:
     differences: dict[str, tuple[Difference, float | None]] = field(default_factory=dict)
     failed: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+    trained_from: str = "rewind"
+    optimizer: str = ""
+    kept_weights: KeptWeights | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -72,6 +97,9 @@ class Row:
             },
             "failed_seeds": list(self.failed),
             "warnings": list(self.warnings),
+            "trained_from": self.trained_from,
+            "optimizer": self.optimizer,
+            "kept_weights": self.kept_weights and self.kept_weights.to_dict(),
         }
 
 
@@ -120,7 +148,19 @@ def _row(outcomes: Sequence[CellOutcome], label: str, density: float) -> Row | N
         dynamics=_dynamics(values),
         failed=tuple(o.cell.seed for o in own if o.failure),
         warnings=tuple(dict.fromkeys(text for found in values for text in found.get("warnings", ()))),
+        trained_from=values[0].get("trained_from", "rewind"),
+        optimizer=values[0].get("optimizer", ""),
+        kept_weights=_kept_weights(values),
     )
+
+
+def _kept_weights(values: Sequence[Mapping[str, Any]]) -> KeptWeights | None:
+    found = [each["kept_weights"] for each in values if each.get("kept_weights")]
+    if not found:
+        return None
+    accuracies = tuple(each["test_accuracy"] for each in found)
+    equivalents = [each["dense_equivalents"] for each in found]
+    return KeptWeights(accuracies, summarise(accuracies), None if None in equivalents else fmean(equivalents))
 
 
 def _objective(values: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -211,6 +251,11 @@ def _line(row: Row, gain: tuple[Difference, float | None] | None) -> dict[str, A
         "backward": row.backward,
         "dense_equivalents": row.dense_equivalents,
         "speed_up_over_ltr": row.speed_up,
+        "trained_from": row.trained_from,
+        "optimizer": row.optimizer,
+        "kept_weights_mean": row.kept_weights and row.kept_weights.accuracy.mean,
+        "kept_weights_std": row.kept_weights and row.kept_weights.accuracy.std,
+        "kept_weights_dense_equivalents": row.kept_weights and row.kept_weights.dense_equivalents,
         "failed_seeds": " ".join(map(str, row.failed)),
         "gain_of_first": gain and gain[0].summary.mean,
         "first_is": gain and gain[0].verdict,

@@ -14,6 +14,7 @@ from tombola.core.compiling import numba_works
 from tombola.errors import UsageError
 from tombola.networks.masking import Attachment, check_masks, pruned_of, zero_
 from tombola.networks.network import private_copy
+from tombola.networks.paths import Paths, effective_paths
 from tombola.ticket import file
 from tombola.ticket.bits import Bits
 from tombola.ticket.provenance import Provenance
@@ -195,6 +196,14 @@ class Ticket(Mapping[str, Tensor]):
         from tombola.sparse.compaction import compact
 
         return compact(model, self, example)
+
+    def paths(self, model: nn.Module, example: Tensor) -> Paths:
+        """Return how many units, and paths from inputs to outputs, the ticket leaves of a model.
+
+        example: a batch of inputs, (N, ...), of which the shape counts. Raises UsageError for a network in which paths
+        cannot be counted, saying why.
+        """
+        return effective_paths(model, self, example)
 
     def save(self, path: str | Path) -> None:
         """Write the ticket to a safetensors file, atomically."""

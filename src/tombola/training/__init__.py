@@ -2,13 +2,14 @@
 
 from tombola.training.callback import TrainingCallback
 from tombola.training.loop import VERSION, fit
-from tombola.training.optimizers import OPTIMIZERS, SGD, AdamW
+from tombola.training.optimizers import HAM, OPTIMIZERS, SGD, AdamW, SignIn
 from tombola.training.recipe import Recipe
 from tombola.training.setup import Fit, TrainingSetup
 from tombola.training.state import State
 from tombola.training.user_function import Job, TrainingFunction, UserFit
 
 __all__ = [
+    "HAM",
     "OPTIMIZERS",
     "SGD",
     "VERSION",
@@ -16,6 +17,7 @@ __all__ = [
     "Fit",
     "Job",
     "Recipe",
+    "SignIn",
     "State",
     "TrainingCallback",
     "TrainingFunction",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from tombola.networks.task import Batch, Output, Task
 
@@ -21,6 +22,9 @@ class TrainingCallback:
     def begin(self, model: nn.Module, task: Task) -> None:
         """Get to know the model that is about to be trained, on its device, before its first step."""
         self.model, self.task = model, task
+
+    def stepped_by(self, optimizer: Optimizer) -> None:
+        """Get to know the optimiser of the weights, before its first step."""
 
     def forward(self, batch: Batch, share: float) -> Output:
         """Run the model on a batch; the loss of what this returns is followed backward."""

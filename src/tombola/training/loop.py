@@ -85,6 +85,7 @@ class Loop:
         )
         self._execution.hold(self._optimizer)
         callback.begin(self._execution.network, setup.task)
+        callback.stepped_by(self._optimizer)
         self.epoch = self._first = start.epoch
         self.meter = Meter()
         self._position = 0

@@ -6,9 +6,10 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from tombola.core.parts import BELOW_ONE, POSITIVE, Part, option
+from tombola.core.parts import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, Part, option
 from tombola.core.written import Family
 from tombola.errors import UsageError
+from tombola.training.sign_in import SignInOptimizer
 
 
 @runtime_checkable
@@ -54,8 +55,67 @@ class AdamW(Part):
         return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, **settings)
 
 
+# What others may wrap.
+PLAIN: Family[Optimizer] = Family("inner", {kind.name: kind() for kind in (SGD, AdamW)}, Optimizer)
+# How far a hyperbolic step goes at most, in the exponent.
+FARTHEST = 5.0
+
+
+@dataclass(frozen=True)
+class HAM(Part):
+    """A hyperbolic step after every step of another optimiser: θ <- θ exp(-η (α sign(θ) g + β)).
+
+    Of weights of two dimensions and more; η is the learning rate, g the gradient of the step before, and the exponent
+    is cut to [-5, 5] as in the authors' code. What a mask holds at zero stays there. Source: Jacobs et al. 2025, arXiv
+    2506.02630, (HYP*), with the α and β of its ImageNet runs.
+    """
+
+    name: ClassVar[str] = "ham"
+    by_shape: ClassVar[bool] = True
+    inner: Optimizer = option(SGD(), "what steps the weights before ham: sgd, adamw", family=PLAIN)
+    alpha: float = option(200.0, "how strongly ham follows the gradient", must=NOT_NEGATIVE)
+    beta: float = option(1e-3, "how strongly ham shrinks weights", must=NOT_NEGATIVE)
+
+    def build(self, parameters: list[Tensor], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+        """Return the optimiser of some parameters."""
+        optimizer = self.inner.build(parameters, learning_rate, weight_decay)
+        optimizer.register_step_post_hook(lambda stepped, *_: self.bend(stepped))
+        return optimizer
+
+    @torch.no_grad()
+    def bend(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the hyperbolic step."""
+        for group in optimizer.param_groups:
+            for weight in (each for each in group["params"] if each.grad is not None and each.dim() >= 2):
+                exponent = (weight.sign() * weight.grad).mul_(self.alpha).add_(self.beta).mul_(-group["lr"])
+                weight.mul_(exponent.clamp_(-FARTHEST, FARTHEST).exp_())
+
+
+@dataclass(frozen=True)
+class SignIn(Part):
+    """Another optimiser steps m and w, of which every weight θ = m ⊙ w of two dimensions and more is the product.
+
+    They start with m² - w² = β, and are brought back there every so many steps, θ staying what it is. Source: Gadhikar
+    et al. 2025, arXiv 2504.12801 (β = 1; how often it resets could not be looked up: here about an epoch of CIFAR-10).
+    """
+
+    name: ClassVar[str] = "sign-in"
+    by_shape: ClassVar[bool] = True
+    inner: Optimizer = option(SGD(), "what steps the factors of sign-in: sgd, adamw", family=PLAIN)
+    scale: float = option(1.0, "β of sign-in, to which m² - w² is reset", must=POSITIVE)
+    every: int = option(400, "steps between two resets of sign-in", must=COUNT)
+
+    def build(self, parameters: list[Tensor], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+        """Return the optimiser of some parameters."""
+
+        def make(factors: list[Tensor]) -> torch.optim.Optimizer:
+            return self.inner.build(factors, learning_rate, weight_decay)
+
+        return SignInOptimizer(parameters, make, learning_rate, self.scale, self.every)
+
+
 OPTIMIZERS: Family[Optimizer] = Family(
     "optimizer",
-    {kind.name: kind() for kind in (SGD, AdamW)},
+    {kind.name: kind() for kind in (SGD, AdamW, SignIn, HAM)},
     Optimizer,
 )

@@ -51,7 +51,9 @@ class Recipe(Part):
         10, "epochs of a whole training; a ticket trains those after its rewind point", must=COUNT, group="training"
     )
     learning_rate: float = option(0.1, "learning rate, at its highest", must=POSITIVE, group="training")
-    optimizer: Optimizer = option(SGD(), "what steps the weights: sgd, adamw", family=OPTIMIZERS, group="training")
+    optimizer: Optimizer = option(
+        SGD(), "what steps the weights: sgd, adamw, sign-in, ham", family=OPTIMIZERS, group="training"
+    )
     weight_decay: float = option(1e-4, "weight decay", must=NOT_NEGATIVE, group="training")
     milestones: tuple[int, ...] = option(
         (), "epochs after which the learning rate is divided by ten", unset="none", group="training"

@@ -9,7 +9,8 @@ from tombola.core.selection import Density
 from tombola.core.written import Family
 from tombola.data import AUGMENTATIONS, DATASETS, Source
 from tombola.errors import UsageError
-from tombola.finders import CTS, FINDERS, Finds, needs_of
+from tombola.finders import CTS, FINDERS, ORIGINS, Finds, needs_of
+from tombola.finders.origins import ORIGIN_HELP
 from tombola.networks.models import MODELS, Model
 from tombola.networks.runtime import MEMORY_FORMATS, PRECISIONS
 from tombola.runs.config.densities import parse_density
@@ -98,6 +99,7 @@ class RunConfig(Part):
     rewind_to: int = option(
         1, "epoch from which the ticket is trained, unless drawn at init", must=NATURAL, group="ticket"
     )
+    train_from: str = option("rewind", ORIGIN_HELP, must=one_of(ORIGINS), group="ticket")
     search_precision: str | None = option(
         None,
         "auto, 32-true, bf16-mixed",

@@ -91,6 +91,11 @@ class Plan:
         for one, other in zip(some.tolist(), others.tolist(), strict=True):
             self._leaders[self._leader(one)] = self._leader(other)
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether channels of several layers go together, as where a network adds what has branched."""
+        return bool((self._all_leaders() != np.arange(len(self._leaders))).any())
+
     def _leader(self, unit: int) -> int:
         while self._leaders[unit] != unit:
             self._leaders[unit] = unit = self._leaders[self._leaders[unit]]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from tombola.studies.audit.connectivity import Connectivity
 from tombola.studies.statistics import Difference, Summary, compare_paired, summarise
@@ -38,7 +38,7 @@ class Check:
         return _MEANING[self.difference.verdict] if self.difference else IMPOSSIBLE
 
     @classmethod
-    def judged(cls, name: str, changed: float, accuracies: Sequence[float], own: Sequence[float]) -> "Check":
+    def judged(cls, name: str, changed: float, accuracies: Sequence[float], own: Sequence[float]) -> Self:
         """Return the check of accuracies beside the ticket's own, of the same seeds in the same order."""
         return cls(name, changed, tuple(accuracies), compare_paired(accuracies, own))
 
@@ -61,6 +61,20 @@ class Check:
         }
 
 
+# What it says about the ticket where it does as well, carried over to other weights, as with its own.
+_CARRIED = {"worse": "does not transfer", "better": "transfers", "not worse": "transfers", "undecided": UNDECIDED}
+
+
+@dataclass(frozen=True)
+class Transfer(Check):
+    """A ticket carried over to other initial weights: whether it does there as well as with its own."""
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        return _CARRIED[self.difference.verdict] if self.difference else IMPOSSIBLE
+
+
 @dataclass(frozen=True)
 class Report:
     """What an audit found.
@@ -68,6 +82,7 @@ class Report:
     accuracies: of the ticket itself, one a seed. empty_layers: those without any weight. overlap: share of the ticket's
     weights that a random and a magnitude ticket keep too, each beside what chance gives at these layers' densities.
     other_weights: it was drawn at other weights than those that it is trained from, such as the trained ones.
+    transfers: to other initial weights, of which the exit status says nothing.
     """
 
     seeds: tuple[int, ...]
@@ -77,6 +92,7 @@ class Report:
     overlap: Mapping[str, Mapping[str, float]]
     connectivity: Connectivity | None
     other_weights: bool = False
+    transfers: tuple[Transfer, ...] = ()
 
     @property
     def accuracy(self) -> Summary:
@@ -101,6 +117,7 @@ class Report:
             "test_accuracy_mean": own.mean,
             "test_accuracy_std": own.std,
             "checks": [check.to_dict() for check in self.checks],
+            "transfers": [transfer.to_dict() for transfer in self.transfers],
             "empty_layers": list(self.empty_layers),
             "overlap": {name: dict(found) for name, found in self.overlap.items()},
             "other_weights": self.other_weights,

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from tombola.core.flat import Layout
 from tombola.core.granularity import GRANULARITIES, Granularity
@@ -16,6 +17,7 @@ from tombola.core.progress import Progress
 from tombola.core.seeds import derive, generator, seeded
 from tombola.errors import UsageError
 from tombola.finders import Magnitude, Random, draw
+from tombola.finders.origins import with_signs
 from tombola.finders.problem import Problem
 from tombola.networks.models import read_weights
 from tombola.networks.network import estimate_statistics, lacks_statistics, load_weights, statistics_modules
@@ -23,13 +25,16 @@ from tombola.networks.runtime import on_threads
 from tombola.runs.cell import Cell, resolve
 from tombola.runs.config import RunConfig
 from tombola.runs.rundir import claim_below, name_of_finder, store_below, ticket_name, write_audit
+from tombola.sparse.choice import first_inputs
 from tombola.storage.store import DiskStore
 from tombola.studies.audit.alterations import Impossible, changed, inverted, inverted_by_layer, shared, shuffled
 from tombola.studies.audit.connectivity import Connectivity, walk
-from tombola.studies.audit.report import Check, Report
+from tombola.studies.audit.rebasin import Chain, matched
+from tombola.studies.audit.report import Check, Report, Transfer
 from tombola.ticket import Ticket
 from tombola.training import State
 
+C = TypeVar("C", bound=Check)
 # Batches on which running statistics are estimated between two networks, which have none of their own there.
 STATISTICS_BATCHES = 50
 
@@ -40,6 +45,9 @@ MASK_CHECKS: dict[str, Alteration] = {
     "scores inverted over the network": inverted,
 }
 REINITIALISED = "re-initialised"
+SIGNS, REBASED = "signs alone on new weights", "permuted to new weights"
+# Batches on which units of two networks are matched.
+MATCHING_BATCHES = 10
 
 
 def audit(
@@ -117,6 +125,10 @@ class _Bench:
             overlap=self._overlap(),
             other_weights=self._at_other_weights(),
             connectivity=self._connectivity(trained),
+            transfers=(
+                self._check(SIGNS, own, self._signs, Transfer),
+                self._check(REBASED, own, self._rebased, Transfer),
+            ),
         )
 
     def _at_other_weights(self) -> bool:
@@ -124,7 +136,7 @@ class _Bench:
         provenance = self.ticket.provenance
         return provenance is not None and provenance.weights not in {None, self.start.digest}
 
-    def _check(self, name: str, own: list[float], alter: Callable[[int], "_Altered"]) -> Check:
+    def _check(self, name: str, own: list[float], alter: Callable[[int], "_Altered"], kind: type[C] = Check) -> C:
         """Alter anew for every seed, train, and judge; an alteration that cannot be made ends the check."""
         found: list[float] = []
         shares: list[float] = []
@@ -132,13 +144,13 @@ class _Bench:
             try:
                 altered = alter(number)
             except Impossible as error:
-                return Check(name, why=str(error))
+                return kind(name, why=str(error))
             shares.append(altered.share)
             self.progress.say(
                 f"{name}, {number + 1} of {len(self.numbers)}: {altered.share:.1%} of the weights are others"
             )
             found.append(self._accuracy(self._train(number, altered.ticket, altered.start)))
-        return Check.judged(name, min(shares), found, own)
+        return kind.judged(name, min(shares), found, own)
 
     def _other_mask(self, name: str, alter: Alteration, number: int) -> "_Altered":
         """Return another mask, to be trained from the ticket's own weights."""
@@ -156,6 +168,40 @@ class _Bench:
         if not share:
             raise Impossible("nothing would change: the model's weights do not come from the seed")
         return _Altered(share, self.ticket, fresh)
+
+    def _fresh(self, number: int, purpose: str) -> nn.Module:
+        """Return the model with initial weights drawn anew."""
+        return self.cell.initial_model(self.cell.config.seed + number, purpose)
+
+    def _signs(self, number: int) -> "_Altered":
+        """Return the ticket's mask with initial sizes drawn anew, and the signs of its own weights."""
+        made = with_signs(self._fresh(number, SIGNS), self.start, self._problem())
+        share = float((self._weights(made) != self._weights(self.start)).float().mean())
+        if not share:
+            raise Impossible("nothing would change: the model's weights do not come from the seed")
+        return _Altered(share, self.ticket, replace(made, epoch=self.start.epoch))
+
+    def _rebased(self, number: int) -> "_Altered":
+        """Return the mask permuted to new weights, which were trained as far as the ticket's own where it starts.
+
+        Units are matched by what both dense networks do at the end of their training.
+        """
+        cell, epochs = self.cell, self.cell.config.training.epochs
+        feed = cell.splits.train.feed(cell.config.batch_size, cell.config.seed, "re-basin")
+        example = first_inputs(cell.task, feed)
+        chain = Chain.of(load_weights(cell.model, self.start.tensors).eval(), example)
+        config = replace(cell.config, seed=cell.config.seed + number)
+        other = replace(cell, config=config, model=self._fresh(number, REBASED)).trainer(self.store, self.progress)
+        (own,) = cell.trainer(self.store, self.progress).trajectory(None, self.start, [epochs])
+        seen = [
+            chain.inputs(
+                cell.runtime.place(load_weights(cell.model, state.tensors).eval()), batches, cell.task, cell.runtime
+            )
+            for state in (own, other.dense_at(epochs))
+            for batches in [(item.batch for item in islice(feed.epoch(0), MATCHING_BATCHES))]
+        ]
+        permuted = chain.permuted(self.ticket, matched(*seen))
+        return _Altered(changed(self.ticket, permuted), permuted, other.dense_at(self.start.epoch))
 
     def _train(self, number: int, ticket: Ticket, start: State) -> State:
         """Train as the ticket is trained, in the order of data that belongs to one of the seeds."""

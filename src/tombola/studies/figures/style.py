@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from tombola.studies.reading.questions import base_name
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
-    "searches for masks": ("cts", "joint", "continuous-sparsification", "edge-popup"),
+    "searches for masks": ("cts", "joint", "continuous-sparsification", "edge-popup", "gem-miner"),
     "trains and prunes": ("ltr", "lrr", "imp", "gradual"),
-    "scores once or in rounds": ("snip", "grasp", "grasp-magnitude", "synflow", "force", "prospr", "saliency"),
+    "scores once or in rounds": (
+        "snip", "grasp", "grasp-magnitude", "synflow", "force", "prospr", "saliency", "fisher", "fisher-taylor",
+        "hutchinson", "hutchinson-taylor",
+    ),
     "sizes and chance": ("magnitude", "random"),
-}
+    "trains under a moving mask": ("ac-dc", "rigl", "set", "granet"),
+}  # fmt: skip
 OWN = "of one's own"
 
 # From Okabe and Ito's colours, which the colour-blind tell apart; none too pale for white paper nor too dark for black.

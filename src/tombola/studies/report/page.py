@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from urllib.parse import quote
 
@@ -106,11 +107,31 @@ def _tables(study: Study, against: str) -> Iterator[Table]:
         rows = tuple((fall.finder, fall.words) for fall in falls(study.rows, dense.mean))
         note = "Where the mean falls more than a point below the dense network's, between measured densities."
         yield Table("Where finders fall behind", note, ("finder", "falls a point below dense at"), rows)
+    yield from _paths(study)
+
+
+def _paths(study: Study) -> Iterator[Table]:
+    """Yield the table of effective nodes and paths, where runs know them."""
+    rows = []
+    for row in study.rows:
+        found = [
+            values["paths"]
+            for cell, values in study.done
+            if (cell.label, cell.density) == (row.finder, row.density) and "nodes" in (values.get("paths") or {})
+        ]
+        if found:
+            logs = [each["log_paths"] for each in found if each["log_paths"] is not None]
+            nodes = f"{fmean(each['nodes'] for each in found):,.0f} of {found[0]['of']:,}"
+            rows.append((row.finder, percent(row.density), nodes, f"{fmean(logs):.2f}" if logs else "no path"))
+    if rows:
+        note = "Units on a path of kept weights from inputs to outputs, and the logarithm of the number of such paths."
+        yield Table("Effective nodes and paths", note, ("finder", "density", "nodes", "ln paths"), tuple(rows))
 
 
 def _accuracies(study: Study, against: str) -> Table:
     unit = cost_unit(study.rows) if study.rows else "seconds"
     ahead = {row.density: row.differences for row in study.rows if row.finder == against}
+    with_kept = any(row.kept_weights for row in study.rows)
     rows = []
     for row in study.rows:
         gain, adjusted = ahead.get(row.density, {}).get(row.finder) or (None, None)
@@ -127,17 +148,24 @@ def _accuracies(study: Study, against: str) -> Table:
                 _interval(gain.summary) if gain else "",
                 "" if adjusted is None else f"{adjusted:.3g}",
                 gain.verdict if gain else "",
+                *(_own_weights(row) if with_kept else ()),
             )
         )
     columns = (
         "finder", "density", "kept", "test accuracy (%)", "95 % interval", "n", unit, f"{against} gains", "interval",
-        "p (Holm)", f"{against} is",
+        "p (Holm)", f"{against} is", *(("kept weights (%)",) if with_kept else ()),
     )  # fmt: skip
     note = (
         "Mean and standard deviation over seeds. Gains are paired by seed; their intervals hold over all densities "
         "together (Bonferroni), as p values do (Holm). Not worse: by half a point at most."
     )
+    if with_kept:
+        note += " Kept weights: the network at the end of the finder's own training, whose mask moved; no ticket."
     return Table("Accuracies", note, columns, tuple(rows), tuple(f"row-{n}" for n in range(len(rows))))
+
+
+def _own_weights(row: Row) -> tuple[str]:
+    return (str(row.kept_weights.accuracy) if row.kept_weights else "",)
 
 
 def _equal_cost(study: Study, against: str) -> Table:
@@ -189,7 +217,8 @@ def _link(directory: Path | None, place: Path) -> str:
 
 
 def _audit(values: dict[str, Any]) -> dict[str, Any]:
-    checks = [check for check in values.get("checks") or () if isinstance(check, dict)]
+    every = (*(values.get("checks") or ()), *(values.get("transfers") or ()))
+    checks = [check for check in every if isinstance(check, dict)]
     return {
         "name": values["directory"],
         "ticket": f"{values.get('finder')} at {_percent_of(values.get('density'))}, seed {values.get('seed')}",

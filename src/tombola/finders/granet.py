@@ -1,0 +1,66 @@
+"""GraNet: gradual pruning, after each cut of which small weights make room for others."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tombola.core.allocation import ALLOCATIONS, Allocation, ErdosRenyiKernel, Global
+from tombola.core.granularity import Weight
+from tombola.core.parts import COUNT, INSIDE, SHARE, option
+from tombola.core.selection import Density, Selection
+from tombola.finders.base import ALLOCATION_HELP, Drawn
+from tombola.finders.problem import Problem
+from tombola.finders.sparse_training import Exchanging, SparseTraining
+
+
+@dataclass(frozen=True)
+class GraNet(SparseTraining):
+    """The density falls cubically, by size over all layers, and every cut is followed by an exchange within layers.
+
+    What regenerates is where the gradient is largest. The network starts half dense, layers as in ERK; with
+    `start_density` 1 it starts dense. Source: Liu et al. 2021, arXiv 2106.10404, algorithm 1, equations 2, 4 and 5;
+    shares as in its CIFAR runs (of 160 epochs the density falls in 80, half of the weights regenerate at first).
+    """
+
+    name: ClassVar[str] = "granet"
+    fraction: float = option(
+        0.5, "share of a layer's weights that a first exchange would move", must=INSIDE, group="rivals"
+    )
+    updates: int = option(60, "exchanges in the training", must=COUNT, group="rivals")
+    until: float = option(1.0, "share of the training after which a mask stands still", must=SHARE, group="rivals")
+    start_density: float = option(0.5, "density that granet starts from", must=SHARE, group="rivals")
+    falling: float = option(
+        0.5, "share of the training in which granet falls to the density", must=SHARE, group="rivals"
+    )
+    allocation: Allocation = option(Global(), ALLOCATION_HELP, family=ALLOCATIONS, group="ticket", kw_only=True)
+
+    def density_at(self, density: float, share: float) -> float:
+        """Return κ + (κ₀ - κ)(1 - s)³, the density after a share of the training (equation 2)."""
+        start, left = max(self.start_density, density), 1 - min(share / self.falling, 1.0)
+        return density + (start - density) * left**3
+
+    def first_selection(self, selection: Selection) -> Selection:
+        """Return what is kept at first: layers as in ERK where their weights are ranked together later, one by one."""
+        first = selection.at(lambda density: self.density_at(density, 0.0))
+        by_weight = isinstance(self.allocation, Global) and isinstance(self.granularity, Weight)
+        return replace(first, allocation=ErdosRenyiKernel()) if by_weight else first
+
+    def find(self, problem: Problem, density: Density) -> Drawn:
+        """Return the ticket of one density, along a training."""
+        selection = self.selection(problem, density)
+        return self.drawn_with(problem, density, selection, Regenerating(self, selection, problem.seed))
+
+
+class Regenerating(Exchanging):
+    """A mask that loses its smallest weights, and exchanges others."""
+
+    _finder: GraNet
+
+    def cut(self, share: float) -> Tensor:
+        """Return the mask without its smallest weights, where the density asks for it."""
+        now = self._selection.at(lambda density: self._finder.density_at(density, share))
+        if now.kept >= int(self.mask.sum()):
+            return self.mask
+        return self.mask & now.keep(now.groups.score(self.sizes.masked_fill(~self.mask, -torch.inf)))

@@ -1,0 +1,154 @@
+"""Dynamic sparse training: a sparse network whose small weights make room for others, again and again."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from tombola.core.allocation import ALLOCATIONS, Allocation, ErdosRenyiKernel
+from tombola.core.parts import COUNT, INSIDE, SHARE, Part, option
+from tombola.core.seeds import generator
+from tombola.core.selection import Density, Selection
+from tombola.core.written import Family
+from tombola.finders.base import ALLOCATION_HELP, Drawn
+from tombola.finders.moving_mask import MovingMask, exchanged
+from tombola.finders.problem import Problem
+from tombola.finders.training_finder import TrainingFinder
+
+
+@runtime_checkable
+class Growth(Protocol):
+    """Says which of the weights that are left out come in."""
+
+    def scores(self, mask: MovingMask, seed: int, number: int) -> Tensor:
+        """Return a score for each weight (d,), larger for those that come first; number: of the exchange, from 1."""
+
+
+@dataclass(frozen=True)
+class ByGradient(Part):
+    """Where the loss's gradient is largest (Evci et al. 2020)."""
+
+    name: ClassVar[str] = "gradient"
+
+    def scores(self, mask: MovingMask, seed: int, number: int) -> Tensor:
+        """Return |∂L/∂θ| of the last batch."""
+        return mask.gradient.abs()
+
+
+@dataclass(frozen=True)
+class ByChance(Part):
+    """Anywhere (Mocanu et al. 2018, arXiv 1707.04780)."""
+
+    name: ClassVar[str] = "random"
+
+    def scores(self, mask: MovingMask, seed: int, number: int) -> Tensor:
+        """Return noise."""
+        noise = torch.rand(mask.mask.shape, generator=generator(seed, "growth", number))
+        return noise.to(mask.mask.device)
+
+
+GROWTHS: Family[Growth] = Family("growth", {kind.name: kind() for kind in (ByGradient, ByChance)}, Growth)
+
+
+@dataclass(frozen=True)
+class SparseTraining(TrainingFinder):
+    """What trainings share whose density stands while their mask moves: the network starts sparse, at random.
+
+    At each of so many `updates`, evenly spread until a share of the training is done, each layer drops a share of its
+    weights, the smallest, and takes in as many; that share falls by a half cosine, fraction/2 (1 + cos(πs)). What comes
+    in starts from zero. The update follows the step of its batch, where the published one stands in its place.
+    """
+
+    growth: Growth = option(ByGradient(), "where weights grow: gradient, random", family=GROWTHS, group="rivals")
+    fraction: float = option(
+        0.3, "share of a layer's weights that a first exchange would move", must=INSIDE, group="rivals"
+    )
+    updates: int = option(30, "exchanges in the training", must=COUNT, group="rivals")
+    until: float = option(0.75, "share of the training after which a mask stands still", must=SHARE, group="rivals")
+    allocation: Allocation = option(
+        ErdosRenyiKernel(), ALLOCATION_HELP, family=ALLOCATIONS, group="ticket", kw_only=True
+    )
+
+    def updates_by(self, share: float) -> int:
+        """Return how many exchanges are due by a share of the training."""
+        return int(min(share / self.until, 1.0) * self.updates)
+
+    def fraction_at(self, share: float) -> float:
+        """Return the share of a layer's weights that an exchange moves (Evci et al. 2020, the cosine)."""
+        return self.fraction / 2 * (1 + math.cos(math.pi * min(share / self.until, 1.0)))
+
+    def first_selection(self, selection: Selection) -> Selection:
+        """Return what is kept at first."""
+        return selection
+
+    def find(self, problem: Problem, density: Density) -> Drawn:
+        """Return the ticket of one density, along a training."""
+        selection = self.selection(problem, density)
+        return self.drawn_with(problem, density, selection, Exchanging(self, selection, problem.seed))
+
+
+@dataclass(frozen=True)
+class RigL(SparseTraining):
+    """Grows where the gradient is largest (Evci et al. 2020, arXiv 1911.11134, algorithm 1; published every 100 steps).
+
+    The gradient is that of the dense network's weights on one batch, at those that are left out too.
+    """
+
+    name: ClassVar[str] = "rigl"
+
+
+@dataclass(frozen=True)
+class SET(SparseTraining):
+    """Grows at random (Mocanu et al. 2018), exploring in time what a dense network has at once.
+
+    Rows of metrics hold the share of all weights that were ever in: the in-time over-parameterisation of Liu et al.
+    2021, arXiv 2102.02887, whose fraction this is; fewer updates leave what came in more time to grow.
+    """
+
+    name: ClassVar[str] = "set"
+    growth: Growth = option(ByChance(), "where weights grow: gradient, random", family=GROWTHS, group="rivals")
+    fraction: float = option(
+        0.5, "share of a layer's weights that a first exchange would move", must=INSIDE, group="rivals"
+    )
+
+
+class Exchanging(MovingMask):
+    """A mask whose weights make room for others."""
+
+    def __init__(self, finder: SparseTraining, selection: Selection, seed: int) -> None:
+        first = finder.first_selection(selection)
+        noise = torch.rand(sum(first.groups.layout().counts), generator=generator(seed, "sparse start"))
+        super().__init__(selection, first.keep(noise))
+        self._finder, self._seed = finder, seed
+        self._done, self._explored = 0, self.mask
+
+    def moved(self, share: float) -> Tensor | None:
+        """Return the mask after an exchange, where one is due."""
+        number = self._finder.updates_by(share)
+        if number == self._done:
+            return None
+        self._done = number
+        scores = self._finder.growth.scores(self, self._seed, number)
+        moved = exchanged(self._selection.groups, self.cut(share), self.sizes, scores, self._finder.fraction_at(share))
+        self._explored = self._explored.to(moved.device) | moved
+        return moved
+
+    def cut(self, share: float) -> Tensor:
+        """Return the mask before the exchange."""
+        return self.mask
+
+    def row(self) -> dict[str, Any]:
+        """Return the density, and the share of the weights that were ever in."""
+        return {**super().row(), "explored": float(self._explored.float().mean())}
+
+    def state(self) -> dict[str, Any]:
+        """Return the mask, what was ever in, and the number of exchanges."""
+        return {**super().state(), "explored": self._explored, "done": self._done}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take them back."""
+        super().restore(state)
+        self._explored, self._done = state["explored"].to(self.mask.device), state["done"]
