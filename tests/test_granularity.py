@@ -236,6 +236,10 @@ CASES = {"channel": 0.4, "block:2x2": 0.4, "2:4": 0.5}
 def test_every_finder_goes_by_groups(name, text):
     finder = OwnFinder() if name == "own" else replace(FINDERS.known[name], **SHORT.get(name, {}))
     finder = replace(finder, granularity=GRANULARITIES.read(text))
+    if text == "2:4" and finder.allocation.name == "erk":
+        with pytest.raises(UsageError, match="allocation must be global or uniform"):
+            draw(finder, problem(mlp(inputs=8), batches(inputs=8)), 0.5)
+        finder = replace(finder, allocation="uniform")
     at = problem(mlp(inputs=8, hidden=12, classes=4), batches(inputs=8, classes=4), epochs=3)
     ticket = draw(finder, at, CASES[text]).ticket
     selection = finder.selection(at, CASES[text])
