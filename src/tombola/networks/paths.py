@@ -106,7 +106,7 @@ def _by_unit(layer: nn.Module, output: Tensor, slope: Tensor | None) -> Tensor:
 
 
 def _layers(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, nn.Module]:
-    found = {}
+    found: dict[str, nn.Module] = {}
     for name in masks:
         owner, _, own = name.rpartition(".")
         if own != "weight" or not isinstance(module := model.get_submodule(owner), LAYERS):

@@ -116,11 +116,13 @@ class _Bench:
         """Run every check."""
         trained = [self._train(number, self.ticket, self.start) for number in self.numbers]
         own = [self._accuracy(state) for state in trained]
-        checks = [self._check(name, own, partial(self._other_mask, name, alter)) for name, alter in MASK_CHECKS.items()]
+        checks = [
+            self._check(name, own, partial(self._other_mask, name, alter), Check) for name, alter in MASK_CHECKS.items()
+        ]
         return Report(
             seeds=tuple(self.cell.config.seed + number for number in self.numbers),
             accuracies=tuple(own),
-            checks=(*checks, self._check(REINITIALISED, own, self._other_weights)),
+            checks=(*checks, self._check(REINITIALISED, own, self._other_weights, Check)),
             empty_layers=tuple(name for name, kept in self.ticket.kept_by_layer.items() if not kept),
             overlap=self._overlap(),
             other_weights=self._at_other_weights(),
@@ -136,7 +138,7 @@ class _Bench:
         provenance = self.ticket.provenance
         return provenance is not None and provenance.weights not in {None, self.start.digest}
 
-    def _check(self, name: str, own: list[float], alter: Callable[[int], "_Altered"], kind: type[C] = Check) -> C:
+    def _check(self, name: str, own: list[float], alter: Callable[[int], "_Altered"], kind: type[C]) -> C:
         """Alter anew for every seed, train, and judge; an alteration that cannot be made ends the check."""
         found: list[float] = []
         shares: list[float] = []
