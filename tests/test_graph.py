@@ -357,13 +357,14 @@ def test_a_study_at_a_glance_before_it_is_begun(tmp_path, capsys, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["three.yaml"], "nothing is written"
     assert {task["state"] for task in found["tasks"]} == {"ready", "waiting"}
     assert found["work_seconds"] == pytest.approx(sum(task["seconds"] for task in found["tasks"]))
-    assert 0 < found["seconds"] <= found["work_seconds"]
+    assert 0 < found["start_seconds"] < found["seconds"] <= found["work_seconds"] + found["start_seconds"]
     weights = 53_200 * 4
     assert 6 * weights < found["bytes"] < 20 * weights
     assert found["gpu_hours"] == 0
     _, text, _ = command(capsys, "study", path, "--dry-run", "--jobs", "2")
     assert "0 of 8 tasks are done" in text
-    assert "With 2 at a time: " in text
+    assert "With 2 at a time, their start included: " in text
+    assert "Guessed: that later steps take as long as the first; how many files a task writes." in text
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tombola.finders import FINDERS
 from tombola.networks.models import MODELS
 from tombola.objectives import OBJECTIVES
 from tombola.runs.config import RunConfig
+from tombola.trackers import TRACKERS
 from tombola.training import OPTIMIZERS, Recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
@@ -39,6 +40,7 @@ FAMILIES: dict[str, tuple[str, Any]] = {
     "Granularities": ("`--granularity`", GRANULARITIES),
     "Optimisers": ("`--optimizer`", OPTIMIZERS),
     "Models": ("`--model`", MODELS),
+    "Trackers": ("`--tracker`", TRACKERS),
 }
 
 

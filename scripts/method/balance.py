@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import picture, rewind_problem, spread, table, write
+from common import look_of, picture, rewind_problem, spread, table, write
 
 from tombola.core.controllers import Controller, GradBalance, Lagrangian, ProportionalBalance
 from tombola.core.parts import written_name
@@ -83,7 +83,7 @@ def draw(axes: Any, found: list[dict[str, Any]]) -> None:
         for number, controller in enumerate(CONTROLLERS):
             for row in of(found, preset, DENSITIES[-1], written_name(controller)):
                 label = written_name(controller) if row["seed"] == SEEDS[0] else None
-                axis.plot(*zip(*row["path"], strict=True), color=f"C{number}", label=label, linewidth=1)
+                axis.plot(*zip(*row["path"], strict=True), **look_of(number), label=label, linewidth=1)
         axis.axhline(1, color="black", linewidth=0.5)
         axis.set(title=f"{preset}, κ = {DENSITIES[-1]:.1%}", xlabel="step", ylabel="expected density / κ")
         axis.legend()

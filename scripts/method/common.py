@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 import torch
+from cycler import cycler
 from matplotlib.figure import Figure
 
 from tombola.core.progress import progress_on
@@ -16,7 +17,25 @@ from tombola.networks.network import FrozenNetwork
 from tombola.runs.cell import Cell, resolve
 from tombola.runs.config import from_dict, load_preset
 from tombola.runs.rundir import store_below
+from tombola.studies.figures.style import COLOURS
 from tombola.ticket import Ticket
+
+# As comparisons are drawn: colours that the colour-blind tell apart, and lines that grey leaves apart.
+DASHES = ("-", "--", ":", "-.", (0, (9, 2)))
+LOOK: Any = {
+    "svg.hashsalt": "tombola",
+    "font.size": 8.0,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "axes.prop_cycle": cycler(color=COLOURS[: len(DASHES)], linestyle=DASHES),
+}
+
+
+def look_of(number: int) -> dict[str, Any]:
+    """Return the colour and dash of the line of some number, where several lines are one curve over seeds."""
+    return {"color": COLOURS[number], "linestyle": DASHES[number]}
 
 
 def rewind_problem(preset: str, seed: int, out: Path) -> tuple[Cell, Trainer, Problem]:
@@ -69,7 +88,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def picture(path: Path, panels: int, draw: Callable[[Sequence[Any]], None]) -> None:
     """Draw panels side by side into an SVG file."""
-    figure = Figure(figsize=(4.4 * panels, 3.4), layout="tight")
-    draw(figure.subplots(1, panels, squeeze=False)[0])
-    with mpl.rc_context({"svg.hashsalt": "tombola"}):
+    with mpl.rc_context(LOOK):
+        figure = Figure(figsize=(4.4 * panels, 3.4), layout="constrained")
+        draw(figure.subplots(1, panels, squeeze=False)[0])
         figure.savefig(path, metadata={"Date": None})

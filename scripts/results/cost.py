@@ -13,6 +13,10 @@ import matplotlib as mpl
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
+from tombola.studies.figures.style import COLOURS
+
+mpl.rcParams.update({"svg.hashsalt": "tombola", "font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False})
+
 # What is drawn, and how its figures' names begin or end.
 CURVES = {
     "one step's sampling, balance and Adam": r"mask arithmetic of ([\d,]+) weights",
@@ -31,13 +35,15 @@ def points(figures: list[dict[str, object]], pattern: str) -> list[tuple[int, fl
 def main(source: Path, target: Path) -> None:
     """Draw seconds over weights, both logarithmic."""
     figures = json.loads(source.read_text())["figures"]
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    for label, pattern in CURVES.items():
-        axes.loglog(*zip(*points(figures, pattern), strict=True), marker="o", label=label)
+    figure, axes = plt.subplots(figsize=(5.8, 3.6), layout="constrained")
+    for (label, pattern), colour, marker in zip(CURVES.items(), COLOURS, "osDP", strict=False):
+        axes.loglog(
+            *zip(*points(figures, pattern), strict=True), marker=marker, markersize=4, color=colour, label=label
+        )
     weights = [10**5, 10**8]
     axes.loglog(weights, [5e-9 * count for count in weights], color="0.6", linestyle=":", label="linear: 5 ns a weight")
     axes.set(xlabel="weights", ylabel="seconds")
-    axes.legend(fontsize=8)
+    axes.legend(frameon=False)
     figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
 
 

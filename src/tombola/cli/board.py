@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tombola import alive
-from tombola.core.progress import Lines, Tracker, bars_for, tracker_on
+from tombola.core.progress import Bar, Lines, bar_on, bars_for
 from tombola.literal import literal
 
 
@@ -47,9 +47,9 @@ class Board:
         self._table = table
 
     @contextmanager
-    def track(self, title: str, total: int, done: int = 0) -> Iterator[Tracker]:
+    def track(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
         """Show one more bar until the work ends."""
-        tracker, remove = tracker_on(self._bars, title, total, done)
+        tracker, remove = bar_on(self._bars, title, total, done)
         try:
             yield tracker
         finally:

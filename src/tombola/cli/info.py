@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tombola.cli.options import add_json_option, make_parser, parse, run_and_ticket
-from tombola.cli.show import show_json, show_table, show_text
+from tombola.cli.options import add_json_option, add_study_option, make_parser, parse, run_and_ticket
+from tombola.cli.show import show_json, show_others, show_table, show_text
 
 if TYPE_CHECKING:
     from tombola.ticket import Ticket
@@ -44,13 +44,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "ticket", metavar="TICKET", type=str, help="ticket file, run directory, or directory of a comparison"
     )
+    add_study_option(parser)
     add_json_option(parser)
     options = parse(parser, arguments)
     if (Path(options.ticket) / "audit.json").is_file():
         _show_audit(Path(options.ticket), options.json)
         return
     if _holds_runs(Path(options.ticket)):
-        _show_study(Path(options.ticket), options.json)
+        _show_study(Path(options.ticket), options.study, options.json)
         return
     directory, path = run_and_ticket(options.ticket)
 
@@ -133,15 +134,17 @@ def _holds_runs(path: Path) -> bool:
     return (path / "study.json").is_file() or any(path.glob("[!.]*/result.json"))
 
 
-def _show_study(directory: Path, as_json: bool) -> None:
+def _show_study(directory: Path, name: str, as_json: bool) -> None:
     """Show how far a comparison has come, and what it found."""
     from tombola.studies import failures, read
     from tombola.studies.report.words import compared, finding
 
-    study = read(directory)
+    study = read(directory, name)
     if as_json:
         show_json(
             {
+                "study": study.name,
+                "others": study.others,
                 "finders": study.finders,
                 "densities": study.densities,
                 "seeds": study.seeds,
@@ -157,6 +160,7 @@ def _show_study(directory: Path, as_json: bool) -> None:
         show_text(sentence)
     for failure in failures(study.outcomes):
         show_text(f"failed: {failure['finder']} at {failure['density']:.4g}, seed {failure['seed']}: {failure['why']}")
+    show_others(study)
     show_text(f"tombola table {directory} shows its table, tombola report {directory} makes its page")
 
 

@@ -52,7 +52,7 @@ _NEVER_EMPTY = {
     "plot": "a picture, .svg, .pdf or .png",
     "figures": "a directory",
     "against": "a finder",
-    "study": "the directory of a comparison",
+    "directory": "the directory of a comparison",
     "data_dir": "a folder",
     "data": "a dataset",
     "model": "a model",
@@ -108,6 +108,13 @@ def add_output_options(parser: ArgumentParser) -> None:
     """Add the options of commands that make a run directory."""
     parser.add_argument("--out", type=str, default="runs", help="directory below which the run directory lies")
     add_json_option(parser)
+
+
+def add_study_option(parser: ArgumentParser) -> None:
+    """Add the option of commands that read a directory in which several studies may lie."""
+    parser.add_argument(
+        "--study", type=str, default="", help="which of several studies in DIR (default: the one run last)"
+    )
 
 
 def check_jobs(jobs: int) -> None:

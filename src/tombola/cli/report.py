@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tombola.cli.options import make_parser, parse, split_list
-from tombola.cli.show import show_text
+from tombola.cli.options import add_study_option, make_parser, parse, split_list
+from tombola.cli.show import show_others, show_text
 from tombola.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ def main(arguments: Sequence[str]) -> None:
         "tombola report runs --out report.html",
         "DIR",
     )
-    parser.add_argument("study", type=str, help="the --out of a comparison")
+    parser.add_argument("directory", type=str, help="the --out of a comparison")
+    add_study_option(parser)
     parser.add_argument("--out", type=str, default="", help="the page (default: report.html in DIR)")
     parser.add_argument("--figures", type=str, default="", help="directory for the figures")
     parser.add_argument("--formats", type=str, default="svg,pdf,png", help="what figures are written as")
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     endings = [f".{name}" for name in split_list(options.formats)]
     if not endings or not set(endings) <= set(ENDINGS):
         raise UsageError(f"must be a list of svg, pdf, png, got {options.formats}", option="formats")
-    study = read(options.study)
+    study = read(options.directory, options.study)
     against = study.chosen(options.against)
     page = Path(options.out) if options.out else None if options.figures else study.directory / "report.html"
     if page is not None and (page.is_dir() or not page.parent.is_dir()):
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str]) -> None:
 
         write_bytes(page, report(study, against, page).encode(errors="backslashreplace"))
         show_text(f"report: {page}")
+    show_others(study)
 
 
 def _write_figures(study: "Study", against: str, out: Path, endings: Sequence[str], names: Sequence[str]) -> None:

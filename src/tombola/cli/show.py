@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -14,6 +14,9 @@ from rich.text import Text
 
 from tombola import alive
 from tombola.literal import literal
+
+if TYPE_CHECKING:
+    from tombola.studies import Study
 
 FEW_SEEDS = (
     "Fewer than 5 seeds are indicative: they can seldom decide, and one alone never, however far apart the figures lie."
@@ -186,6 +189,12 @@ def sparsity_words(kept: int, total: int) -> str:
     """Return the pruned share in percent: four digits, or more where those would say 100 though weights are kept."""
     digits = 4 if kept == 0 else max(4, 3 - math.floor(math.log10(100 * kept / total)))
     return f"{100 * (1 - kept / total):.{digits}g} %"
+
+
+def show_others(study: "Study") -> None:
+    """Name the comparisons that lie beside the one shown."""
+    if study.others:
+        show_text(f"{study.directory} holds also {', '.join(study.others)}; --study NAME shows one of them.")
 
 
 def cells_table(title: str, results: Iterable[Mapping[str, Any]]) -> None:

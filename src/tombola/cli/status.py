@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tombola.cli.options import add_json_option, make_parser, parse
+from tombola.cli.options import add_json_option, add_study_option, make_parser, parse
 from tombola.cli.show import print_table, show_json, show_table, show_text, terminal_width
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def main(arguments: Sequence[str]) -> None:
         "DIR",
     )
     parser.add_argument("directory", type=str, help="the --out of the study")
+    add_study_option(parser)
     parser.add_argument("--tracebacks", action="store_true", help="show where failures were raised")
     add_json_option(parser)
     options = parse(parser, arguments)
@@ -31,16 +32,18 @@ def main(arguments: Sequence[str]) -> None:
     from tombola.studies.study import study_below
 
     out = Path(options.directory)
-    found = status_of(out)
+    found = status_of(out, options.study)
     if options.json:
         show_json(_plain(found))
         return
     _show(found, options.tracebacks)
+    if len(found.studies) > 1:
+        show_text(f"{out} holds {', '.join(found.studies)}; --study NAME shows one of them.")
     rows = tabulate(found.outcomes)
     if rows:
         from tombola.cli.comparison import comparison_table
 
-        study, _ = study_below(out)
+        study, _ = study_below(out, options.study)
         print_table(comparison_table(study.title, rows, study.cells[0].label, terminal_width())[0])
 
 
@@ -92,6 +95,7 @@ def _plain(found: "Status") -> dict[str, Any]:
     failed = [{"task": words, "why": f.why, "traceback": f.traceback} for words, f in found.failed.items()]
     return {
         "name": found.name,
+        "studies": list(found.studies),
         "tasks": dict(found.counts),
         "running": running,
         "failed": failed,

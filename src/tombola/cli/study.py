@@ -38,7 +38,8 @@ def _options(arguments: Sequence[str]) -> Namespace:
     parser = make_parser(
         "study",
         "Run the cells of a study: finders at densities over seeds, as a small YAML file says, or one that comes with "
-        "tombola: digits-mini, fashion-mnist-lenet, resnet20-cifar10, vgg16-cifar10. What cells share is done once. "
+        "tombola: digits-mini, fashion-mnist-all, fashion-mnist-lenet, resnet20-cifar10, resnet50-imagenet, "
+        "vgg16-cifar10. What cells share is done once. "
         "Stopped anywhere, the same command goes on; several of them, on any machines that see --out, work together.",
         "tombola study digits-mini --jobs 2",
         "FILE",
@@ -136,7 +137,8 @@ def _forecast(study: "StudyPlan", out: Path, engine: "Engine", options: Namespac
             for name, task in graph.tasks.items()
         ]
         whole = {"seconds": found.wall(workers), "workers": workers, "gpu_hours": gpu_hours, "bytes": found.disk}
-        show_json({"tasks": tasks, "work_seconds": found.work, **whole})
+        guessed = {"start_seconds": found.start, "guesses": list(found.guesses)}
+        show_json({"tasks": tasks, "work_seconds": found.work, **whole, **guessed})
         return
     rows = [
         (task.words, states[name], duration_words(found.seconds[name]) if name in found.seconds else "")
@@ -145,5 +147,10 @@ def _forecast(study: "StudyPlan", out: Path, engine: "Engine", options: Namespac
     show_table(f"{study.name}: {len(rows)} tasks for {len(study.cells)} cells", ("task", "state", "about"), rows)
     done = sum(state == "done" for state in states.values())
     show_text(f"{done} of {len(rows)} tasks are done; the others are about {duration_words(found.work)} of work.")
-    show_text(f"With {workers} at a time: {duration_words(found.wall(workers))}, and {gpu_hours:.1f} GPU hours in all.")
+    wall = duration_words(found.wall(workers))
+    show_text(f"With {workers} at a time, their start included: {wall}, and {gpu_hours:.1f} GPU hours in all.")
     show_text(f"On the disk they will take about {size_words(found.disk)}.")
+    show_text(
+        "Measured just now: preparing a cell, steps of training and of each finder from loading the batch on, "
+        f"evaluation, and a file written. Guessed: {'; '.join(found.guesses)}."
+    )

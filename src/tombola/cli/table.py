@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tombola.cli.comparison import comparison_table, explain
-from tombola.cli.options import make_parser, parse
-from tombola.cli.show import print_table, show_table, show_text, terminal_width
+from tombola.cli.options import add_study_option, make_parser, parse
+from tombola.cli.show import print_table, show_others, show_table, show_text, terminal_width
 from tombola.errors import UsageError
 from tombola.literal import literal
 
@@ -28,7 +28,8 @@ def main(arguments: Sequence[str]) -> None:
         "tombola table runs --format markdown",
         "DIR",
     )
-    parser.add_argument("study", type=str, help="the --out of a comparison")
+    parser.add_argument("directory", type=str, help="the --out of a comparison")
+    add_study_option(parser)
     parser.add_argument(
         "--what",
         type=str,
@@ -52,14 +53,14 @@ def main(arguments: Sequence[str]) -> None:
 
     from tombola.studies import read
 
-    study = read(options.study)
+    study = read(options.directory, options.study)
     against = study.chosen(options.against)
     if options.format == "rich" and options.what == "summary":
         _show(study, against)
         return
     frame = _frame(study, options.what, against)
     if options.format == "rich":
-        show_table(f"{options.study}: {options.what}", list(frame.columns), _texts(frame))
+        show_table(f"{options.directory}: {options.what}", list(frame.columns), _texts(frame))
     else:
         _write(frame, options.format, options.out)
 
@@ -78,6 +79,7 @@ def _show(study: "Study", against: str) -> None:
     if left_out:
         show_text(f"There is no room for {', '.join(left_out)}; --format csv has them.")
     explain(study.rows, dense.mean, failures(study.outcomes), left_out)
+    show_others(study)
     if study.missing:
         show_text(f"{len(study.missing)} of {len(study.outcomes)} cells are missing.")
     for problem in study.problems:

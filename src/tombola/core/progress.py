@@ -1,9 +1,10 @@
-"""Progress of long work: bars with an ETA on a terminal, plain lines elsewhere, or nothing."""
+"""Progress of long work: bars with an ETA on a terminal or in a notebook, plain lines elsewhere, or nothing."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from html import escape
 from statistics import median
 from types import TracebackType
 from typing import Protocol, TextIO
@@ -18,7 +19,7 @@ from tombola import alive
 from tombola.literal import literal
 
 
-class Tracker(Protocol):
+class Bar(Protocol):
     """One piece of work under way."""
 
     def update(self, done: int, note: str = "") -> None:
@@ -29,7 +30,7 @@ class Progress(Protocol):
     """Where work reports how far it is."""
 
     def track(self, title: str, total: int, done: int = 0) -> "AbstractTracking":
-        """Return a context manager that gives a Tracker."""
+        """Return a context manager that gives a Bar."""
 
     def say(self, text: str) -> None:
         """Show one line."""
@@ -38,13 +39,13 @@ class Progress(Protocol):
 class AbstractTracking(Protocol):
     """A context manager around one piece of work."""
 
-    def __enter__(self) -> Tracker: ...
+    def __enter__(self) -> Bar: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None: ...
 
 
-class _SilentTracker:
+class _SilentBar:
     def update(self, done: int, note: str = "") -> None:
         pass
 
@@ -53,15 +54,15 @@ class Silent:
     """Shows nothing."""
 
     @contextmanager
-    def track(self, title: str, total: int, done: int = 0) -> Iterator[Tracker]:
+    def track(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
         """Track without showing."""
-        yield _SilentTracker()
+        yield _SilentBar()
 
     def say(self, text: str) -> None:
         """Say nothing."""
 
 
-class _BarTracker:
+class _RichBar:
     def __init__(self, bars: RichProgress, title: str, total: int, done: int) -> None:
         self._bars = bars
         self._task = bars.add_task(literal(title), total=total, completed=done, note="")
@@ -93,10 +94,10 @@ def bars_for(console: Console) -> RichProgress:
     return RichProgress(*columns, console=console, expand=True)
 
 
-def tracker_on(bars: RichProgress, title: str, total: int, done: int) -> tuple[Tracker, Callable[[], None]]:
-    """Add a bar to others; return its tracker and what takes it away."""
-    tracker = _BarTracker(bars, title, total, done)
-    return tracker, tracker.remove
+def bar_on(bars: RichProgress, title: str, total: int, done: int) -> tuple[Bar, Callable[[], None]]:
+    """Add a bar to others; return it and what takes it away."""
+    bar = _RichBar(bars, title, total, done)
+    return bar, bar.remove
 
 
 class Bars:
@@ -106,11 +107,11 @@ class Bars:
         self._console = console
 
     @contextmanager
-    def track(self, title: str, total: int, done: int = 0) -> Iterator[Tracker]:
+    def track(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
         """Show one bar until the work ends."""
         alive.end()
         with bars_for(self._console) as bars:
-            yield _BarTracker(bars, title, total, done)
+            yield _RichBar(bars, title, total, done)
 
     def say(self, text: str) -> None:
         """Print one line above the bars."""
@@ -118,9 +119,11 @@ class Bars:
         self._console.print(Text(literal(text)))
 
 
-class _LineTracker:
-    def __init__(self, stream: TextIO, title: str, total: int, done: int, every: float) -> None:
-        self._stream, self._title, self._total, self._every = stream, title, total, every
+class _PacedBar:
+    """A bar that is shown anew at most once in so many seconds, and when the work is done."""
+
+    def __init__(self, title: str, total: int, done: int, every: float) -> None:
+        self._title, self._total, self._every = title, total, every
         self._first = done
         self._since = self._shown = time.monotonic()
 
@@ -132,7 +135,18 @@ class _LineTracker:
         left = (now - self._since) / max(done - self._first, 1) * (self._total - done)
         ending = f"{left:.0f} s left" if done < self._total else f"done in {now - self._since:.1f} s"
         alive.end()
-        line = literal(f"{self._title}: {done}/{self._total}, {ending} {note}".rstrip())
+        self._show(literal(f"{self._title}: {done}/{self._total}, {ending} {note}".rstrip()), done)
+
+    def _show(self, line: str, done: int) -> None:
+        raise NotImplementedError
+
+
+class _LineBar(_PacedBar):
+    def __init__(self, stream: TextIO, title: str, total: int, done: int, every: float) -> None:
+        super().__init__(title, total, done, every)
+        self._stream = stream
+
+    def _show(self, line: str, done: int) -> None:
         print(line, file=self._stream, flush=True)
 
 
@@ -144,9 +158,9 @@ class Lines:
         self._every = every
 
     @contextmanager
-    def track(self, title: str, total: int, done: int = 0) -> Iterator[Tracker]:
+    def track(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
         """Write a line now and then until the work ends."""
-        yield _LineTracker(self._stream, title, total, done, self._every)
+        yield _LineBar(self._stream, title, total, done, self._every)
 
     def say(self, text: str) -> None:
         """Write one line."""
@@ -154,10 +168,45 @@ class Lines:
         print(literal(text), file=self._stream, flush=True)
 
 
+class _NotebookBar(_PacedBar):
+    def __init__(self, title: str, total: int, done: int, every: float) -> None:
+        from IPython.display import display
+
+        super().__init__(title, total, done, every)
+        self._handle = display(self._content(literal(title), done), raw=True, display_id=True)
+
+    def _show(self, line: str, done: int) -> None:
+        self._handle.update(self._content(line, done), raw=True)
+
+    def _content(self, line: str, done: int) -> dict[str, str]:
+        bar = f'<progress value="{done}" max="{self._total}" style="width: 12em"></progress>'
+        text = f'<span style="font-family: monospace; white-space: pre-wrap">{escape(line)}</span>'
+        return {"text/plain": line, "text/html": f"{bar} {text}"}
+
+
+class Notebook:
+    """Bars in a cell's output that are changed in place; needs nothing but the kernel's own IPython."""
+
+    def __init__(self, every: float = 0.25) -> None:
+        self._every = every
+
+    @contextmanager
+    def track(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
+        """Show one bar, which stays as it is when the work ends."""
+        yield _NotebookBar(title, total, done, self._every)
+
+    def say(self, text: str) -> None:
+        """Write one line among the bars; standard error would be red."""
+        print(literal(text), flush=True)
+
+
 def progress_on(stream: TextIO | None = None) -> Progress:
-    """Return the progress display that fits a stream, standard error by default."""
+    """Return the progress display that fits a stream, standard error by default, which in a notebook is a cell's."""
     stream = stream or sys.stderr
-    return Bars(Console(file=stream)) if stream.isatty() else Lines(stream)
+    console = Console(file=stream)
+    if console.is_jupyter and stream is sys.stderr:
+        return Notebook()
+    return Bars(console) if stream.isatty() else Lines(stream)
 
 
 def expected_time(parts: Mapping[str, tuple[Sequence[float], int]]) -> str:

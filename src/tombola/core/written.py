@@ -268,9 +268,10 @@ class Family(Generic[P]):
         f, kind = spec.field(path)
         family = f.metadata.get("family")
         try:
-            if family is None or (is_none(value) and is_optional(kind)):
-                return spec.put(path, from_text(value, kind)), last
             inner = unbracketed(value)
+            if family is None or (is_none(value) and is_optional(kind)):
+                # Brackets around a text with colons are no part of it.
+                return spec.put(path, from_text(inner if ":" in value else value, kind)), last
         except ValueError:
             allowed = allowed_words(kind, f.metadata.get("must"))
             raise UsageError(f"{text!r}: {key} must be {allowed}, got {value!r}", option=self.option) from None

@@ -1,5 +1,8 @@
 """A cell: one configuration with every default written out, its data, its model at θ₀ and its runtime."""
 
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,7 @@ from tombola.runs.config import RunConfig
 from tombola.sparse.choice import VERSION as SPARSE_VERSION
 from tombola.sparse.choice import against_sparse, choose, execution_identity, first_inputs
 from tombola.storage.identity import digest
-from tombola.storage.store import DiskStore
+from tombola.storage.store import Store
 from tombola.ticket import Ticket
 from tombola.training import VERSION as TRAINING_VERSION
 from tombola.training import State, TrainingSetup, UserFit
@@ -44,6 +47,27 @@ PROBE_BATCH = 512
 COMPILED_VERSIONS = {"sparse": SPARSE_VERSION, "arithmetic": COMPILED_VERSION}
 # Of what takes part in every run; parts bring their own.
 VERSIONS = {"training": TRAINING_VERSION, "evaluation": EVALUATION_VERSION, "selection": SELECTION_VERSION}
+
+
+# A study's tasks prepare the same few configurations again and again: a cell's, its dense training's, its teacher's.
+MOST_PREPARED = 4
+_prepared: "OrderedDict[RunConfig, Cell] | None" = None
+
+
+@contextmanager
+def prepared_once() -> Iterator[None]:
+    """Prepare each configuration once inside the block, as long as its data stay as they are.
+
+    A cell is never changed by what is done with it, so that it may serve again. For configurations that can be hashed,
+    as a study's can.
+    """
+    global _prepared
+    before = _prepared
+    _prepared = OrderedDict() if before is None else before
+    try:
+        yield
+    finally:
+        _prepared = before
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -155,6 +179,18 @@ class Cell:
         """Load the data and build the model of a resolved configuration; raises UsageError if they do not fit."""
         normalisation = Normalisation(config.mean, config.std)
         splits = load(config.data, config.held_out, normalisation, config.image_size, config.train_samples)
+        if _prepared is None:
+            return cls._made(config, splits)
+        found = _prepared.pop(config, None)
+        if found is None or found.splits is not splits:
+            found = cls._made(config, splits)
+        _prepared[config] = found
+        if len(_prepared) > MOST_PREPARED:
+            _prepared.popitem(last=False)
+        return found
+
+    @classmethod
+    def _made(cls, config: RunConfig, splits: Splits) -> "Cell":
         _training_feed(config, splits)  # refuses what the augmentation cannot change
         model = _initial_model(config, splits, config.seed, "model")
         runtime = Runtime.choose(model, config.device, config.precision, config.layout)
@@ -226,7 +262,7 @@ class Cell:
             )
         return state
 
-    def trainer(self, store: DiskStore, progress: Progress) -> Trainer:
+    def trainer(self, store: Store, progress: Progress) -> Trainer:
         """Return what trains this cell's network; cells that agree on it share its results."""
         config = self.config
         setup = TrainingSetup(
@@ -251,7 +287,7 @@ class Cell:
         own = UserFit(imported_function("fit", config.fit)) if config.fit else None
         return Trainer(setup, State.of(self.model), store, shared, own)
 
-    def problem(self, weights: State, store: DiskStore, progress: Progress, trainer: Trainer | None) -> Problem:
+    def problem(self, weights: State, store: Store, progress: Progress, trainer: Trainer | None) -> Problem:
         """Return the problem of drawing a ticket at some weights."""
         config, samples = self.config, needs_of(self.config.finder).samples
         return Problem(

@@ -27,6 +27,7 @@ from tombola.runs.rundir import (
     claim_below,
     describe_run,
     is_whole,
+    read_metrics,
     read_result,
     run_name,
     say_damage,
@@ -39,6 +40,7 @@ from tombola.runs.rundir import (
 from tombola.sparse.choice import first_inputs
 from tombola.storage.store import CHECKPOINT_SECONDS, DiskStore
 from tombola.ticket import Ticket
+from tombola.trackers import Following, follow
 from tombola.training import State
 
 
@@ -58,14 +60,16 @@ def run(config: RunConfig, out: Path, progress: Progress, checkpoint_seconds: fl
     Raises UsageError for a configuration that cannot be run, before anything is written.
     """
     store = store_below(out, progress, checkpoint_seconds)
-    with _claimed(config, out, store) as (cell, directory):
+    with _claimed(config, out, store) as (cell, directory), _followed(cell.config, directory, store) as following:
         repeated = is_whole(directory, FILES)
         if not repeated:
             # Also when files of a finished run are gone or damaged: the store has what they were made from.
             say_damage(directory, progress)
-            drawn = _draw(cell, store, directory, progress)
+            drawn = _draw(cell, store, directory, progress, following)
             _train(drawn, directory)
-        return Result(directory, _places(directory) | read_result(directory), repeated)
+        values = read_result(directory)
+        following.catch_up(read_metrics(directory), values)
+        return Result(directory, _places(directory) | values, repeated)
 
 
 def finished(directory: Path) -> Result | None:
@@ -78,10 +82,10 @@ def finished(directory: Path) -> Result | None:
 def draw(config: RunConfig, out: Path, progress: Progress) -> Result:
     """Do the first part of a run: pretrain and draw. The run directory is the one that `run` goes on with."""
     store = store_below(out, progress)
-    with _claimed(config, out, store) as (cell, directory):
+    with _claimed(config, out, store) as (cell, directory), _followed(cell.config, directory, store) as following:
         repeated = is_whole(directory, DRAWN)
         if not repeated:
-            _draw(cell, store, directory, progress)
+            _draw(cell, store, directory, progress, following)
     ticket = Ticket.load(directory / "ticket.safetensors")
     return Result(directory, _places(directory) | _ticket_values(ticket), repeated)
 
@@ -89,9 +93,9 @@ def draw(config: RunConfig, out: Path, progress: Progress) -> Result:
 def fit(config: RunConfig, out: Path, progress: Progress) -> None:
     """Do all of a run but the evaluation beside the dense network: pretrain, draw, and train the ticket."""
     store = store_below(out, progress)
-    with _claimed(config, out, store) as (cell, directory):
+    with _claimed(config, out, store) as (cell, directory), _followed(cell.config, directory, store) as following:
         if not is_whole(directory, FILES):
-            drawn = _draw(cell, store, directory, progress)
+            drawn = _draw(cell, store, directory, progress, following)
             drawn.problem.fit(drawn.ticket, drawn.start)
 
 
@@ -147,12 +151,15 @@ def train(config: RunConfig, ticket_file: Path, weights: Path | None, out: Path,
         identity = {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch}
         directory = claim_below(out, f"trained-{ticket_name(ticket, config.seed)}", identity)
         store = store_below(out, progress)
-        with store.lock(directory.name):
+        with store.lock(directory.name), _followed(config, directory, store) as following:
             repeated = is_whole(directory, TRAINED)
             if not repeated:
                 say_damage(directory, progress)
+                following.watch("train")
                 _train_alone(cell, ticket, start, cell.trainer(store, progress), directory)
-            return Result(directory, _places(directory) | read_result(directory), repeated)
+            values = read_result(directory)
+            following.catch_up(read_metrics(directory), values)
+            return Result(directory, _places(directory) | values, repeated)
 
 
 def _train_alone(cell: Cell, ticket: Ticket, start: State, trainer: Trainer, directory: Path) -> None:
@@ -195,6 +202,14 @@ def _claimed(config: RunConfig, out: Path, store: DiskStore) -> Iterator[tuple[C
             yield cell, directory
 
 
+@contextmanager
+def _followed(config: RunConfig, directory: Path, store: DiskStore) -> Iterator[Following]:
+    """Give what passes rows that the store gets on to the configured tracker."""
+    with follow(config.tracker, directory, config.to_dict(), store.say) as following:
+        store.seen = following.see
+        yield following
+
+
 def _places(directory: Path) -> dict[str, Any]:
     return {"run_dir": str(directory), "ticket": str(directory / "ticket.safetensors")}
 
@@ -218,8 +233,9 @@ class _Drawn:
     rows: list[dict[str, Any]]
 
 
-def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> _Drawn:
+def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress, following: Following) -> _Drawn:
     config = cell.config
+    following.watch("dense", "draw")
     name = written_name(config.finder)
     progress.say(f"{name} ticket of density {density_words(config.density)} at {config.draw_at}, in {directory}")
     trainer = cell.trainer(store, progress)
@@ -244,6 +260,7 @@ def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress) -> 
     )
     write_ticket(directory, found.ticket, start)
     write_scores(directory, found.ticket)
+    following.watch("dense", "train")  # while a ticket is drawn, trainings are a finder's own
     return _Drawn(cell, found.ticket, drawn_at, start, found.kept, further, problem, trainer, found.rows)
 
 

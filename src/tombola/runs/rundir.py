@@ -3,7 +3,7 @@
 import json
 import platform
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,13 @@ def write_audit(directory: Path, values: Mapping[str, Any]) -> None:
     """Write what an audit found."""
     digests.begin(directory, AUDITED)
     digests.seal(directory, {"audit.json": write_json(directory / "audit.json", values)})
+
+
+def read_metrics(directory: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a finished run's journal."""
+    with (directory / "metrics.jsonl").open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
 
 
 def read_result(directory: Path, name: str = "result.json") -> dict[str, Any]:

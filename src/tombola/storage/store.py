@@ -93,10 +93,15 @@ def _say_by_warning(text: str) -> None:
     warnings.warn(text, stacklevel=3)
 
 
+def _look_away(kind: str, row: Mapping[str, Any]) -> None:
+    pass
+
+
 class DiskStore:
     """Entries in directories below `root`, named by kind and hash; nothing is made before something is written.
 
-    say: is told, in a line, what was found damaged and is done again.
+    say: is told, in a line, what was found damaged and is done again. seen: is told the kind of an entry, and the row
+    that its journal has just got.
     """
 
     def __init__(
@@ -104,14 +109,16 @@ class DiskStore:
         root: Path,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         say: Callable[[str], None] = _say_by_warning,
+        seen: Callable[[str, Mapping[str, Any]], None] = _look_away,
     ) -> None:
         self.root = root
         self.checkpoint_seconds = checkpoint_seconds
         self.say = say
+        self.seen = seen
 
     def entry(self, kind: str, identity: Mapping[str, Any]) -> "DiskEntry":
         """Return the entry with this identity; its directory is made by the first write."""
-        return DiskEntry(self, f"{kind}-{digest(identity)[:16]}", identity)
+        return DiskEntry(self, kind, identity)
 
     def lock(self, name: str) -> Lease:
         """Return the lock of an entry, or of whatever else has a name here; it falls with its process."""
@@ -121,9 +128,9 @@ class DiskStore:
 class DiskEntry:
     """One entry in one directory."""
 
-    def __init__(self, store: DiskStore, name: str, identity: Mapping[str, Any]) -> None:
-        self.directory = store.root / name
-        self._store, self._identity = store, identity
+    def __init__(self, store: DiskStore, kind: str, identity: Mapping[str, Any]) -> None:
+        self.directory = store.root / f"{kind}-{digest(identity)[:16]}"
+        self._store, self._kind, self._identity = store, kind, identity
         self._claimed = False
         self._lease: Lease | None = None
         self._last = time.monotonic()
@@ -201,6 +208,7 @@ class DiskEntry:
         self._claim()
         with self._journal.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        self._store.seen(self._kind, row)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of metrics.jsonl; raises TombolaError where it is not what was written."""

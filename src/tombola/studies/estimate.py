@@ -1,135 +1,149 @@
-"""What a study will take, from a few measured steps of one of its cells."""
+"""What a study will take, from a few measured steps of its cells."""
 
 import time
-from dataclasses import dataclass, replace
-from functools import cached_property
-from statistics import median
+from dataclasses import dataclass
+from typing import Any
 
 from tombola.finders import Finder, needs_of
-from tombola.networks.forecast import seconds_of_steps
-from tombola.networks.runtime import on_threads
-from tombola.runs.cell import Cell, resolve
+from tombola.runs.cell import prepared_once
 from tombola.runs.config import RunConfig
 from tombola.studies.graph import CELL, DENSE, DYNAMICS, ROUND, TEACHER, TICKET, Graph, Task
 from tombola.studies.ledger import DONE, Ledger, survey
+from tombola.studies.measured import TOO_LONG, Measured
+
+# Files that a task of each kind writes through to the disk, each as long as the network's weights: a guess.
+FILES = {DENSE: 3, TEACHER: 2, ROUND: 3, TICKET: 8, CELL: 5, DYNAMICS: 6}
 
 
 @dataclass(frozen=True)
 class Estimate:
     """What the tasks that are not done will take.
 
-    seconds: of each, by name. longest: of a chain of tasks, each of which needs the one before. on_gpu: whether they
-    run on one. disk: bytes that runs and store take in the end.
+    seconds: of each, by name. longest: of a chain of tasks, each of which needs the one before. start: seconds that a
+    worker takes to load packages and data. on_gpu: whether they run on one. disk: bytes that runs and store take in the
+    end. guesses: what was not measured, a sentence each.
     """
 
     seconds: dict[str, float]
     longest: float
+    start: float
     on_gpu: bool
     disk: int
+    guesses: tuple[str, ...] = ()
 
     @property
     def work(self) -> float:
-        """Seconds of one worker."""
+        """Seconds of one worker, without its start."""
         return sum(self.seconds.values())
 
     def wall(self, workers: int) -> float:
         """Return the seconds that several workers take."""
-        return max(self.work / workers, self.longest)
+        return self.start + max(self.work / workers, self.longest) if self.seconds else 0.0
 
 
 def estimate(graph: Graph) -> Estimate:
-    """Return what is left of a study, measured on one cell for each way of training; nothing is written.
+    """Return what is left of a study, measured on one cell for each way of training and on each finder.
 
-    Passes through the network alone are counted, which tiny ones need several times over for all the rest.
+    Some steps of each are done in memory, from loading the batch to the optimiser; below `graph.out` nothing is
+    written.
     """
+    start = time.process_time()  # of this process, which has loaded what a worker loads
     states = survey(graph, Ledger(graph.out))
-    measured: dict[tuple[object, ...], _Measured] = {}
+    measured: dict[tuple[object, ...], Measured] = {}
     seconds: dict[str, float] = {}
     ends: dict[str, float] = {}
     disk, on_gpu = 0, False
-    for name, task in graph.tasks.items():
-        before = max((ends[other] for other in task.needs), default=0.0)
-        if states[name] == DONE:
-            ends[name] = 0.0
-            continue
-        way = _way(task.config)
-        if way not in measured:
-            measured[way] = _Measured(task.config)
-        found = measured[way]
-        seconds[name] = found.seconds(task)
-        ends[name] = before + seconds[name]
-        disk += found.bytes(task)
-        on_gpu |= found.cell.runtime.device.type == "cuda"
-    return Estimate(seconds, max(ends.values(), default=0.0), on_gpu, disk)
+    with prepared_once():
+        for name, task in graph.tasks.items():
+            before = max((ends[other] for other in task.needs), default=0.0)
+            if states[name] == DONE:
+                ends[name] = 0.0
+                continue
+            way = _way(task.config)
+            if way not in measured:
+                measured[way] = Measured(task.config)
+            found = measured[way]
+            seconds[name] = found.preparation + _work(task, found) + FILES[task.kind] * found.writing
+            ends[name] = before + seconds[name]
+            disk += _bytes(task, found)
+            on_gpu |= found.cell.runtime.device.type == "cuda"
+    guesses = tuple(_guesses(graph, seconds, list(measured.values())))
+    return Estimate(seconds, max(ends.values(), default=0.0), start, on_gpu, disk, guesses)
 
 
 def _way(config: RunConfig) -> tuple[object, ...]:
-    """Return on what the time of a step depends."""
-    return config.model, config.data, config.batch_size, needs_of(config.finder).samples, config.precision
+    """Return on what the time of a training's step depends."""
+    return config.model, config.data, config.batch_size, config.precision, config.training, config.draw_at
 
 
-class _Measured:
-    """One cell, of which a few steps are measured when somebody asks."""
+def _guesses(graph: Graph, seconds: dict[str, float], measured: list[Measured]) -> list[str]:
+    kinds = {graph.tasks[name].kind for name in seconds}
+    found = ["that later steps take as long as the first", "how many files a task writes"]
+    if DYNAMICS in kinds:
+        found.append("dynamics, taken for two trainings")
+    if any(each.config.fit for each in measured):
+        found.append("a training function of one's own, taken for the recipe")
+    if any(each.step > TOO_LONG for each in measured):
+        found.append("steps of finders, taken in proportion to their samples, since one of training takes so long")
+    return found
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config = resolve(config)
-        with on_threads(self._config.threads):
-            since = time.perf_counter()
-            # A density that keeps no weight must not stand in the way.
-            self.cell = Cell.prepare(replace(self._config, density=0.5))
-            self._preparation = time.perf_counter() - since
 
-    @cached_property
-    def _step(self) -> float:
-        return self._seconds_of(self._config.batch_size)
+def _epochs(number: int, step: float, found: Measured) -> float:
+    """Return the seconds of some epochs of training with steps of a length, each with a look at held-out data."""
+    held_out = len(found.cell.splits.held_out or ())
+    return number * (found.batches * step + held_out * found.evaluation)
 
-    @cached_property
-    def _search_step(self) -> float:
-        return self._seconds_of(needs_of(self._config.finder).samples)
 
-    def _seconds_of(self, samples: int) -> float:
-        cell = self.cell
-        feed = cell.splits.train.feed(samples, 0, "forecast")
-        with on_threads(self._config.threads):
-            return median(seconds_of_steps(cell.model, cell.task, feed, cell.runtime))
+def _work(task: Task, found: Measured) -> float:
+    """Return what a task takes beside preparing its cell and writing."""
+    config = task.config
+    end, start = config.training.epochs, config.rewind_to if config.draw_at != "init" else 0
+    match task.kind:
+        case "dense":
+            return _epochs(task.number - task.start, found.step, found)
+        case "teacher":
+            finder: Any = config.finder
+            return len(found.cell.splits.train) * found.search_step(finder)[1]
+        case "round":
+            own = getattr(config.finder, "epochs", None) or end
+            return _epochs(own - start, found.ticket_step(_density(task)), found)
+        case "dynamics":
+            return 2 * _epochs(end - start, found.step, found)
+        case "cell":
+            return 2 * len(found.cell.splits.test) * found.evaluation
+    trained = 0.0 if task.fitted else _epochs(end - start, found.ticket_step(_density(task)), found)
+    return _search(config, found) + trained
 
-    def _epochs(self, number: int) -> float:
-        """Return the seconds of some epochs of training."""
-        length = self.cell.splits.train.feed(self._config.batch_size, 0, "forecast").length or 0
-        return number * length * self._step
 
-    def seconds(self, task: Task) -> float:
-        """Return about how long a task takes, each of which prepares its cell anew."""
-        return self._preparation + self._work(task)
+def _search(config: RunConfig, found: Measured) -> float:
+    """Return what drawing a ticket takes beside what it shares with others."""
+    finder: Any = config.finder
+    needs = needs_of(finder)
+    if isinstance(finder, Finder) and finder.stages(0.5**30) > 0:
+        return 0.0  # its rounds are tasks of their own
+    if not needs.trains and not needs.batches:
+        return 0.0
+    step, _ = found.search_step(finder)
+    if needs.trains:
+        return _epochs(getattr(finder, "epochs", None) or config.training.epochs, step, found)
+    return needs.batches * step
 
-    def _work(self, task: Task) -> float:
-        config, needs = task.config, needs_of(task.config.finder)
-        end, start = config.training.epochs, config.rewind_to if config.draw_at != "init" else 0
-        if task.kind == DENSE:
-            return self._epochs(task.number - task.start)
-        if task.kind == TEACHER:
-            return self._epochs(1) / 3  # forward alone
-        if task.kind == ROUND:
-            return self._epochs(end - start)
-        if task.kind == DYNAMICS:
-            return 2 * self._epochs(end - start)
-        if task.kind == CELL:
-            return 0.0
-        shared = isinstance(config.finder, Finder) and config.finder.stages(0.5**30) > 0
-        search = 0.0 if shared else self._epochs(end) if needs.trains else needs.batches * self._search_step
-        return search + (0.0 if task.fitted else self._epochs(end - start))
 
-    def bytes(self, task: Task) -> int:
-        """Return about what a task leaves on the disk: float32 weights, scores as large, zeros compressed."""
-        whole = sum(parameter.numel() for parameter in self.cell.model.parameters()) * 4
-        prunable = self.cell.survey.layout.total * 4
-        kept = task.config.density if isinstance(task.config.density, float) else 1.0
-        sparse = int(whole - prunable + prunable * kept)
-        sizes = {
-            DENSE: whole,
-            ROUND: sparse,
-            TEACHER: 4 * len(self.cell.splits.train) * self.cell.splits.classes,
-            TICKET: (0 if task.fitted else sparse) + prunable + prunable // 4,
-            CELL: whole + prunable,
-        }
-        return sizes.get(task.kind, 0)
+def _density(task: Task) -> float:
+    return task.config.density if isinstance(task.config.density, float) else 1.0
+
+
+def _bytes(task: Task, found: Measured) -> int:
+    """Return about what a task leaves on the disk: float32 weights, scores as large, zeros compressed."""
+    cell = found.cell
+    whole = sum(parameter.numel() for parameter in cell.model.parameters()) * 4
+    prunable = cell.survey.layout.total * 4
+    sparse = int(whole - prunable + prunable * _density(task))
+    sizes = {
+        DENSE: whole,
+        ROUND: sparse,
+        TEACHER: 4 * len(cell.splits.train) * cell.splits.classes,
+        TICKET: (0 if task.fitted else sparse) + prunable + prunable // 4,
+        CELL: whole + prunable,
+    }
+    return sizes.get(task.kind, 0)

@@ -77,12 +77,13 @@ class Task:
 class Graph:
     """The tasks of a study, each after those that it needs, by name; and where their results lie.
 
-    cells: by the study's cells, in its order, the names of the tasks that give their results.
+    cells: by the study's cells, in its order, the names of the tasks that give their results. study: its name.
     """
 
     out: Path
     tasks: Mapping[str, Task]
     cells: tuple[tuple[StudyCell, tuple[str, ...]], ...]
+    study: str = ""
 
 
 # By a key of how data are read, or the path of a file of weights: a fingerprint of the content.
@@ -110,10 +111,10 @@ def data_key(config: RunConfig) -> str:
     return digest([plain(config.data), *read])
 
 
-def graph_of(cells: Sequence[StudyCell], basis: Basis, out: Path, dynamics: bool = False) -> Graph:
+def graph_of(cells: Sequence[StudyCell], basis: Basis, out: Path, dynamics: bool = False, study: str = "") -> Graph:
     """Return the tasks of cells, what a seed's cells share before them; basis: as `basis_of` gives it.
 
-    dynamics: whether it is to be measured how each ticket's training follows the dense network's.
+    dynamics: whether it is to be measured how each ticket's training follows the dense network's. study: its name.
     """
     tasks: dict[str, Task] = {}
     results: list[tuple[StudyCell, tuple[str, ...]]] = []
@@ -125,7 +126,7 @@ def graph_of(cells: Sequence[StudyCell], basis: Basis, out: Path, dynamics: bool
         tasks |= {task.name: task for part in (shared, *made) for task in part}
         names = (tuple(task.name for task in part if task.kind in RESULTS) for part in made)
         results += zip(own, names, strict=True)
-    return Graph(out, tasks, tuple(results))
+    return Graph(out, tasks, tuple(results), study)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tombola.core.plugins import told
-from tombola.core.progress import Progress, Tracker
+from tombola.core.progress import Bar, Progress
 from tombola.errors import TombolaError, UsageError
 from tombola.runs.rundir import STORE, read_result
 from tombola.storage.files import read_json_object, write_json
@@ -23,6 +23,8 @@ from tombola.studies.graph import CELL, RESULTS, Graph, Task
 
 STUDY = ".study"
 PLAN = "plan.json"
+# Each study's own plan, by its name.
+PLANS = "plans"
 # In the store, of what runs share.
 RECORDS = ".tasks"
 # How a task stands.
@@ -57,10 +59,13 @@ class Ledger:
         self.out = out
         self._done: dict[str, dict[str, Any]] = {}
 
-    @property
-    def plan_file(self) -> Path:
-        """Where the last study below `out` is written down."""
-        return self.out / STUDY / PLAN
+    def plan_file(self, name: str = "") -> Path:
+        """Where a study below `out` is written down, without a name the last."""
+        return self.out / STUDY / PLANS / f"{name}.json" if name else self.out / STUDY / PLAN
+
+    def plans(self) -> list[str]:
+        """Return the names of the studies that are written down below `out`."""
+        return sorted(_names(self.out / STUDY / PLANS))
 
     def lease(self, task: Task) -> Lease:
         """Return what whoever works on a task holds."""
@@ -154,14 +159,14 @@ class Noting:
         self._beside.say(text)
 
     @contextmanager
-    def track(self, title: str, total: int, done: int = 0) -> Iterator[Tracker]:
+    def track(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
         """Note how far the work is until it ends."""
         with self._beside.track(title, total, done) as tracker:
-            yield _NotingTracker(self._path, title, total, tracker)
+            yield _NotingBar(self._path, title, total, tracker)
 
 
-class _NotingTracker:
-    def __init__(self, path: Path, title: str, total: int, beside: Tracker) -> None:
+class _NotingBar:
+    def __init__(self, path: Path, title: str, total: int, beside: Bar) -> None:
         self._path, self._title, self._total, self._beside = path, title, total, beside
         self._noted = -NOTE_SECONDS
 
@@ -183,7 +188,8 @@ def _write(path: Path, values: Mapping[str, Any]) -> None:
 def begin(ledger: Ledger, plan: Mapping[str, Any]) -> None:
     """Write down what a study is; raises UsageError where nothing can be written."""
     try:
-        _write(ledger.plan_file, plan)
+        _write(ledger.plan_file(plan["name"]), plan)
+        _write(ledger.plan_file(), plan)
         os.makedirs(ledger.out / STORE, exist_ok=True)
     except OSError as error:
         raise UsageError(f"out {ledger.out} cannot be written to: {error.strerror}", option="out") from error

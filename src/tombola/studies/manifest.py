@@ -1,4 +1,7 @@
-"""study.json: which cells a comparison has and where each lies, so that it is read again without its data."""
+"""study.json: which cells a comparison has and where each lies, so that it is read again without its data.
+
+Below one --out may lie several; study.json is the one that was run last, and `.study/studies` has each by its name.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,6 +12,7 @@ from tombola.errors import TombolaError, UsageError
 from tombola.storage.files import read_json_object, write_json
 
 NAME = "study.json"
+EACH = Path(".study") / "studies"
 FORMAT = 1
 
 
@@ -36,21 +40,36 @@ class Manifest:
 
     cells: tuple[CellEntry, ...]
     command: tuple[str, ...] = ()
+    name: str = ""
 
     def stamped(self) -> dict[str, CellEntry]:
         """Return the cells with a result that can be found again, by their stamps."""
         return {cell.stamp: cell for cell in self.cells if cell.stamp and cell.run}
 
 
-def write(out: Path, cells: Sequence[CellEntry], command: Sequence[str]) -> None:
-    """Write the manifest of a comparison below `out`."""
-    values = {"format": FORMAT, "command": list(command), "cells": [asdict(cell) for cell in cells]}
+def write(out: Path, cells: Sequence[CellEntry], command: Sequence[str], name: str = "comparison") -> None:
+    """Write the manifest of a comparison below `out`, which becomes the last one there."""
+    values = {"format": FORMAT, "name": name, "command": list(command), "cells": [asdict(cell) for cell in cells]}
+    (out / EACH).mkdir(parents=True, exist_ok=True)
+    write_json(out / EACH / f"{name}.json", values)
     write_json(out / NAME, values)
 
 
-def read(out: Path) -> Manifest | None:
-    """Return the manifest below `out`, None where there is none; raises UsageError where it cannot be read."""
-    path = out / NAME
+def names(out: Path) -> list[str]:
+    """Return the names of the comparisons below `out`."""
+    return sorted(path.stem for path in (out / EACH).glob("[!.]*.json"))
+
+
+def read(out: Path, name: str = "") -> Manifest | None:
+    """Return the manifest of a comparison below `out`, without a name the last; None where there is none at all.
+
+    Raises UsageError where it cannot be read, and for a name that is none of those there.
+    """
+    path = out / EACH / f"{name}.json" if name else out / NAME
+    if name and name not in names(out):
+        raise UsageError(
+            f"must be one of {', '.join(names(out)) or 'none, for there is none'}, got {name}", option="study"
+        )
     if not path.is_file():
         return None
     try:
@@ -64,7 +83,7 @@ def read(out: Path) -> Manifest | None:
         command = tuple(str(word) for word in values["command"])
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is damaged ({error}); the same comparison writes it again") from None
-    return Manifest(cells, command)
+    return Manifest(cells, command, str(values.get("name", "")))
 
 
 def _cell(values: Mapping[str, Any]) -> CellEntry:

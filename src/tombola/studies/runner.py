@@ -1,13 +1,14 @@
 """Runs a study by an engine, and says what became of its cells."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from tombola.core.progress import Progress
 from tombola.data import shared
 from tombola.errors import UsageError, in_words
-from tombola.runs.cell import Cell, resolve, stamp
+from tombola.runs.cell import Cell, prepared_once, resolve, stamp
 from tombola.runs.pipeline import finished
 from tombola.runs.rundir import check_out
 from tombola.storage.files import write_json
@@ -59,16 +60,17 @@ def run_study(
     is written, where no cell can be run.
     """
     check_out(out)
-    study = study.on_threads(engine.threads(study.resources))
+    study = study.on_threads(engine.threads(study.resources)).settled(out)
     before = _before(study, out)
     if before:
         outcomes = [outcome for _, outcome in before]
         seen(outcomes)
-        manifest.write(out, [entry for entry, _ in before], command)
+        study.recall(out)
+        manifest.write(out, [entry for entry, _ in before], command, study.name)
     else:
         outcomes = _carry_out(study, out, engine, progress, seen, retry_failed)
         if out.is_dir():
-            manifest.write(out, _entries(study.cells, outcomes), command)
+            manifest.write(out, _entries(study.cells, outcomes), command, study.name)
     failed = failures(outcomes)
     if failed:
         write_json(out / "failures.json", failed)
@@ -86,7 +88,7 @@ def _carry_out(
     retry_failed: bool,
 ) -> list[CellOutcome]:
     """Run the tasks that are not done."""
-    with shared():
+    with shared(), prepared_once():
         graph, ledger = study.graph(out), Ledger(out)
         if READY in survey(graph, ledger).values():
             _check_some(study.cells)
@@ -102,15 +104,16 @@ def _carry_out(
 
 
 def _before(study: StudyPlan, out: Path) -> list[tuple[CellEntry, CellOutcome]]:
-    """Return all cells as an earlier run left them, known by their stamps; nothing where something is missing.
+    """Return all cells as earlier studies left them, known by their stamps; nothing where something is missing.
 
     A manifest that cannot be read is made anew.
     """
-    try:
-        found = manifest.read(out)
-    except UsageError:
-        return []
-    known = found.stamped() if found else {}
+    known: dict[str, CellEntry] = {}
+    for name in [*manifest.names(out), ""]:
+        with suppress(UsageError):
+            found = manifest.read(out, name)
+            stamped = found.stamped() if found else {}
+            known |= {key: entry for key, entry in stamped.items() if key not in known or entry.measured}
     cells: list[tuple[CellEntry, CellOutcome]] = []
     for cell in study.cells if known else ():
         entry = known.get(_stamp(cell) or "")

@@ -20,6 +20,7 @@ class Status:
 
     counts: tasks by how they stand; those that are ready and under way are "running". running, failed: by task's words.
     seconds_left: until the end with as many workers as now, None where nothing tells. outcomes: of cells so far.
+    studies: names of all that lie there.
     """
 
     name: str
@@ -28,11 +29,15 @@ class Status:
     failed: Mapping[str, Failure]
     seconds_left: float | None
     outcomes: tuple[CellOutcome, ...]
+    studies: tuple[str, ...]
 
 
-def status_of(out: Path) -> Status:
-    """Return how the study last begun below a directory stands; raises UsageError where there is none."""
-    study, graph = study_below(out)
+def status_of(out: Path, name: str = "") -> Status:
+    """Return how a study below a directory stands, without a name the one last begun.
+
+    Raises UsageError where there is none.
+    """
+    study, graph = study_below(out, name)
     ledger = Ledger(out)
     states = survey(graph, ledger)
     tasks = graph.tasks
@@ -54,6 +59,7 @@ def status_of(out: Path) -> Status:
         {tasks[name].words: found for name, found in failures.items() if found is not None},
         _seconds_left(graph, ledger, states, [(name, found) for name, found in busy.items() if found is not None]),
         tuple(outcomes_of(graph, ledger)),
+        tuple(ledger.plans()),
     )
 
 

@@ -2,18 +2,20 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tombola.core.parts import written_name
+from tombola.core.parts import identify, plain, written_name
 from tombola.core.selection import Density
 from tombola.core.written import from_text
 from tombola.errors import TombolaError, UsageError
 from tombola.runs.config import STANDARD, density_list, from_dict, load_preset
 from tombola.storage.files import read_json_object, read_yaml
-from tombola.studies.graph import Basis, Graph, basis_of, graph_of
+from tombola.storage.identity import digest
+from tombola.studies.graph import Basis, Graph, basis_of, data_key, graph_of
 from tombola.studies.ledger import Ledger, begin
 from tombola.studies.plan import Asked, StudyCell, expand
 
@@ -57,33 +59,84 @@ class StudyPlan:
 
     def graph(self, out: Path) -> Graph:
         """Return its tasks below `out`, without writing anything; reads the data."""
-        return graph_of(self.cells, basis_of(self.cells), out, self.dynamics)
+        return graph_of(self.cells, basis_of(self.cells), out, self.dynamics, self.name)
+
+    def settled(self, out: Path) -> "StudyPlan":
+        """Return the same under the name that is its own below `out`.
+
+        That is its name, followed by a number where the study of that name there has cells that this one has not.
+        """
+        ledger, own = Ledger(out), set(self._keys())
+        there = {name: _keys_there(ledger.plan_file(name)) for name in ledger.plans()}
+        names = [self.name, *(f"{self.name}-{number}" for number in range(2, len(there) + 3))]
+        same = (name for name in names if there.get(name) == own)
+        fitting = (name for name in names if there.get(name, own) <= own)
+        return replace(self, name=next(same, None) or next(fitting))
+
+    def _keys(self) -> list[str]:
+        """Return of each cell what tells it from others of its study."""
+        return [
+            digest([cell.label, identify(config), plain(config.data), config.weights, config.fit])
+            for cell in self.cells
+            for config in (cell.config,)
+        ]
 
     def begin(self, out: Path) -> Graph:
         """Write it down below `out`, where workers find it, and return its tasks."""
         basis = basis_of(self.cells)
         begin(Ledger(out), self._plain(basis))
-        return graph_of(self.cells, basis, out, self.dynamics)
+        return graph_of(self.cells, basis, out, self.dynamics, self.name)
+
+    def recall(self, out: Path) -> None:
+        """Write down below `out` that this is the study at hand, where all its cells are finished there.
+
+        Data are read only where no other study below `out` tells what is known of them.
+        """
+        ledger, known = Ledger(out), dict[str, str]()
+        for name in ["", *ledger.plans()]:
+            with suppress(FileNotFoundError, TombolaError, KeyError, TypeError):  # one that is damaged tells nothing
+                known |= read_json_object(ledger.plan_file(name))["basis"]
+        configs = [cell.config for cell in self.cells]
+        wanted = {data_key(config) for config in configs} | {config.weights for config in configs if config.weights}
+        whole = wanted <= known.keys()
+        begin(ledger, self._plain({key: known[key] for key in sorted(wanted)} if whole else basis_of(self.cells)))
 
     def _plain(self, basis: Basis) -> dict[str, Any]:
         return {
             "name": self.name,
-            "cells": [{"label": cell.label, "config": cell.config.to_dict()} for cell in self.cells],
+            "cells": [
+                {"label": cell.label, "key": key, "config": cell.config.to_dict()}
+                for cell, key in zip(self.cells, self._keys(), strict=True)
+            ],
             "dynamics": self.dynamics,
             "resources": asdict(self.resources),
             "basis": dict(basis),
         }
 
 
-def study_below(out: Path) -> tuple[StudyPlan, Graph]:
-    """Return the study last begun below `out`, and its tasks; raises UsageError where there is none."""
-    path = Ledger(out).plan_file
+def _keys_there(path: Path) -> set[str]:
+    """Return the keys of the cells of a study that was written down; of one that cannot be read, one that is no key."""
+    try:
+        return {str(cell["key"]) for cell in read_json_object(path)["cells"]}
+    except (FileNotFoundError, TombolaError, KeyError, TypeError):
+        return {""}
+
+
+def study_below(out: Path, name: str = "") -> tuple[StudyPlan, Graph]:
+    """Return a study below `out`, without a name the one last begun, and its tasks.
+
+    Raises UsageError where there is none.
+    """
+    ledger = Ledger(out)
+    path = ledger.plan_file(name)
+    if name and name not in ledger.plans():
+        raise UsageError(f"must be one of {', '.join(ledger.plans()) or 'none'}, got {name}", option="study")
     try:
         found = read_json_object(path)
         cells = tuple(StudyCell(each["label"], from_dict(each["config"])) for each in found["cells"])
         resources = Resources(**found["resources"])
         study = StudyPlan(found["name"], cells, found["dynamics"], resources)
-        return study, graph_of(cells, found["basis"], out, study.dynamics)
+        return study, graph_of(cells, found["basis"], out, study.dynamics, study.name)
     except FileNotFoundError:
         raise UsageError(f"{out} holds no study; `tombola study` and `tombola compare` begin one") from None
     except (TombolaError, KeyError, TypeError) as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tombola.core.progress import Progress, Silent
 from tombola.data import shared
 from tombola.process import tune
+from tombola.runs.cell import prepared_once
 from tombola.storage import stopping
 from tombola.storage.leases import LeaseLost, LeaseTaken
 from tombola.studies.graph import Graph, Task
@@ -88,18 +89,18 @@ def _why(ledger: Ledger, task: Task) -> str:
     return failure.why if failure else "failed"
 
 
-def work_below(out: str, paths: list[str], parent: int | None = None) -> int:
-    """Do the same for the study that is written down below `out`, in a process of its own; return how many were done.
+def work_below(out: str, study: str, paths: list[str], parent: int | None = None) -> int:
+    """Do the same for a study that is written down below `out`, in a process of its own; return how many were done.
 
-    paths: where the user's own modules lie. parent: the process with which this one is to end.
+    study: its name. paths: where the user's own modules lie. parent: the process with which this one is to end.
     """
     tune()
     sys.path += [path for path in paths if path not in sys.path]
     if parent is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    with shared():
-        _, graph = study_below(Path(out))
+    with shared(), prepared_once():
+        _, graph = study_below(Path(out), study)
         return sum(1 for _ in work(graph, Silent()))
 
 

@@ -15,6 +15,7 @@ from tombola.networks.models import MODELS, Model
 from tombola.networks.runtime import MEMORY_FORMATS, PRECISIONS
 from tombola.runs.config.densities import parse_density
 from tombola.sparse.choice import EXECUTIONS
+from tombola.trackers import TRACKERS, Tracker
 from tombola.training import Recipe
 
 DRAW_AT = ("init", "rewind", "trained")
@@ -120,6 +121,15 @@ class RunConfig(Part):
         group="training",
         named=False,
     )
+    tracker: Tracker | None = option(
+        None,
+        f"where the metrics go beside the run directory, with options of its own behind colons (wandb:project=x): "
+        f"{', '.join(TRACKERS)}, or my_module:MyTracker",
+        unset="nowhere",
+        family=TRACKERS,
+        group="training",
+        named=False,
+    )
     seed: int = option(0, "everything random comes from it", must=NATURAL, group="machine")
     device: str = option("auto", "auto, cpu, cuda or cuda:N", group="machine", named=False)
     precision: str = option("auto", "auto, 32-true, bf16-mixed", must=one_of(PRECISIONS), group="machine", named=False)
@@ -173,6 +183,8 @@ class RunConfig(Part):
                 f"finder {written_name(self.finder)} trains weights and masks together, by the recipe; leave it out",
                 option="fit",
             )
+        if self.tracker is not None:
+            self.tracker.check()
         if hasattr(self.finder, "check_start"):
             self.finder.check_start(self.rewind_to if self.draw_at == "rewind" else 0)
 

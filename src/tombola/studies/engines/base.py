@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Protocol
 
-from tombola.core.progress import Progress, Tracker
+from tombola.core.progress import Bar, Progress
 from tombola.studies.graph import Graph
 from tombola.studies.ledger import DONE, FAILED, READY, WAITING, Ledger, reason, survey
 from tombola.studies.study import Resources
@@ -57,7 +57,7 @@ class _Shown:
 
     def __init__(self, board: Progress) -> None:
         self._board = board
-        self._bars: dict[str, tuple[ExitStack, str, Tracker]] = {}
+        self._bars: dict[str, tuple[ExitStack, str, Bar]] = {}
 
     def __enter__(self) -> "_Shown":
         return self

@@ -58,7 +58,8 @@ class _Pool:
 
         self._executor = ProcessPoolExecutor(max_workers=jobs)
         self._futures = [
-            self._executor.submit(work_below, str(tasks.out), list(sys.path), os.getpid()) for _ in range(jobs)
+            self._executor.submit(work_below, str(tasks.out), tasks.study, list(sys.path), os.getpid())
+            for _ in range(jobs)
         ]
 
     def is_whole(self) -> bool:

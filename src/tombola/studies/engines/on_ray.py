@@ -49,7 +49,9 @@ class OnRay:
             if asked.memory is not None:
                 options["memory"] = asked.memory
             remote = ray.remote(**options)(work_below)
-            waiting = [remote.remote(str(tasks.out.resolve()), list(sys.path)) for _ in range(self._workers(ray))]
+            waiting = [
+                remote.remote(str(tasks.out.resolve()), tasks.study, list(sys.path)) for _ in range(self._workers(ray))
+            ]
             yield from watch(tasks, board, lambda: _any_left(ray, waiting))
             for worker in waiting:
                 ray.cancel(worker, force=True)

@@ -121,7 +121,7 @@ class OnSlurm:
         folder = tasks.out.resolve() / STUDY / "slurm"
         executor = submitit.SlurmExecutor(folder, max_num_timeout=_ALWAYS)
         executor.update_parameters(**self.options.parameters(tasks.out.resolve().name))
-        worker = SlurmWorker(str(tasks.out.resolve()), list(sys.path))
+        worker = SlurmWorker(str(tasks.out.resolve()), tasks.study, list(sys.path))
         try:
             jobs = executor.map_array(worker, list(range(self.options.parallel)))
         except submitit.core.utils.FailedJobError as error:
@@ -135,6 +135,7 @@ class SlurmWorker:
     """What a job runs; submitit queues it again when its time is over."""
 
     out: str
+    study: str
     paths: list[str]
 
     def __call__(self, number: int) -> int:
@@ -152,7 +153,7 @@ class SlurmWorker:
 
         signal.signal(signal.SIGUSR2, stop)
         try:
-            return work_below(self.out, self.paths)
+            return work_below(self.out, self.study, self.paths)
         except stopping.Stopped:
             queue_again(signal.SIGUSR2, None)
             raise

@@ -9,7 +9,7 @@ from tombola.storage.files import read_json_object, read_yaml
 from tombola.studies.manifest import CellEntry
 
 # What sets cells of one finder apart, or the machine, and not the finder.
-_OF_CELLS = ("density", "seed", "threads", "device", "precision", "search_precision", "layout")
+_OF_CELLS = ("density", "seed", "threads", "device", "precision", "search_precision", "layout", "tracker")
 
 
 def discovered(out: Path) -> tuple[CellEntry, ...]:

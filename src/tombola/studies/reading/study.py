@@ -40,12 +40,15 @@ class Study:
 
     outcomes: of all cells that were planned, as far as that is known; those not run yet have neither values nor a
     failure. command: that made it, where known. problems: files that could not be used, and why, a sentence each.
+    name: its own; others: names of further comparisons in the same directory.
     """
 
     directory: Path
     outcomes: tuple[CellOutcome, ...]
     command: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    name: str = ""
+    others: tuple[str, ...] = ()
 
     @property
     def finders(self) -> list[str]:
@@ -174,22 +177,25 @@ def dense_summary(study: Study) -> Summary | None:
     return summarise(found) if found else None
 
 
-def read(directory: str | Path) -> Study:
-    """Read the comparison that lies in a directory (its --out), also while cells of it are missing.
+def read(directory: str | Path, study: str = "") -> Study:
+    """Read a comparison that lies in a directory (its --out), also while cells of it are missing.
 
-    Where no study.json says which cells it has, all finished runs below the directory count. Raises UsageError where
-    there is no comparison.
+    study: its name, where there are several; without one, the comparison that was run last. Where no study.json says
+    which cells it has, all finished runs below the directory count. Raises UsageError where there is no comparison.
     """
     out = Path(directory)
     if not out.is_dir():
         raise UsageError(f"there is no directory {out}")
-    known = manifest.read(out)
+    known = manifest.read(out, study)
     entries = known.cells if known else discovered(out)
     if not entries:
         raise UsageError(f"{out} holds no comparison: there is no {manifest.NAME}, and no finished run")
     problems: list[str] = []
     outcomes = tuple(_outcome(out, entry, problems) for entry in entries)
-    return Study(out, outcomes, known.command if known else (), tuple(problems))
+    if not known:
+        return Study(out, outcomes, problems=tuple(problems))
+    others = tuple(name for name in manifest.names(out) if name != known.name)
+    return Study(out, outcomes, known.command, tuple(problems), known.name, others)
 
 
 def _outcome(out: Path, entry: CellEntry, problems: list[str]) -> CellOutcome:

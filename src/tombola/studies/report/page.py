@@ -76,7 +76,8 @@ def _for_script(values: Any) -> str:
 
 
 def _figure(study: Study, figure: Figure) -> dict[str, Any]:
-    command = _command(["report", str(study.directory), "--figures", "figures", "--only", figure.name])
+    which = ["--study", study.name] if study.others else []
+    command = _command(["report", str(study.directory), *which, "--figures", "figures", "--only", figure.name])
     return {
         "name": figure.name,
         "title": figure.title,
