@@ -22,12 +22,34 @@ def example(name):
 
 def test_every_example_is_run_here():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {
+        "channels_to_onnx",
         "cts_on_one_page",
         "lightning_style",
         "own_parts",
         "text_classifier",
         "timm_model",
+        "two_of_four",
     }
+
+
+def test_a_channel_ticket_in_onnx():
+    pytest.importorskip("onnxruntime")
+    found = example("channels_to_onnx").main(epochs=2)
+    kept = {name: int(mask.flatten(1).any(dim=1).sum()) for name, mask in found.ticket.items()}
+    # Two BatchNorms of the stream and one within, the linear layer's ten biases, and what is kept of weights.
+    stream, inner = kept["stem.weight"], kept["first.weight"]
+    assert 0 < inner < 32
+    assert kept["second.weight"] == stream < 32
+    assert found.after == 4 * stream + 2 * inner + 9 * (stream + 2 * stream * inner) + 10 * (stream + 1)
+    assert found.after < 0.3 * found.before
+    assert found.said == "an ONNX network, compacted; onnxruntime gives PyTorch's outputs"
+
+
+def test_fine_tuning_to_two_of_every_four():
+    ticket, dense, cut, tuned = example("two_of_four").main(epochs=4, steps=60)
+    assert all((mask.view(-1, 4).sum(dim=1) == 2).all() for mask in ticket.values())
+    assert tuned >= cut
+    assert tuned > dense - 0.05
 
 
 def test_parts_of_ones_own():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from tombola import UsageError
 from tombola.cli.main import main
@@ -20,6 +21,8 @@ from tombola.core.seeds import generator
 from tombola.core.selection import Selection
 from tombola.finders import FINDERS, Magnitude, draw
 from tombola.networks.masking import survey
+from tombola.runs.deployment.two_of_four import lies_two_of_four, semi_structured
+from tombola.sparse.channels import follow
 from tombola.studies.audit.alterations import inverted, inverted_by_layer, shuffled
 from tombola.ticket import Ticket
 
@@ -261,7 +264,7 @@ def test_the_magnitude_ticket_of_filters_by_hand():
         model.conv.weight[2] = 1.0
         model.head.weight.fill_(0.01)
         model.head.weight[1] = 0.5
-    ticket = draw(Magnitude(granularity="channel"), problem(model, images()), 75 / 228).ticket
+    ticket = draw(Magnitude(granularity="channel:coupled=false"), problem(model, images()), 75 / 228).ticket
     # Row 1 of the head (64) and the filter 2 (9) are 73, and no other filter fits into the rest.
     assert ticket["conv.weight"].flatten(1).all(dim=1).tolist() == [False, False, True, False]
     assert ticket["head.weight"].all(dim=1).tolist() == [False, True, False]
@@ -277,6 +280,171 @@ def test_a_search_opens_the_groups_that_help():
     ).ticket
     assert ticket["0.weight"].all(dim=0).tolist() == [True, True, True, False, False, False]
     assert ticket.scores["0.weight"].unique().numel() == 6
+
+
+class Residual(nn.Module):
+    """A residual block with a depthwise convolution, and a linear layer on what it gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.wide = nn.Conv2d(4, 6, 1, bias=False)
+        self.depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False)
+        self.narrow = nn.Conv2d(6, 4, 1, bias=False)
+        self.head = nn.Linear(4 * 16, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.stem(x)))
+        return self.head(torch.relu(x + self.narrow(torch.relu(self.depthwise(self.wide(x))))).flatten(1))
+
+
+def follow_all(model, example):
+    return follow(model, survey(model).layout, example)
+
+
+def test_channels_that_are_added_or_pass_through_a_depthwise_convolution_are_one():
+    of = follow_all(Residual(), torch.randn(2, 1, 4, 4))
+    groups = GRANULARITIES.read("channel").groups(of)
+    names = [{of.names[i] for i in part} for part in groups.parts]
+    assert names == [{"stem.weight", "narrow.weight", "head.weight"}, {"wide.weight", "depthwise.weight"}]
+    # A channel of the residual stream: its filter in both convolutions, and 16 columns of 3 that read it.
+    assert groups.sizes.tolist() == [9 + 6 + 48] * 4 + [4 + 9] * 6
+    inputs = GRANULARITIES.read("input-channel").groups(of)
+    assert [{of.names[i] for i in part} for part in inputs.parts] == [
+        {"stem.weight"}, {"wide.weight", "head.weight"}, {"depthwise.weight", "narrow.weight"},
+    ]  # fmt: skip
+    alone = GRANULARITIES.read("channel:coupled=false").groups(of)
+    assert alone.parts == tuple((place,) for place in range(5))
+    with pytest.raises(UsageError, match=r"stem.weight and narrow.weight share groups of weights, and must"):
+        _ = Selection(of, {"stem.*": 1.0, "*": 0.5}, granularity=GRANULARITIES.read("channel")).pools
+    by_parts = Selection(of, 0.5, ALLOCATIONS.read("uniform"), GRANULARITIES.read("channel"))
+    assert [(pool.layers, pool.kept) for pool in by_parts.pools] == [((0, 3, 4), 126), ((1, 2), 39)]
+
+
+@pytest.mark.parametrize("name", ["magnitude", "random", "snip", "cts:steps=4", "ltr:rate=0.5"])
+def test_coupled_channels_stay_consistent_and_can_be_cut_out(name):
+    model = Residual()
+    at = problem(model, images(), epochs=2)
+    ticket = draw(replace(FINDERS.read(name), granularity=GRANULARITIES.read("channel")), at, 0.5).ticket
+    stream = ticket["stem.weight"].flatten(1).any(dim=1)
+    assert torch.equal(stream, ticket["narrow.weight"].flatten(1).all(dim=1))
+    assert torch.equal(stream, ticket["head.weight"].view(3, 4, 16).all(dim=2).all(dim=0))
+    inner = ticket["wide.weight"].flatten(1).any(dim=1)
+    assert torch.equal(inner, ticket["depthwise.weight"].flatten(1).all(dim=1))
+    assert 0 < int(stream.sum()) + int(inner.sum()) < 10
+    small = ticket.compact(model, torch.randn(2, 1, 4, 4))
+    assert small.stem.weight.shape[0] == max(1, int(stream.sum()))
+    assert small.wide.weight.shape[0] == max(1, int(inner.sum()))
+    assert small.head.weight.shape == (3, 16 * max(1, int(stream.sum())))
+
+
+def test_shared_weights_share_their_channels():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.start, self.first, self.second = nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+            self.second.weight = self.first.weight
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(torch.relu(self.second(torch.relu(self.first(self.start(x))))))
+
+    of = follow_all(Tied(), torch.randn(2, 5))
+    wiring = of.wirings["first.weight"]
+    assert wiring.outputs == wiring.inputs
+    # A channel: its row before them, in them, and the column behind.
+    assert GRANULARITIES.read("channel").groups(of).sizes.tolist() == [5 + 4 + 2] * 4
+
+
+def test_what_cannot_be_followed_is_refused_and_goes_uncoupled():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.inner(x) if x.sum() > 0 else -self.inner(x)
+
+    at = problem(Branching(), batches())
+    with pytest.raises(UsageError, match=r"channels cannot be followed: torch.fx cannot trace it .*coupled=false"):
+        draw(Magnitude(granularity="channel"), at, 0.5)
+    assert draw(Magnitude(granularity="channel:coupled=false"), at, 0.5).ticket.kept == 6
+
+
+class Attention(nn.Module):
+    """Attention of two heads, by projections with usual names or by torch's own module."""
+
+    def __init__(self, own):
+        super().__init__()
+        self.num_heads = 2
+        if own:
+            self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(4, 4, bias=False) for _ in range(4))
+        else:
+            self.inner = nn.MultiheadAttention(4, 2, bias=False)
+        self.last = nn.Linear(4, 3)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_head_is_its_projections_and_what_reads_it(own):
+    of = survey(Attention(own)).layout
+    groups = GRANULARITIES.read("head").groups(of)
+    assert groups.sizes.tolist() == [32, 32, 4, 4, 4]
+    mask = of.views(groups.expand(torch.tensor([True, False, True, True, True])))
+    first = torch.tensor([True, True, False, False])
+    if own:
+        for name in ("q_proj", "k_proj", "v_proj"):
+            assert torch.equal(mask[f"{name}.weight"], first[:, None].expand(4, 4))
+        assert torch.equal(mask["out_proj.weight"], first.expand(4, 4))
+    else:
+        assert torch.equal(mask["inner.in_proj_weight"], first.repeat(3)[:, None].expand(12, 4))
+        assert torch.equal(mask["inner.out_proj.weight"], first.expand(4, 4))
+    with pytest.raises(UsageError, match="granularity cannot be head: no attention whose heads are known"):
+        GRANULARITIES.read("head").groups(layout((2, 3)))
+
+
+OWN = """
+import torch
+
+def diagonals(of):
+    return {name: (torch.arange(rows)[:, None] - torch.arange(columns)) % 2 for name, (rows, columns)
+            in zip(of.names, of.shapes)}
+
+def halves(of):
+    return {name: torch.rand(shape) for name, shape in zip(of.names, of.shapes)}
+
+def nothing(of):
+    return {}
+"""
+
+
+def test_groups_of_ones_own(bring):
+    bring("mine", OWN)
+    finder = FINDERS.read("magnitude:granularity=mine:diagonals")
+    assert FINDERS.read(describe(finder)).granularity.name == "mine:diagonals"
+    assert identify(finder)["granularity"]["code"]
+    ticket = draw(finder, problem(mlp(), batches()), 0.5).ticket
+    # One number in both layers is one group.
+    assert ticket["0.weight"][0].tolist() in ([True, False] * 3, [False, True] * 3)
+    assert ticket["0.weight"][0, 0] == ticket["2.weight"][0, 0] == ticket["2.weight"][1, 1]
+    for name, message in {
+        "halves": "must return whole numbers of shape",
+        "nothing": "must return a tensor for",
+    }.items():
+        with pytest.raises(UsageError, match=f"granularity 'mine:{name}' {message}"):
+            draw(FINDERS.read(f"magnitude:granularity=mine:{name}"), problem(mlp(), batches()), 0.5)
+
+
+def test_which_layers_torchs_format_would_take():
+    mask = torch.tensor([True, False, True, False]).repeat(64, 16)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 10), nn.Linear(10, 3))
+    masks = {"0.weight": mask, "1.weight": mask[:10], "2.weight": torch.ones(3, 10, dtype=torch.bool)}
+    said = semi_structured(Ticket(masks), model)
+    assert said.startswith("2 of 3 layers keep at most 2 of every 4 weights along their inputs")
+    on_cpu = "1 of them matrices that the format takes; not converted, which needs a GPU"
+    assert said.endswith("1 converted multiply as they do dense" if torch.cuda.is_available() else on_cpu)
+    assert not lies_two_of_four(torch.tensor([[True, True, True, False]]))
+    assert lies_two_of_four(torch.tensor([True, False, False, True]).view(1, 4, 1, 1))
 
 
 def test_audits_alter_tickets_by_groups():
@@ -314,10 +482,10 @@ def test_the_command_line_draws_shows_and_audits_groups(tmp_path, capsys):
     assert run["kept"] < 5020
     assert main(["info", run["run_dir"]]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "magnitude, with granularity channel (by mean)" in shown
+    assert "magnitude, with granularity channel (by mean coupled True)" in shown
     assert f"groups of weights are whole: {run['kept']:,} of the 5,020 weights asked for are kept" in shown
     ticket = Ticket.load(run["ticket"])
-    assert ticket.granularity == {"name": "channel", "by": "mean"}
+    assert ticket.granularity == {"name": "channel", "by": "mean", "coupled": True}
     main(["audit", run["run_dir"], "--seeds", "1", "--json"])
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert [check["why"] for check in checks[:3]] == ["", "", ""]

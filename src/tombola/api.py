@@ -20,7 +20,19 @@ from tombola.core.progress import Progress, Silent, expected_time, progress_on
 from tombola.core.selection import Density
 from tombola.data import Feed, feed_of
 from tombola.errors import TicketWarning, UsageError
-from tombola.finders import CTS, FINDERS, ORIGINS, Drawn, Finder, Finds, diagnostics, needs_of, origin, selection_of
+from tombola.finders import (
+    CTS,
+    FINDERS,
+    ORIGINS,
+    Drawn,
+    Finder,
+    Finds,
+    diagnostics,
+    followed,
+    needs_of,
+    origin,
+    selection_of,
+)
 from tombola.finders import draw as draw_ticket
 from tombola.finders.origins import redrawn
 from tombola.finders.problem import Problem, Trainer
@@ -267,6 +279,7 @@ def sparsify(
     plain = unwrap(model)
     if progress:
         _say_forecast(display, plain, task, runtime, (feed, search_feed), recipe, rewind_to, search)
+    selection_of(search, followed(search, plain, checked.layout, lambda: first_inputs(task, feed)), density)
     against = against_sparse(runtime.device, recipe.clip_norm, fit is not None, recipe.optimizer)
     share = selection_of(search, checked.layout, density).kept / checked.layout.total
     execution, note = choose(

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     title = f"{written_name(config.model)} on {written_name(config.data)}, float32, on the CPU"
     show_table(title, report.columns(), report.cells())
-    for verdict in report.verdicts:
+    for verdict in [*report.verdicts, f"semi-structured: {report.facts['semi_structured']}"]:
         show_text(verdict)
     show_text(f"written: {', '.join(map(str, files))}")
 

@@ -31,10 +31,19 @@ class Wiring:
     """What a weight's dimensions mean, where that is not outputs, inputs, and then the kernel.
 
     inputs_first: whether its inputs come first. groups: into how many its channels fall, each reading its own inputs.
+    outputs, inputs: for each of its channels the number of what it is in the whole network, where that has been
+    followed: channels that are added, or pass through a depthwise convolution, are one. stays: whether its outputs have
+    to stay, such as the network's own. heads: for each output channel, or input channel where it reads them, the number
+    of the head of attention that it belongs to.
     """
 
     inputs_first: bool = False
     groups: int = 1
+    outputs: tuple[int, ...] | None = None
+    inputs: tuple[int, ...] | None = None
+    stays: bool = False
+    heads: tuple[int, ...] = ()
+    reads_heads: bool = False
 
 
 PLAIN = Wiring()

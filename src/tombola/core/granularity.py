@@ -2,16 +2,17 @@
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from tombola.core.flat import Layout, Wiring
 from tombola.core.groups import Grouping, Groups, Labelled, OfEvery, Single
-from tombola.core.parts import COUNT, Must, Part, one_of, option
+from tombola.core.parts import COUNT, Must, Part, guarded, one_of, option
+from tombola.core.plugins import code_of
 from tombola.core.written import Family
 from tombola.errors import UsageError
 
@@ -89,13 +90,22 @@ class Structured(Part):
 
     def groups(self, layout: Layout) -> Groups:
         """Return the groups, layer by layer."""
-        first, found = 0, []
-        for place, shape in enumerate(layout.shapes):
-            places = self.places(shape, layout.wiring(place))
-            count = int(places.max()) + 1
-            found.append(Grouping(places.expand(shape), torch.arange(first, first + count)))
-            first += count
+        wirings = [layout.wiring(place) for place in range(len(layout.names))]
+        # What belongs to one layer alone is called by numbers that no channel has.
+        known = [each for wiring in wirings for each in (wiring.outputs, wiring.inputs, wiring.heads) if each]
+        first = 1 + max(map(max, known), default=0)
+        found = []
+        for shape, wiring in zip(layout.shapes, wirings, strict=True):
+            places, units = self.places(shape, wiring), self.units(wiring)
+            if units is None:
+                units = torch.arange(first, first + int(places.max()) + 1)
+                first += len(units)
+            found.append(Grouping(places.expand(shape), units))
         return Labelled.of(layout, found, SCORINGS[self.by])
+
+    def units(self, wiring: Wiring) -> Tensor | None:
+        """Return what a layer's groups are in the whole network, where they may be groups of other layers too."""
+        return None
 
     def places(self, shape: tuple[int, ...], wiring: Wiring) -> Tensor:
         """Return the number of each weight's group within a layer, from 0 on, as it goes into the layer's shape."""
@@ -125,25 +135,77 @@ def _inner(shape: tuple[int, ...], groups: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Channel(Structured):
-    """All weights of an output channel: a filter of a convolution, a row of a linear layer."""
+class Channels(Structured):
+    """Groups by channels.
+
+    coupled: whether channels that can only go together are one group, which takes a model that torch.fx can trace:
+    those that are added to each other, those that pass through a depthwise convolution, and those of shared weights.
+    """
+
+    coupled: bool = option(
+        True, "whether channels of several layers that can only go together are one group", kw_only=True
+    )
+
+
+@dataclass(frozen=True)
+class Channel(Channels):
+    """All weights of an output channel: a filter of a convolution, a row of a linear layer.
+
+    The outputs of the last layer stay, where channels are coupled: its weights go with the channels that they read.
+    Source: Li et al. 2017, arXiv 1608.08710; of coupled channels Fang et al. 2023, arXiv 2301.12900.
+    """
 
     name: ClassVar[str] = "channel"
 
     def places(self, shape: tuple[int, ...], wiring: Wiring) -> Tensor:
-        """Return the output channel of each weight."""
-        return outputs_of(shape, wiring)
+        """Return the output channel of each weight, or the input channel of those of a layer whose outputs stay."""
+        return inputs_of(shape, wiring) if self.coupled and wiring.stays else outputs_of(shape, wiring)
+
+    def units(self, wiring: Wiring) -> Tensor | None:
+        """Return what these channels are in the whole network."""
+        found = wiring.inputs if wiring.stays else wiring.outputs
+        return torch.tensor(found) if self.coupled and found is not None else None
 
 
 @dataclass(frozen=True)
-class InputChannel(Structured):
-    """All weights that read an input channel."""
+class InputChannel(Channels):
+    """All weights that read an input channel. Source: He et al. 2017, arXiv 1707.06168."""
 
     name: ClassVar[str] = "input-channel"
 
     def places(self, shape: tuple[int, ...], wiring: Wiring) -> Tensor:
         """Return the input channel of each weight."""
         return inputs_of(shape, wiring)
+
+    def units(self, wiring: Wiring) -> Tensor | None:
+        """Return what these channels are in the whole network."""
+        return torch.tensor(wiring.inputs) if self.coupled and wiring.inputs is not None else None
+
+
+@dataclass(frozen=True)
+class Head(Structured):
+    """All weights of a head of attention: the rows of its projections, and the columns that read it.
+
+    Heads are known of torch.nn.MultiheadAttention, and of modules with a number of heads and projections of usual
+    names. The weights of other layers go by output channels, each layer by itself. Source: Michel et al. 2019, arXiv
+    1905.10650.
+    """
+
+    name: ClassVar[str] = "head"
+
+    def groups(self, layout: Layout) -> Groups:
+        """Return the groups; raises UsageError for a model without heads."""
+        if not any(layout.wiring(place).heads for place in range(len(layout.names))):
+            raise UsageError("cannot be head: no attention whose heads are known is prunable", option="granularity")
+        return super().groups(layout)
+
+    def places(self, shape: tuple[int, ...], wiring: Wiring) -> Tensor:
+        """Return the channel of each weight, on the side where a layer has heads."""
+        return inputs_of(shape, wiring) if wiring.reads_heads else outputs_of(shape, wiring)
+
+    def units(self, wiring: Wiring) -> Tensor | None:
+        """Return the head of each channel."""
+        return torch.tensor(wiring.heads) if wiring.heads else None
 
 
 @dataclass(frozen=True)
@@ -189,6 +251,40 @@ class Block(Structured):
         return (_along(shape, 0) // first * across + _along(shape, 1) // second) * kernel + where
 
 
+@dataclass(frozen=True)
+class OwnGranularity(Structured):
+    """Groups by a function of the user's own, MODULE:FUNCTION.
+
+    It gets the layout, and returns for each name a tensor of whole numbers, of the weight's shape: weights with the
+    same number are one group, in whichever layers they are.
+    """
+
+    name: str = ""  # type: ignore[misc]
+    function: Callable[[Layout], Any] | None = field(default=None, repr=False, compare=False)
+    code: str = field(default="", compare=False)
+
+    @classmethod
+    def of(cls, name: str, function: Callable[..., Any]) -> "OwnGranularity":
+        """Return the granularity of a function and its MODULE:FUNCTION."""
+        return cls(name=name, function=function, code=code_of(function))
+
+    def groups(self, layout: Layout) -> Groups:
+        """Return the groups that the function says."""
+        assert self.function is not None
+        with guarded("granularity", self):
+            labels = self.function(layout)
+        if not isinstance(labels, Mapping) or set(labels) != set(layout.names):
+            words = f"{self.name!r} must return a tensor for each of {', '.join(layout.names)}"
+            raise UsageError(words, option="granularity")
+        for name, shape in zip(layout.names, layout.shapes, strict=True):
+            found = labels[name]
+            if not isinstance(found, Tensor) or found.shape != shape or found.is_floating_point() or found.is_complex():
+                words = f"{self.name!r} must return whole numbers of shape {list(shape)} for {name}"
+                raise UsageError(words, option="granularity")
+        found = [Grouping.of(labels[name].long().cpu()) for name in layout.names]
+        return Labelled.of(layout, found, SCORINGS[self.by])
+
+
 def _understood(name: str) -> Granularity | None:
     """Return what a name such as 2:4 means; None of any other."""
     found = re.fullmatch(r"([0-9]{1,3}):([0-9]{1,3})", name)
@@ -197,12 +293,13 @@ def _understood(name: str) -> Granularity | None:
 
 GRANULARITIES: Family[Granularity] = Family(
     "granularity",
-    {kind.name: kind() for kind in (Weight, Channel, InputChannel, FilterRow, Block, OfEveryM)},
+    {kind.name: kind() for kind in (Weight, Channel, InputChannel, FilterRow, Block, OfEveryM, Head)},
     Granularity,
-    understood=_understood,
+    OwnGranularity.of,
+    _understood,
 )
 GRANULARITY_HELP = (
     "which weights are kept or pruned together: weight (each by itself), channel (all of an output channel), "
-    "input-channel, filter-row, block:4x4, 2:4 (2 of every 4 along the inputs, or any n:m), or "
-    "my_module:groups"
+    "input-channel, filter-row, block:4x4, 2:4 (2 of every 4 along the inputs, or any n:m), "
+    "head (of attention), or my_module:groups"
 )

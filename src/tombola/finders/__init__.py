@@ -11,6 +11,8 @@ from tombola.finders.base import Needs as Needs
 from tombola.finders.base import arithmetic_of as arithmetic_of
 from tombola.finders.base import draw as draw
 from tombola.finders.base import drawn as drawn
+from tombola.finders.base import followed as followed
+from tombola.finders.base import following as following
 from tombola.finders.base import needs_of as needs_of
 from tombola.finders.base import selection_of as selection_of
 from tombola.finders.continuous import ContinuousSparsification as ContinuousSparsification

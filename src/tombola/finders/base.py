@@ -1,6 +1,6 @@
 """What every finder does: draw a ticket of a density from a problem."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -19,6 +19,8 @@ from tombola.errors import UsageError
 from tombola.finders import diagnostics
 from tombola.finders.problem import Problem
 from tombola.networks.network import FrozenNetwork, vector_dtype
+from tombola.sparse.channels import follow
+from tombola.sparse.choice import first_inputs
 from tombola.ticket import Provenance, Ticket
 from tombola.training import State
 from tombola.version import __version__
@@ -149,6 +151,25 @@ def selection_of(finder: Any, layout: Layout, density: Density) -> Selection:
     return selection
 
 
+def followed(finder: Any, model: nn.Module, layout: Layout, example: Callable[[], Any]) -> Layout:
+    """Return a layout that says which channels go together, where a finder's granularity asks for that.
+
+    example: gives what the model is called with. Raises UsageError for a model whose channels cannot be followed.
+    """
+    if not getattr(getattr(finder, "granularity", None), "coupled", False):
+        return layout
+    inputs = example()
+    if isinstance(inputs, Tensor):
+        inputs = inputs.to(next(model.parameters()).device)
+    return follow(model, layout, inputs)
+
+
+def following(finder: Any, problem: Problem) -> Problem:
+    """Return a problem with the layout that a finder's granularity asks for."""
+    layout = followed(finder, problem.model, problem.layout, lambda: first_inputs(problem.task, problem.feed))
+    return replace(problem, layout=layout)
+
+
 def arithmetic_of(finder: Any, selection: Selection, model: nn.Module, device: torch.device) -> dict[str, Any]:
     """Return what an identity holds of how a finder computes, where one machine does it otherwise than another."""
     if selection.decided or selection.groups.sizes is not None or not hasattr(finder, "arithmetic"):
@@ -163,7 +184,7 @@ def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
 
     Raises UsageError for a density that keeps no weight, and for weights at which the finder cannot be drawn.
     """
-    needs = needs_of(finder)
+    needs, problem = needs_of(finder), following(finder, problem)
     needs.check_at(written_name(finder), problem.at)
     selection = selection_of(finder, problem.layout, density)
     if selection.decided:

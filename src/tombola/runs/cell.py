@@ -19,7 +19,7 @@ from tombola.core.selection import VERSION as SELECTION_VERSION
 from tombola.data import AUGMENTATIONS, DATASETS, Feed, Normalisation, Split, Splits, file_stamp, load
 from tombola.data import VERSION as DATA_VERSION
 from tombola.errors import UsageError
-from tombola.finders import Finder, arithmetic_of, needs_of, selection_of
+from tombola.finders import Finder, arithmetic_of, followed, needs_of, selection_of
 from tombola.finders.problem import Problem, Trainer
 from tombola.finders.steering import COMPILED_VERSION
 from tombola.networks.bf16 import BF16Watch
@@ -136,6 +136,11 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
     return bool(watch.wrong)
 
 
+def _two_inputs(splits: Splits) -> Any:
+    """Return what a model is called with for two samples."""
+    return first_inputs(Task(), splits.train.feed(2, 0, "probe", shuffle=False))
+
+
 def _execution(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, runtime: Runtime) -> tuple[str, str]:
     """Return how tickets are trained, "sparse" or "dense", and what to say of it."""
     kept = selection_of(config.finder, found.layout, config.density).kept
@@ -144,7 +149,7 @@ def _execution(config: RunConfig, splits: Splits, model: nn.Module, found: Surve
         model,
         found.layout,
         kept / found.layout.total,
-        lambda: first_inputs(Task(), splits.train.feed(2, 0, "probe", shuffle=False)),
+        lambda: _two_inputs(splits),
         config.batch_size,
         against_sparse(runtime.device, config.training.clip_norm, bool(config.fit), config.training.optimizer),
     )
@@ -199,6 +204,8 @@ class Cell:
         found = survey(model, config.include or "*", config.exclude)
         selection_of(config.finder, found.layout, config.density)
         wrong = _probe(config, splits, model, found, runtime)
+        layout = followed(config.finder, model, found.layout, lambda: _two_inputs(splits))
+        selection_of(config.finder, layout, config.density)
         runtime = runtime.with_safe_precision(wrong, config.precision)
         of_search = config.search_precision or runtime.precision
         search = Runtime.choose(model, runtime.device, of_search, runtime.memory_format)

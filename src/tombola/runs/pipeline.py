@@ -12,7 +12,7 @@ from tombola.core.parts import written_name
 from tombola.core.progress import Progress
 from tombola.core.seeds import seeded
 from tombola.errors import UsageError
-from tombola.finders import Finder, origin
+from tombola.finders import Finder, following, origin
 from tombola.finders import draw as draw_ticket
 from tombola.finders.problem import Problem, Trainer
 from tombola.networks.evaluation import Evaluation
@@ -116,7 +116,7 @@ def advance(config: RunConfig, out: Path, progress: Progress, stages: int) -> No
     with _prepared(config) as cell:
         problem = _problem(cell, store_below(out, progress), progress)
         with seeded(problem.seed, "draw", device=problem.runtime.device):
-            _finder(cell).advance(problem, config.density, stages)
+            _finder(cell).advance(following(config.finder, problem), config.density, stages)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -14,6 +14,7 @@ from tombola.core.flat import PLAIN, Layout, Wiring
 from tombola.errors import TicketWarning, UsageError
 from tombola.literal import literal
 from tombola.networks.masking.computed import computes_its_weight
+from tombola.networks.masking.heads import Heads, heads_of
 from tombola.networks.masking.names import named_parameters, without_fabric
 from tombola.networks.masking.storage import refuse_shared_memory
 
@@ -93,7 +94,7 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
     model = without_fabric(model)
     _refuse_parametrised(model)
     _refuse_quantised(model)
-    owners = _owners(model)
+    owners, heads = _owners(model), heads_of(model)
     include, exclude = _patterns("include", include), _patterns("exclude", exclude)
     names = [name for name, _, _ in named_parameters(model, duplicates=True)]
     _refuse_unmatched(names, include, exclude)
@@ -105,7 +106,8 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
         if not why:
             _refuse_unusable(name, parameter)
             why = _reason_in_use(owned, include) if parameter.numel() else "it has no elements"
-        entries.append(Entry(name, tuple(parameter.shape), parameter.numel(), not why, why, _wiring(owned)))
+        wiring = _wiring(owned, heads.get(id(parameter)))
+        entries.append(Entry(name, tuple(parameter.shape), parameter.numel(), not why, why, wiring))
         reasons |= dict.fromkeys(owned.aliases, why)
         if why == EXCLUDED and not _reason_against(parameter, owned, include, ()):
             spared.update(owned.aliases)
@@ -162,13 +164,14 @@ def _owners(model: nn.Module) -> dict[int, _Owned]:
     return owners
 
 
-def _wiring(owned: _Owned) -> Wiring:
+def _wiring(owned: _Owned, heads: Heads | None) -> Wiring:
     """Return what the dimensions of a parameter mean."""
     if not owned.layers:
         return Wiring(inputs_first="Embedding's weight" in owned.strangers)
     module = owned.layers[0][0]
     inputs_first = isinstance(module, _ConvTransposeNd) or _is_transformers_conv1d(module)
-    return Wiring(inputs_first, getattr(module, "groups", 1))
+    found = Wiring(inputs_first, getattr(module, "groups", 1))
+    return replace(found, heads=heads.numbers, reads_heads=heads.reads) if heads else found
 
 
 def _is_transformers_conv1d(module: nn.Module) -> bool:

@@ -18,6 +18,7 @@ from tombola.runs.deployment.contenders import CONTENDERS, Built, Contender
 from tombola.runs.deployment.network import Delivered, load
 from tombola.runs.deployment.report import Report, Row, Setting
 from tombola.runs.deployment.timing import interleaved
+from tombola.runs.deployment.two_of_four import semi_structured
 from tombola.storage.files import write_bytes, write_json
 from tombola.version import __version__
 
@@ -118,6 +119,7 @@ def _facts(delivered: Delivered, ticket_file: Path) -> dict[str, Any]:
         "data": written_name(config.data),
         "kept": ticket.kept,
         "prunable": ticket.prunable,
+        "semi_structured": semi_structured(ticket, delivered.model),
         "precision": "float32",
         "processor": platform.machine(),
         "threads": torch.get_num_threads(),

@@ -104,6 +104,13 @@ class Plan:
     def _all_leaders(self) -> Places:
         return np.array([self._leader(unit) for unit in range(len(self._leaders))], dtype=np.intp)
 
+    def leaders(self) -> tuple[Places, Flags]:
+        """Return the number that stands for each unit and all that are joined with it, and which have to stay."""
+        leaders = self._all_leaders()
+        pinned = np.zeros(len(leaders), bool)
+        pinned[leaders[sorted(self._pinned)]] = True
+        return leaders, pinned[leaders]
+
     def needed(self) -> Flags:
         """Return which units the outputs depend on, (units,), once constants are part of the biases.
 

@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,41 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from tombola.sparse.compaction import operations as ops
-from tombola.sparse.compaction.plan import Floats, Follower, Layer, Plan, Value
+from tombola.sparse.compaction.plan import Floats, Follower, Layer, Places, Plan, Value
 from tombola.sparse.compaction.tracing import Traced, refusal
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Where channels pass through a weight. inputs, outputs: the numbers of its channels. stays: whether these stay."""
+
+    weight: nn.Parameter
+    inputs: Places
+    outputs: Places
+    stays: bool
+
+
+def passages(traced: Traced) -> list[Passage]:
+    """Return, for the weight of each layer, which of the network's channels it reads and writes.
+
+    Channels that can only go together have one number, also those of all uses of a shared weight.
+    """
+    reader = _Reader(traced)
+    plan = reader.read()
+    uses: dict[nn.Parameter, list[tuple[Places, Places]]] = {}
+    for weight, inputs, outputs in reader.weighted():
+        uses.setdefault(weight, []).append((inputs, outputs))
+    for (first_in, first_out), *others in uses.values():
+        for inputs, outputs in others:
+            plan.join(first_in, inputs)
+            plan.join(first_out, outputs)
+    leaders, pinned = plan.leaders()
+    found = []
+    for weight, ((inputs, outputs), *_) in uses.items():
+        # Where neither side can go, the one is as good as the other, but for what the network gives.
+        stays = bool(pinned[outputs].all() and (reader.ends >= set(outputs.tolist()) or not pinned[inputs].all()))
+        found.append(Passage(weight, leaders[inputs], leaders[outputs], stays))
+    return found
 
 
 def read(traced: Traced) -> Plan:
@@ -21,23 +55,33 @@ def read(traced: Traced) -> Plan:
 
 
 class _Reader:
-    """Goes through a graph once, from inputs to outputs."""
+    """Goes through a graph once, from inputs to outputs. ends: the units that the network gives."""
 
     def __init__(self, traced: Traced) -> None:
         self._traced, self._plan = traced, Plan()
         self._values: dict[fx.Node, Value] = {}
         self._shared = _shared_parameters(traced)
+        self.ends: set[int] = set()
 
     def read(self) -> Plan:
         for node in self._traced.graph.nodes:
             if node.op == "output":
                 for each in node.all_input_nodes:
                     self._pin(each)
+                    self.ends.update(self._values[each].units.tolist() if each in self._values else ())
             elif node in self._traced.tuples:
                 raise self._unknown(node)
             elif node in self._traced.shapes and node.op != "get_attr":
                 self._values[node] = self._fixed(node) if node.op == "placeholder" else self._read(node)
         return self._plan
+
+    def weighted(self) -> Iterator[tuple[nn.Parameter, Places, Places]]:
+        """Give the weights of layers, with the units that they read and write."""
+        for node in self._traced.graph.nodes:
+            kind = type(self._module(node)) if node.op == "call_module" else None
+            if kind in ops.LINEAR or kind in ops.CONVOLUTIONS:
+                source = self._values[node.all_input_nodes[0]]
+                yield self._module(node).weight, source.units, self._values[node].units
 
     def _read(self, node: fx.Node) -> Value:
         """Return the channels of an operation's output."""

@@ -16,7 +16,7 @@ from tombola.core.groups import Groups
 from tombola.core.progress import Progress
 from tombola.core.seeds import derive, generator, seeded
 from tombola.errors import UsageError
-from tombola.finders import Magnitude, Random, draw
+from tombola.finders import Magnitude, Random, draw, following
 from tombola.finders.origins import with_signs
 from tombola.finders.problem import Problem
 from tombola.networks.models import read_weights
@@ -156,7 +156,7 @@ class _Bench:
 
     def _other_mask(self, name: str, alter: Alteration, number: int) -> "_Altered":
         """Return another mask, to be trained from the ticket's own weights."""
-        altered = alter(self.ticket, self._generator(number, name), self.granularity.groups(self._layout()))
+        altered = alter(self.ticket, self._generator(number, name), self._groups())
         return _Altered(changed(self.ticket, altered), altered, self.start)
 
     def _other_weights(self, number: int) -> "_Altered":
@@ -237,6 +237,11 @@ class _Bench:
         """Return where the ticket's own layers lie in one vector."""
         found = Layout.of(self.ticket.items())
         return replace(found, wirings=self.cell.survey.layout.wirings)
+
+    def _groups(self) -> Groups:
+        """Return the groups of weights that the ticket keeps or prunes."""
+        finder = Random(granularity=self.granularity)
+        return self.granularity.groups(following(finder, self._problem()).layout)
 
     def _overlap(self) -> dict[str, dict[str, float]]:
         """Compare with a random and a magnitude ticket of the same density at the same weights."""

@@ -1,0 +1,49 @@
+"""The channels of a network, followed through its layers: which of them can only go together."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola.core.flat import Layout
+from tombola.errors import UsageError
+from tombola.networks.masking import named_parameters
+from tombola.networks.network import private_copy
+from tombola.sparse.compaction.reading import passages
+from tombola.sparse.compaction.tracing import trace
+
+
+@torch.no_grad()
+def follow(model: nn.Module, layout: Layout, example: Any) -> Layout:
+    """Return a layout that says which channels each weight reads and writes.
+
+    example: what the model is called with, on its device. Raises UsageError where torch.fx cannot trace the model, or
+    for an operation that does something unknown to channels.
+    """
+    if not isinstance(example, Tensor):
+        raise _refusal(f"the model's input is {type(example).__name__}, not one tensor")
+    twin = private_copy(model).eval()
+    names = {id(parameter): name for name, _, parameter in named_parameters(twin)}
+    try:
+        found = passages(trace(twin, example[:2]))
+    except UsageError as error:
+        raise _refusal(error.message.partition(": ")[2]) from None
+    wirings = dict(layout.wirings)
+    for passage in found:
+        name = names[id(passage.weight)]
+        if name in layout.names:
+            wirings[name] = replace(
+                layout.wiring(layout.names.index(name)),
+                outputs=tuple(passage.outputs.tolist()),
+                inputs=tuple(passage.inputs.tolist()),
+                stays=passage.stays,
+            )
+    return replace(layout, wirings=wirings)
+
+
+def _refusal(why: str) -> UsageError:
+    return UsageError(
+        f"the model's channels cannot be followed: {why}; channel:coupled=false takes each layer's by themselves",
+        option="granularity",
+    )
