@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import tombola
-from tombola.ticket.formats import Onnx, Subject
+from tombola.ticket.formats import Subject, format_named
 
 
 class Residual(nn.Module):
@@ -31,7 +31,8 @@ class Residual(nn.Module):
         x = torch.relu(self.norm(self.stem(x)))
         inner = torch.relu(self.first_norm(self.first(x)))
         x = torch.relu(x + self.second_norm(self.second(inner)))
-        return self.head(x.mean(dim=(2, 3)))
+        scores: Tensor = self.head(x.mean(dim=(2, 3)))
+        return scores
 
 
 def digits() -> tuple[TensorDataset, TensorDataset]:
@@ -68,7 +69,9 @@ def main(epochs: int = 4, density: float = 0.3, finder: str = "snip:allocation=u
     small = ticket.compact(sparse, images)
     with tempfile.TemporaryDirectory() as folder:
         # Compacts as well, and compares onnxruntime's outputs with PyTorch's.
-        said = Onnx().write(Path(folder) / "channels.onnx", Subject(ticket, sparse.state_dict(), sparse, images[:2]))
+        said = format_named("onnx").write(
+            Path(folder) / "channels.onnx", Subject(ticket, sparse.state_dict(), sparse, images[:2])
+        )
     before, after = (sum(parameter.numel() for parameter in each.parameters()) for each in (model, small))
     return Exported(ticket, found.held_out_metric, before, after, said)
 
