@@ -19,7 +19,7 @@ from tombola.core.parts import describe, identify
 from tombola.core.ranking import count_kept, fill_top
 from tombola.core.seeds import generator
 from tombola.core.selection import Selection
-from tombola.finders import FINDERS, Magnitude, draw
+from tombola.finders import FINDERS, Magnitude, draw, following
 from tombola.networks.masking import survey
 from tombola.runs.deployment.two_of_four import lies_two_of_four, semi_structured
 from tombola.sparse.channels import follow
@@ -245,7 +245,7 @@ def test_every_finder_goes_by_groups(name, text):
         finder = replace(finder, allocation="uniform")
     at = problem(mlp(inputs=8, hidden=12, classes=4), batches(inputs=8, classes=4), epochs=3)
     ticket = draw(finder, at, CASES[text]).ticket
-    selection = finder.selection(at, CASES[text])
+    selection = finder.selection(following(finder, at), CASES[text])
     mask = torch.cat([each.flatten() for each in ticket.values()])
     assert selection.is_whole(mask)
     for pool in selection.pools:

@@ -181,7 +181,9 @@ def test_study_files_that_cannot_be_run(tmp_path, capsys, monkeypatch, change, m
 
 
 def test_studies_that_are_shipped():
-    assert study_names() == ["digits-mini", "fashion-mnist-lenet", "resnet20-cifar10", "vgg16-cifar10"]
+    assert study_names() == [
+        "digits-granularity", "digits-mini", "fashion-mnist-lenet", "resnet20-cifar10", "vgg16-cifar10",
+    ]  # fmt: skip
     for name in study_names():
         assert read_study(name).cells
     paper = read_study("resnet20-cifar10")
@@ -190,7 +192,7 @@ def test_studies_that_are_shipped():
     assert {cell.config.seed for cell in paper.cells} == {0, 1, 2}
     (first, *_) = paper.cells
     assert (first.config.training.epochs, first.config.rewind_to, first.config.batch_size) == (160, 9, 512)
-    with pytest.raises(UsageError, match="there is no study nothing: give a YAML file, or one of digits-mini, "):
+    with pytest.raises(UsageError, match="there is no study nothing: give a YAML file, or one of digits-granularity, "):
         read_study("nothing")
 
 

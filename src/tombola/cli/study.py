@@ -38,8 +38,8 @@ def _options(arguments: Sequence[str]) -> Namespace:
     parser = make_parser(
         "study",
         "Run the cells of a study: finders at densities over seeds, as a small YAML file says, or one that comes with "
-        "tombola: digits-mini, fashion-mnist-all, fashion-mnist-lenet, resnet20-cifar10, resnet50-imagenet, "
-        "vgg16-cifar10. What cells share is done once. "
+        "tombola: digits-granularity, digits-mini, fashion-mnist-all, fashion-mnist-lenet, resnet20-cifar10, "
+        "resnet50-imagenet, vgg16-cifar10. What cells share is done once. "
         "Stopped anywhere, the same command goes on; several of them, on any machines that see --out, work together.",
         "tombola study digits-mini --jobs 2",
         "FILE",
