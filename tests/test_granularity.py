@@ -1,7 +1,7 @@
 """Granularity: groups that share one score, one logit and one gate, chosen whole, and n of every m exactly."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import tombola
 from tombola import UsageError
 from tombola.cli.main import main
 from tombola.core.allocation import ALLOCATIONS
@@ -494,3 +495,18 @@ def test_the_command_line_draws_shows_and_audits_groups(tmp_path, capsys):
     two = as_json(capsys, "draw", *options, "--finder", "snip", "--granularity", "2:4", "--density", "0.5")
     masks = Ticket.load(two["ticket"])
     assert all((mask.view(-1, 4).sum(dim=1) == 2).all() for mask in masks.values())
+
+
+def test_in_python_any_finder_takes_a_granularity():
+    model, data = mlp(inputs=8), batches(inputs=8)
+    ticket = tombola.draw(model, data, density=0.5, granularity="2:4", finder="magnitude", progress=False)
+    assert all((mask.view(-1, 4).sum(dim=1) == 2).all() for mask in ticket.values())
+    assert ticket == tombola.draw(model, data, density=0.5, finder=Magnitude(granularity="2:4"), progress=False)
+
+    @dataclass(frozen=True)
+    class Bare:
+        def draw(self, problem, density):
+            raise NotImplementedError
+
+    with pytest.raises(UsageError, match=r"granularity is no option of the finder .*Bare, which does not derive from"):
+        tombola.draw(model, data, density=0.5, granularity="channel", finder=Bare(), progress=False)

@@ -113,7 +113,8 @@ class Selection:
         of_parts = self.groups.sizes.split(list(self.groups.layout().counts))
         smallest = min(int(of_parts[place].min()) for place in parts)
         if smallest > kept:
-            words = f"keeps {kept:,} weights; the smallest group ({written_name(self.granularity)}) {smallest:,}"
+            group = f"the smallest group ({written_name(self.granularity)})"
+            words = f"keeps {kept:,} weights, and {group} has {smallest:,}"
             raise UsageError(words, option="density")
 
     def _parts_of(self, layers: Sequence[int]) -> tuple[int, ...]:
