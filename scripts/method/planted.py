@@ -161,15 +161,20 @@ def main(out: Path) -> None:
 
 def draw(axes: Any, planted: list[dict[str, Any]], small: list[dict[str, Any]]) -> None:
     """Plot what was found of planted masks, and CTS's value against the best of all masks."""
+    markers = iter("osD^")
     for kind in PLANTED:
         rows = [row for row in planted if row["kind"] == kind]
         for controller in CONTROLLERS:
             points = [(100 * row["density"], 100 * row[controller.name]) for row in rows]
-            axes[0].plot(*zip(*points, strict=True), "o", label=f"{kind}, {controller.name}", alpha=0.6)
+            axes[0].plot(*zip(*points, strict=True), next(markers), label=f"{kind}, {controller.name}", alpha=0.6)
     axes[0].set(xlabel="density (%)", ylabel="planted weights found (%)", ylim=(0, 102))
     axes[0].legend(loc="lower right")
-    for key, label in (("median", "median of all masks"), ("value", "CTS"), ("best", "best of all masks")):
-        axes[1].plot([r["kept"] for r in small], [r[key] for r in small], "o", label=label, alpha=0.6)
+    for key, label, marker in (
+        ("median", "median of all masks", "o"),
+        ("value", "CTS", "s"),
+        ("best", "best of all masks", "D"),
+    ):
+        axes[1].plot([r["kept"] for r in small], [r[key] for r in small], marker, label=label, alpha=0.6)
     axes[1].set(xlabel="weights kept of 16", ylabel="KL(sparse ‖ dense)", yscale="log")
     axes[1].legend()
 
