@@ -17,7 +17,9 @@ MOST_LINES = 9
 # Densities that have a panel of their own each, where a figure has one a density.
 MOST_DENSITIES = 6
 
-_INTERVALS = "Bands and bars span the 95 % interval of the mean; one seed has none."
+# With fewer seeds, an interval spans nearly everything and hides the rest.
+FEWEST_SEEDS = 3
+_INTERVALS = "Bands and bars span the 95 % interval of the mean, of three seeds and more."
 
 
 def percent(density: float) -> str:
@@ -39,8 +41,8 @@ def dense_level(study: Study) -> Level | None:
 
 
 def _within(found: Summary) -> tuple[float | None, float | None]:
-    """Return an interval, cut off at what an accuracy can be."""
-    if found.low is None or found.high is None:
+    """Return an interval that can be drawn, cut off at what an accuracy can be."""
+    if found.low is None or found.high is None or found.n < FEWEST_SEEDS:
         return None, None
     return max(0.0, found.low), min(100.0, found.high)
 

@@ -37,7 +37,7 @@
     if (layout.showlegend) {
       const entries = plot.data.filter((trace) => trace.showlegend !== false);
       const longest = Math.max(...entries.map((trace) => trace.name.length));
-      const columns = Math.max(1, Math.floor((width - layout.margin.l - layout.margin.r) / (6.4 * longest + 50)));
+      const columns = Math.max(1, Math.floor((width - layout.margin.l - layout.margin.r) / (7 * longest + 62)));
       const room = Math.min(160, 22 * Math.ceil(entries.length / columns) + 10);
       layout.legend = { orientation: "h", x: 0, xanchor: "left", y: -58 / 320, yanchor: "top", maxheight: room, font: { size: 11 } };
       layout.height += room;
