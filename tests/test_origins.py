@@ -8,7 +8,10 @@ import torch
 from tombola import Recipe, UsageError, sparsify
 from tombola.finders import LTR, Gradual, Magnitude, RigL, draw, origin
 from tombola.networks.models import read_weights
+from tombola.runs.config import load_preset
 from tombola.studies import read
+from tombola.studies.graph import basis_of, graph_of
+from tombola.studies.plan import Asked, expand
 from tombola.training import State
 
 from .conftest import as_json, batches, mlp
@@ -93,3 +96,13 @@ def test_a_run_from_other_weights_is_another_run(tmp_path, capsys):
     starts = [read_weights(tmp_path / each["run_dir"] / "start.safetensors") for each in (usual, signs)]
     assert not torch.equal(starts[0]["fc1.weight"], starts[1]["fc1.weight"])
     assert signs["dense_equivalents"] > usual["dense_equivalents"], "the dense training's end is paid for"
+
+
+def test_a_study_trains_the_dense_network_once_whatever_tickets_are_trained_from(tmp_path):
+    asked = [Asked("random", kind, {"train_from": kind}) for kind in ("rewind", "final")]
+    cells = expand([load_preset("digits"), {}], asked, [0.1], [0])
+    graph = graph_of(cells, basis_of(cells), tmp_path)
+    dense = [name for name in graph.tasks if name.startswith("dense")]
+    assert len(dense) == 2, "to the rewind point, and to the end"
+    usual, final = (task for name, task in graph.tasks.items() if name.startswith("ticket"))
+    assert set(final.needs) - set(usual.needs) == {dense[1]}, "whose end the other ticket starts from"

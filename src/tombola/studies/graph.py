@@ -10,6 +10,7 @@ from tombola.core.plugins import source
 from tombola.core.progress import Progress
 from tombola.data import Normalisation, load
 from tombola.finders import Finder, Random, needs_of
+from tombola.finders.origins import OF_THE_END
 from tombola.runs import pipeline
 from tombola.runs.cell import VERSIONS
 from tombola.runs.config import RunConfig
@@ -157,7 +158,7 @@ class _Maker:
 
     def _of(self, config: RunConfig) -> _Known:
         if config not in self._known:
-            dense, way = _dense(config), replace(config, density=HARMLESS)
+            dense, way = _dense(config), replace(config, density=HARMLESS, train_from="rewind")
             self._known[config] = _Known(self._key(config), self._key(way), dense, self._key(dense))
         return self._known[config]
 
@@ -199,7 +200,7 @@ class _Maker:
     def _start(self, config: RunConfig) -> Iterator[str]:
         if config.drawn_at:
             yield self._dense(config, config.drawn_at).name
-        if needs_of(config.finder).dense:
+        if needs_of(config.finder).dense or config.train_from in OF_THE_END:
             yield self._dense(config, config.training.epochs).name
 
     def _dense(self, config: RunConfig, epoch: int) -> Task:
@@ -246,7 +247,16 @@ class _Maker:
 
 def _dense(config: RunConfig) -> RunConfig:
     """Return what a dense training depends on."""
-    return replace(config, finder=Random(), density=HARMLESS, draw_at="init", rewind_to=0, include=(), exclude=())
+    return replace(
+        config,
+        finder=Random(),
+        density=HARMLESS,
+        draw_at="init",
+        rewind_to=0,
+        include=(),
+        exclude=(),
+        train_from="rewind",
+    )
 
 
 def _density(config: RunConfig) -> float:
