@@ -501,7 +501,9 @@ def test_in_python_any_finder_takes_a_granularity():
     model, data = mlp(inputs=8), batches(inputs=8)
     ticket = tombola.draw(model, data, density=0.5, granularity="2:4", finder="magnitude", progress=False)
     assert all((mask.view(-1, 4).sum(dim=1) == 2).all() for mask in ticket.values())
-    assert ticket == tombola.draw(model, data, density=0.5, finder=Magnitude(granularity="2:4"), progress=False)
+    assert ticket == tombola.draw(
+        model, data, density=0.5, finder=Magnitude(granularity=tombola.granularity.OfEveryM(2, 4)), progress=False
+    )
 
     @dataclass(frozen=True)
     class Bare:

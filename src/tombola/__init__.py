@@ -53,6 +53,7 @@ _MODULES = {
     "controllers": "core.controllers",
     "data": "data",
     "finders": "finders",
+    "granularity": "core.granularity",
     "objectives": "objectives",
     "studies": "studies",
     "task": "networks.task",
