@@ -3,6 +3,7 @@
 # 0.8^22: dense, CTS, SNIP, LTR, seeds 0 to 2) until the minutes are over. Started again, it goes on where it stopped.
 # usage: scripts/gpu_check.sh DATA_DIR OUT_DIR MINUTES
 #   DATA_DIR: train and test, each a folder or tar of class folders (`tombola run --data folder`)
+#   TEXTS, IMAGENET: folders for cells of sst2-transformer and imagenet-resnet50 (a search of 50 steps), left out without
 #   PYTHON: the interpreter (python); DEVICE: cuda, or cpu to try the script out; OPTIONS: more options of tombola
 set -euo pipefail
 usage="usage: scripts/gpu_check.sh DATA_DIR OUT_DIR MINUTES"
@@ -39,6 +40,20 @@ for seed in 0 1 2; do
     break
   fi
 done
+
+# One cell each of texts and of photographs, if there is time: does the search run there, and how long does a step take?
+cell() {
+  local name=$1 left=$((end - $(date +%s)))
+  shift
+  if ((left <= 0)); then
+    echo "the minutes are over before $name; run the same again to go on"
+    return
+  fi
+  timeout --signal=INT "$left" "$python" -m tombola "$@" --device "$device" --out "$out/runs" --json ${OPTIONS:-} \
+    >"$out/$name.part" && mv "$out/$name.part" "$out/$name.json" || echo "$name did not come to its end"
+}
+[[ -z ${TEXTS:-} ]] || cell texts run --preset sst2-transformer --data-dir "$TEXTS"
+[[ -z ${IMAGENET:-} ]] || cell imagenet draw --preset imagenet-resnet50 --data-dir "$IMAGENET" --draw-at init --steps 50
 
 if ((tests)); then
   echo "the tests failed: see $out/tests.txt"

@@ -114,7 +114,7 @@ def test_the_way_between_two_networks_by_hand():
     first, last = {"w": torch.tensor([0.0]), "n": torch.tensor(3)}, {"w": torch.tensor([1.0]), "n": torch.tensor(7)}
     middle = between(first, last, 0.25)
     assert (middle["w"].item(), middle["n"].item()) == (0.25, 3)
-    hill = walk(first, last, lambda tensors: 10 + 40 * tensors["w"].item() * (1 - tensors["w"].item()))
+    hill = walk(first, last, lambda tensors: 90 - 40 * tensors["w"].item() * (1 - tensors["w"].item()))
     assert len(hill.errors) == 11
     assert hill.barrier == pytest.approx(10.0)
     assert not hill.connected

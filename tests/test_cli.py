@@ -113,7 +113,7 @@ BAD = [
     (["run", "--density", "0.8**100000000"], "--density takes powers up to 9999"),
     (["run", "--threads", "99999999"], "--threads must lie between 1 and"),
     (["run", "--device", "meta"], "--device 'meta' is not supported; allowed are auto, cpu, cuda and cuda:N"),
-    (["run", "--held-out", "0.99999"], "--held-out 0.99999 of 1437 training images leaves a side without"),
+    (["run", "--held-out", "0.99999"], "--held-out 0.99999 of 1437 training samples leaves a side without"),
     (["run", "--milestones", "[9,3]"], "--milestones must be epochs from 1 on, in rising order"),
     (["run", "--out", ""], "--out must name a directory"),
     (["run", "--out", "/proc/none"], "--out /proc/none cannot be written to"),

@@ -498,7 +498,7 @@ def check_images(kind, count):
     Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(file, kind)
     for seed in range(count):
         content = mutated(file.getvalue(), random.Random(seed))
-        found = outcome(lambda content=content: folder._tensor(folder._image("x", content), 4))
+        found = outcome(lambda content=content: folder._tensor(folder.decoded("x", content), 4))
         assert found is None or (found.dtype, found.shape[2:]) == (torch.uint8, (4, 4))
 
 

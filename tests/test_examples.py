@@ -26,6 +26,8 @@ def test_every_example_is_run_here():
         "cts_on_one_page",
         "lightning_style",
         "own_parts",
+        "own_photographs",
+        "own_texts",
         "text_classifier",
         "timm_model",
         "two_of_four",
@@ -60,6 +62,18 @@ def test_parts_of_ones_own():
 def test_the_method_on_one_page():
     reached = example("cts_on_one_page").main(steps=200, density=0.05)
     assert all(50 < accuracy <= 100 for accuracy in reached.values())
+
+
+@pytest.mark.parametrize("data", ["folder", "images"])
+def test_photographs_of_ones_own(data, tmp_path, cache, capsys):
+    example("own_photographs").main(tmp_path, data, epochs=2, steps=3)
+    assert "resnet20 on " + data in capsys.readouterr().out
+
+
+def test_texts_of_ones_own(tmp_path, capsys):
+    pytest.importorskip("transformers")
+    example("own_texts").main(tmp_path, epochs=2, steps=3)
+    assert "hf:bert on text" in capsys.readouterr().out
 
 
 def test_a_text_classifier():

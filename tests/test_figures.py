@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tombola.finders import FINDERS
 from tombola.studies import read
 from tombola.studies.figures import figures_of, overview, write_figures
-from tombola.studies.figures.accuracy import by_cost, by_density
 from tombola.studies.figures.drawing import Dots, Heat, Panel, are_named, front, names_of
 from tombola.studies.figures.interactive import plot
 from tombola.studies.figures.published import published_curves
-from tombola.studies.figures.scales import accuracy_axis, linear_axis, log_axis, probit, spread, zoom
+from tombola.studies.figures.scales import linear_axis, log_axis, probit, score_axis, spread, zoom
+from tombola.studies.figures.scores import by_cost, by_density
 from tombola.studies.figures.style import COLOURS, FAMILIES, family_of, shortened, styles
 from tombola.studies.figures.tickets import _shared
 from tombola.ticket import Ticket
@@ -73,8 +73,8 @@ def test_ticks_of_a_cost_axis_never_touch(values):
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=60))
-def test_an_accuracy_axis_holds_all_values(values):
-    axis = accuracy_axis(values)
+def test_an_score_axis_holds_all_values(values):
+    axis = score_axis(values)
     for value in values:
         assert -1e-9 <= axis.share(value if axis.kind == "linear" else min(max(value, 0.05), 99.95)) <= 1 + 1e-9
     assert len(axis.ticks) <= 12
@@ -82,10 +82,10 @@ def test_an_accuracy_axis_holds_all_values(values):
 
 
 def test_a_wide_range_of_accuracies_is_shown_on_a_probit_axis():
-    axis = accuracy_axis([10.0, 90.0, 95.0])
+    axis = score_axis([10.0, 90.0, 95.0])
     assert axis.kind == "probit"
     assert axis.share(95) - axis.share(90) > 2 * (95 - 90) / (95 - 10) * 0.85
-    assert accuracy_axis([90.0, 95.0]).kind == "linear"
+    assert score_axis([90.0, 95.0]).kind == "linear"
     assert probit(50) == pytest.approx(0)
     assert probit(97.5) == pytest.approx(1.96, abs=1e-3)
     assert math.isfinite(probit(0))

@@ -69,7 +69,7 @@ def test_grey_images_have_one_channel(tmp_path):
     for part in ("train", "test"):
         write_folder(tmp_path / part, contents(mode="L"))
     assert load(at("folder", tmp_path), held_out=0.2).shape == (1, 4, 4)
-    with pytest.raises(UsageError, match=r"held_out 0\.1 of 10 training images leaves a side without"):
+    with pytest.raises(UsageError, match=r"held_out 0\.1 of 10 training samples leaves a side without"):
         load(at("folder", tmp_path))
 
 
@@ -187,7 +187,7 @@ def test_errors_name_the_folder_and_the_class(tmp_path):
     with pytest.raises(UsageError, match="train and test differ in the classes c"):
         load(at("folder", tmp_path))
     write_folder(tmp_path / "train", {"c/1.png": picture(1)})
-    with pytest.raises(UsageError, match="class 2 has 1 training images"):
+    with pytest.raises(UsageError, match="class 2 has 1 training samples"):
         load(at("folder", tmp_path))
 
 

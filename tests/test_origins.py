@@ -77,7 +77,7 @@ def test_kept_weights_have_a_column_of_their_own(tmp_path, capsys):
     assert rows[1]["kept_weights"] is None
     assert (rows[0]["trained_from"], rows[0]["optimizer"]) == ("rewind", "sgd")
     study = read(tmp_path)
-    assert study.rows[0].kept_weights.accuracies == (rows[0]["kept_weights"]["test_accuracies"][0],)
+    assert study.rows[0].kept_weights.scores == (rows[0]["kept_weights"]["test_accuracies"][0],)
     assert study.summary("random")["kept_weights_mean"].notna().tolist() == [True, False]
     assert study.cells["log_paths"].notna().all()
     again = as_json(capsys, "run", *QUICK, "--finder", "set:updates=3", "--density", "0.1", *out)

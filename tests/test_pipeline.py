@@ -289,7 +289,7 @@ def test_unknown_keys_and_presets_are_refused():
 
 def test_an_objective_on_held_out_data_sees_classes_mixed_even_where_they_lie_sorted(monkeypatch):
     # The search normalises by the batch: statistics of one class are not those of the data.
-    monkeypatch.setattr("tombola.runs.cell.EVALUATION_BATCH", 20)
+    monkeypatch.setattr("tombola.data.arrays.Arrays.at_once", 20)
     cell = Cell.prepare(resolve(QUICK))
     held = cell.splits.held_out
     held = held.take(held.targets.argsort())

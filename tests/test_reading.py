@@ -56,7 +56,7 @@ def test_compare_from_python_returns_rows_and_frames(compared):
     assert len(cells) == 4
     assert set(cells.state) == {"finished"}
     means = cells.groupby(["finder", "density"]).test_accuracy.mean()
-    assert all(means[row.finder, row.density] == pytest.approx(row.accuracy.mean) for row in study.rows)
+    assert all(means[row.finder, row.density] == pytest.approx(row.score.mean) for row in study.rows)
     layers = study.layers
     assert set(layers.groupby(["finder", "seed"]).kept.sum()) == {5020}
     searched = study.metrics.query("stage == 'search'")
@@ -129,8 +129,8 @@ def test_runs_alone_are_a_comparison_too(compared, tmp_path):
     (out / "notes").mkdir()
     found = read(out)
     assert sorted(found.finders) == ["cts", "random"]
-    assert {(row.finder, row.density): row.accuracies for row in found.rows} == {
-        (row.finder, row.density): row.accuracies for row in compared[1].rows
+    assert {(row.finder, row.density): row.scores for row in found.rows} == {
+        (row.finder, row.density): row.scores for row in compared[1].rows
     }
     shutil.rmtree(out)
     run_all(plan([load_preset("digits"), QUICK], ["snip", "snip:rounds=2"], [0.1], seeds=1), out, Silent())
@@ -201,9 +201,9 @@ def test_accuracy_at_equal_cost_by_hand():
         *row_of("ltr", 0.1, [95.0, 95.0], work=20.0),
     ]
     snip, ltr = equal_cost(tabulate(outcomes), "cts")
-    assert (snip.finder, snip.label, snip.accuracy, snip.cost) == ("snip", "snip:rounds=9", 88.75, 2.05)
+    assert (snip.finder, snip.label, snip.score, snip.cost) == ("snip", "snip:rounds=9", 88.75, 2.05)
     assert snip.gain.summary.mean == 1.75
-    assert (ltr.label, ltr.cost, ltr.accuracy, ltr.gain) == (None, 20.0, None, None)
+    assert (ltr.label, ltr.cost, ltr.score, ltr.gain) == (None, 20.0, None, None)
 
 
 def test_names_without_options():
@@ -218,7 +218,7 @@ def test_tables_in_every_format(holes, tmp_path, capsys):
     expected = {(row.finder, row.density): row for row in read(holes).rows}
     for line in rows:
         row = expected[line["finder"], float(line["density"])]
-        assert (float(line["mean"]), int(line["n"])) == (row.accuracy.mean, row.accuracy.n)
+        assert (float(line["mean"]), int(line["n"])) == (row.score.mean, row.score.n)
         gain = {**expected}["snip", row.density].differences.get(row.finder)
         assert line["verdict"] == (gain[0].verdict if gain else "")
     _, text, _ = command(capsys, "table", holes, "--format", "markdown", "--what", "falls")

@@ -92,7 +92,7 @@ def test_a_table_by_hand():
     rows = tabulate(outcomes)
     assert [(row.finder, row.density) for row in rows] == [(f, d) for d in (0.1, 0.05) for f in accuracies]
     cts, ltr, random = rows[:3]
-    assert (cts.accuracy.mean, cts.accuracy.std, cts.accuracy.n) == (82.0, 2.0, 3)
+    assert (cts.score.mean, cts.score.std, cts.score.n) == (82.0, 2.0, 3)
     assert (cts.speed_up, ltr.speed_up, random.speed_up) == (10.0, None, None)
     gain, p = cts.differences["ltr"]
     assert (gain.summary.mean, gain.verdict, p) == (1.0, "better", 0.0)

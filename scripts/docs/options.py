@@ -13,8 +13,10 @@ from tombola.core.concrete import RELAXATIONS
 from tombola.core.controllers import CONTROLLERS
 from tombola.core.granularity import GRANULARITIES
 from tombola.core.parts import allowed_words, flag_of, is_part, kinds, options_of, written_name
+from tombola.data import DATASETS
 from tombola.finders import FINDERS
 from tombola.networks.models import MODELS
+from tombola.networks.task import TASKS
 from tombola.objectives import OBJECTIVES
 from tombola.runs.config import RunConfig
 from tombola.trackers import TRACKERS
@@ -41,6 +43,8 @@ FAMILIES: dict[str, tuple[str, Any]] = {
     "Optimisers": ("`--optimizer`", OPTIMIZERS),
     "Models": ("`--model`", MODELS),
     "Trackers": ("`--tracker`", TRACKERS),
+    "Data": ("`--data`", DATASETS),
+    "Tasks": ("`--task`", TASKS),
 }
 
 

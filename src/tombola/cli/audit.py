@@ -59,16 +59,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _show(report: "Report", title: str) -> None:
-    rows = [("the ticket itself", "", f"{report.accuracy} %", "", "")]
-    columns = ("check", "least changed", "test accuracy", "the ticket gains", "verdict")
+    measure, own = report.measure, report.score
+    rows = [("the ticket itself", "", measure.with_unit(measure.spread(own.mean, own.std)), "", "")]
+    columns = ("check", "least changed", f"test {measure.name}", "the ticket gains", "verdict")
     show_table(title, columns, rows + [_row(check) for check in report.checks])
     if report.transfers:
-        columns = ("carried over", "least changed", "test accuracy", "the ticket gains", "verdict")
+        columns = ("carried over", "least changed", f"test {measure.name}", "the ticket gains", "verdict")
         show_table("the ticket on other initial weights", columns, [_row(each) for each in report.transfers])
     for check in (*report.checks, *report.transfers):
         if check.why:
             show_text(f"{check.name}: not possible: {check.why}")
-    if report.accuracy.indicative:
+    if own.indicative:
         show_text(FEW_SEEDS)
     if report.other_weights:
         show_text("The ticket was drawn at other weights than those that it is trained from here.")
@@ -78,10 +79,8 @@ def _show(report: "Report", title: str) -> None:
         show_text(f"in common with a {name} ticket: {100 * overlap['shared']:.1f} % of the weights kept ({chance})")
     if report.connectivity:
         word = "connected" if report.connectivity.connected else "not connected"
-        show_text(
-            f"two trainings in different order of data: linearly {word} (the error rises by "
-            f"{report.connectivity.barrier:.2f} points between them)"
-        )
+        rise = measure.number(report.connectivity.barrier) + (" points" if measure.in_percent else "")
+        show_text(f"two trainings in different order of data: linearly {word} (the error rises by {rise} between them)")
 
 
 def _row(check: "Check") -> tuple[str, ...]:
@@ -89,7 +88,10 @@ def _row(check: "Check") -> tuple[str, ...]:
 
     if check.difference is None or check.changed is None:
         return (check.name, "", "", "", check.verdict)
-    gain = check.difference.summary
-    interval = "" if gain.low is None or gain.high is None else f" ({-gain.high:+.2f} to {-gain.low:+.2f})"
-    accuracy = f"{summarise(check.accuracies)} %"
-    return (check.name, f"{100 * check.changed:.1f} %", accuracy, f"{-gain.mean:+.2f}{interval}", check.verdict)
+    gain, measure, found = check.difference.summary, check.measure, summarise(check.scores)
+    interval = ""
+    if gain.low is not None and gain.high is not None:
+        interval = f" ({measure.signed(-gain.high)} to {measure.signed(-gain.low)})"
+    score = measure.with_unit(measure.spread(found.mean, found.std))
+    gained = f"{measure.signed(-gain.mean)}{interval}"
+    return (check.name, f"{100 * check.changed:.1f} %", score, gained, check.verdict)

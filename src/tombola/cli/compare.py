@@ -9,6 +9,7 @@ from tombola.cli.comparison import comparison_table, explain
 from tombola.cli.options import add_output_options, check_jobs, make_parser, out_directory, split_list
 from tombola.cli.runs import configure_many
 from tombola.cli.show import print_table, show_json, show_table, show_text, terminal_width
+from tombola.core.measure import measure_in
 
 if TYPE_CHECKING:
     from tombola.studies import Row, Study
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from --seed on")
     parser.add_argument(
-        "--plot", type=str, default="", help="picture of accuracy over density and cost, .svg, .pdf or .png"
+        "--plot", type=str, default="", help="picture of the score over density and cost, .svg, .pdf or .png"
     )
     parser.add_argument("--figures", type=str, default="", help="directory for all figures, as SVG, PDF and PNG")
     parser.add_argument(
@@ -84,7 +85,7 @@ def show_comparison(
     print_table(table)
     if left_out:
         show_text(f"There is no room for {', '.join(left_out)}; {out / 'table.csv'} has them.")
-    explain(rows, found["dense_test_accuracy_mean"], found["failures"], left_out)
+    explain(rows, found[f"{measure_in(found).dense_test}_mean"], found["failures"], left_out)
     _show_objectives(rows)
     _show_dynamics(rows)
     return status

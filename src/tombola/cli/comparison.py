@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from tombola.cli.show import FEW_SEEDS, Column, fitted_table, show_text
+from tombola.core.measure import ACCURACY
 
 if TYPE_CHECKING:
     from tombola.studies import Row
@@ -15,14 +16,15 @@ def comparison_table(title: str, rows: "Sequence[Row]", first: str, width: int |
     """Return the table for a terminal of some width, and the titles of the columns for which it has no room."""
     ahead = {row.density: row for row in rows if row.finder == first}
     gains = [ahead[row.density].differences.get(row.finder) if row.density in ahead else None for row in rows]
+    measure = rows[0].measure if rows else ACCURACY
     columns = (
         Column("finder", tuple(row.finder for row in rows)),
         Column("density", tuple(f"{100 * row.density:.4g} %" for row in rows)),
         Column("kept", tuple(f"{row.kept:,}" for row in rows), 3),
-        Column("test accuracy", tuple(f"{row.accuracy} %" for row in rows)),
-        Column("kept weights", tuple(f"{row.kept_weights.accuracy} %" if row.kept_weights else "" for row in rows), 2),
+        Column(f"test {measure.name}", tuple(row.words for row in rows)),
+        Column("kept weights", tuple(row.kept_weights.words if row.kept_weights else "" for row in rows), 2),
         Column("trained from", tuple(_unless_usual(row.trained_from, "rewind") for row in rows), 3),
-        Column("n", tuple(f"{row.accuracy.n}" for row in rows), 1),
+        Column("n", tuple(f"{row.score.n}" for row in rows), 1),
         Column("seconds", tuple(f"{row.seconds:,.1f}" for row in rows), 2),
         Column(
             "dense trainings",
@@ -32,7 +34,9 @@ def comparison_table(title: str, rows: "Sequence[Row]", first: str, width: int |
         Column("LTR takes", tuple("" if not row.speed_up else f"{row.speed_up:.1f} x as long" for row in rows), 4),
         Column(
             f"{first} is",
-            tuple("" if gain is None else f"{gain[0].verdict} ({gain[0].summary.mean:+.2f})" for gain in gains),
+            tuple(
+                "" if gain is None else f"{gain[0].verdict} ({measure.signed(gain[0].summary.mean)})" for gain in gains
+            ),
         ),
     )
     return fitted_table(title, columns, width)
@@ -46,22 +50,28 @@ def explain(
     rows: "Sequence[Row]", dense: float, failures: Sequence[Mapping[str, Any]], left_out: Sequence[str]
 ) -> None:
     """Say in lines what a table's columns mean, and what deserves a look."""
+    measure = rows[0].measure if rows else ACCURACY
     show_text(
-        f"dense network: {dense:.2f} %. seconds, and dense trainings' worth of work, count from the initial weights on."
+        f"dense network: {measure.shown(dense)}. seconds, and dense trainings' worth of work, count from the initial "
+        "weights on."
     )
     if len({row.finder for row in rows}) > 1:
         show_text(
             "The last column says what the first finder is beside this one, by the 95 % interval of its gain, paired "
-            "by seed and holding over all densities together: better, worse, not worse (by half a point), or undecided."
+            "by seed and holding over all densities together: better, worse, "
+            + ("not worse (by half a point), " if measure.in_percent else "")
+            + "or undecided."
         )
     if any(row.kept_weights for row in rows) and "kept weights" not in left_out:
         show_text(
             "kept weights: the sparse network at the end of the finder's own training, whose mask moved with it; the "
-            "test accuracy beside it is that of the ticket, which trains anew."
+            f"test {measure.name} beside it is that of the ticket, which trains anew."
         )
     if any(row.speed_up for row in rows) and "LTR takes" not in left_out:
-        show_text("LTR takes: its seconds over the finder's, where the finder's mean accuracy is at least LTR's.")
-    if any(row.accuracy.indicative for row in rows):
+        show_text(
+            f"LTR takes: its seconds over the finder's, where the finder's mean {measure.name} is no worse than LTR's."
+        )
+    if any(row.score.indicative for row in rows):
         show_text(FEW_SEEDS)
     for row in rows:
         for warning in row.warnings:

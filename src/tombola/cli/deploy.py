@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 from tombola.cli.options import add_json_option, add_ticket_options, is_run, make_parser, out_directory, weights_for
 from tombola.cli.runs import configure_for_ticket
 from tombola.cli.show import show_json, show_table, show_text
+from tombola.core.measure import measure_in
 from tombola.core.parts import written_name
 from tombola.errors import UsageError
 
@@ -16,7 +17,7 @@ from tombola.errors import UsageError
 def _parser() -> ArgumentParser:
     parser = make_parser(
         "deploy",
-        "Measure a trained ticket's network beside the dense one: accuracy, bytes on disk, latency and throughput at "
+        "Measure a trained ticket's network beside the dense one: its score, bytes on disk, latency and throughput at "
         "batches of 1 and 64, on one thread and on all, on the CPU in float32. All forms of the network take turns "
         "within one run; figures are medians. Nothing else should run meanwhile.",
         "tombola deploy runs/RUN --out deploy",
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     from tombola.runs.rundir import check_out
 
     check_out(out)
-    report = deploy(config, ticket, weights, _dense_accuracy(directory), options.seconds, progress_on(sys.stderr))
+    report = deploy(config, ticket, weights, _dense_score(directory), options.seconds, progress_on(sys.stderr))
     files = write(report, out)
     if options.json:
         show_json(report.to_dict())
@@ -56,11 +57,12 @@ def main(arguments: Sequence[str]) -> None:
     show_text(f"written: {', '.join(map(str, files))}")
 
 
-def _dense_accuracy(directory: Path) -> float | None:
-    """Return what a run directory says of the trained dense network, in percent."""
+def _dense_score(directory: Path) -> float | None:
+    """Return what a run directory says of the trained dense network."""
     from tombola.runs.rundir import read_result
 
     if not is_run(directory) or not (directory / "result.json").is_file():
         return None
-    found = read_result(directory).get("dense_test_accuracy")
+    values = read_result(directory)
+    found = values.get(measure_in(values).dense_test)
     return float(found) if isinstance(found, int | float) else None

@@ -34,16 +34,16 @@ def main(arguments: Sequence[str]) -> None:
 
     from tombola.runs.pipeline import evaluate_ticket
 
-    found = evaluate_ticket(config, ticket, weights, options.split.replace("-", "_"))
+    found, measure = evaluate_ticket(config, ticket, weights, options.split.replace("-", "_"))
     facts = {
         "ticket": str(ticket),
         "split": options.split,
-        "accuracy": 100 * found.metric,
+        measure.key: measure.of(found.metric),
         "loss": found.loss,
         "samples": found.samples,
     }
     if options.json:
         show_json(facts)
         return
-    row = (options.split, f"{facts['accuracy']:.2f} %", f"{found.loss:.4f}", f"{found.samples:,}")
-    show_table(str(ticket), ("split", "accuracy", "loss", "samples"), [row])
+    row = (options.split, measure.shown(measure.of(found.metric)), f"{found.loss:.4f}", f"{found.samples:,}")
+    show_table(str(ticket), ("split", measure.name, "loss", "samples"), [row])

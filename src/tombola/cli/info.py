@@ -6,15 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from tombola.cli.options import add_json_option, add_study_option, make_parser, parse, run_and_ticket
 from tombola.cli.show import show_json, show_others, show_table, show_text
+from tombola.core.measure import ACCURACY, Measure, measure_in
 
 if TYPE_CHECKING:
     from tombola.ticket import Ticket
 
-_FIGURES = {
-    "test_accuracy": "test accuracy (%)",
-    "dense_test_accuracy": "dense network's test accuracy (%)",
-    "seconds": "seconds",
-}
 # Where in training a ticket is drawn.
 _PLACES = {
     "init": "the initial weights",
@@ -99,25 +95,34 @@ def main(arguments: Sequence[str]) -> None:
     ]
     rows.append(("all layers", "", f"{ticket.kept:,} of {ticket.prunable:,}", f"{100 * ticket.density:.4g} %", "", ""))
     show_table(options.ticket, ("layer", "shape", "kept", "density", "dead units", "unread inputs"), rows)
-    for key, words in _FIGURES.items():
-        if isinstance(result.get(key), int | float):
-            show_text(f"{words}: {result[key]:.2f}")
-    for line in (*_further(result), *_origin(provenance), *_missing(ticket)):
+    for line in (*_figures(result), *_further(result), *_origin(provenance), *_missing(ticket)):
         show_text(line)
     if damaged:
         show_text(f"damaged: {', '.join(damaged)}; the command that made the run makes it again")
 
 
 def _further(result: Mapping[str, Any]) -> Iterator[str]:
-    """Give what a run's result says beside its accuracy."""
+    """Give what a run's result says beside its score."""
     paths, kept = result.get("paths") or {}, result.get("kept_weights") or {}
     if "nodes" in paths:
         number = "none" if paths["log_paths"] is None else f"e^{paths['log_paths']:.2f}"
         yield f"effective nodes: {paths['nodes']:,} of {paths['of']:,}; paths from inputs to outputs: {number}"
     if kept:
-        yield f"kept weights, of the finder's own training, no ticket: {kept['test_accuracy']:.2f} % test accuracy"
+        own, measure = "kept weights, of the finder's own training, no ticket", measure_in(result)
+        yield f"{own}: {measure.shown(kept[measure.test])} test {measure.name}"
     if result.get("trained_from", "rewind") != "rewind":
         yield f"trained from: {result['trained_from']}"
+
+
+def _figures(result: Mapping[str, Any]) -> Iterator[str]:
+    """Give what a result says of the trained ticket, in words."""
+    measure = measure_in(result)
+    named = ((measure.test, f"test {measure.words}"), (measure.dense_test, f"dense network's test {measure.words}"))
+    for key, words in named:
+        if isinstance(result.get(key), int | float):
+            yield f"{words}: {measure.number(result[key])}"
+    if isinstance(result.get("seconds"), int | float):
+        yield f"seconds: {result['seconds']:.2f}"
 
 
 def _result(directory: Path) -> dict[str, Any]:
@@ -178,14 +183,15 @@ def _show_audit(directory: Path, as_json: bool) -> None:
     if as_json:
         show_json(found)
         return
+    measure = measure_in(found)
     rows = [
-        (check.get("name"), check.get("verdict"), check.get("why") or _plain(check.get("test_accuracies")))
+        (check.get("name"), check.get("verdict"), check.get("why") or _plain(check.get(measure.tests)))
         for checks in (found.get("checks"), found.get("transfers"))
         for check in (checks if isinstance(checks, list) else [])
         if isinstance(check, dict)
     ]
-    own = ("the ticket itself", "", _plain(found.get("test_accuracies")))
-    show_table(str(directory), ("check", "verdict", "test accuracies (%)"), [own, *rows])
+    own = ("the ticket itself", "", _plain(found.get(measure.tests)))
+    show_table(str(directory), ("check", "verdict", _plural(measure)), [own, *rows])
 
 
 def _origin(provenance: Mapping[str, Any]) -> Iterator[str]:
@@ -252,3 +258,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return " and ".join(map(_plain, value)) or "none"
     return _number(value)
+
+
+def _plural(measure: Measure) -> str:
+    return "test accuracies (%)" if measure == ACCURACY else f"test {measure.words}, by seed"

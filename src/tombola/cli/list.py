@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tombola.cli.options import add_json_option, make_parser, parse
 from tombola.cli.show import show_json, show_table, show_text, size_words
+from tombola.core.measure import ACCURACY
 
 if TYPE_CHECKING:
     from tombola.runs.inventory import ListedRun
@@ -36,8 +37,10 @@ def main(arguments: Sequence[str]) -> None:
         show_json({"runs": [run.to_dict() for run in found], "store_bytes": store, **bytes_of_sparsify})
         return
     if found:
-        columns = ("name", "finder", "density", "seed", "state", "test accuracy", "size")
-        show_table(options.directory, columns, map(_row, found))
+        measures = {run.measure for run in found if run.score is not None} or {ACCURACY}
+        one = next(iter(measures)) if len(measures) == 1 else None
+        columns = ("name", "finder", "density", "seed", "state", f"test {one.name}" if one else "on test data", "size")
+        show_table(options.directory, columns, [_row(run, one is None) for run in found])
     elif not kept:
         show_text(f"no runs lie in {options.directory}")
     if kept:
@@ -64,13 +67,15 @@ def _cleaning(out: Path, directory: str) -> str:
     return f"tombola clean {directory} has nothing to delete; with --all, what further runs could use again"
 
 
-def _row(run: "ListedRun") -> tuple[str, ...]:
+def _row(run: "ListedRun", named: bool) -> tuple[str, ...]:
+    """Return the texts of a row; named: whether its score says what it is."""
+    score = "" if run.score is None else run.measure.shown(run.score)
     return (
         run.name,
         run.finder or "",
         "" if run.density is None else f"{100 * run.density:.4g} %",
         "" if run.seed is None else str(run.seed),
         run.state,
-        "" if run.test_accuracy is None else f"{run.test_accuracy:.2f} %",
+        f"{run.measure.name} {score}" if named and score else score,
         size_words(run.bytes),
     )

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tombola import alive
+from tombola.core.measure import ACCURACY, measure_in
 from tombola.literal import literal
 
 if TYPE_CHECKING:
@@ -200,21 +201,23 @@ def show_others(study: "Study") -> None:
 def cells_table(title: str, results: Iterable[Mapping[str, Any]]) -> None:
     """Print the dense network and the tickets of several runs of one network beside each other."""
     rows: list[tuple[str, ...]] = []
+    measure = ACCURACY
     for values in results:
+        measure = measure_in(values)
         total, kept = values["prunable"], values["kept"]
         if not rows:
-            dense = f"{values['dense_test_accuracy']:.2f} %"
+            dense = measure.shown(values[measure.dense_test])
             rows.append(("dense", dense, f"{total:,} of {total:,}", "0 %", f"{values['dense_seconds']:.1f}"))
         rows.append(
             (
                 f"{values['finder']} ticket",
-                f"{values['test_accuracy']:.2f} %",
+                measure.shown(values[measure.test]),
                 f"{kept:,} of {total:,}",
                 sparsity_words(kept, total),
                 f"{values['seconds']:.1f}",
             )
         )
         if own := values.get("kept_weights"):
-            accuracy, seconds = f"{own['test_accuracy']:.2f} %", f"{own['cost']['seconds']:.1f}"
-            rows.append((f"{values['finder']}, kept weights", accuracy, *rows[-1][2:4], seconds))
-    show_table(title, ("network", "test accuracy", "weights kept", "sparsity", "seconds"), rows)
+            score, seconds = measure.shown(own[measure.test]), f"{own['cost']['seconds']:.1f}"
+            rows.append((f"{values['finder']}, kept weights", score, *rows[-1][2:4], seconds))
+    show_table(title, ("network", f"test {measure.name}", "weights kept", "sparsity", "seconds"), rows)

@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 from tombola.cli.options import add_output_options, add_ticket_options, make_parser, out_directory
 from tombola.cli.runs import configure_for_ticket
 from tombola.cli.show import show_json, show_table, show_ticket_words
+from tombola.core.measure import measure_in
 from tombola.core.parts import written_name
 
 
@@ -42,8 +43,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.json:
         show_json({**values, "repeated": result.repeated})
         return
+    measure = measure_in(values)
     weights = f"{values['kept']:,} of {values['prunable']:,}"
-    row = (values.get("finder", "ticket"), f"{values['test_accuracy']:.2f} %", weights, f"{values['seconds']:.1f}")
-    columns = ("ticket", "test accuracy", "weights kept", "seconds of training")
+    row = (values.get("finder", "ticket"), measure.shown(values[measure.test]), weights, f"{values['seconds']:.1f}")
+    columns = ("ticket", f"test {measure.name}", "weights kept", "seconds of training")
     show_table(f"{written_name(config.model)} on {written_name(config.data)}, seed {config.seed}", columns, [row])
     show_ticket_words(values)

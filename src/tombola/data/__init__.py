@@ -4,9 +4,11 @@ from tombola.data.arrays import ArrayFeed, Arrays
 from tombola.data.augmentation import AUGMENTATIONS, FlipCrop
 from tombola.data.feeds import Feed, Item, ListFeed, OutputTable, StreamFeed, forever
 from tombola.data.loading import file_stamp, load, shared
+from tombola.data.mixing import MixedFeed
 from tombola.data.samples import Samples
 from tombola.data.sources import DATASETS, Source
-from tombola.data.splits import Normalisation, Split, Splits
+from tombola.data.splits import Normalisation, Split, Splits, Wanted
+from tombola.data.targets import Targets
 from tombola.data.user_feeds import feed_of
 
 # Raised when the same source gives other batches.
@@ -22,6 +24,7 @@ __all__ = [
     "FlipCrop",
     "Item",
     "ListFeed",
+    "MixedFeed",
     "Normalisation",
     "OutputTable",
     "Samples",
@@ -29,6 +32,8 @@ __all__ = [
     "Split",
     "Splits",
     "StreamFeed",
+    "Targets",
+    "Wanted",
     "feed_of",
     "file_stamp",
     "forever",

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class Arrays:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scale: float = 255.0
+
+    at_once: ClassVar[int] = 1000
 
     def __len__(self) -> int:
         return len(self.targets)

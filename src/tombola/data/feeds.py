@@ -78,12 +78,16 @@ class RowFeed:
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[Item]:
         """Give the batches of one epoch from position `skip` on."""
+        for position, chosen in enumerate(self.rows(number)[skip:], start=skip):
+            yield Item(self.batch(chosen, number, position), chosen)
+
+    def rows(self, number: int) -> Sequence[Tensor]:
+        """Return the rows of each batch of an epoch."""
         rows = torch.arange(len(self.samples))
         if self.shuffle:
             rows = torch.randperm(len(rows), generator=generator(self.seed, self.purpose, number))
-        for position in range(skip, self.length):
-            chosen = rows[position * self.batch_size : (position + 1) * self.batch_size]
-            yield Item(self.batch(chosen, number, position), chosen)
+        parts: Sequence[Tensor] = rows.split(self.batch_size)
+        return parts[: self.length]  # of no rows, torch makes one empty part
 
     def batch(self, rows: Tensor, number: int, position: int) -> Any:
         """Return the samples of some rows, as the given epoch shows them at the given position."""

@@ -58,7 +58,8 @@ def _candidates(data_dir: Path, part: str) -> list[Path]:
     return [data_dir / part, *(data_dir / f"{part}{ending}" for ending in _TAR_ENDINGS)]
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file's name is an image's."""
     return PurePosixPath(name).suffix.lower() in _IMAGE_ENDINGS
 
 
@@ -66,7 +67,7 @@ def _cache_file(source: Path, size: int | None) -> Path:
     """Return where the decoded form of a source lies; the name changes with any file or folder in the source."""
     root = Path(os.environ.get("TOMBOLA_CACHE") or Path.home() / ".cache" / "tombola")
     seen = hashlib.sha256(os.fsencode(f"{source.resolve()}|{size}"))
-    folders, files = tree(source, _is_image) if source.is_dir() else ([], [source])
+    folders, files = tree(source, is_image) if source.is_dir() else ([], [source])
     for path in files:
         status = path.stat()
         # With its class folder: a rename leaves size and time as they are.
@@ -113,11 +114,11 @@ def _decode(source: Path, size: int | None) -> Part:
             continue
         if shown(name) != name:
             raise UsageError(f"{shown(source)}: {shown(name)} has a name that is not one line of UTF-8; rename it")
-        pixels[name] = _tensor(_image(f"{shown(source)}: {name}", content), size)
+        pixels[name] = _tensor(decoded(f"{shown(source)}: {name}", content), size)
     if not pixels:
         raise UsageError(f"{shown(source)} holds no images in class folders")
     ordered = sorted(pixels)
-    classes = _classes(source, ordered)
+    classes = classes_of(source, ordered)
     _check_folders(source, folders, ordered)
     names = sorted(set(classes.values()))
     first = pixels[ordered[0]]
@@ -130,7 +131,7 @@ def _decode(source: Path, size: int | None) -> Part:
     return images, torch.tensor([names.index(classes[name]) for name in ordered]), names
 
 
-def _image(what: str, content: bytes) -> Image.Image:
+def decoded(what: str, content: bytes) -> Image.Image:
     """Return a grey or RGB image of 8 bits a channel; raises UsageError, beginning with `what`, where there is none."""
     if not content:
         raise UsageError(f"{what} is not an image: it is empty")
@@ -171,7 +172,7 @@ def _size(pixels: Tensor) -> str:
     return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"
 
 
-def _classes(source: Path, names: list[str]) -> dict[str, str]:
+def classes_of(source: Path, names: list[str]) -> dict[str, str]:
     """Return the class of each image: the folder it lies in, which is the first, or the second in a wrapping one."""
     folders = {name: PurePosixPath(name).parts[:-1] for name in names}
     depth = len(folders[names[0]])
@@ -197,17 +198,18 @@ def _check_folders(source: Path, folders: set[str], names: list[str]) -> None:
 def _entries(source: Path) -> Iterator[tuple[str, bytes | None]]:
     """Give the names of a source's folders (content None) and of its images, with their contents."""
     if not source.is_dir():
-        yield from members(source, _is_image)
+        yield from members(source, is_image)
         return
-    folders, files = tree(source, _is_image)
+    folders, files = tree(source, is_image)
     for path in folders:
         yield path.relative_to(source).as_posix(), None
     for path in files:
-        if _is_image(path.name):
-            yield path.relative_to(source).as_posix(), _content(path)
+        if is_image(path.name):
+            yield path.relative_to(source).as_posix(), content_of(path)
 
 
-def _content(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
+    """Return what is in a file; raises UsageError for one that cannot be read, or that no image is as large as."""
     try:
         with path.open("rb") as file:
             content = read_up_to(file, MOST_BYTES + 1)

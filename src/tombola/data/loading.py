@@ -9,7 +9,8 @@ from typing import Any
 from tombola.data import sources
 from tombola.data.sources import DATASETS, Source
 from tombola.data.sources.folder import FolderAt
-from tombola.data.splits import Normalisation, Splits
+from tombola.data.splits import Normalisation, Splits, Wanted
+from tombola.data.targets import Targets
 
 # A study has one dataset; two where it is looked at beside another.
 MOST = 2
@@ -37,21 +38,23 @@ def load(
     normalisation: Normalisation | None = None,
     image_size: int | None = None,
     train_samples: int | None = None,
+    targets: Targets = Targets.CLASSES,
 ) -> Splits:
-    """Return what `sources.load` does, once for all inside of `shared()`.
+    """Return a dataset, as `Wanted` describes it, once for all inside of `shared()`.
 
     train_samples: see `Splits.with_training`; None: all.
     """
     source = DATASETS.read(source)
+    wanted = Wanted(held_out, normalisation or Normalisation(), image_size, targets)
 
     def read() -> Splits:
-        found = sources.load(source, held_out, normalisation, image_size)
+        found = sources.load(source, wanted)
         return found if train_samples is None else found.with_training(train_samples)
 
     if _shared is None:
         return read()
     folder = source.name if isinstance(source, FolderAt) else getattr(source, "data_dir", None)
-    key = (source, held_out, normalisation, image_size, train_samples)
+    key = (source, wanted, train_samples)
     before = (*key, file_stamp(folder))
     if before not in _shared:
         found = read()

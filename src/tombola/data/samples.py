@@ -1,7 +1,7 @@
 """Map-style datasets of the user's own: samples by number, batched one by one."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.utils.data import Subset, TensorDataset, default_collate
 from tombola.core.seeds import seeded
 from tombola.data.augmentation import Augmentation
 from tombola.data.feeds import RowFeed
+from tombola.data.targets import Targets
 from tombola.errors import UsageError, in_words
 from tombola.storage.identity import digest, digest_tensors
 
@@ -28,6 +29,8 @@ class Samples:
     dataset: Any
     code: str = ""
     labels: Tensor | None = None
+
+    at_once: ClassVar[int] = 1000
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -123,6 +126,36 @@ def labels_of(dataset: Any, what: str) -> Tensor:
                 f"{what}: sample {row} has the label {shown}; labels must be whole numbers from 0 on", option="data"
             )
     return torch.tensor([int(label) for label in labels])
+
+
+def outputs_of(dataset: Any, wanted: Targets, classes: int, what: str) -> int:
+    """Return how many outputs a sample of a dataset needs, by its first one and, of pixels, by its classes.
+
+    classes: how many the dataset names, 0 where it names none. what: the dataset's name in errors. Raises UsageError
+    where targets are not of the kind that is wanted.
+    """
+    shown = " ".join(repr(dataset[0][1]).split())[:60]
+    try:
+        first = torch.as_tensor(dataset[0][1])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"{what}: the first sample has the target {shown}; {wanted} are needed", option="data"
+        ) from error
+    if wanted is Targets.PIXELS:
+        if not classes or first.dim() != 2 or first.is_floating_point():
+            raise UsageError(
+                f"{what}: segmentation needs a mask of whole numbers (height, width) a sample, and a list `classes` of "
+                "the dataset that names them",
+                option="data",
+            )
+        return classes
+    if wanted is Targets.ANY and not first.is_floating_point() and first.dim() == 0:
+        return classes or int(labels_of(dataset, what).max()) + 1
+    if first.dim() > 1 and wanted is not Targets.ANY:
+        raise UsageError(
+            f"{what}: the first sample has a target of shape {list(first.shape)}; {wanted} are needed", option="data"
+        )
+    return first.numel()
 
 
 def _is_label(label: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from tombola.data.arrays import Arrays, channel_statistics
 from tombola.data.augmentation import Augmentation
 from tombola.data.feeds import Feed
 from tombola.data.resizing import resize
+from tombola.data.targets import Targets
 from tombola.errors import UsageError
 from tombola.storage.identity import digest
 
@@ -39,8 +40,28 @@ class Normalisation:
         return self.mean or found[0], self.std or found[1]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of a dataset.
+
+    held_out: share of the training data that is held out, in [0, 1). normalisation: of images; by default by mean and
+    standard deviation of the training data. image_size: images are resized to so many pixels in height and width.
+    targets: of which kind they must be.
+    """
+
+    held_out: float = 0.1
+    normalisation: Normalisation = Normalisation()
+    image_size: int | None = None
+    targets: Targets = Targets.CLASSES
+
+
 class Split(Protocol):
-    """Samples of one part of a dataset."""
+    """Samples of one part of a dataset.
+
+    at_once: how many are evaluated at once.
+    """
+
+    at_once: ClassVar[int]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -63,7 +84,10 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Splits:
-    """Training data, a held-out part (if any) for anything that is chosen, and test data for the end."""
+    """Training data, a held-out part (if any) for anything that is chosen, and test data for the end.
+
+    classes: of the targets; of targets that are none, how many outputs a sample needs.
+    """
 
     train: Split
     held_out: Split | None
@@ -101,11 +125,11 @@ def stratified(targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
     if fewest < 2:
         label = int(targets.bincount().argmin())
         raise UsageError(
-            f"class {label} has {fewest} training images; each needs two, one to be held out", option="data"
+            f"class {label} has {fewest} training samples; each needs two, one to be held out", option="data"
         )
     if min(share, 1 - share) * len(targets) < len(targets.unique()):
         raise UsageError(
-            f"held_out {share} of {len(targets)} training images leaves a side without one of each class",
+            f"held_out {share} of {len(targets)} training samples leaves a side without one of each class",
             option="held_out",
         )
 
@@ -116,6 +140,18 @@ def stratified(targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
         random_state=SPLIT_SEED,
     )
     return torch.from_numpy(first).sort().values, torch.from_numpy(second).sort().values
+
+
+def cut_off(count: int, share: float, name: str) -> tuple[Tensor, Tensor]:
+    """Split rows in two at random, the second with a share of all; both in increasing order.
+
+    name: of the data, for errors. Raises UsageError where a side would be empty.
+    """
+    order = torch.randperm(count, generator=generator(SPLIT_SEED, "held-out"))
+    second = round(share * count)
+    if not 0 < second < count:
+        raise UsageError(f"held_out {share} of {count} samples of {name} leaves a side empty", option="held_out")
+    return order[second:].sort().values, order[:second].sort().values
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tombola.data import Feed
 from tombola.errors import UsageError
 from tombola.networks.network import explained_batches, explained_run
 from tombola.networks.runtime import Runtime
-from tombola.networks.task import Task
+from tombola.networks.task import Pooled, Task
 
 # Raised when the same network on the same data measures otherwise.
 VERSION = 2
@@ -18,7 +18,7 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over all that the task counts: its metric (accuracy as a fraction) and loss."""
+    """The task's metric (accuracy as a fraction) and loss: means over all that the task counts, or of their counts."""
 
     metric: float
     loss: float
@@ -44,6 +44,7 @@ def evaluate(model: nn.Module, task: Task, feed: Feed, runtime: Runtime) -> Eval
 
 def _means(model: nn.Module, task: Task, feed: Feed, runtime: Runtime) -> Evaluation:
     metric = loss = 0.0
+    pooled, total = task.metric if isinstance(task.metric, Pooled) else None, torch.zeros(())
     counted = samples = 0
     for item in feed.epoch(0):
         batch = runtime.move(item.batch)
@@ -53,9 +54,12 @@ def _means(model: nn.Module, task: Task, feed: Feed, runtime: Runtime) -> Evalua
             continue
         with runtime.autocast(), explained_run("model cannot be run on a batch of the data"), explained_batches():
             output = task.forward(model, batch)
-        metric += float(task.metric(output, batch)) * count
+        if pooled is None:
+            metric += float(task.metric(output, batch)) * count
+        else:
+            total = total + pooled.counts(output, batch)
         loss += float(task.loss(output, batch)) * count
         counted += count
     if not counted:
         raise UsageError("data is empty, or has no target that counts: there is nothing to evaluate on")
-    return Evaluation(metric / counted, loss / counted, samples)
+    return Evaluation(pooled.value(total) if pooled else metric / counted, loss / counted, samples)

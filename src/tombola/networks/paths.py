@@ -52,6 +52,8 @@ def effective_paths(model: nn.Module, masks: Mapping[str, Tensor], example: Tens
     (N, ...), of which the shape counts. Raises UsageError where masks are of other layers than linear ones and
     convolutions, or where the network is not homogeneous: twice the input must give twice the output.
     """
+    if not isinstance(example, Tensor):
+        raise UsageError(f"paths cannot be counted: the model is given {type(example).__name__}, not one tensor")
     counted = _counting(model, masks)
     layers = _layers(counted, masks)
     outputs: dict[str, list[Tensor]] = {name: [] for name in layers}

@@ -14,7 +14,7 @@ from tombola.errors import UsageError
 from tombola.networks.bf16 import BF16Watch
 from tombola.networks.network import FrozenNetwork, explained_batches, explained_run
 from tombola.networks.runtime import Runtime
-from tombola.networks.task import Batch, Output, Task, settle_task
+from tombola.networks.task import Batch, Output, Pooled, Task, settle_task
 
 # Batches whose targets are looked at where those of the first do not say what they are.
 FURTHER = 8
@@ -92,6 +92,8 @@ def _explained(task: Task, output: Output) -> Task:
     parts: dict[str, Any] = {
         f.name: _Explained(f.name, getattr(task, f.name)) for f in fields(task) if f.name != "forward"
     }
+    if isinstance(task.metric, Pooled):
+        parts["metric"] = replace(task.metric, counts=_Explained("metric", task.metric.counts))
     parts["divergence"] = _Divergence("divergence", task.divergence, _axes(output))
     return replace(task, forward=_Forward(task.forward), **parts)
 

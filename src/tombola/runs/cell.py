@@ -16,7 +16,7 @@ from tombola.core.plugins import imported_function, source
 from tombola.core.progress import Progress
 from tombola.core.seeds import seeded
 from tombola.core.selection import VERSION as SELECTION_VERSION
-from tombola.data import AUGMENTATIONS, DATASETS, Feed, Normalisation, Split, Splits, file_stamp, load
+from tombola.data import AUGMENTATIONS, Feed, MixedFeed, Normalisation, Split, Splits, Targets, file_stamp, load
 from tombola.data import VERSION as DATA_VERSION
 from tombola.errors import UsageError
 from tombola.finders import Finder, arithmetic_of, followed, needs_of, selection_of
@@ -30,7 +30,7 @@ from tombola.networks.models import VERSION as MODELS_VERSION
 from tombola.networks.models import build, load_into, publish_batch_norm_, read_weights
 from tombola.networks.network import FrozenNetwork, explained_run, load_weights, uses_batch_statistics
 from tombola.networks.runtime import Runtime, resolve_device
-from tombola.networks.task import Task, smoothed_cross_entropy
+from tombola.networks.task import Task
 from tombola.runs.config import RunConfig
 from tombola.sparse.choice import VERSION as SPARSE_VERSION
 from tombola.sparse.choice import against_sparse, choose, execution_identity, first_inputs
@@ -40,9 +40,10 @@ from tombola.ticket import Ticket
 from tombola.training import VERSION as TRAINING_VERSION
 from tombola.training import State, TrainingSetup, UserFit
 
-EVALUATION_BATCH = 1000
 # The same for all finders, whatever they search on: objectives depend on the batch where networks normalise by it.
 PROBE_BATCH = 512
+# Data that are known by the size and time of change of files that nobody writes but who published them.
+STAMPED = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100")
 # Of what takes part where numba is there.
 COMPILED_VERSIONS = {"sparse": SPARSE_VERSION, "arithmetic": COMPILED_VERSION}
 # Of what takes part in every run; parts bring their own.
@@ -85,12 +86,13 @@ def resolve(config: RunConfig) -> RunConfig:
 def stamp(config: RunConfig) -> str | None:
     """Return a hash of all that a result depends on, as it is known without reading data or building the model.
 
-    None where that does not tell: images of a folder, and data or a model of the user's own, may change without their
-    names. Files of data and weights are known by size and time of change.
+    None where that does not tell: images of a folder, files of the user's own, and their code, may change without
+    their names. Files of data and weights are known by size and time of change.
     """
     config = resolve(config)
     data = written_name(config.data)
-    if config.fit or ":" in written_name(config.model) or data not in set(DATASETS) - {"folder"}:
+    names = (written_name(config.model), written_name(config.task))
+    if config.fit or any(":" in name for name in names) or data not in STAMPED:
         return None
     files = [file_stamp(getattr(config.data, "data_dir", None)), config.weights, file_stamp(config.weights)]
     versions: dict[str, Any] = {**VERSIONS, **COMPILED_VERSIONS, "data": DATA_VERSION, "models": MODELS_VERSION}
@@ -102,14 +104,27 @@ def stamp(config: RunConfig) -> str | None:
     return digest([identify(config), data, files, versions, asked, machine])
 
 
+def splits_of(config: RunConfig) -> Splits:
+    """Return the data of a configuration."""
+    normalisation, targets = Normalisation(config.mean, config.std), config.task.targets
+    return load(config.data, config.held_out, normalisation, config.image_size, config.train_samples, targets)
+
+
 def _mixed(split: Split | None) -> Feed | None:
     """Return batches for an objective, which normalises by them: data that lie sorted by class are shuffled."""
-    return None if split is None else split.feed(EVALUATION_BATCH, 0, "evaluation")
+    return None if split is None else split.feed(split.at_once, 0, "evaluation")
 
 
 def _training_feed(config: RunConfig, splits: Splits) -> Feed:
     augmentation = AUGMENTATIONS[config.augmentation]
-    return splits.train.feed(config.batch_size, config.seed, "training", augmentation=augmentation)
+    if augmentation is not None and config.task.targets is Targets.PIXELS:
+        raise UsageError("must be none where each pixel has a target, which would stay as it is", option="augmentation")
+    feed = splits.train.feed(config.batch_size, config.seed, "training", augmentation=augmentation)
+    if not config.mixup:
+        return feed
+    if config.task.targets is not Targets.CLASSES:
+        raise UsageError("is for classes, whose probabilities can be mixed; these targets are others", option="mixup")
+    return MixedFeed(feed, config.mixup, splits.classes, config.seed)
 
 
 @torch.no_grad()
@@ -118,7 +133,8 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
 
     Returns whether bf16 would spoil it on a CPU.
     """
-    network = FrozenNetwork(model, found.layout, Task(), runtime)
+    task = config.task.build()
+    network = FrozenNetwork(model, found.layout, task, runtime)
     batch = runtime.move(next(iter(splits.train.feed(2, 0, "probe", shuffle=False).epoch(0))).batch)
     name = written_name(config.model)
     with (
@@ -127,18 +143,15 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
         BF16Watch() as watch,
     ):
         output = network.dense(batch)
-    wanted = max(splits.classes, 2)  # one alone has no alternative
-    if not isinstance(output, torch.Tensor) or output.dim() != 2 or output.shape[1] < wanted:
-        shape = list(output.shape[1:]) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise UsageError(f"model {name} must give {wanted} outputs a sample, one a class, got {shape}", option="model")
+    config.task.check(task, output, batch, splits.classes, name)
     if isinstance(config.finder, Finder):
         config.finder.check(network)
     return bool(watch.wrong)
 
 
-def _two_inputs(splits: Splits) -> Any:
+def _two_inputs(config: RunConfig, splits: Splits) -> Any:
     """Return what a model is called with for two samples."""
-    return first_inputs(Task(), splits.train.feed(2, 0, "probe", shuffle=False))
+    return first_inputs(config.task.build(), splits.train.feed(2, 0, "probe", shuffle=False))
 
 
 def _execution(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, runtime: Runtime) -> tuple[str, str]:
@@ -149,7 +162,7 @@ def _execution(config: RunConfig, splits: Splits, model: nn.Module, found: Surve
         model,
         found.layout,
         kept / found.layout.total,
-        lambda: _two_inputs(splits),
+        lambda: _two_inputs(config, splits),
         config.batch_size,
         against_sparse(runtime.device, config.training.clip_norm, bool(config.fit), config.training.optimizer),
     )
@@ -182,8 +195,7 @@ class Cell:
     @classmethod
     def prepare(cls, config: RunConfig) -> "Cell":
         """Load the data and build the model of a resolved configuration; raises UsageError if they do not fit."""
-        normalisation = Normalisation(config.mean, config.std)
-        splits = load(config.data, config.held_out, normalisation, config.image_size, config.train_samples)
+        splits = splits_of(config)
         if _prepared is None:
             return cls._made(config, splits)
         found = _prepared.pop(config, None)
@@ -204,7 +216,7 @@ class Cell:
         found = survey(model, config.include or "*", config.exclude)
         selection_of(config.finder, found.layout, config.density)
         wrong = _probe(config, splits, model, found, runtime)
-        layout = followed(config.finder, model, found.layout, lambda: _two_inputs(splits))
+        layout = followed(config.finder, model, found.layout, lambda: _two_inputs(config, splits))
         selection_of(config.finder, layout, config.density)
         runtime = runtime.with_safe_precision(wrong, config.precision)
         of_search = config.search_precision or runtime.precision
@@ -218,7 +230,7 @@ class Cell:
             search_precision=search.precision,
             layout=runtime.memory_format,
         )
-        return cls(settled, splits, model, found, runtime, search, Task(), note)
+        return cls(settled, splits, model, found, runtime, search, config.task.build(), note)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the result depends on: what differs from defaults, and versions of what took part."""
@@ -240,6 +252,10 @@ class Cell:
 
     def _data_identity(self) -> list[Any]:
         return [self.splits.fingerprint, DATA_VERSION]
+
+    def _task_identity(self) -> dict[str, Any]:
+        """Return the task, where it is not the one that all results were of before there were others."""
+        return {} if self.config.task == RunConfig.task else {"task": identify(self.config.task)}
 
     def model_identity(self) -> str:
         """Return the model's name and, for one's own, its code: names, shapes and weights say nothing of `forward`."""
@@ -274,7 +290,7 @@ class Cell:
         config = self.config
         setup = TrainingSetup(
             self.model,
-            replace(self.task, loss=smoothed_cross_entropy(config.label_smoothing)),
+            config.task.smoothed(self.task, config.label_smoothing),
             _training_feed(config, self.splits),
             self._feed(self.splits.held_out),
             config.training,
@@ -287,7 +303,9 @@ class Cell:
             "data": self._data_identity(),
             "model": self.model_identity(),
             "batch_size": config.batch_size,
+            **self._task_identity(),
             **({"augmentation": config.augmentation} if config.augmentation != RunConfig.augmentation else {}),
+            **({"mixup": config.mixup} if config.mixup else {}),
             **({"label_smoothing": config.label_smoothing} if config.label_smoothing else {}),
             **({"fit": source(config.fit)} if config.fit else {}),
         }
@@ -309,12 +327,13 @@ class Cell:
             store=store,
             progress=progress,
             trainer=trainer,
-            probe=self.splits.train.feed(PROBE_BATCH, config.seed, "search"),
+            probe=self.splits.train.feed(min(PROBE_BATCH, self.splits.train.at_once), config.seed, "search"),
             held_out=_mixed(self.splits.held_out),
             identity={
                 "data": self._data_identity(),
                 "model": self.model_identity(),
                 "samples": samples,
+                **self._task_identity(),
             },
         )
 
@@ -334,4 +353,4 @@ class Cell:
         if split is None:
             return None
         by_batch = uses_batch_statistics(self.model)
-        return split.feed(self.config.batch_size if by_batch else EVALUATION_BATCH, 0, "evaluation", shuffle=by_batch)
+        return split.feed(self.config.batch_size if by_batch else split.at_once, 0, "evaluation", shuffle=by_batch)

@@ -2,11 +2,12 @@
 
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tombola.core.measure import ACCURACY, Measure, measure_in
 from tombola.errors import TombolaError, UsageError
 from tombola.runs.rundir import SHARED, STORE
 from tombola.storage import digests
@@ -26,8 +27,8 @@ class ListedRun:
     """A run, a ticket's training or an audit.
 
     state: finished; drawn, where only its ticket is; unfinished; or damaged, where files are missing or not as they
-    were written. test_accuracy: in percent, of what is finished; an audit's is the ticket's own, mean over its seeds.
-    bytes: on the disk, without what it shares in the store.
+    were written. score: on test data, of what is finished, as its measure shows it; an audit's is the ticket's own,
+    mean over its seeds. bytes: on the disk, without what it shares in the store.
     """
 
     name: str
@@ -35,12 +36,15 @@ class ListedRun:
     density: float | None
     seed: int | None
     state: str
-    test_accuracy: float | None
+    score: float | None
+    measure: Measure
     bytes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
+        """Return plain values, the score under the name of its measure."""
+        known = ("name", "finder", "density", "seed", "state")
+        values = {name: getattr(self, name) for name in known}
+        return {**values, self.measure.test: self.score, **self.measure.noted(), "bytes": self.bytes}
 
 
 def list_runs(out: Path) -> list[ListedRun]:
@@ -81,15 +85,24 @@ def _listed(directory: Path) -> ListedRun:
     # What a run found says more than what it was asked for: a training's options do not name its ticket's finder.
     results = ("result.json", "audit.json") if state == FINISHED else ()
     values = _read(directory / "config.yaml") | {k: v for name in results for k, v in _read(directory / name).items()}
+    measure = _measure(values)
     return ListedRun(
         name=directory.name,
         finder=_finder(values.get("finder")),
         density=_of_type(values.get("density"), float),
         seed=_of_type(values.get("seed"), int),
         state=state,
-        test_accuracy=_of_type(values.get("test_accuracy", values.get("test_accuracy_mean")), float),
+        score=_of_type(values.get(measure.test, values.get(f"{measure.test}_mean")), float),
+        measure=measure,
         bytes=size_of(directory),
     )
+
+
+def _measure(values: Mapping[str, Any]) -> Measure:
+    try:
+        return measure_in(values)
+    except UsageError:
+        return ACCURACY  # no result of ours: nothing by that name will be found
 
 
 def _state(directory: Path) -> str:

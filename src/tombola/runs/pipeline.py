@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tombola.core.cost import Cost
+from tombola.core.measure import Measure
 from tombola.core.parts import written_name
 from tombola.core.progress import Progress
 from tombola.core.seeds import seeded
@@ -169,12 +170,12 @@ def _train_alone(cell: Cell, ticket: Ticket, start: State, trainer: Trainer, dir
     trained = trainer.fit(ticket, start)
     test = cell.evaluate(trained, "test")
     values = _ticket_values(ticket) | {"seed": cell.config.seed, "seconds": trained.cost.seconds}
-    values |= {"test_accuracy": 100 * test.metric, "test_loss": test.loss}
+    values |= _measured(cell.task.measure, test)
     write_trained(directory, trained, trainer.ticket_entry(ticket, start).rows(), values)
 
 
-def evaluate_ticket(config: RunConfig, ticket_file: Path, weights: Path, split: str) -> Evaluation:
-    """Evaluate weights under a ticket.
+def evaluate_ticket(config: RunConfig, ticket_file: Path, weights: Path, split: str) -> tuple[Evaluation, Measure]:
+    """Evaluate weights under a ticket; return also what the metric is called.
 
     config: model and data. weights: a file with the model's state_dict. split: "test" or "held_out".
     """
@@ -184,7 +185,7 @@ def evaluate_ticket(config: RunConfig, ticket_file: Path, weights: Path, split: 
         model = copy.deepcopy(cell.model)
         load_into(model, tensors, weights)
         Ticket.load(ticket_file, model).apply_(model)
-        return cell.evaluate(State.of(model), split)
+        return cell.evaluate(State.of(model), split), cell.task.measure
 
 
 @contextmanager
@@ -275,10 +276,10 @@ def _train(drawn: _Drawn, directory: Path) -> None:
         *drawn.rows,
         *trainer.ticket_entry(drawn.ticket, drawn.start).rows(),
     ]
+    measure = cell.task.measure
     values = _values(drawn, trained, dense) | {
-        "test_accuracy": 100 * sparse_test.metric,
-        "test_loss": sparse_test.loss,
-        "dense_test_accuracy": 100 * dense_test.metric,
+        **_measured(measure, sparse_test),
+        measure.dense_test: measure.of(dense_test.metric),
         "dense_test_loss": dense_test.loss,
     }
     values["paths"] = _paths(drawn)
@@ -300,11 +301,16 @@ def _kept_weights(cell: Cell, kept: State, dense: State) -> dict[str, Any]:
     """Return what the sparse network does that the finder's own training left; its cost is from θ₀ on, too."""
     test = cell.evaluate(kept, "test")
     return {
-        "test_accuracy": 100 * test.metric,
+        cell.task.measure.test: cell.task.measure.of(test.metric),
         "test_loss": test.loss,
         "cost": kept.cost.to_dict(),
         "dense_equivalents": kept.cost.passes / dense.cost.passes if dense.cost.passes else None,
     }
+
+
+def _measured(measure: Measure, found: Evaluation) -> dict[str, Any]:
+    """Return what a result says of an evaluation on test data."""
+    return {measure.test: measure.of(found.metric), "test_loss": found.loss, **measure.noted()}
 
 
 def _values(drawn: _Drawn, trained: State, dense: State) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any
 from tombola.core.parts import identify, plain, written_name
 from tombola.core.plugins import source
 from tombola.core.progress import Progress
-from tombola.data import Normalisation, load
+from tombola.data import Targets
 from tombola.finders import Finder, Random, needs_of
 from tombola.finders.origins import OF_THE_END
 from tombola.runs import pipeline
-from tombola.runs.cell import VERSIONS
+from tombola.runs.cell import VERSIONS, splits_of
 from tombola.runs.config import RunConfig
 from tombola.runs.rundir import run_name
 from tombola.storage.files import digest_of
@@ -97,9 +97,7 @@ def basis_of(cells: Sequence[StudyCell]) -> Basis:
     for config in (cell.config for cell in cells):
         key = data_key(config)
         if key not in found:
-            normalisation = Normalisation(config.mean, config.std)
-            splits = load(config.data, config.held_out, normalisation, config.image_size, config.train_samples)
-            found[key] = digest(splits.fingerprint)
+            found[key] = digest(splits_of(config).fingerprint)
         if config.weights and config.weights not in found:
             path = Path(config.weights)
             found[config.weights] = digest_of(path) if path.is_file() else "missing"
@@ -109,7 +107,9 @@ def basis_of(cells: Sequence[StudyCell]) -> Basis:
 def data_key(config: RunConfig) -> str:
     """Return what stands for a configuration's data in a basis."""
     read = (config.held_out, config.mean, config.std, config.image_size, config.train_samples)
-    return digest([plain(config.data), *read])
+    # Results of classification were named before there were other tasks.
+    kind = [] if config.task.targets is Targets.CLASSES else [config.task.targets]
+    return digest([plain(config.data), *read, *kind])
 
 
 def graph_of(cells: Sequence[StudyCell], basis: Basis, out: Path, dynamics: bool = False, study: str = "") -> Graph:

@@ -1,6 +1,6 @@
 """What may be said of figures measured over seeds: means, paired differences, verdicts in words.
 
-Every table and verdict uses these. Figures are percentages, so differences are points.
+Every table and verdict uses these. Differences of percentages are points.
 """
 
 import math
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tombola.core.measure import ACCURACY, Measure
+
 CONFIDENCE = 0.95
-# A ticket is "not worse" when the interval of its difference lies above this many points.
-MARGIN = 0.5
 # Fewer seeds than this are indicative, whatever the interval says.
 ENOUGH_SEEDS = 5
 
@@ -61,7 +61,8 @@ def summarise(values: Sequence[float], comparisons: int = 1) -> Summary:
 class Difference:
     """What a method gains on another, paired by seed.
 
-    summary: of the differences, in points. p: of the paired t test, None of one pair. verdict: in words.
+    summary: of what is gained, in points or in the measure's unit, above 0 where the method is better. p: of the paired
+    t test, None of one pair. verdict: in words.
     """
 
     summary: Summary
@@ -69,16 +70,18 @@ class Difference:
     verdict: str
 
 
-def compare_paired(ours: Sequence[float], theirs: Sequence[float], comparisons: int = 1) -> Difference:
-    """Return the paired difference of two lists of figures, of the same seeds in the same order.
+def compare_paired(
+    ours: Sequence[float], theirs: Sequence[float], comparisons: int = 1, measure: Measure = ACCURACY
+) -> Difference:
+    """Return what one list of figures gains on another, of the same seeds in the same order.
 
-    comparisons: see `summarise`.
+    comparisons: see `summarise`. measure: which way is better, and by how much nothing is worse.
     """
     if len(ours) != len(theirs):
         raise ValueError(f"pairs need equally many figures, got {len(ours)} and {len(theirs)}")
-    gains = [a - b for a, b in zip(ours, theirs, strict=True)]
+    gains = [measure.gain(a, b) for a, b in zip(ours, theirs, strict=True)]
     summary = summarise(gains, comparisons)
-    return Difference(summary, _p_value(gains), verdict(summary))
+    return Difference(summary, _p_value(gains), verdict(summary, measure.margin))
 
 
 def _p_value(gains: Sequence[float]) -> float | None:
@@ -92,15 +95,18 @@ def _p_value(gains: Sequence[float]) -> float | None:
     return float(2 * stdtr(len(gains) - 1, -abs(t)))
 
 
-def verdict(summary: Summary) -> str:
-    """Return "better", "worse", "not worse" or "undecided", by the interval of a difference."""
+def verdict(summary: Summary, margin: float = ACCURACY.margin) -> str:
+    """Return "better", "worse", "not worse" or "undecided", by the interval of a gain.
+
+    margin: not worse is what the interval says to lose less than this.
+    """
     if summary.low is None or summary.high is None:
         return "undecided"
     if summary.low > 0:
         return "better"
     if summary.high < 0:
         return "worse"
-    return "not worse" if summary.low > -MARGIN else "undecided"
+    return "not worse" if summary.low > -margin else "undecided"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

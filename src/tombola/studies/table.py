@@ -1,4 +1,4 @@
-"""One row for each finder and density: accuracy, cost, and what may be said of the differences."""
+"""One row for each finder and density: score, cost, and what may be said of the differences."""
 
 import csv
 import io
@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from tombola.core.measure import ACCURACY, Measure, measure_in
 from tombola.storage.files import write_bytes, write_json
 from tombola.studies.outcome import CellOutcome, failures
 from tombola.studies.statistics import Difference, Summary, compare_paired, holm, summarise
@@ -17,19 +18,31 @@ from tombola.studies.statistics import Difference, Summary, compare_paired, holm
 class KeptWeights:
     """Sparse networks as a finder's own training left them, whose masks moved with it: no tickets, which train anew.
 
-    accuracies: on test data, in percent, one a seed that has one. dense_equivalents: of that training, from θ₀ on.
+    scores: on test data, as the measure shows them, one a seed that has one. dense_equivalents: of that training, from
+    θ₀ on.
     """
 
-    accuracies: tuple[float, ...]
-    accuracy: Summary
+    scores: tuple[float, ...]
+    score: Summary
     dense_equivalents: float | None
+    measure: Measure = ACCURACY
+
+    @property
+    def number(self) -> str:
+        """The score with its deviation."""
+        return self.measure.spread(self.score.mean, self.score.std)
+
+    @property
+    def words(self) -> str:
+        """The same with its unit."""
+        return self.measure.with_unit(self.number)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {
-            "test_accuracies": list(self.accuracies),
-            "test_accuracy_mean": self.accuracy.mean,
-            "test_accuracy_std": self.accuracy.std,
+            self.measure.tests: list(self.scores),
+            f"{self.measure.test}_mean": self.score.mean,
+            f"{self.measure.test}_std": self.score.std,
             "dense_equivalents": self.dense_equivalents,
         }
 
@@ -38,13 +51,13 @@ class KeptWeights:
 class Row:
     """A finder at a density, over seeds.
 
-    accuracy: on test data, in percent. seconds, forward, backward: from θ₀ on, means. dense_equivalents: samples
-    forward plus twice those backward, over the same of one dense training, where samples were counted. speed_up: LTR's
-    seconds over these at the same density, where the mean accuracy is at least LTR's. objective: of finders that
-    minimise one, its name and its means for the hard tickets before training, on the same batches for all finders: of
-    the search's data ("hard"), and held-out ones, whose values are given by seed too.
+    score: on test data, as `measure` shows it: of accuracy in percent. seconds, forward, backward: from θ₀ on, means.
+    dense_equivalents: samples forward plus twice those backward, over the same of one dense training, where samples
+    were counted. speed_up: LTR's seconds over these at the same density, where the mean score is no worse than LTR's.
+    objective: of finders that minimise one, its name and its means for the hard tickets before training, on the same
+    batches for all finders: of the search's data ("hard"), and held-out ones, whose values are given by seed too.
     dynamics: where they were measured, epoch, KL between sparse and dense outputs and cosine between their gradients,
-    means along training. differences: this finder's accuracy minus another's, by label, paired by seed. failed: seeds
+    means along training. differences: what this finder gains on another, by label, paired by seed. failed: seeds
     without a result. warnings: of the tickets, each once, however many seeds it came up in. trained_from, optimizer: of
     the tickets' training. kept_weights: of finders that leave a sparse network of their own.
     """
@@ -53,8 +66,8 @@ class Row:
     density: float
     kept: int
     seeds: tuple[int, ...]
-    accuracies: tuple[float, ...]
-    accuracy: Summary
+    scores: tuple[float, ...]
+    score: Summary
     seconds: float
     forward: float
     backward: float
@@ -68,6 +81,17 @@ class Row:
     trained_from: str = "rewind"
     optimizer: str = ""
     kept_weights: KeptWeights | None = None
+    measure: Measure = ACCURACY
+
+    @property
+    def words(self) -> str:
+        """The score with its deviation and unit."""
+        return self.measure.with_unit(self.number)
+
+    @property
+    def number(self) -> str:
+        """The same without the unit."""
+        return self.measure.spread(self.score.mean, self.score.std)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -75,13 +99,13 @@ class Row:
             "finder": self.finder,
             "density": self.density,
             "kept": self.kept,
-            "n": self.accuracy.n,
+            "n": self.score.n,
             "seeds": list(self.seeds),
-            "test_accuracies": list(self.accuracies),
-            "test_accuracy_mean": self.accuracy.mean,
-            "test_accuracy_std": self.accuracy.std,
-            "test_accuracy_interval": None if self.accuracy.low is None else [self.accuracy.low, self.accuracy.high],
-            "indicative": self.accuracy.indicative,
+            self.measure.tests: list(self.scores),
+            f"{self.measure.test}_mean": self.score.mean,
+            f"{self.measure.test}_std": self.score.std,
+            f"{self.measure.test}_interval": None if self.score.low is None else [self.score.low, self.score.high],
+            "indicative": self.score.indicative,
             "cost": {
                 "seconds": self.seconds,
                 "forward": self.forward,
@@ -131,15 +155,17 @@ def _row(outcomes: Sequence[CellOutcome], label: str, density: float) -> Row | N
     if not done:
         return None
     values = [found for _, found in done]
-    accuracies = tuple(found["test_accuracy"] for found in values)
+    measure = measure_in(values[0])
+    scores = tuple(found[measure.test] for found in values)
     equivalents = [found["dense_equivalents"] for found in values]
     return Row(
         finder=label,
         density=density,
         kept=values[0]["kept"],
         seeds=tuple(seed for seed, _ in done),
-        accuracies=accuracies,
-        accuracy=summarise(accuracies),
+        scores=scores,
+        score=summarise(scores),
+        measure=measure,
         seconds=fmean(found["cost"]["seconds"] for found in values),
         forward=fmean(found["cost"]["forward"] for found in values),
         backward=fmean(found["cost"]["backward"] for found in values),
@@ -158,9 +184,10 @@ def _kept_weights(values: Sequence[Mapping[str, Any]]) -> KeptWeights | None:
     found = [each["kept_weights"] for each in values if each.get("kept_weights")]
     if not found:
         return None
-    accuracies = tuple(each["test_accuracy"] for each in found)
+    measure = measure_in(values[0])
+    scores = tuple(each[measure.test] for each in found)
     equivalents = [each["dense_equivalents"] for each in found]
-    return KeptWeights(accuracies, summarise(accuracies), None if None in equivalents else fmean(equivalents))
+    return KeptWeights(scores, summarise(scores), None if None in equivalents else fmean(equivalents), measure)
 
 
 def _objective(values: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -190,12 +217,15 @@ def _compare(rows: dict[tuple[str, float], Row], label: str, other: str, densiti
     places = [density for density in densities if (label, density) in rows and (other, density) in rows]
     for density in places:
         mine, theirs = (
-            dict(zip(row.seeds, row.accuracies, strict=True)) for row in (rows[label, density], rows[other, density])
+            dict(zip(row.seeds, row.scores, strict=True)) for row in (rows[label, density], rows[other, density])
         )
         common = [seed for seed in mine if seed in theirs]
         if common:
             found[density] = compare_paired(
-                [mine[seed] for seed in common], [theirs[seed] for seed in common], comparisons=len(places)
+                [mine[seed] for seed in common],
+                [theirs[seed] for seed in common],
+                comparisons=len(places),
+                measure=rows[label, density].measure,
             )
     tested = [density for density, difference in found.items() if difference.p is not None]
     adjusted = dict(zip(tested, holm([found[density].p or 0.0 for density in tested]), strict=True))
@@ -205,25 +235,37 @@ def _compare(rows: dict[tuple[str, float], Row], label: str, other: str, densiti
 
 def _with_speed_up(rows: dict[tuple[str, float], Row], row: Row) -> Row:
     ltr = rows.get(("ltr", row.density))
-    if ltr is None or ltr is row or row.accuracy.mean < ltr.accuracy.mean or row.seconds == 0:
+    if ltr is None or ltr is row or row.measure.gain(row.score.mean, ltr.score.mean) < 0 or row.seconds == 0:
         return row
     return replace(row, speed_up=ltr.seconds / row.seconds)
 
 
 def summary(rows: Sequence[Row], outcomes: Sequence[CellOutcome]) -> dict[str, Any]:
-    """Return a study as plain values: its rows, the dense network's mean accuracy, and what failed."""
-    by_seed = {o.cell.seed: o.values["dense_test_accuracy"] for o in outcomes if o.values is not None}
+    """Return a study as plain values: its rows, the dense network's mean score, and what failed."""
+    by_seed = dense_scores(outcomes)
+    measure = measure_of(outcomes)
     return {
         "rows": [row.to_dict() for row in rows],
-        "dense_test_accuracy_mean": fmean(by_seed.values()),
+        f"{measure.dense_test}_mean": fmean(by_seed.values()),
+        **measure.noted(),
         "failures": failures(outcomes),
     }
+
+
+def measure_of(outcomes: Sequence[CellOutcome]) -> Measure:
+    """Return how the results of a study are measured, accuracy while there are none."""
+    return next((measure_in(o.values) for o in outcomes if o.values is not None), ACCURACY)
+
+
+def dense_scores(outcomes: Sequence[CellOutcome]) -> dict[int, float]:
+    """Return the dense network's score on test data, by seed."""
+    return {o.cell.seed: o.values[measure_in(o.values).dense_test] for o in outcomes if o.values is not None}
 
 
 def write_tables(rows: Sequence[Row], found: Mapping[str, Any], first: str, out: Path) -> None:
     """Write a study below `out`: table.json as `summary` gives it, and table.csv, one line a row.
 
-    first: the finder whose gain on each other, in points, and its verdict the lines end with.
+    first: the finder whose gain on each other and its verdict the lines end with.
     """
     ahead = {row.density: row.differences for row in rows if row.finder == first}
     text = io.StringIO()
@@ -241,11 +283,11 @@ def _line(row: Row, gain: tuple[Difference, float | None] | None) -> dict[str, A
         "finder": row.finder,
         "density": row.density,
         "kept": row.kept,
-        "n": row.accuracy.n,
-        "test_accuracy_mean": row.accuracy.mean,
-        "test_accuracy_std": row.accuracy.std,
-        "test_accuracy_low": row.accuracy.low,
-        "test_accuracy_high": row.accuracy.high,
+        "n": row.score.n,
+        f"{row.measure.test}_mean": row.score.mean,
+        f"{row.measure.test}_std": row.score.std,
+        f"{row.measure.test}_low": row.score.low,
+        f"{row.measure.test}_high": row.score.high,
         "seconds": row.seconds,
         "forward": row.forward,
         "backward": row.backward,
@@ -253,8 +295,8 @@ def _line(row: Row, gain: tuple[Difference, float | None] | None) -> dict[str, A
         "speed_up_over_ltr": row.speed_up,
         "trained_from": row.trained_from,
         "optimizer": row.optimizer,
-        "kept_weights_mean": row.kept_weights and row.kept_weights.accuracy.mean,
-        "kept_weights_std": row.kept_weights and row.kept_weights.accuracy.std,
+        "kept_weights_mean": row.kept_weights and row.kept_weights.score.mean,
+        "kept_weights_std": row.kept_weights and row.kept_weights.score.std,
         "kept_weights_dense_equivalents": row.kept_weights and row.kept_weights.dense_equivalents,
         "failed_seeds": " ".join(map(str, row.failed)),
         "gain_of_first": gain and gain[0].summary.mean,

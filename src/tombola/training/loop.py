@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tombola.core.cost import Cost, Meter
+from tombola.core.measure import Measure
 from tombola.core.seeds import GlobalState, seeded
 from tombola.errors import SearchError, UsageError
 from tombola.networks.evaluation import evaluate
@@ -54,7 +55,7 @@ def fit(
                 loop.run_epoch(entry)
                 row = loop.finish_epoch(title)
                 entry.record(row)
-                tracker.update(loop.epoch - start.epoch, _note(row))
+                tracker.update(loop.epoch - start.epoch, _note(row, setup.task.measure))
         entry.checkpoint(loop.state())
         return State.of(loop.trained(), until, start.cost + loop.meter.read())
 
@@ -64,9 +65,12 @@ def _came_to_an_end(entry: StoreEntry, reached: Mapping[str, Any]) -> bool:
     return not reached["position"] and entry.get(f"epoch-{reached['epoch']}") is not None
 
 
-def _note(row: Mapping[str, Any]) -> str:
+def _note(row: Mapping[str, Any], measure: Measure) -> str:
     held_out = row["held_out_metric"]
-    return f"loss {row['loss']:.3f}" + ("" if held_out is None else f", held-out {100 * held_out:.1f} %")
+    if held_out is None:
+        return f"loss {row['loss']:.3f}"
+    found = measure.of(held_out)
+    return f"loss {row['loss']:.3f}, held-out " + (f"{found:.1f} %" if measure.in_percent else measure.shown(found))
 
 
 class Loop:

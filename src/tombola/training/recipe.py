@@ -13,6 +13,8 @@ from tombola.training.optimizers import OPTIMIZERS, SGD, Optimizer
 
 # One-cycle: the share of the training in which the learning rate rises.
 RISE = 0.3
+# Epochs over which trainings of transformers warm up (Goyal et al. 2017; Touvron et al. 2021).
+WARM_EPOCHS = 5.0
 
 
 def steps(recipe: "Recipe", epoch: float) -> float:
@@ -30,11 +32,20 @@ def cosine(recipe: "Recipe", epoch: float) -> float:
     return (1 + math.cos(math.pi * min(epoch / recipe.epochs, 1.0))) / 2
 
 
+def warm_cosine(recipe: "Recipe", epoch: float) -> float:
+    """Rise linearly over five epochs, or a twentieth of a shorter training, and fall to zero by a half cosine."""
+    rise = min(WARM_EPOCHS, recipe.epochs / 20)
+    if epoch < rise:
+        return (epoch + 1e-3) / (rise + 1e-3)
+    return (1 + math.cos(math.pi * min((epoch - rise) / (recipe.epochs - rise), 1.0))) / 2
+
+
 # Of a recipe and the epochs behind, in fractions: the share of the highest learning rate.
 LR_SCHEDULES: dict[str, Callable[["Recipe", float], float]] = {
     "steps": steps,
     "one-cycle": one_cycle_of,
     "cosine": cosine,
+    "warm-cosine": warm_cosine,
 }
 
 
@@ -60,7 +71,8 @@ class Recipe(Part):
     )
     lr_schedule: str = option(
         "steps",
-        "learning rate: steps (divided by ten at the milestones), one-cycle (up, then down), or cosine (down)",
+        "learning rate: steps (divided by ten at the milestones), one-cycle (up, then down), cosine "
+        "(down), or warm-cosine (up over 5 epochs, then down)",
         must=one_of(LR_SCHEDULES),
         group="training",
     )

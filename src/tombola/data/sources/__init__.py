@@ -11,9 +11,12 @@ from tombola.data.sources.base import Source as Source
 from tombola.data.sources.cifar import Cifar10, Cifar100
 from tombola.data.sources.digits import Digits
 from tombola.data.sources.folder import Folder, FolderAt
+from tombola.data.sources.images import Images
 from tombola.data.sources.mnist import FashionMnist, Mnist
 from tombola.data.sources.own import Own
-from tombola.data.splits import Normalisation, Splits
+from tombola.data.sources.table import Table, is_table
+from tombola.data.sources.text import Text
+from tombola.data.splits import Splits, Wanted
 from tombola.errors import UsageError, did_you_mean, shown
 
 
@@ -26,6 +29,8 @@ class _Sources(Family[Source]):
             return self.known[name]
         if name and all(find_part(Path(name), part) is not None for part in ("train", "test")):
             return FolderAt(name)
+        if is_table(name):
+            return Table(name)
         if ":" in name:
             return super().named(name)
         hint = did_you_mean(name.lower(), self.known)
@@ -37,21 +42,12 @@ class _Sources(Family[Source]):
 
 DATASETS: Family[Source] = _Sources(
     "data",
-    {kind.name: kind() for kind in (Digits, Mnist, FashionMnist, Cifar10, Cifar100, Folder)},
+    {kind.name: kind() for kind in (Digits, Mnist, FashionMnist, Cifar10, Cifar100, Folder, Images, Table, Text)},
     Source,
     Own.of,
 )
 
 
-def load(
-    source: Source | Mapping[str, Any] | str,
-    held_out: float = 0.1,
-    normalisation: Normalisation | None = None,
-    image_size: int | None = None,
-) -> Splits:
-    """Return a dataset, its training data split by classes into training and a `held_out` share.
-
-    source: one, or as it is written. held_out: in [0, 1). normalisation: of images; by default by mean and standard
-    deviation of the training data. image_size: images are resized to so many pixels in height and width.
-    """
-    return DATASETS.read(source).splits(held_out, normalisation or Normalisation(), image_size)
+def load(source: Source | Mapping[str, Any] | str, wanted: Wanted) -> Splits:
+    """Return a dataset, a share of its training data held out; source: one, or as it is written."""
+    return DATASETS.read(source).splits(wanted)

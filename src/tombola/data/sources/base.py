@@ -1,11 +1,12 @@
 """What sources have in common."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tombola.core.parts import Part, option
-from tombola.data.splits import Normalisation, Raw, Splits, split
+from tombola.core.parts import Part, option, written_name
+from tombola.data.splits import Raw, Splits, Wanted, split
+from tombola.data.targets import outputs_for
 from tombola.errors import UsageError, in_words
 
 
@@ -17,9 +18,13 @@ class Source(Part):
         """Return all images, where a size is given resized to so many pixels in height and width."""
         raise NotImplementedError
 
-    def splits(self, held_out: float, normalisation: Normalisation, image_size: int | None) -> Splits:
-        """Return training data, a share of every class of it held out, and test data; held_out: in [0, 1)."""
-        return split(self.read(image_size), held_out, normalisation)
+    def splits(self, wanted: Wanted) -> Splits:
+        """Return training data, a share of every class of it held out, and test data.
+
+        Raises UsageError for data that do not have the targets that are wanted.
+        """
+        found = split(self.read(wanted.image_size), wanted.held_out, wanted.normalisation)
+        return replace(found, classes=outputs_for(wanted.targets, found.classes, written_name(self)))
 
 
 def data_dir_option(unset: str = "none") -> Any:

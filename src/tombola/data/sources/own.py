@@ -7,23 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tombola.core.plugins import explained, source
-from tombola.core.seeds import generator, seeded
-from tombola.data.samples import Samples, labels_of
+from tombola.core.seeds import seeded
+from tombola.data.samples import Samples, labels_of, outputs_of
 from tombola.data.sources.base import Source, data_dir_option
-from tombola.data.splits import SPLIT_SEED, Normalisation, Splits, check_labels
+from tombola.data.splits import SPLIT_SEED, Splits, Wanted, check_labels, cut_off
+from tombola.data.targets import Targets, outputs_for
 from tombola.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Own(Source):
-    """A function of the user's own, MODULE:FUNCTION, which gives map-style datasets of (input tensor, label).
+    """A function of the user's own, MODULE:FUNCTION, which gives map-style datasets of (input tensor, target).
 
     The function takes the data directory (or nothing) and returns (train, test) or (train, held_out, test). Of two, a
-    random share of the training data is held out. The number of classes is the length of the training data's
-    `classes`, where it has one, else the largest label plus one. What the function draws from the global generators is
-    the same at every call.
+    random share of the training data is held out. Targets are what the task asks for, whole numbers from 0 on where it
+    is classification. The number of classes is the length of the training data's `classes`, where it has one, else the
+    largest label plus one; of labels and numbers there are as many as the first sample has. What the function draws
+    from the global generators is the same at every call.
     """
 
     name: str = ""  # type: ignore[misc]
@@ -35,35 +38,45 @@ class Own(Source):
         """Return the source of a function and its MODULE:FUNCTION."""
         return cls(name=name, function=function)
 
-    def splits(self, held_out: float, normalisation: Normalisation, image_size: int | None) -> Splits:
-        """Return the splits; raises UsageError naming what of them cannot be used. held_out: in [0, 1)."""
-        for option, given in (("mean", normalisation.mean), ("std", normalisation.std)):
+    def splits(self, wanted: Wanted) -> Splits:
+        """Return the splits; raises UsageError naming what of them cannot be used."""
+        for option, given in (("mean", wanted.normalisation.mean), ("std", wanted.normalisation.std)):
             if given:
                 what = "is for the datasets with a name; one's own datasets normalise themselves"
                 raise UsageError(what, option=option)
-        if image_size is not None:
+        if wanted.image_size is not None:
             what = "is for the datasets with a name; one's own datasets resize themselves"
             raise UsageError(what, option="image_size")
-        return self._splits(held_out)
+        return self._splits(wanted)
 
-    def _splits(self, held_out: float) -> Splits:
+    def _splits(self, wanted: Wanted) -> Splits:
         name = self.name
         parts = self._parts()
-        with seeded(SPLIT_SEED, "labels"):
-            labels = {part: labels_of(dataset, f"data {name}, {part}") for part, dataset in parts.items()}
+        classes, labels = self._targets(parts, wanted.targets)
         code = source(name)
-        samples = {part: Samples(dataset, code, labels[part]) for part, dataset in parts.items()}
+        samples = {part: Samples(dataset, code, labels.get(part)) for part, dataset in parts.items()}
         train, held = samples["train"], samples.get("held-out")
         for part in samples:
             if samples[part].shape != train.shape:
                 shapes = f"inputs of train are {list(train.shape)}, of {part} {list(samples[part].shape)}"
                 raise UsageError(f"data {name}: {shapes}", option="data")
-        classes = len(getattr(parts["train"], "classes", ())) or int(labels["train"].max()) + 1
+        if held is None and wanted.held_out:
+            kept, cut = cut_off(len(train), wanted.held_out, name)
+            train, held = train.take(kept), train.take(cut)
+        return Splits(train, held, samples["test"], classes)
+
+    def _targets(self, parts: dict[str, Any], wanted: Targets) -> tuple[int, dict[str, Tensor]]:
+        """Return how many outputs a sample needs, and the labels of each part, where targets are classes."""
+        named, what = len(getattr(parts["train"], "classes", ())), f"data {self.name}, train"
+        if wanted not in (Targets.CLASSES, Targets.TRUTHS):
+            with seeded(SPLIT_SEED, "labels"):
+                return outputs_of(parts["train"], wanted, named, what), {}
+        with seeded(SPLIT_SEED, "labels"):
+            labels = {part: labels_of(dataset, f"data {self.name}, {part}") for part, dataset in parts.items()}
+        classes = named or int(labels["train"].max()) + 1
         for part in parts:
             check_labels(part, labels[part], classes)
-        if held is None and held_out:
-            train, held = _cut(train, held_out, name)
-        return Splits(train, held, samples["test"], classes)
+        return outputs_for(wanted, classes, self.name), labels
 
     def _parts(self) -> dict[str, Any]:
         """Return the datasets that the function gives, by their parts' names."""
@@ -93,11 +106,3 @@ def _check(what: str, dataset: Any) -> None:
         raise UsageError(
             f"{what}: a sample must be a pair (input tensor, label), got {type(first).__name__}", option="data"
         )
-
-
-def _cut(train: Samples, share: float, name: str) -> tuple[Samples, Samples]:
-    order = torch.randperm(len(train), generator=generator(SPLIT_SEED, "held-out"))
-    count = round(share * len(train))
-    if not 0 < count < len(train):
-        raise UsageError(f"held_out {share} of {len(train)} samples of {name} leaves a side empty", option="held_out")
-    return train.take(order[count:].sort().values), train.take(order[:count].sort().values)

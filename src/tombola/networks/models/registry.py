@@ -1,6 +1,8 @@
 """Models by name: ours, torchvision's, and the user's own."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -9,13 +11,14 @@ from tombola.core.written import Family
 from tombola.errors import UsageError
 from tombola.networks.models.base import Model, OwnModel
 from tombola.networks.models.lenet import LeNet300100
+from tombola.networks.models.libraries import HuggingFaceModel, TimmModel
 from tombola.networks.models.resnet import ResNet
 from tombola.networks.models.vgg import VGG16
 
 
 @dataclass(frozen=True)
 class TorchvisionModel(Part):
-    """A classifier of torchvision, with freshly initialised weights."""
+    """A network of torchvision, for classes or for segmentation, with freshly initialised weights."""
 
     name: str = ""  # type: ignore[misc]
 
@@ -23,8 +26,18 @@ class TorchvisionModel(Part):
         """Return the network; torchvision's take images of three channels only."""
         from torchvision import models
 
-        found: nn.Module = models.get_model(self.name, num_classes=classes)
+        found: nn.Module = models.get_model(self.name, num_classes=classes, **self._without_download())
         return found
+
+    def _without_download(self) -> dict[str, Any]:
+        """Return the arguments that keep torchvision from fetching a backbone's weights."""
+        from torchvision import models
+
+        return {"weights_backbone": None} if self.name in models.list_models(models.segmentation) else {}
+
+
+# Models of other libraries, by what stands before the colon.
+LIBRARIES: dict[str, Callable[[str], Model]] = {"timm": TimmModel, "hf": HuggingFaceModel}
 
 
 class _Models(Family[Model]):
@@ -32,13 +45,16 @@ class _Models(Family[Model]):
 
     def named(self, name: str) -> Model:
         """Return the model of a name; raises UsageError listing what there is."""
+        library, _, rest = name.partition(":")
+        if library in LIBRARIES and rest:
+            return LIBRARIES[library](name)
         if name not in self.known and ":" not in name:
             from torchvision import models
 
-            # Those for images and labels: detection and segmentation have modules of their own.
-            if name in models.list_models(models):
+            # Those for images and labels, or labels of pixels: detection has a module of its own.
+            if name in (*models.list_models(models), *models.list_models(models.segmentation)):
                 return TorchvisionModel(name)
-            allowed = f"{', '.join(self.known)}, a classifier of torchvision, or MODULE:FUNCTION"
+            allowed = f"{', '.join(self.known)}, one of torchvision, timm:NAME, hf:CONFIG_OR_FOLDER, or MODULE:FUNCTION"
             raise UsageError(f"{name!r} is unknown; allowed are {allowed}", option=self.option)
         return super().named(name)
 

@@ -1,6 +1,6 @@
 """Classification of (inputs, targets) batches, the default."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -16,9 +16,15 @@ ROUNDING = 1e-2
 
 
 def forward_inputs(model: nn.Module, batch: Batch) -> Output:
-    """Run the model on the first entry of an (inputs, targets) batch."""
+    """Run the model on the first entry of an (inputs, targets) batch.
+
+    Inputs that are a mapping, such as token ids and an attention mask, are given by name; of an output that has
+    `logits`, as Hugging Face's have, these are taken.
+    """
     _check_pair(batch)
-    return model(batch[0])
+    inputs = batch[0]
+    output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    return output if isinstance(output, Tensor) else getattr(output, "logits", output)
 
 
 def targets_of(batch: Batch) -> Tensor:

@@ -1,5 +1,6 @@
 """Labels that are there or not, each on its own: one a sample (binary), or several (multi-label)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -38,6 +39,12 @@ class ManyLabels:
         """Fraction of labels on whose side of 0 the output lies."""
         logits, targets = self._fitted(output, batch)
         return ((logits > 0) == (targets > 0)).double().mean()
+
+    def counts(self, output: Output, batch: Batch) -> Tensor:
+        """Return how many labels are rightly, wrongly and wrongly not found there, for the F1 of all together."""
+        logits, targets = self._fitted(output, batch)
+        found, there = logits > 0, targets > 0
+        return torch.stack([(found & there).sum(), (found & ~there).sum(), (~found & there).sum()]).cpu()
 
     def probabilities(self, output: Output) -> Tensor:
         """Sigmoid of each output."""

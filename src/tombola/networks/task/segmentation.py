@@ -10,6 +10,7 @@ from tombola.core.numeric import at_least_float32, softmax_kl
 from tombola.errors import UsageError
 from tombola.networks.task.batches import Batch, Output
 from tombola.networks.task.classification import forward_inputs, of_classes, probabilities, targets_of
+from tombola.networks.task.metrics import confusion_of
 
 
 def forward_pixels(model: nn.Module, batch: Batch) -> Output:
@@ -46,16 +47,27 @@ class Pixels:
         """Fraction of pixels whose largest output is the target."""
         return self._mean((of_classes(output).argmax(dim=1) == targets_of(batch)).double(), batch)
 
+    def confusion(self, output: Output, batch: Batch) -> Tensor:
+        """Return how often pixels of each class were taken for each, (C, C), for the mean IoU."""
+        scores, targets = of_classes(output), targets_of(batch)
+        self._check(scores[:, 0], targets)
+        counted = targets != self.ignored
+        return confusion_of(scores.argmax(dim=1)[counted], targets[counted], scores.shape[1])
+
     def probabilities(self, output: Output) -> Tensor:
         """Softmax over the classes."""
         return probabilities(output)
 
     def _mean(self, values: Tensor, batch: Batch) -> Tensor:
         targets = targets_of(batch)
+        self._check(values, targets)
+        counted = targets != self.ignored
+        return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)
+
+    @staticmethod
+    def _check(values: Tensor, targets: Tensor) -> None:
         if values.shape != targets.shape:
             raise UsageError(
                 f"data's targets of shape {tuple(targets.shape)} do not fit the model's outputs, which need some of "
                 f"shape {tuple(values.shape)}"
             )
-        counted = targets != self.ignored
-        return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)

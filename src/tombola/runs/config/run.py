@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from tombola.core.parts import BELOW_ONE, COUNT, NATURAL, Part, describe, one_of, option, written_name
+from tombola.core.parts import BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, Part, describe, one_of, option, written_name
 from tombola.core.selection import Density
 from tombola.core.written import Family
 from tombola.data import AUGMENTATIONS, DATASETS, Source
@@ -13,6 +13,7 @@ from tombola.finders import CTS, FINDERS, ORIGINS, Finds, needs_of
 from tombola.finders.origins import ORIGIN_HELP
 from tombola.networks.models import MODELS, Model
 from tombola.networks.runtime import MEMORY_FORMATS, PRECISIONS
+from tombola.networks.task import TASKS, NamedTask
 from tombola.runs.config.densities import parse_density
 from tombola.sparse.choice import EXECUTIONS
 from tombola.trackers import TRACKERS, Tracker
@@ -31,7 +32,8 @@ class RunConfig(Part):
     name: ClassVar[str] = "run"
     data: Source = option(
         DATASETS.named("digits"),
-        f"dataset: {', '.join(DATASETS)}, the path of a folder with train and test, or my_module:datasets",
+        f"dataset: {', '.join(DATASETS)}, the path of a folder with train and test or of a table, or "
+        "my_module:datasets",
         family=DATASETS,
         group="data",
         named=False,
@@ -54,16 +56,29 @@ class RunConfig(Part):
     std: tuple[float, ...] = option((), "standard deviation of each channel", unset="that of the data", group="data")
     augmentation: str = option(
         "none",
-        "augmentation of training images: none, flip, flip-crop",
+        "augmentation of training images: none, flip, flip-crop (after padding by 4), resized-crop (of 8 to 100 % of "
+        "the area, and flip), randaugment (after that)",
         must=one_of(AUGMENTATIONS),
+        group="data",
+    )
+    mixup: float = option(
+        0.0,
+        "mix training images and their labels: alpha of the Beta distribution of shares; 0 for none",
+        must=NOT_NEGATIVE,
         group="data",
     )
     model: Model = option(
         MODELS.named("lenet-300-100"),
-        "model: lenet-300-100, resnet20, resnet20-w8 (half as wide), resnet32, resnet56, vgg16, any of torchvision, or "
-        "my_module:build",
+        "model: lenet-300-100, resnet20, resnet20-w8 (half as wide), resnet32, resnet56, vgg16, any of torchvision, "
+        "timm:NAME, hf:CONFIG_OR_FOLDER, or my_module:build",
         family=MODELS,
         group="model",
+    )
+    task: NamedTask = option(
+        TASKS.named("classification"),
+        f"what the targets are, and how results are measured: {', '.join(TASKS)}, or my_module:task",
+        family=TASKS,
+        group="data",
     )
     weights: str | None = option(
         None,

@@ -31,25 +31,25 @@ def deploy(
     config: RunConfig,
     ticket_file: Path,
     weights: Path,
-    dense_accuracy: float | None,
+    dense_score: float | None,
     seconds: float,
     progress: Progress,
 ) -> Report:
     """Measure a ticket's network in all its forms, on one thread and on all of them, on the CPU in float32.
 
-    config: model and data. weights: the trained ticket's. dense_accuracy: the trained dense network's, in percent, if
-    known. seconds: for each of the settings.
+    config: model and data. weights: the trained ticket's. dense_score: the trained dense network's on test
+    data, if known. seconds: for each of the settings.
     """
     with on_threads(config.threads):
         delivered = load(config, ticket_file, weights, max(BATCHES))
-        rows = measure(delivered, CONTENDERS, dense_accuracy, seconds, progress)
+        rows = measure(delivered, CONTENDERS, dense_score, seconds, progress)
         return Report(rows, _facts(delivered, ticket_file))
 
 
 def measure(
     delivered: Delivered,
     contenders: Sequence[Contender],
-    dense_accuracy: float | None,
+    dense_score: float | None,
     seconds: float,
     progress: Progress,
 ) -> list[Row]:
@@ -61,9 +61,8 @@ def measure(
             built[contender] = contender.build(delivered)
         except UsageError as error:
             why[contender] = str(error)
-    accuracies = {
-        contender: _accuracy(delivered, each) if contender.trained else dense_accuracy
-        for contender, each in built.items()
+    scores = {
+        contender: _score(delivered, each) if contender.trained else dense_score for contender, each in built.items()
     }
     threads = sorted({1, torch.get_num_threads()})
     settings = [Setting(count, batch) for count in threads for batch in BATCHES]
@@ -77,20 +76,21 @@ def measure(
         Row(
             contender.network,
             contender.runtime,
-            accuracies[contender],
+            scores[contender],
             built[contender].bytes,
             {setting: best for setting, (best, _) in times[contender].items()},
             {setting: layout for setting, (_, layout) in times[contender].items()},
+            measure=delivered.cell.task.measure,
         )
         if contender in built
-        else Row(contender.network, contender.runtime, why=why[contender])
+        else Row(contender.network, contender.runtime, why=why[contender], measure=delivered.cell.task.measure)
         for contender in contenders
     ]
 
 
-def _accuracy(delivered: Delivered, built: Built) -> float:
-    """Return the accuracy on test data, in percent."""
-    return 100 * delivered.cell.evaluate_model(built.model, "test").metric
+def _score(delivered: Delivered, built: Built) -> float:
+    """Return the score on test data, as its measure shows it."""
+    return delivered.cell.task.measure.of(delivered.cell.evaluate_model(built.model, "test").metric)
 
 
 def _timed(

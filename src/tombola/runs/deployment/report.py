@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tombola.core.measure import ACCURACY, Measure
+
 # By how much a median has to be better for anybody to speak of a gain.
 GAIN = 1.05
 
@@ -23,17 +25,19 @@ class Setting:
 class Row:
     """One contender.
 
-    accuracy: on test data, in percent, if known. bytes: on disk. seconds: the median for one batch in each setting, in
-    the layout that is the faster one there. why: the reason where it could not be built, and is no contender.
+    score: on test data, as its measure shows it, if known. bytes: on disk. seconds: the median for one batch in each
+    setting, in the layout that is the faster one there. why: the reason where it could not be built, and is no
+    contender.
     """
 
     network: str
     runtime: str
-    accuracy: float | None = None
+    score: float | None = None
     bytes: int = 0
     seconds: Mapping[Setting, float] = field(default_factory=dict)
     layouts: Mapping[Setting, str] = field(default_factory=dict)
     why: str = ""
+    measure: Measure = ACCURACY
 
     @property
     def name(self) -> str:
@@ -55,7 +59,7 @@ class Row:
             }
             for setting, seconds in self.seconds.items()
         ]
-        return {**head, "test_accuracy": self.accuracy, "bytes": self.bytes, "times": times}
+        return {**head, self.measure.test: self.score, "bytes": self.bytes, "times": times}
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ class Report:
 
     def columns(self) -> list[str]:
         """Return the titles of the table."""
-        titles = ["network", "test accuracy", "bytes"]
+        measure = self.rows[0].measure if self.rows else ACCURACY
+        titles = ["network", f"test {measure.name}", "bytes"]
         for setting in self.settings:
             titles.append(f"ms, {setting}")
             if setting.batch > 1:
@@ -93,7 +98,7 @@ class Report:
     def _cells(self, row: Row) -> list[str]:
         if row.why:
             return [row.name] + ["-"] * (len(self.columns()) - 1)
-        found = [row.name, "-" if row.accuracy is None else f"{row.accuracy:.2f} %", f"{row.bytes:,}"]
+        found = [row.name, "-" if row.score is None else row.measure.shown(row.score), f"{row.bytes:,}"]
         for setting in self.settings:
             found.append(f"{1000 * row.seconds[setting]:.4g}")
             if setting.batch > 1:

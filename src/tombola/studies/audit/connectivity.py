@@ -6,36 +6,53 @@ from typing import Any
 
 import torch
 
+from tombola.core.measure import ACCURACY, Measure
+
 POINTS = 11
-# Two networks are connected when the error rises by less than this along the line (Frankle et al. 2020).
+# Two networks are connected when the error in percent rises by less than this along the line (Frankle et al. 2020).
 BARRIER = 2.0
 
 
 @dataclass(frozen=True)
 class Connectivity:
-    """Errors in percent at equally spaced points between two trained networks, ends included."""
+    """Errors at equally spaced points between two trained networks, ends included.
+
+    measure: of what they are the errors: of percentages what is missing to 100, of others the figure itself, its sign
+    turned where larger is better.
+    """
 
     errors: tuple[float, ...]
+    measure: Measure = ACCURACY
 
     @property
     def barrier(self) -> float:
-        """How far the largest error lies above the mean of the two ends, in points."""
-        return max(self.errors) - (self.errors[0] + self.errors[-1]) / 2
+        """How far the largest error lies above the mean of the two ends; of percentages, in points."""
+        return max(self.errors) - self._ends
+
+    @property
+    def _ends(self) -> float:
+        return (self.errors[0] + self.errors[-1]) / 2
 
     @property
     def connected(self) -> bool:
         """Whether the error hardly rises between the two."""
-        return self.barrier < BARRIER
+        return self.barrier < (BARRIER if self.measure.in_percent else self.measure.tolerance(self._ends))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return {"errors": list(self.errors), "barrier": self.barrier, "connected": self.connected}
 
 
-def walk(first: Mapping[str, Any], last: Mapping[str, Any], error: Callable[[dict[str, Any]], float]) -> Connectivity:
-    """Return the errors along the line from one state_dict to another; `error` measures a state_dict in between."""
+def walk(
+    first: Mapping[str, Any],
+    last: Mapping[str, Any],
+    score: Callable[[dict[str, Any]], float],
+    measure: Measure = ACCURACY,
+) -> Connectivity:
+    """Return the errors along the line from one state_dict to another; `score` measures a state_dict in between."""
     shares = [number / (POINTS - 1) for number in range(POINTS)]
-    return Connectivity(tuple(error(between(first, last, share)) for share in shares))
+    best = 100.0 if measure.in_percent else 0.0
+    return Connectivity(tuple(measure.gain(best, score(between(first, last, share))) for share in shares), measure)
 
 
 def between(first: Mapping[str, Any], last: Mapping[str, Any], share: float) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from tombola.core.measure import ACCURACY, Measure
 from tombola.studies.audit.connectivity import Connectivity
 from tombola.studies.statistics import Difference, Summary, compare_paired, summarise
 
 INFORMATIVE, NOT_INFORMATIVE, UNDECIDED, IMPOSSIBLE = "informative", "not informative", "undecided", "not possible"
-# What an alteration's accuracy, beside the ticket's own, says about the ticket.
+# What an alteration's score, beside the ticket's own, says about the ticket.
 _MEANING = {
     "worse": INFORMATIVE,
     "better": NOT_INFORMATIVE,
@@ -21,16 +22,17 @@ _MEANING = {
 class Check:
     """One alteration of the ticket and what became of it.
 
-    changed: share of the kept weights (or, for new initial weights, of all prunable ones) that it changed. accuracies:
-    of the altered tickets after training, in percent, one a seed. difference: from the ticket's own. why: a check was
-    not possible.
+    changed: share of the kept weights (or, for new initial weights, of all prunable ones) that it changed. scores: of
+    the altered tickets after training on test data, one a seed. difference: what they gain on the ticket's own. why: a
+    check was not possible.
     """
 
     name: str
     changed: float | None = None
-    accuracies: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()
     difference: Difference | None = None
     why: str = ""
+    measure: Measure = ACCURACY
 
     @property
     def verdict(self) -> str:
@@ -38,9 +40,11 @@ class Check:
         return _MEANING[self.difference.verdict] if self.difference else IMPOSSIBLE
 
     @classmethod
-    def judged(cls, name: str, changed: float, accuracies: Sequence[float], own: Sequence[float]) -> Self:
-        """Return the check of accuracies beside the ticket's own, of the same seeds in the same order."""
-        return cls(name, changed, tuple(accuracies), compare_paired(accuracies, own))
+    def judged(
+        cls, name: str, changed: float, scores: Sequence[float], own: Sequence[float], measure: Measure = ACCURACY
+    ) -> Self:
+        """Return the check of scores beside the ticket's own, of the same seeds in the same order."""
+        return cls(name, changed, tuple(scores), compare_paired(scores, own, measure=measure), measure=measure)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -55,7 +59,7 @@ class Check:
             "verdict": self.verdict,
             "why": self.why,
             "changed": self.changed,
-            "test_accuracies": list(self.accuracies),
+            self.measure.tests: list(self.scores),
             "ticket_gains": gain,
             "p": self.difference and self.difference.p,
         }
@@ -79,25 +83,26 @@ class Transfer(Check):
 class Report:
     """What an audit found.
 
-    accuracies: of the ticket itself, one a seed. empty_layers: those without any weight. overlap: share of the ticket's
+    scores: of the ticket itself, one a seed. empty_layers: those without any weight. overlap: share of the ticket's
     weights that a random and a magnitude ticket keep too, each beside what chance gives at these layers' densities.
     other_weights: it was drawn at other weights than those that it is trained from, such as the trained ones.
     transfers: to other initial weights, of which the exit status says nothing.
     """
 
     seeds: tuple[int, ...]
-    accuracies: tuple[float, ...]
+    scores: tuple[float, ...]
     checks: tuple[Check, ...]
     empty_layers: tuple[str, ...]
     overlap: Mapping[str, Mapping[str, float]]
     connectivity: Connectivity | None
     other_weights: bool = False
     transfers: tuple[Transfer, ...] = ()
+    measure: Measure = ACCURACY
 
     @property
-    def accuracy(self) -> Summary:
-        """The ticket's own accuracy."""
-        return summarise(self.accuracies)
+    def score(self) -> Summary:
+        """The ticket's own score."""
+        return summarise(self.scores)
 
     @property
     def status(self) -> int:
@@ -109,13 +114,14 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        own = self.accuracy
+        own, measure = self.score, self.measure
         return {
             "seeds": list(self.seeds),
             "indicative": own.indicative,
-            "test_accuracies": list(self.accuracies),
-            "test_accuracy_mean": own.mean,
-            "test_accuracy_std": own.std,
+            measure.tests: list(self.scores),
+            f"{measure.test}_mean": own.mean,
+            f"{measure.test}_std": own.std,
+            **measure.noted(),
             "checks": [check.to_dict() for check in self.checks],
             "transfers": [transfer.to_dict() for transfer in self.transfers],
             "empty_layers": list(self.empty_layers),

@@ -13,6 +13,7 @@ from torch import nn
 from tombola.core.flat import Layout
 from tombola.core.granularity import GRANULARITIES, Granularity
 from tombola.core.groups import Groups
+from tombola.core.measure import Measure
 from tombola.core.progress import Progress
 from tombola.core.seeds import derive, generator, seeded
 from tombola.errors import UsageError
@@ -115,13 +116,14 @@ class _Bench:
     def report(self) -> Report:
         """Run every check."""
         trained = [self._train(number, self.ticket, self.start) for number in self.numbers]
-        own = [self._accuracy(state) for state in trained]
+        own = [self._score(state) for state in trained]
         checks = [
             self._check(name, own, partial(self._other_mask, name, alter), Check) for name, alter in MASK_CHECKS.items()
         ]
         return Report(
             seeds=tuple(self.cell.config.seed + number for number in self.numbers),
-            accuracies=tuple(own),
+            scores=tuple(own),
+            measure=self._measure,
             checks=(*checks, self._check(REINITIALISED, own, self._other_weights, Check)),
             empty_layers=tuple(name for name, kept in self.ticket.kept_by_layer.items() if not kept),
             overlap=self._overlap(),
@@ -151,8 +153,8 @@ class _Bench:
             self.progress.say(
                 f"{name}, {number + 1} of {len(self.numbers)}: {altered.share:.1%} of the weights are others"
             )
-            found.append(self._accuracy(self._train(number, altered.ticket, altered.start)))
-        return kind.judged(name, min(shares), found, own)
+            found.append(self._score(self._train(number, altered.ticket, altered.start)))
+        return kind.judged(name, min(shares), found, own, self._measure)
 
     def _other_mask(self, name: str, alter: Alteration, number: int) -> "_Altered":
         """Return another mask, to be trained from the ticket's own weights."""
@@ -210,8 +212,12 @@ class _Bench:
         config = replace(self.cell.config, seed=self.cell.config.seed + number)
         return replace(self.cell, config=config).trainer(self.store, self.progress).fit(ticket, start)
 
-    def _accuracy(self, state: State) -> float:
-        return 100 * self.cell.evaluate(state, "test").metric
+    @property
+    def _measure(self) -> Measure:
+        return self.cell.task.measure
+
+    def _score(self, state: State) -> float:
+        return self._measure.of(self.cell.evaluate(state, "test").metric)
 
     def _generator(self, number: int, *purpose: str) -> torch.Generator:
         return generator(self.cell.config.seed + number, "audit", *purpose)
@@ -258,10 +264,10 @@ class _Bench:
         """Walk from the first seed's training to the second's; None where there is one training alone."""
         if len(trained) < 2:
             return None
-        return walk(trained[0].tensors, trained[1].tensors, self._error)
+        return walk(trained[0].tensors, trained[1].tensors, self._score_between, self._measure)
 
-    def _error(self, tensors: dict[str, Any]) -> float:
-        """Return the test error of values between two networks, whose running statistics are estimated anew."""
+    def _score_between(self, tensors: dict[str, Any]) -> float:
+        """Return the score on test data of values between two networks, whose running statistics are estimated anew."""
         model = load_weights(self.cell.model, tensors)
         for module in statistics_modules(model):
             module.reset_running_stats()
@@ -270,4 +276,4 @@ class _Bench:
             batches = (item.batch for item in islice(feed.epoch(0), STATISTICS_BATCHES))
             with seeded(0, "statistics", device=self.cell.runtime.device):
                 model = estimate_statistics(model, batches, self.cell.task, self.cell.runtime)
-        return 100 - self._accuracy(State.of(model))
+        return self._score(State.of(model))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tombola.errors import UsageError
-from tombola.studies.figures import accuracy, along, tickets
+from tombola.studies.figures import along, scores, tickets
 from tombola.studies.figures.drawing import Figure
 from tombola.studies.figures.published import published_curves
 from tombola.studies.reading import Study
@@ -18,9 +18,9 @@ def figures_of(study: Study, against: str) -> list[Figure]:
     Loads PyTorch, to read tickets.
     """
     made = [
-        accuracy.by_density(study, published_curves(study)),
-        accuracy.by_cost(study),
-        accuracy.gains(study, against),
+        scores.by_density(study, published_curves(study)),
+        scores.by_cost(study),
+        scores.gains(study, against),
         tickets.layers(study),
         tickets.overlap(study),
         along.search(study),
@@ -31,8 +31,8 @@ def figures_of(study: Study, against: str) -> list[Figure]:
 
 
 def overview(study: Study) -> Figure:
-    """Return the one figure of `--plot`: accuracy over density and over cost, and the dynamics where measured."""
-    density, cost, dynamics = accuracy.by_density(study), accuracy.by_cost(study), along.dynamics(study)
+    """Return the one figure of `--plot`: the score over density and over cost, and the dynamics where measured."""
+    density, cost, dynamics = scores.by_density(study), scores.by_cost(study), along.dynamics(study)
     below = dynamics.panels if dynamics else ()
     return Figure("overview", "", "", (*density.panels, *cost.panels[-1:], *below))
 

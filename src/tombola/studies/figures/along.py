@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from tombola.studies.figures.accuracy import percent
 from tombola.studies.figures.drawing import Figure, Line, Mark, Panel
 from tombola.studies.figures.scales import Axis, linear_axis, log_axis
+from tombola.studies.figures.scores import percent
 from tombola.studies.figures.style import DENSE, Style, styles
 from tombola.studies.reading import Study
 
@@ -33,10 +33,7 @@ _SEARCH = (
     _Quantity("multiplier", "multiplier λ"),
     _Quantity("entropy", "entropy of gates (nats)"),
 )
-_TRAINING = (
-    _Quantity("held_out_metric", "held-out accuracy (%)", 100.0),
-    _Quantity("loss", "training loss", log=True),
-)
+_LOSS = _Quantity("loss", "training loss", log=True)
 Rows = dict[str, list[list[dict[str, Any]]]]
 
 
@@ -56,12 +53,13 @@ def search(study: Study) -> Figure | None:
 
 
 def training(study: Study) -> Figure | None:
-    """Return held-out accuracy and loss along the tickets' training at the smallest density, beside the dense one."""
+    """Return held-out score and loss along the tickets' training at the smallest density, beside the dense one."""
     for density in reversed(study.densities):
         look = {**styles(study.finders), "dense": Style(DENSE, "circle", "longdash", "dense")}
         rows = _rows(study, density, TRAINING)
         if rows:
-            panels = _panels({**_dense_rows(study), **rows}, _TRAINING, "epoch", look)
+            score = _Quantity("held_out_metric", f"held-out {study.measure.words}", study.measure.scale)
+            panels = _panels({**_dense_rows(study), **rows}, (score, _LOSS), "epoch", look)
             caption = f"Training at {percent(density)} of the weights beside the dense network's, means over seeds."
             return Figure("training", "Training", caption, panels) if panels else None
     return None

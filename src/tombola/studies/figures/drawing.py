@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from tombola.core.measure import ACCURACY, Measure
 from tombola.studies.figures.scales import Axis, spread
 from tombola.studies.figures.style import DENSE, Style
 
@@ -131,10 +132,10 @@ class Figure:
     panels: tuple[AnyPanel, ...]
 
 
-def front(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    """Return the (cost, accuracy) pairs that no other beats in both, by rising cost."""
+def front(points: Sequence[tuple[float, float]], measure: Measure = ACCURACY) -> tuple[tuple[float, float], ...]:
+    """Return the (cost, score) pairs that no other beats in both, by rising cost."""
     found: list[tuple[float, float]] = []
-    for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not found or accuracy > found[-1][1]:
-            found.append((cost, accuracy))
+    for cost, score in sorted(points, key=lambda point: (point[0], measure.gain(0.0, point[1]))):
+        if not found or measure.gain(score, found[-1][1]) > 0:
+            found.append((cost, score))
     return tuple(found)

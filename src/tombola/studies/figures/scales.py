@@ -7,6 +7,8 @@ from itertools import pairwise
 from statistics import NormalDist
 from typing import Literal
 
+from tombola.core.measure import ACCURACY, Measure
+
 Kind = Literal["linear", "log", "probit"]
 # Accuracies of 0 and 100 % lie at infinity on a probit axis; they are drawn here.
 _LOWEST, _HIGHEST = 0.05, 99.95
@@ -75,8 +77,14 @@ def probit(percent: float) -> float:
     return _normal.inv_cdf(min(max(percent, _LOWEST), _HIGHEST) / 100)
 
 
-def accuracy_axis(values: Sequence[float], title: str = "test accuracy (%)") -> Axis:
-    """Return an axis for accuracies in percent: a probit one where a linear one would hide differences near the top."""
+def score_axis(values: Sequence[float], measure: Measure = ACCURACY) -> Axis:
+    """Return an axis for scores; of percentages a probit one where a linear one would hide differences near the top."""
+    if measure.in_percent:
+        return _percent_axis(values, f"test {measure.words}")
+    return linear_axis(values, f"test {measure.words}", measure.lowest, measure.highest)
+
+
+def _percent_axis(values: Sequence[float], title: str) -> Axis:
     low, high = min(values), max(values)
     if high - low > 25 and high > 80:
         low, high = max(_LOWEST, low), min(_HIGHEST, high)
@@ -143,18 +151,28 @@ def _apart(ticks: Sequence[tuple[float, str]], kind: Kind, low: float, high: flo
     return tuple(found)
 
 
-def zoom(values: Sequence[float], least: int = 3, share: float = 0.25) -> tuple[float, float] | None:
-    """Return the range near the top that is worth a panel of its own, None where all can be seen as it is.
+def zoom(
+    values: Sequence[float], least: int = 3, share: float = 0.25, measure: Measure = ACCURACY
+) -> tuple[float, float] | None:
+    """Return the range near the best that is worth a panel of its own, None where all can be seen as it is."""
+    if not measure.larger_is_better:
+        found = _zoom([-value for value in values], least, share, measure)
+        return found and (-found[1], -found[0])
+    return _zoom(values, least, share, measure)
 
-    values: mean accuracies. It is what lies above the widest gap between them, where that leaves at least so many
-    values squeezed into that share of the axis; else the ten points below the best, by the same measure.
+
+def _zoom(values: Sequence[float], least: int, share: float, measure: Measure) -> tuple[float, float] | None:
+    """Do the same near the top.
+
+    values: mean scores. It is what lies above the widest gap between them, where that leaves at least so many
+    values squeezed into that share of the axis; else, of percentages, the ten points below the best, likewise.
     """
     ordered = sorted(values)
     whole = ordered[-1] - ordered[0] if ordered else 0.0
     if len(ordered) <= least or whole <= 0:
         return None
     gaps = [(b - a, b) for a, b in pairwise(ordered)]
-    for start in (max(gaps)[1], ordered[-1] - 10.0):
+    for start in (max(gaps)[1], *([ordered[-1] - 10.0] if measure.in_percent else [])):
         inside = [value for value in ordered if value >= start]
         span = inside[-1] - inside[0]
         if least <= len(inside) < len(ordered) and 0 < span <= share * whole:

@@ -6,8 +6,8 @@ from statistics import fmean
 import numpy as np
 
 from tombola.errors import TombolaError
-from tombola.studies.figures.accuracy import percent, some_densities
 from tombola.studies.figures.drawing import Figure, Heat
+from tombola.studies.figures.scores import percent, some_densities
 from tombola.studies.reading import Study
 from tombola.studies.reading.study import ReadCell
 

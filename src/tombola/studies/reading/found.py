@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tombola.core.measure import measure_in
 from tombola.errors import TombolaError
 from tombola.storage.files import read_json_object, read_yaml
 from tombola.studies.manifest import CellEntry
@@ -31,7 +32,8 @@ def _configuration(path: Path) -> dict[str, Any] | None:
         return None
     try:
         config = read_yaml(path / "config.yaml", path.name)
-        whole = "dense_test_accuracy" in read_json_object(path / "result.json")  # not a training or an audit alone
+        values = read_json_object(path / "result.json")
+        whole = measure_in(values).dense_test in values  # not a training or an audit alone
     except (TombolaError, OSError):
         return None
     fits = isinstance(config.get("density"), float) and isinstance(config.get("seed"), int) and _name(config)

@@ -1,6 +1,6 @@
 """A comparison as pandas DataFrames. Accuracies are percentages, densities fractions, differences points."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,11 +14,12 @@ _KEYS = ("finder", "density", "seed")
 
 def cells(study: Study) -> pd.DataFrame:
     """Return one line a cell; state is finished, failed or missing, and what is not known is NaN."""
-    lines = [_cell(outcome) for outcome in study.outcomes]
+    measured = (study.measure.test, "test_loss", study.measure.dense_test, "dense_test_loss")
+    lines = [_cell(outcome, measured) for outcome in study.outcomes]
     return pd.DataFrame(lines)
 
 
-def _cell(outcome: Any) -> dict[str, Any]:
+def _cell(outcome: Any, measured: Sequence[str]) -> dict[str, Any]:
     values: Mapping[str, Any] = outcome.values or {}
     stages: Mapping[str, float] = values.get("seconds_by_stage") or {}
     cost: Mapping[str, Any] = values.get("cost") or {}
@@ -28,8 +29,8 @@ def _cell(outcome: Any) -> dict[str, Any]:
         "density": outcome.cell.density,
         "seed": outcome.cell.seed,
         "state": "failed" if outcome.failure else "finished" if values else "missing",
-        **{name: values.get(name) for name in ("test_accuracy", "test_loss", "dense_test_accuracy", "dense_test_loss")},
-        "kept_weights_accuracy": (values.get("kept_weights") or {}).get("test_accuracy"),
+        **{name: values.get(name) for name in measured},
+        f"kept_weights_{measured[0].removeprefix('test_')}": (values.get("kept_weights") or {}).get(measured[0]),
         "trained_from": values.get("trained_from"),
         "optimizer": values.get("optimizer"),
         "effective_nodes": (values.get("paths") or {}).get("nodes"),
@@ -99,15 +100,15 @@ def summary(study: Study, against: str) -> pd.DataFrame:
                 "finder": row.finder,
                 "density": row.density,
                 "kept": row.kept,
-                "n": row.accuracy.n,
-                "mean": row.accuracy.mean,
-                "std": row.accuracy.std,
-                "low": row.accuracy.low,
-                "high": row.accuracy.high,
+                "n": row.score.n,
+                "mean": row.score.mean,
+                "std": row.score.std,
+                "low": row.score.low,
+                "high": row.score.high,
                 "seconds": row.seconds,
                 "dense_equivalents": row.dense_equivalents,
-                "kept_weights_mean": row.kept_weights.accuracy.mean if row.kept_weights else None,
-                "kept_weights_std": row.kept_weights.accuracy.std if row.kept_weights else None,
+                "kept_weights_mean": row.kept_weights.score.mean if row.kept_weights else None,
+                "kept_weights_std": row.kept_weights.score.std if row.kept_weights else None,
                 "trained_from": row.trained_from,
                 "optimizer": row.optimizer,
                 "gain": gain and gain[0].summary.mean,
@@ -118,7 +119,7 @@ def summary(study: Study, against: str) -> pd.DataFrame:
 
 
 def differences(study: Study, against: str) -> pd.DataFrame:
-    """Return what `against` gains on every other finder at every density, in points, paired by seed."""
+    """Return what `against` gains on every other finder at every density, paired by seed."""
     lines = [
         {
             "finder": against,
@@ -143,18 +144,18 @@ def differences(study: Study, against: str) -> pd.DataFrame:
 def equal_cost_frame(study: Study, against: str) -> pd.DataFrame:
     """Return `questions.equal_cost` as a frame; `unit` says what costs are counted in."""
     unit = cost_unit(study.rows) if study.rows else ""
-    own = {row.density: row.accuracy.mean for row in study.rows if row.finder == against}
+    own, name = {row.density: row.score.mean for row in study.rows if row.finder == against}, study.measure.key
     lines = [
         {
             "density": found.density,
             "finder": against,
-            "accuracy": own[found.density],
+            name: own[found.density],
             "budget": found.budget,
             "unit": unit,
             "other": found.finder,
             "variant": found.label,
             "cost": found.cost,
-            "accuracy_of_other": found.accuracy,
+            f"{name}_of_other": found.score,
             "gain": found.gain and found.gain.summary.mean,
             "verdict": found.gain.verdict if found.gain else "costs more" if found.label is None else "",
         }

@@ -1,4 +1,4 @@
-"""What is asked of a comparison beside its means: accuracy at equal cost, and where a finder falls behind."""
+"""What is asked of a comparison beside its means: the score at equal cost, and where a finder falls behind."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from tombola.studies.statistics import Difference
 from tombola.studies.table import Row
 
-# A finder has fallen behind the dense network where its mean lies more than so many points below.
-POINT = 1.0
 # Costs within this share of each other are equal: seconds are never the same twice.
 SAME_COST = 1.05
 
@@ -43,14 +41,14 @@ class EqualCost:
     finder: str
     label: str | None
     cost: float
-    accuracy: float | None
+    score: float | None
     gain: Difference | None
 
 
 def equal_cost(rows: Sequence[Row], against: str) -> list[EqualCost]:
     """Return, at each density, what every finder reaches for the cost of one, variants of a finder taken together.
 
-    The variant is chosen by its mean test accuracy, so that its lead over its own other variants proves nothing.
+    The variant is chosen by its mean test score, so that its lead over its own other variants proves nothing.
     """
     unit = cost_unit(rows)
     found = []
@@ -68,20 +66,18 @@ def _best(variants: Sequence[Row], name: str, ahead: Row, budget: float, unit: s
     if not within:
         cheapest = min(cost_of(row, unit) for row in variants)
         return EqualCost(ahead.density, budget, name, None, cheapest, None, None)
-    best = max(within, key=lambda row: row.accuracy.mean)
+    best = max(within, key=lambda row: row.measure.gain(row.score.mean, 0.0))
     gain = ahead.differences.get(best.finder)
-    return EqualCost(
-        ahead.density, budget, name, best.finder, cost_of(best, unit), best.accuracy.mean, gain and gain[0]
-    )
+    return EqualCost(ahead.density, budget, name, best.finder, cost_of(best, unit), best.score.mean, gain and gain[0])
 
 
 @dataclass(frozen=True)
 class Fall:
-    """Where a finder's mean accuracy falls more than a point below the dense network's.
+    """Where a finder's mean score falls behind the dense network's: of percentages by more than a point.
 
     density: by interpolation, along the logarithm of density, between the two measured ones around it; None where it
-    lies outside of what was measured. holds: the smallest density within a point with every larger one, None where
-    already the largest is below.
+    lies outside of what was measured. holds: the smallest density where it is not behind with every larger one, None
+    where it is already behind at the largest.
     """
 
     finder: str
@@ -97,7 +93,7 @@ class Fall:
 
 
 def falls(rows: Sequence[Row], dense: float) -> list[Fall]:
-    """Return where each finder falls more than a point below the dense network; dense: its accuracy in percent."""
+    """Return where each finder falls behind the dense network, by `Measure.tolerance`; dense: its mean score."""
     return [_fall(label, [row for row in rows if row.finder == label], dense) for label in _labels(rows)]
 
 
@@ -106,7 +102,7 @@ def _labels(rows: Sequence[Row]) -> list[str]:
 
 
 def _fall(label: str, rows: Sequence[Row], dense: float) -> Fall:
-    points = sorted(((row.density, row.accuracy.mean - (dense - POINT)) for row in rows), reverse=True)
+    points = sorted(((row.density, _margin(row, dense)) for row in rows), reverse=True)
     for number, (density, margin) in enumerate(points):
         if margin >= 0:
             continue
@@ -117,3 +113,8 @@ def _fall(label: str, rows: Sequence[Row], dense: float) -> Fall:
         crossing = math.exp(math.log(above) + share * (math.log(density) - math.log(above)))
         return Fall(label, crossing, above)
     return Fall(label, None, points[-1][0])
+
+
+def _margin(row: Row, dense: float) -> float:
+    """Return how much worse a row might still be before it has fallen behind, below 0 where it has."""
+    return row.measure.gain(row.score.mean, dense) + row.measure.tolerance(dense)

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tombola.core.measure import Measure, measure_in
 from tombola.errors import TombolaError, UsageError
 from tombola.storage import digests
 from tombola.storage.files import read_json, read_json_object, read_yaml
@@ -15,13 +16,13 @@ from tombola.studies.manifest import CellEntry
 from tombola.studies.outcome import CellOutcome
 from tombola.studies.reading.found import discovered
 from tombola.studies.statistics import Summary, summarise
-from tombola.studies.table import Row, tabulate
+from tombola.studies.table import Row, dense_scores, measure_of, tabulate
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 # What a result must say before it can stand in a table.
-_NEEDED = ("test_accuracy", "dense_test_accuracy", "kept", "prunable", "cost", "dense_equivalents")
+_NEEDED = ("kept", "prunable", "cost", "dense_equivalents")
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ class Study:
         return tabulate(self.outcomes)
 
     @cached_property
+    def measure(self) -> Measure:
+        """How the results are measured."""
+        return measure_of(self.outcomes)
+
+    @cached_property
     def configurations(self) -> dict[str, dict[str, Any]]:
         """Return config.yaml of one run of each finder, by finder; empty where it cannot be read."""
         found: dict[str, dict[str, Any]] = {}
@@ -111,7 +117,7 @@ class Study:
 
     @property
     def cells(self) -> "DataFrame":
-        """One line a cell: state, accuracy, loss, cost; see `tombola.studies.reading.frames`."""
+        """One line a cell: state, score, loss, cost; see `tombola.studies.reading.frames`."""
         from tombola.studies.reading.frames import cells
 
         return cells(self)
@@ -166,14 +172,9 @@ def _as_read(outcome: CellOutcome) -> ReadCell:
     return outcome.cell
 
 
-def dense_accuracies(outcomes: Sequence[CellOutcome]) -> dict[int, float]:
-    """Return the dense network's test accuracy in percent, by seed."""
-    return {o.cell.seed: o.values["dense_test_accuracy"] for o in outcomes if o.values is not None}
-
-
 def dense_summary(study: Study) -> Summary | None:
-    """Return the dense network's accuracy over seeds, None while no cell is finished."""
-    found = list(dense_accuracies(study.outcomes).values())
+    """Return the dense network's score over seeds, None while no cell is finished."""
+    found = list(dense_scores(study.outcomes).values())
     return summarise(found) if found else None
 
 
@@ -191,7 +192,7 @@ def read(directory: str | Path, study: str = "") -> Study:
     if not entries:
         raise UsageError(f"{out} holds no comparison: there is no {manifest.NAME}, and no finished run")
     problems: list[str] = []
-    outcomes = tuple(_outcome(out, entry, problems) for entry in entries)
+    outcomes = _of_one_measure([_outcome(out, entry, problems) for entry in entries], problems)
     if not known:
         return Study(out, outcomes, problems=tuple(problems))
     others = tuple(name for name in manifest.names(out) if name != known.name)
@@ -213,13 +214,26 @@ def _outcome(out: Path, entry: CellEntry, problems: list[str]) -> CellOutcome:
     return CellOutcome(cell, {**values, **entry.measured})
 
 
+def _of_one_measure(outcomes: Sequence[CellOutcome], problems: list[str]) -> tuple[CellOutcome, ...]:
+    """Return the outcomes without results of another measure than the first one's, which nothing compares."""
+    first, kept = measure_of(outcomes), []
+    for outcome in outcomes:
+        if outcome.values is not None and measure_in(outcome.values) != first:
+            other, where = measure_in(outcome.values), _as_read(outcome).directory
+            problems.append(f"{where} is measured by {other.name}, and the others by {first.name}")
+            outcome = CellOutcome(outcome.cell, None)
+        kept.append(outcome)
+    return tuple(kept)
+
+
 def _result(directory: Path) -> dict[str, Any]:
     path = directory / "result.json"
     if not path.is_file():
         raise UsageError(f"{path} is missing; the same comparison makes it again")
     values = read_json_object(path)
     digests.check_digest(path)
-    lacking = [name for name in _NEEDED if name not in values]
+    measure = measure_in(values)
+    lacking = [name for name in (measure.test, measure.dense_test, *_NEEDED) if name not in values]
     if lacking:
         raise UsageError(f"{path} is no result of a run: it lacks {', '.join(lacking)}")
     return values

@@ -13,11 +13,12 @@ from urllib.parse import quote
 
 import yaml
 
+from tombola.core.measure import ACCURACY, Measure, measure_in
 from tombola.literal import literal
 from tombola.studies.figures import figures_of
-from tombola.studies.figures.accuracy import percent
 from tombola.studies.figures.drawing import Figure
 from tombola.studies.figures.interactive import plot
+from tombola.studies.figures.scores import percent
 from tombola.studies.reading import Study, dense_summary, equal_cost, falls
 from tombola.studies.reading.questions import cost_of, cost_unit
 from tombola.studies.report import words
@@ -95,19 +96,22 @@ def _yaml(values: Any) -> str:
     return yaml.safe_dump(values, sort_keys=False) if values else ""
 
 
-def _interval(found: Summary) -> str:
-    return "" if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
+def _interval(found: Summary, measure: Measure) -> str:
+    if found.low is None or found.high is None:
+        return ""
+    return f"{measure.number(found.low)} to {measure.number(found.high)}"
 
 
 def _tables(study: Study, against: str) -> Iterator[Table]:
-    yield _accuracies(study, against)
+    yield _scores(study, against)
     if len(study.finders) > 1:
         yield _equal_cost(study, against)
     dense = dense_summary(study)
     if dense and len(study.densities) > 1:
         rows = tuple((fall.finder, fall.words) for fall in falls(study.rows, dense.mean))
-        note = "Where the mean falls more than a point below the dense network's, between measured densities."
-        yield Table("Where finders fall behind", note, ("finder", "falls a point below dense at"), rows)
+        side = f"{study.measure.tolerance_words} {study.measure.worse_side}"
+        note = f"Where the mean falls more than {side} the dense network's, between measured densities."
+        yield Table("Where finders fall behind", note, ("finder", f"falls {side} dense at"), rows)
     yield from _paths(study)
 
 
@@ -129,11 +133,11 @@ def _paths(study: Study) -> Iterator[Table]:
         yield Table("Effective nodes and paths", note, ("finder", "density", "nodes", "ln paths"), tuple(rows))
 
 
-def _accuracies(study: Study, against: str) -> Table:
+def _scores(study: Study, against: str) -> Table:
     unit = cost_unit(study.rows) if study.rows else "seconds"
     ahead = {row.density: row.differences for row in study.rows if row.finder == against}
     with_kept = any(row.kept_weights for row in study.rows)
-    rows = []
+    rows, measure = [], study.measure
     for row in study.rows:
         gain, adjusted = ahead.get(row.density, {}).get(row.finder) or (None, None)
         rows.append(
@@ -141,32 +145,36 @@ def _accuracies(study: Study, against: str) -> Table:
                 row.finder,
                 percent(row.density),
                 f"{row.kept:,}",
-                str(row.accuracy),
-                _interval(row.accuracy),
-                str(row.accuracy.n),
+                row.number,
+                _interval(row.score, measure),
+                str(row.score.n),
                 f"{cost_of(row, unit):,.2f}",
-                f"{gain.summary.mean:+.2f}" if gain else "",
-                _interval(gain.summary) if gain else "",
+                measure.signed(gain.summary.mean) if gain else "",
+                _interval(gain.summary, measure) if gain else "",
                 "" if adjusted is None else f"{adjusted:.3g}",
                 gain.verdict if gain else "",
                 *(_own_weights(row) if with_kept else ()),
             )
         )
     columns = (
-        "finder", "density", "kept", "test accuracy (%)", "95 % interval", "n", unit, f"{against} gains", "interval",
-        "p (Holm)", f"{against} is", *(("kept weights (%)",) if with_kept else ()),
+        "finder", "density", "kept", f"test {measure.words}", "95 % interval", "n", unit, f"{against} gains",
+        "interval", "p (Holm)", f"{against} is",
+        *((f"kept weights{measure.words.removeprefix(measure.name)}",) if with_kept else ()),
     )  # fmt: skip
     note = (
         "Mean and standard deviation over seeds. Gains are paired by seed; their intervals hold over all densities "
-        "together (Bonferroni), as p values do (Holm). Not worse: by half a point at most."
+        "together (Bonferroni), as p values do (Holm)."
     )
+    if measure.in_percent:
+        note += " Not worse: by half a point at most."
     if with_kept:
         note += " Kept weights: the network at the end of the finder's own training, whose mask moved; no ticket."
-    return Table("Accuracies", note, columns, tuple(rows), tuple(f"row-{n}" for n in range(len(rows))))
+    title = "Accuracies" if measure == ACCURACY else f"{measure.name[:1].upper()}{measure.name[1:]}"
+    return Table(title, note, columns, tuple(rows), tuple(f"row-{n}" for n in range(len(rows))))
 
 
 def _own_weights(row: Row) -> tuple[str]:
-    return (str(row.kept_weights.accuracy) if row.kept_weights else "",)
+    return (row.kept_weights.number if row.kept_weights else "",)
 
 
 def _equal_cost(study: Study, against: str) -> Table:
@@ -178,18 +186,19 @@ def _equal_cost(study: Study, against: str) -> Table:
             found.finder,
             found.label or "costs more",
             f"{found.cost:,.2f}",
-            "" if found.accuracy is None else f"{found.accuracy:.2f}",
-            f"{found.gain.summary.mean:+.2f}" if found.gain else "",
+            "" if found.score is None else study.measure.number(found.score),
+            study.measure.signed(found.gain.summary.mean) if found.gain else "",
             found.gain.verdict if found.gain else "",
         )
         for found in equal_cost(study.rows, against)
     )
     columns = (
-        "density", f"{against} costs ({unit})", "finder", "its best within that", "which costs", "test accuracy (%)",
-        f"{against} gains", f"{against} is",
+        "density", f"{against} costs ({unit})", "finder", "its best within that", "which costs",
+        f"test {study.measure.words}", f"{against} gains", f"{against} is",
     )  # fmt: skip
     note = f"The best that every other finder, variants taken together, reaches for no more than {against} costs."
-    return Table("Accuracy at equal cost", note, columns, rows)
+    name = study.measure.name
+    return Table(f"{name[:1].upper()}{name[1:]} at equal cost", note, columns, rows)
 
 
 def _runs(study: Study, place: Path) -> list[dict[str, Any]]:
@@ -201,7 +210,7 @@ def _runs_of(study: Study, row: Row, place: Path) -> dict[str, Any]:
     runs = [
         {
             "seed": cell.seed,
-            "accuracy": f"{values['test_accuracy']:.2f} %",
+            "score": study.measure.shown(values[study.measure.test]),
             "name": cell.directory.name if cell.directory else "",
             "link": _link(cell.directory, place),
         }
@@ -220,12 +229,13 @@ def _link(directory: Path | None, place: Path) -> str:
 def _audit(values: dict[str, Any]) -> dict[str, Any]:
     every = (*(values.get("checks") or ()), *(values.get("transfers") or ()))
     checks = [check for check in every if isinstance(check, dict)]
+    measure = measure_in(values)
     return {
         "name": values["directory"],
         "ticket": f"{values.get('finder')} at {_percent_of(values.get('density'))}, seed {values.get('seed')}",
-        "accuracy": _means(values.get("test_accuracies")),
+        "score": _means(values.get(measure.tests), measure),
         "checks": [
-            (str(c.get("name")), str(c.get("verdict")), c.get("why") or _means(c.get("test_accuracies")))
+            (str(c.get("name")), str(c.get("verdict")), c.get("why") or _means(c.get(measure.tests), measure))
             for c in checks
         ],
     }
@@ -235,5 +245,8 @@ def _percent_of(density: Any) -> str:
     return percent(density) if isinstance(density, float) else str(density)
 
 
-def _means(values: Any) -> str:
-    return f"{summarise(values)} %" if values else ""
+def _means(values: Any, measure: Measure) -> str:
+    if not values:
+        return ""
+    found = summarise(values)
+    return measure.with_unit(measure.spread(found.mean, found.std))

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tombola.studies.figures.accuracy import percent, some_densities
+from tombola.core.measure import ACCURACY
+from tombola.studies.figures.scores import percent, some_densities
 from tombola.studies.reading import Study, dense_summary, falls
 from tombola.studies.table import Row
 
@@ -54,7 +55,11 @@ def finding(study: Study, against: str) -> Iterator[str]:
     if dense is None:
         yield "Nothing is finished yet."
         return
-    yield f"The dense network reaches {dense} % of the test data (n = {dense.n})."
+    reached = study.measure.with_unit(study.measure.spread(dense.mean, dense.std))
+    if study.measure == ACCURACY:
+        yield f"The dense network reaches {reached} of the test data (n = {dense.n})."
+    else:
+        yield f"The dense network's {study.measure.name} on the test data is {reached} (n = {dense.n})."
     for density in some_densities(study.densities, _MOST_SENTENCES):
         rows = [row for row in study.rows if row.density == density]
         if rows:
@@ -62,7 +67,7 @@ def finding(study: Study, against: str) -> Iterator[str]:
     if len(study.densities) > 1:
         yield from _falls(study, dense.mean)
     yield from _verdicts(study, against)
-    if any(row.accuracy.indicative for row in study.rows):
+    if any(row.score.indicative for row in study.rows):
         yield "Fewer than five seeds are indicative, whatever an interval says."
 
 
@@ -71,19 +76,23 @@ def _falls(study: Study, dense: float) -> Iterator[str]:
     held = [fall.finder for fall in found if fall.density is None and fall.holds == study.densities[-1]]
     if held:
         smallest = percent(study.densities[-1])
-        yield f"Within a point of the dense network down to {smallest} of the weights: {listed(held)}."
+        within = study.measure.tolerance_words
+        yield f"Within {within} of the dense network down to {smallest} of the weights: {listed(held)}."
     late = min((fall for fall in found if fall.density), key=lambda fall: fall.density or 0, default=None)
     if late:
         others = "Of the others, " if held else ""
-        yield f"{others}{late.finder} is the last to fall more than a point below dense, at {late.words} of weights."
+        behind = f"more than {study.measure.tolerance_words} {study.measure.worse_side} dense"
+        yield f"{others}{late.finder} is the last to fall {behind}, at {late.words} of weights."
 
 
 def _best(rows: Sequence[Row], density: float, dense: float) -> str:
-    best = max(rows, key=lambda row: row.accuracy.mean)
-    below = dense - best.accuracy.mean
-    beside = f"{abs(below):.2f} points {'below' if below >= 0 else 'above'} dense"
+    measure = rows[0].measure
+    best = max(rows, key=lambda row: measure.gain(row.score.mean, 0.0))
+    below = dense - best.score.mean
+    points = " points" if measure.in_percent else ""
+    beside = f"{measure.number(abs(below))}{points} {'below' if below >= 0 else 'above'} dense"
     alone = " alone" if len(rows) == 1 else ""
-    found = f"{best.accuracy} % (n = {best.accuracy.n}), {beside}"
+    found = f"{best.words} (n = {best.score.n}), {beside}"
     return f"At {percent(density)}, {best.finder}{alone} has the best mean: {found}."
 
 

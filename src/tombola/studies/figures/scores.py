@@ -1,11 +1,12 @@
-"""Figures of accuracy: over density, over cost, and what the chosen finder gains."""
+"""Figures of scores: over density, over cost, and what the chosen finder gains."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from tombola.core.measure import Measure
 from tombola.studies.figures.drawing import AnyPanel, Dots, Figure, Level, Line, Mark, Panel, front
 from tombola.studies.figures.published import Curve
-from tombola.studies.figures.scales import Axis, accuracy_axis, linear_axis, log_axis, zoom
+from tombola.studies.figures.scales import Axis, linear_axis, log_axis, score_axis, zoom
 from tombola.studies.figures.style import Style, family_of, styles
 from tombola.studies.reading import Study, dense_summary
 from tombola.studies.reading.questions import cost_of, cost_unit
@@ -35,59 +36,74 @@ def some_densities(densities: Sequence[float], most: int = MOST_DENSITIES) -> li
 
 
 def dense_level(study: Study) -> Level | None:
-    """Return the dense network's accuracy and its interval over seeds."""
+    """Return the dense network's score and its interval over seeds."""
     dense = dense_summary(study)
-    return Level("dense", dense.mean, *_within(dense)) if dense else None
+    return Level("dense", dense.mean, *_within(dense, study.measure)) if dense else None
 
 
-def _within(found: Summary) -> tuple[float | None, float | None]:
-    """Return an interval that can be drawn, cut off at what an accuracy can be."""
+def _within(found: Summary, measure: Measure) -> tuple[float | None, float | None]:
+    """Return an interval that can be drawn, cut off at what a score can be."""
     if found.low is None or found.high is None or found.n < FEWEST_SEEDS:
         return None, None
-    return max(0.0, found.low), min(100.0, found.high)
+    return max(measure.lowest, found.low), min(measure.highest, found.high)
 
 
 def about(row: Row) -> str:
     """Return what is known of a row, on lines."""
-    interval = "" if row.accuracy.low is None else f"\n95 % interval {row.accuracy.low:.2f} to {row.accuracy.high:.2f}"
-    seeds = ", ".join(f"{seed}: {value:.2f}" for seed, value in zip(row.seeds, row.accuracies, strict=True))
+    number, low, high = row.measure.number, row.score.low, row.score.high
+    interval = "" if low is None or high is None else f"\n95 % interval {number(low)} to {number(high)}"
+    seeds = ", ".join(f"{seed}: {number(value)}" for seed, value in zip(row.seeds, row.scores, strict=True))
     work = "" if row.dense_equivalents is None else f", {row.dense_equivalents:.3g} dense trainings"
     return (
-        f"{row.finder}\n{percent(row.density)} of the weights ({row.kept:,})\n{row.accuracy} % (n = {row.accuracy.n})"
+        f"{row.finder}\n{percent(row.density)} of the weights ({row.kept:,})\n{row.words} (n = {row.score.n})"
         f"{interval}\nby seed: {seeds}\n{row.seconds:,.1f} s{work}"
     )
 
 
 def _mark(row: Row, number: int, x: float) -> Mark:
-    return Mark(x, row.accuracy.mean, *_within(row.accuracy), about(row), number)
+    return Mark(x, row.score.mean, *_within(row.score, row.measure), about(row), number)
 
 
 def by_density(study: Study, curves: Sequence[Curve] = ()) -> Figure:
-    """Return accuracy against density; curves: published ones, which lie underneath."""
+    """Return the score against density; curves: published ones, which lie underneath."""
     look, level = styles(study.finders), dense_level(study)
     if len(study.densities) == 1:
         panels: tuple[AnyPanel, ...] = (_ranked(study, study.densities[0], look, level),)
-        caption = f"Test accuracy at {percent(study.densities[0])} of the weights, the best first. {_INTERVALS}"
+        caption = (
+            f"Test {study.measure.name} at {percent(study.densities[0])} of the weights, the best first. {_INTERVALS}"
+        )
     else:
         panels = _over_density(study, look, level, curves)
-        caption = f"Test accuracy over the share of weights kept. {_INTERVALS}"
+        caption = f"Test {study.measure.name} over the share of weights kept. {_INTERVALS}"
         if any(isinstance(panel, Panel) and panel.y.kind == "probit" for panel in panels):
-            caption += " The accuracy axis is a probit one, which gives the last points before 100 % more room."
+            caption += (
+                f" The axis of {study.measure.name} is a probit one, which gives the last points before 100 % room."
+            )
     if level:
         caption += " The grey line is the dense network, with its interval over seeds."
         if len(panels) > 2:
             caption += " Families share an axis; finders far below all others stand in the first panel alone."
     if curves and len(study.densities) > 1:
         caption += " Pale lines are published by the authors of arXiv 2512.07142, not measured here."
-    return Figure("accuracy-by-density", "Accuracy against density", caption, panels)
+    name, title = _named(study, "density")
+    return Figure(name, title, caption, panels)
+
+
+def _named(study: Study, other: str) -> tuple[str, str]:
+    """Return name and title of the figure of scores against something."""
+    name = study.measure.name
+    return f"{study.measure.dashed}-by-{other}", f"{name[:1].upper()}{name[1:]} against {other}"
 
 
 def _ranked(study: Study, density: float, look: dict[str, Style], level: Level | None) -> Dots:
     rows = [(number, row) for number, row in enumerate(study.rows) if row.density == density]
-    rows.sort(key=lambda found: -found[1].accuracy.mean)
-    lines = tuple(Line(row.finder, look[row.finder], (_mark(row, n, row.accuracy.mean),), False) for n, row in rows)
+    rows.sort(key=lambda found: study.measure.gain(0.0, found[1].score.mean))
+    lines = tuple(Line(row.finder, look[row.finder], (_mark(row, n, row.score.mean),), False) for n, row in rows)
     return Dots(
-        f"{percent(density)} of the weights", accuracy_axis(_extent(lines, level) or [0.0, 100.0]), lines, level
+        f"{percent(density)} of the weights",
+        score_axis(_extent(lines, level) or [0.0, 100.0], study.measure),
+        lines,
+        level,
     )
 
 
@@ -104,14 +120,19 @@ def _over_density(
     x = log_axis([100 * d for d in study.densities], "weights kept (%)", reverse=True, own=True)
     pale = [line for curve in curves if (line := _published(curve, x)).marks]
     if len(lines) > MOST_LINES:
-        return _multiples(lines, pale, x, level)
-    y = accuracy_axis(_extent([*pale, *lines], level))
-    near = zoom(_extent(lines, level))
+        return _multiples(lines, pale, x, level, study.measure)
+    y = score_axis(_extent([*pale, *lines], level), study.measure)
+    near = zoom(_extent(lines, level), measure=study.measure)
     whole = Panel("" if near is None else "all finders", x, y, (*pale, *lines), level)
     if near is None:
         return (whole,)
-    closer = Panel("the same, near the top", x, linear_axis(near, y.title, highest=100.0), (*pale, *lines), level)
+    side = "top" if study.measure.larger_is_better else "bottom"
+    closer = Panel(f"the same, near the {side}", x, _closer(near, study.measure), (*pale, *lines), level)
     return whole, closer
+
+
+def _closer(near: tuple[float, float], measure: Measure) -> Axis:
+    return linear_axis(near, f"test {measure.words}", highest=measure.highest)
 
 
 def _line(study: Study, label: str, style: Style) -> Line:
@@ -129,26 +150,28 @@ def _published(curve: Curve, x: Axis) -> Line:
     return Line(f"published: {curve.label}", style, marks, quiet=True, named=False)
 
 
-def _multiples(lines: Sequence[Line], pale: Sequence[Line], x: Axis, level: Level | None) -> tuple[Panel, ...]:
+def _multiples(
+    lines: Sequence[Line], pale: Sequence[Line], x: Axis, level: Level | None, measure: Measure
+) -> tuple[Panel, ...]:
     """Return a panel for all, without names, and one for each family, which share an axis; a large family has several.
 
     Where some finders lie far below the others at every density, the families' axis leaves them to the panel for all.
     """
-    whole = accuracy_axis(_extent([*pale, *lines], level))
+    whole = score_axis(_extent([*pale, *lines], level), measure)
     everything = Panel("all finders", x, whole, tuple(replace(line, named=False) for line in lines), level)
-    y, families = _axis_of_most(lines, level) or whole, _families(lines)
+    y, families = _axis_of_most(lines, level, measure) or whole, _families(lines)
     return everything, *(Panel(title, x, y, (*pale, *part), level) for title, part in families)
 
 
-def _axis_of_most(lines: Sequence[Line], level: Level | None) -> Axis | None:
+def _axis_of_most(lines: Sequence[Line], level: Level | None, measure: Measure) -> Axis | None:
     """Return the axis for those finders that keep together, None where lines run from there to further below."""
-    near = zoom(_extent(lines, level), share=0.5)
+    near = zoom(_extent(lines, level), share=0.5, measure=measure)
     if near is None:
         return None
     inside = [[near[0] <= mark.y <= near[1] for mark in line.marks] for line in lines]
     if any(len(set(each)) > 1 for each in inside):
         return None
-    return linear_axis(near, "test accuracy (%)", highest=100.0)
+    return _closer(near, measure)
 
 
 def _families(lines: Sequence[Line]) -> Iterator[tuple[str, list[Line]]]:
@@ -162,17 +185,18 @@ def _families(lines: Sequence[Line]) -> Iterator[tuple[str, list[Line]]]:
 
 
 def by_cost(study: Study) -> Figure:
-    """Return accuracy against cost, one point a finder, with the front of the best; a panel for each density."""
+    """Return the score against cost, one point a finder, with the front of the best; a panel for each density."""
     unit, look, level = cost_unit(study.rows), styles(study.finders), dense_level(study)
     title = "dense trainings' worth of work" if unit != "seconds" else "seconds from the initial weights on"
     costs = [cost for row in study.rows if (cost := cost_of(row, unit)) > 0]
     x = log_axis(costs or [1.0], title)
     panels = [_cost_panel(study, density, look, level, x, unit) for density in some_densities(study.densities)]
     caption = (
-        "Test accuracy over what finding and training the ticket cost, from the initial weights on: one point a "
-        f"finder. The line joins those that no other finder beats in both. {_INTERVALS}"
+        f"Test {study.measure.name} over what finding and training the ticket cost, from the initial weights on: one "
+        f"point a finder. The line joins those that no other finder beats in both. {_INTERVALS}"
     )
-    return Figure("accuracy-by-cost", "Accuracy against cost", caption, tuple(panels))
+    name, heading = _named(study, "cost")
+    return Figure(name, heading, caption, tuple(panels))
 
 
 def _cost_panel(study: Study, density: float, look: dict[str, Style], level: Level | None, x: Axis, unit: str) -> Panel:
@@ -180,11 +204,10 @@ def _cost_panel(study: Study, density: float, look: dict[str, Style], level: Lev
     lines = tuple(
         Line(row.finder, look[row.finder], (_mark(row, n, cost_of(row, unit)),), joined=False) for n, row in found
     )
-    points = [(cost_of(row, unit), row.accuracy.mean) for _, row in found]
-    values = [accuracy for _, accuracy in points] + ([level.value] if level else [])
-    return Panel(
-        f"{percent(density)} of the weights", x, accuracy_axis(values or [0.0, 100.0]), lines, level, front(points)
-    )
+    points = [(cost_of(row, unit), row.score.mean) for _, row in found]
+    values = [score for _, score in points] + ([level.value] if level else [])
+    y, best = score_axis(values or [0.0, 100.0], study.measure), front(points, study.measure)
+    return Panel(f"{percent(density)} of the weights", x, y, lines, level, best)
 
 
 def gains(study: Study, against: str) -> Figure | None:
@@ -197,12 +220,13 @@ def gains(study: Study, against: str) -> Figure | None:
         if lines:
             lines.sort(key=lambda line: -line.marks[0].x)
             ends = [end for line in lines for m in line.marks for end in (m.low, m.x, m.high) if end is not None]
-            axis = linear_axis([0.0, *ends], f"points that {against} gains", most=6)
+            axis = linear_axis([0.0, *ends], f"{_unit(study.measure)} that {against} gains", most=6)
             panels.append(Dots(f"{percent(density)} of the weights", axis, tuple(lines), Level("", 0.0)))
     if not panels:
         return None
     caption = (
-        f"What {against} gains on every other finder, paired by seed, in points of test accuracy. Bars span the 95 % "
+        f"What {against} gains on every other finder, paired by seed, in {_unit(study.measure)} of test "
+        f"{study.measure.name}. Bars span the 95 % "
         "interval, which holds over all densities together; where one crosses zero, the seeds do not decide."
     )
     return Figure("gains", f"What {against} gains", caption, tuple(panels))
@@ -214,7 +238,14 @@ def _gain(study: Study, row: Row, number: int, against: str, style: Style) -> Li
     if not found:
         return None
     gain = found[0].summary
-    interval = "" if gain.low is None else f"\n95 % interval {gain.low:+.2f} to {gain.high:+.2f}"
-    text = f"{against} over {row.finder}\n{percent(row.density)} of the weights\n{gain.mean:+.2f} points (n = {gain.n})"
+    signed, low, high = row.measure.signed, gain.low, gain.high
+    interval = "" if low is None or high is None else f"\n95 % interval {signed(low)} to {signed(high)}"
+    text = f"{against} over {row.finder}\n{percent(row.density)} of the weights\n{signed(gain.mean)} "
+    text += f"{_unit(row.measure)} (n = {gain.n})"
     mark = Mark(gain.mean, gain.mean, gain.low, gain.high, f"{text}{interval}\n{found[0].verdict}", number)
     return Line(row.finder, style, (mark,), joined=False)
+
+
+def _unit(measure: Measure) -> str:
+    """Return what gains are counted in."""
+    return "points" if measure.in_percent else "units"

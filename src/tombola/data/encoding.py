@@ -1,0 +1,191 @@
+"""Columns made tensors: numbers standardised, texts told apart, targets as a task needs them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tombola.data.tables import Columns, check_whole, numbers_of
+from tombola.data.targets import Targets
+from tombola.errors import UsageError, shown
+
+# A column with more different texts than this is hardly one of categories.
+MOST_CATEGORIES = 100
+
+
+@dataclass(frozen=True)
+class Part:
+    """The columns of one part of the data, and the file that they come from."""
+
+    path: Path
+    columns: Columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def taken(self, rows: Tensor) -> "Part":
+        """Return some of the rows."""
+        chosen = rows.numpy()
+        return Part(self.path, {name: values[chosen] for name, values in self.columns.items()})
+
+
+def encode_inputs(train: Part, others: Sequence[Part], names: Sequence[str]) -> list[Tensor]:
+    """Return inputs (N, D) float32 of training data and of other parts: numbers, then a 0 or 1 for each known text.
+
+    Numbers are standardised by the training data's mean and deviation; a text that training data do not have is 0 in
+    all its places. One array of more axes than two stands alone, as it is. Raises UsageError naming a column.
+    """
+    parts = [train, *others]
+    for part in parts:
+        for name in names:
+            check_whole(part.columns[name], name, part.path)
+    if any(train.columns[name].ndim > 2 for name in names):
+        return [_alone(part, names) for part in parts]
+    kinds = {name: numbers_of(train.columns[name]) is not None for name in names}
+    pieces = [_numbers(parts, [name for name in names if kinds[name]])]
+    pieces += [_categories(parts, name) for name in names if not kinds[name]]
+    return [
+        torch.from_numpy(np.concatenate([piece[at] for piece in pieces], axis=1).astype(np.float32))
+        for at in range(len(parts))
+    ]
+
+
+def _alone(part: Part, names: Sequence[str]) -> Tensor:
+    if len(names) > 1:
+        raise UsageError(
+            f"must name one array where it has more than two axes, got {', '.join(names)}", option="inputs"
+        )
+    return torch.from_numpy(part.columns[names[0]].astype(np.float32))
+
+
+def _numbers(parts: Sequence[Part], names: Sequence[str]) -> list[np.ndarray]:
+    from sklearn.preprocessing import StandardScaler
+
+    if not names:
+        return [np.zeros((len(part), 0)) for part in parts]
+    found = []
+    for part in parts:
+        columns = []
+        for name in names:
+            values = numbers_of(part.columns[name])
+            if values is None:
+                what = f"column {name} holds numbers in train and other things here"
+                raise UsageError(f"{shown(part.path)}: {what}", option="data_dir")
+            columns.append(values.reshape(len(values), -1))
+        found.append(np.concatenate(columns, axis=1))
+    scaler = StandardScaler().fit(found[0])
+    return [scaler.transform(values) for values in found]
+
+
+def _categories(parts: Sequence[Part], name: str) -> list[np.ndarray]:
+    from sklearn.preprocessing import OneHotEncoder
+
+    texts = [part.columns[name].astype(str).reshape(-1, 1) for part in parts]
+    known = len(np.unique(texts[0]))
+    if known > MOST_CATEGORIES:
+        raise UsageError(
+            f"{shown(parts[0].path)}: column {name} holds {known} different texts; at most {MOST_CATEGORIES} are told "
+            "apart, so name the columns without it",
+            option="inputs",
+        )
+    encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(texts[0])
+    return [encoder.transform(values) for values in texts]
+
+
+def encode_targets(
+    train: Part, others: Sequence[Part], names: Sequence[str], wanted: Targets
+) -> tuple[list[Tensor], int]:
+    """Return the targets of training data and of other parts, and how many outputs a sample needs.
+
+    Classes are numbered in the order of their names; numbers are standardised by the training data's mean and
+    deviation, column by column. Raises UsageError naming a column that does not hold what is wanted.
+    """
+    parts = [train, *others]
+    for part in parts:
+        for name in names:
+            check_whole(part.columns[name], name, part.path)
+    if wanted in (Targets.CLASSES, Targets.TRUTHS):
+        return _classes(parts, _only(names, wanted), wanted)
+    if wanted is Targets.PIXELS:
+        return _pixels(parts, _only(names, wanted))
+    found = [_target_numbers(part, names) for part in parts]
+    if wanted is Targets.LABELS:
+        for part, values in zip(parts, found, strict=True):
+            if not np.isin(values, (0.0, 1.0)).all():
+                strange = values[~np.isin(values, (0.0, 1.0))][0]
+                raise UsageError(f"{shown(part.path)} has the label {strange:g}, where 0 or 1 is wanted", option="task")
+    if wanted is Targets.NUMBERS:
+        found = _standardised(found)
+    return [torch.from_numpy(values.astype(np.float32)) for values in found], found[0].shape[1]
+
+
+def _only(names: Sequence[str], wanted: Targets) -> str:
+    if len(names) != 1:
+        raise UsageError(f"must name one column, for {wanted}, got {', '.join(names)}", option="targets")
+    return names[0]
+
+
+def _classes(parts: Sequence[Part], name: str, wanted: Targets) -> tuple[list[Tensor], int]:
+    numbers = numbers_of(parts[0].columns[name])
+    if numbers is not None and (numbers.ndim > 1 or (numbers != np.round(numbers)).any()):
+        raise UsageError(f"column {name} holds numbers, not classes; regression is for these", option="task")
+    values = [_class_names(part.columns[name], numbers is not None) for part in parts]
+    classes = np.unique(values[0])
+    if len(classes) < 2 or (wanted is Targets.TRUTHS and len(classes) != 2):
+        least = "two classes" if wanted is Targets.TRUTHS else "two classes or more"
+        raise UsageError(f"needs {least}, and column {name} holds {len(classes)}", option="task")
+    found = []
+    for part, own in zip(parts, values, strict=True):
+        strange = own[~np.isin(own, classes)]
+        if len(strange):
+            what = f"column {name} has {strange[0]}, which is no class of train"
+            raise UsageError(f"{shown(part.path)}: {what}", option="data_dir")
+        found.append(torch.from_numpy(np.searchsorted(classes, own)).long())
+    return found, 1 if wanted is Targets.TRUTHS else len(classes)
+
+
+def _class_names(values: np.ndarray, are_numbers: bool) -> np.ndarray:
+    numbers = numbers_of(values) if are_numbers else None
+    return values.astype(str) if numbers is None else numbers
+
+
+def _pixels(parts: Sequence[Part], name: str) -> tuple[list[Tensor], int]:
+    arrays = [part.columns[name] for part in parts]
+    if any(values.ndim != 3 or values.dtype.kind not in "iu" for values in arrays):
+        raise UsageError(f"needs an array {name} of whole numbers (samples, height, width)", option="task")
+    found = [torch.from_numpy(values.astype(np.int64)) for values in arrays]
+    counted = found[0][found[0] != 255]  # by custom what is to be ignored
+    return found, int(counted.max()) + 1 if counted.numel() else 0
+
+
+def _target_numbers(part: Part, names: Sequence[str]) -> np.ndarray:
+    columns = []
+    for name in names:
+        values = numbers_of(part.columns[name])
+        if values is None:
+            raise UsageError(f"{shown(part.path)}: column {name} does not hold numbers", option="targets")
+        columns.append(values.reshape(len(values), -1))
+    return np.concatenate(columns, axis=1)
+
+
+def _standardised(values: Sequence[np.ndarray]) -> list[np.ndarray]:
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(values[0])
+    return [scaler.transform(each) for each in values]
+
+
+def named_columns(columns: Mapping[str, object], given: Sequence[str], usual: Sequence[str], path: Path) -> list[str]:
+    """Return the columns that hold targets: those given, else the one with a usual name; raises UsageError for none."""
+    if given:
+        return list(given)
+    found = [name for name in usual if name in columns][:1]
+    if not found:
+        raise UsageError(
+            f"must name the columns to foretell, of those of {shown(path)}: {', '.join(map(str, columns))}",
+            option="targets",
+        )
+    return found

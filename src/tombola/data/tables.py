@@ -1,0 +1,110 @@
+"""Files with named columns: .csv, .tsv, .jsonl, .parquet and .npz."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tombola.errors import UsageError, did_you_mean, in_words, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEXT_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+ENDINGS = (*TEXT_ENDINGS, ".npz")
+# Columns by name, all of one length along their first axis; texts as objects, of files of text everything is one.
+Columns = Mapping[str, np.ndarray]
+
+
+def find_table(folder: Path, part: str, endings: Sequence[str] = ENDINGS) -> Path:
+    """Return the file of a part, train or test; raises UsageError where there is none, or more than one."""
+    found = [path for ending in endings if (path := folder / f"{part}{ending}").is_file()]
+    if not found:
+        names = ", ".join(f"{part}{ending}" for ending in endings)
+        raise UsageError(f"{shown(folder)} holds none of {names}", option="data_dir")
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise UsageError(f"{shown(folder)} holds {names}, of which one must go", option="data_dir")
+    return found[0]
+
+
+def read_columns(path: Path) -> Columns:
+    """Return the columns of a file; raises UsageError naming what is wrong with it."""
+    try:
+        columns = _arrays(path) if path.suffix == ".npz" else _of_frame(_frame(path))
+    except UsageError:
+        raise
+    except Exception as error:  # of a damaged file the libraries may raise anything
+        raise UsageError(f"{shown(path)} cannot be read ({in_words(error)})", option="data_dir") from error
+    lengths = {len(values) if values.ndim else 0 for values in columns.values()}
+    if lengths in (set(), {0}):
+        raise UsageError(f"{shown(path)} holds no rows", option="data_dir")
+    if len(lengths) > 1:
+        sizes = ", ".join(f"{name} {len(v) if v.ndim else 0}" for name, v in columns.items())
+        raise UsageError(f"{shown(path)}: its arrays must have one row a sample, got {sizes}", option="data_dir")
+    return columns
+
+
+def _frame(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    if path.suffix == ".jsonl":
+        return pd.read_json(path, lines=True, dtype=False)
+    # Texts such as "NA" and "null" are texts; in files with tabs quotes are part of them.
+    if path.suffix == ".tsv":
+        return pd.read_csv(path, sep="\t", quoting=csv.QUOTE_NONE, dtype=str, keep_default_na=False)
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def _of_frame(frame: "pd.DataFrame") -> Columns:
+    repeated = frame.columns[frame.columns.duplicated()]
+    if len(repeated):
+        raise UsageError(f"two columns are called {repeated[0]}; each needs a name of its own", option="data_dir")
+    return {str(name): frame[name].to_numpy() for name in frame.columns}
+
+
+def _arrays(path: Path) -> Columns:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def chosen(columns: Columns, names: Sequence[str], option: str, path: Path) -> None:
+    """Raise UsageError naming the option where a file has no such column."""
+    for name in names:
+        if name not in columns:
+            hint = did_you_mean(name, columns)
+            raise UsageError(f"{shown(path)} has no column {name}, but {', '.join(columns)}{hint}", option=option)
+
+
+def numbers_of(values: np.ndarray) -> np.ndarray | None:
+    """Return a column as float64, None where it does not hold numbers alone; a missing one is NaN in none of them."""
+    import pandas as pd
+
+    if values.dtype.kind in "biuf":
+        return values.astype(np.float64)
+    if values.ndim > 1:
+        return None
+    found = pd.to_numeric(pd.Series(values), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    return None if np.isnan(found).any() else found
+
+
+def check_whole(values: np.ndarray, name: str, path: Path) -> None:
+    """Raise UsageError naming the first row in which a column has no value."""
+    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
+    if values.dtype.kind not in "biuf" and values.ndim == 1:
+        missing = np.array([_is_missing(value) for value in values])
+    rows = np.flatnonzero(missing.reshape(len(values), -1).any(axis=1))
+    if len(rows):
+        raise UsageError(
+            f"{shown(path)}: column {name} has no value in row {rows[0] + 1}; fill the gaps first, or leave the column "
+            "out (inputs)",
+            option="data_dir",
+        )
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or value != value  # NaN

@@ -1,0 +1,176 @@
+"""Tables with named columns: regression, classes, one and several labels, pixels, from files that people have."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tombola.data import Targets, load
+from tombola.data.sources import DATASETS
+from tombola.errors import UsageError
+from tombola.runs.config import built
+
+from .conftest import as_json, command
+
+
+def frame(rows=60, seed=0):
+    random = np.random.default_rng(seed)
+    found = pd.DataFrame({"size": random.normal(100, 20, rows), "rooms": random.integers(1, 6, rows)})
+    found["town"] = np.array(["east", "west", "north"])[random.integers(0, 3, rows)]
+    found["price"] = 3 * found["size"] + 50 * found["rooms"] + 20 * (found["town"] == "west")
+    found["sold"] = np.where(found["price"] > found["price"].median(), "yes", "no")
+    found["lift"], found["cellar"] = (found["rooms"] > 2).astype(int), (found["size"] > 100).astype(int)
+    return found
+
+
+@pytest.fixture
+def houses(tmp_path):
+    frame().to_csv(tmp_path / "train.csv", index=False)
+    frame(20, 1).to_csv(tmp_path / "test.csv", index=False)
+    return tmp_path
+
+
+def read(folder, wanted, held_out=0.0, **options):
+    return load(DATASETS.read({"name": "table", "data_dir": str(folder), **options}), held_out, targets=wanted)
+
+
+def batch_of(split, size=1000):
+    return next(iter(split.feed(size, 0, "x", shuffle=False).epoch(0))).batch
+
+
+def test_numbers_are_standardised_by_the_training_rows_and_texts_told_apart(houses):
+    found = read(houses, Targets.NUMBERS, targets=["price"], inputs=["size", "town"])
+    (x, y), (x_test, y_test) = batch_of(found.train), batch_of(found.test)
+    assert (found.shape, found.classes) == ((4,), 1)
+    train, test = frame(), frame(20, 1)
+    mean, std = train["size"].mean(), train["size"].std(ddof=0)
+    assert torch.allclose(x_test[:, 0], torch.tensor((test["size"] - mean) / std).float(), atol=1e-5)
+    names = ["east", "north", "west"]
+    assert x[:, 1:].argmax(dim=1).tolist() == [names.index(town) for town in train["town"]]
+    assert y.shape == (60, 1)
+    assert y.mean().item() == pytest.approx(0, abs=1e-5)
+    expected = (test["price"] - train["price"].mean()) / train["price"].std(ddof=0)
+    assert torch.allclose(y_test[:, 0], torch.tensor(expected).float(), atol=1e-5)
+
+
+def test_what_is_held_out_takes_no_part_in_the_standardisation(houses):
+    found = read(houses, Targets.NUMBERS, 0.5, targets=["price"])
+    assert (len(found.train), len(found.held_out)) == (30, 30)
+    assert batch_of(found.train)[0][:, 0].mean().item() == pytest.approx(0, abs=1e-5)
+    assert abs(batch_of(found.held_out)[0][:, 0].mean().item()) > 1e-4
+
+
+def test_classes_one_label_and_several(houses):
+    classes = read(houses, Targets.CLASSES, targets=["town"], inputs=["size"])
+    assert (classes.classes, batch_of(classes.train)[1].dtype) == (3, torch.int64)
+    one = read(houses, Targets.TRUTHS, 0.2, targets=["sold"], inputs=["size", "rooms"])
+    assert one.classes == 1
+    assert set(batch_of(one.train)[1].tolist()) == {0, 1}
+    several = read(houses, Targets.LABELS, targets=["lift", "cellar"], inputs=["size", "rooms"])
+    assert (several.classes, batch_of(several.train)[1].shape) == (2, (60, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted", "options", "words"),
+    [
+        ({}, Targets.NUMBERS, {}, r"targets must name the columns to foretell, of those of .*train.csv: size, rooms"),
+        ({}, Targets.NUMBERS, {"targets": ["prize"]}, r"has no column prize, but .*did you mean price"),
+        ({}, Targets.NUMBERS, {"targets": ["town"]}, "column town does not hold numbers"),
+        ({}, Targets.CLASSES, {"targets": ["price"]}, "column price holds numbers, not classes; regression is"),
+        ({}, Targets.TRUTHS, {"targets": ["town"]}, "needs two classes, and column town holds 3"),
+        ({}, Targets.LABELS, {"targets": ["rooms", "lift"]}, "has the label .*, where 0 or 1 is wanted"),
+        ({}, Targets.CLASSES, {"targets": ["town", "sold"]}, "must name one column, for a class a sample, got town"),
+        ({"size": np.nan}, Targets.CLASSES, {"targets": ["town"]}, "column size has no value in row 1; fill"),
+        ({"town": [f"t{n}" for n in range(200)]}, Targets.NUMBERS, {"targets": ["price"]}, "holds 200 different texts"),
+        ({"town": "south"}, Targets.CLASSES, {"targets": ["town"]}, "needs two classes or more"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_a_sentence(tmp_path, change, wanted, options, words):
+    frame(200).assign(**change).to_csv(tmp_path / "train.csv", index=False)
+    frame(20, 1).to_csv(tmp_path / "test.csv", index=False)
+    with pytest.raises(UsageError, match=words):
+        read(tmp_path, wanted, **options)
+
+
+def test_a_class_of_the_test_data_alone_is_an_error(tmp_path):
+    frame().query("town != 'west'").to_csv(tmp_path / "train.csv", index=False)
+    frame(20, 1).to_csv(tmp_path / "test.csv", index=False)
+    with pytest.raises(UsageError, match=r"test.csv: column town has west, which is no class of train"):
+        read(tmp_path, Targets.CLASSES, targets=["town"])
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "npz"])
+def test_every_kind_of_file_says_the_same(tmp_path, kind):
+    whole = frame()[["size", "rooms", "price"]]
+    path = tmp_path / f"houses.{kind}"
+    match kind:
+        case "csv":
+            whole.to_csv(path, index=False)
+        case "tsv":
+            whole.to_csv(path, index=False, sep="\t")
+        case "jsonl":
+            whole.to_json(path, orient="records", lines=True, double_precision=15)
+        case "parquet":
+            pytest.importorskip("pyarrow")
+            whole.to_parquet(path)
+        case "npz":
+            np.savez(path, **{name: whole[name].to_numpy() for name in whole})
+    found = load(DATASETS.read({"name": "table", "data_dir": str(path), "targets": ["price"]}), targets=Targets.NUMBERS)
+    assert (len(found.train) + len(found.held_out), len(found.test), found.shape) == (48, 12, (2,))
+    assert batch_of(found.test)[0].double().sum().item() == pytest.approx(8.17697, abs=1e-3)
+    assert DATASETS.read(str(path)).data_dir == str(path), "a table's path stands for the source"
+
+
+def test_images_and_masks_of_an_npz(tmp_path):
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (12, 3, 8, 8), dtype=np.uint8)
+    for part in ("train", "test"):
+        np.savez(tmp_path / f"{part}.npz", x=x, y=(x[:, 0] > 128).astype(np.int64))
+    found = read(tmp_path, Targets.PIXELS)
+    assert (found.shape, found.classes) == ((3, 8, 8), 2)
+    inputs, masks = batch_of(found.train)
+    assert (inputs.dtype, masks.shape) == (torch.float32, (12, 8, 8))
+    assert inputs.mean().item() == pytest.approx(0, abs=1e-4)
+
+
+SHORT = ["--epochs", "2", "--rewind-to", "1", "--steps", "3", "--search-batch-size", "16"]
+
+
+def test_a_run_on_numbers_says_its_error_by_name(houses, tmp_path, capsys):
+    place = ["--preset", "tabular-mlp", "--data-dir", str(houses), "--targets", "price", "--inputs", "size,rooms"]
+    found = as_json(capsys, "run", *place, *SHORT, "--out", str(tmp_path / "out"))
+    assert found["measure"]["name"] == "mean squared error"
+    assert 0 < found["test_mean_squared_error"] < 10
+    assert "test_accuracy" not in found
+    assert "test mean squared error" in command(capsys, "list", str(tmp_path / "out"))[1]
+    again = as_json(capsys, "evaluate", found["run_dir"])
+    assert again["mean_squared_error"] == pytest.approx(found["test_mean_squared_error"])
+
+
+def test_several_labels_at_the_command_line(houses, tmp_path, capsys):
+    place = ["--preset", "tabular-mlp", "--data-dir", str(houses), "--targets", "lift,cellar", "--inputs", "size,rooms"]
+    asked = ["--task", "multi-label", "--finder", "snip", *SHORT[:4], "--out", str(tmp_path / "out")]
+    assert 0 <= as_json(capsys, "run", *place, *asked)["test_f1"] <= 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--task", "regresion"], "--task 'regresion' is unknown; allowed are classification, binary, multi-label"),
+        (["--task", "binary"], "--task needs one of two classes a sample, and data digits has 10 classes"),
+        (["--task", "regression"], "--task needs numbers, and data digits has 10 classes"),
+        (["--mixup", "-1"], "--mixup must be a number between 0 and"),
+    ],
+)
+def test_tasks_that_do_not_fit_the_data_are_refused(arguments, words, tmp_path, capsys):
+    status, _, said = command(capsys, "run", *arguments, "--out", str(tmp_path / "out"))
+    assert status == 2
+    assert words in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_usual_task_is_left_out_of_names_and_others_are_not():
+    from tombola.core.parts import identify
+
+    assert "task" not in identify(built([{"task": "classification"}]))
+    assert identify(built([{"task": "binary:metric=f1"}]))["task"]["metric"] == "f1"
