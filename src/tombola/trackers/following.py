@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tombola.core.measure import measure_in
 from tombola.core.parts import describe
 from tombola.errors import TombolaError, in_words
 from tombola.storage.files import read_json_object, write_json
@@ -12,17 +13,8 @@ from tombola.trackers.base import Row, Sink, TrackedRun, Tracker
 
 # Remembers, in the run directory, how the tracker calls the run and what it has, where that cannot be asked.
 NOTE = "tracker.json"
-# What is told of a finished run beside its journal.
-RESULT = (
-    "test_accuracy",
-    "test_loss",
-    "dense_test_accuracy",
-    "dense_test_loss",
-    "density",
-    "kept",
-    "seconds",
-    "dense_equivalents",
-)
+# What is told of a finished run beside its journal and its scores.
+RESULT = ("dense_test_loss", "density", "kept", "seconds", "dense_equivalents")
 
 
 class Following:
@@ -73,7 +65,9 @@ class Sending(Following):
             stage = str(row.get("stage", ""))
             counts[stage] = counts.get(stage, -1) + 1
             self._send(_row(row, counts[stage]))
-        known = {name: result[name] for name in RESULT if name in result}
+        measure = measure_in(result)
+        names = (measure.test, "test_loss", measure.dense_test, *RESULT)
+        known = {name: result[name] for name in names if name in result}
         self._send(_row({"stage": "result", "step": 0, **known}, 0))
         self._finished = True
 
