@@ -23,7 +23,7 @@ from tombola.finders.problem import Problem
 from tombola.networks.evaluation import evaluate
 from tombola.networks.runtime import on_threads
 from tombola.objectives import ReverseKL
-from tombola.runs.cell import EVALUATION_BATCH, Cell, resolve
+from tombola.runs.cell import Cell, resolve
 from tombola.runs.config import RunConfig
 from tombola.storage.files import write_bytes
 from tombola.storage.store import MemoryEntry, MemoryStore
@@ -178,12 +178,13 @@ class Measured:
     def evaluation(self) -> float:
         """Seconds of evaluating one sample."""
         cell, split = self.cell, self.cell.splits.test
-        feed = split.feed(min(EVALUATION_BATCH, len(split)), 0, "evaluation", shuffle=False)
+        samples = min(split.at_once, len(split))
+        feed = split.feed(samples, 0, "evaluation", shuffle=False)
         since = time.perf_counter()
         with on_threads(self.config.threads):
             model = cell.runtime.place(cell.initial_model(0, "forecast"))
             evaluate(model, cell.task, _First(feed), cell.runtime)
-        return (time.perf_counter() - since) / min(EVALUATION_BATCH, len(split))
+        return (time.perf_counter() - since) / samples
 
     @cached_property
     def writing(self) -> float:
