@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import tombola
+from tests.ranks import on_ranks
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -28,6 +29,7 @@ def test_every_example_is_run_here():
         "own_parts",
         "own_photographs",
         "own_texts",
+        "several_processes",
         "text_classifier",
         "timm_model",
         "two_of_four",
@@ -74,6 +76,13 @@ def test_texts_of_ones_own(tmp_path, capsys):
     pytest.importorskip("transformers")
     example("own_texts").main(tmp_path, epochs=2, steps=3)
     assert "hf:bert on text" in capsys.readouterr().out
+
+
+@pytest.mark.hard
+def test_a_search_in_two_processes():
+    zero, one = on_ranks(2, example("several_processes").search)
+    assert zero.kept == round(0.05 * zero.prunable)
+    assert zero.digest == one.digest
 
 
 def test_a_text_classifier():

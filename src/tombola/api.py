@@ -13,10 +13,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
 from tombola.core.controllers import Controller
+from tombola.core.flat import Layout
 from tombola.core.granularity import GRANULARITIES, Granularity
 from tombola.core.parts import options_of, written_name
 from tombola.core.plugins import code_of
 from tombola.core.progress import Progress, Silent, expected_time, progress_on
+from tombola.core.ranks import Ranks, ranks_of
 from tombola.core.selection import Density
 from tombola.data import Feed, feed_of
 from tombola.errors import TicketWarning, UsageError
@@ -27,6 +29,7 @@ from tombola.finders import (
     Drawn,
     Finder,
     Finds,
+    check_divides,
     diagnostics,
     followed,
     needs_of,
@@ -37,6 +40,7 @@ from tombola.finders import draw as draw_ticket
 from tombola.finders.origins import redrawn
 from tombola.finders.problem import Problem, Trainer
 from tombola.literal import literal
+from tombola.networks.division import over_ranks
 from tombola.networks.evaluation import evaluate
 from tombola.networks.forecast import seconds_of_steps
 from tombola.networks.masking import Patterns, Survey, survey, unwrap
@@ -47,6 +51,7 @@ from tombola.networks.task import Task
 from tombola.objectives import Loss, MaskedBatch, Objective
 from tombola.sparse.choice import against_sparse, choose, first_inputs
 from tombola.storage.identity import digest_tensors
+from tombola.storage.leading import led
 from tombola.storage.store import DiskStore, MemoryStore
 from tombola.ticket import Ticket
 from tombola.training import Recipe, State, TrainingFunction, TrainingSetup, UserFit
@@ -82,6 +87,7 @@ def draw(
     precision: str = "auto",
     batch_size: int | None = None,
     held_out: Data | None = None,
+    fabric: Any = None,
     progress: bool = True,
 ) -> Ticket:
     """Draw a ticket from a model at its present weights, by Concrete Ticket Search.
@@ -98,25 +104,29 @@ def draw(
     objective and controller. include, exclude: glob patterns of parameter names; an exact name in `include` takes in
     what the rule leaves out. precision:
     "auto" (bf16 for convolutional models where the hardware has it), "32-true" or "bf16-mixed". held_out: data like
-    `data` that the search does not see, on which its ticket is looked at. progress: show a bar.
+    `data` that the search does not see, on which its ticket is looked at. fabric: a lightning_fabric.Fabric, launched
+    with the strategy ddp: its processes, all of which call this with the same model and all of the data, divide each
+    batch, and get the same ticket. progress: show a bar.
 
     Returns a Ticket that keeps exactly floor(density * prunable + 1/2) weights, or as many as whole groups allow.
     Issues a TicketWarning for each sign that something is off. Raises UsageError for input that cannot be used,
     SearchError when numbers break down.
     """
+    ranks = ranks_of(fabric)
     checked = survey(model, include, exclude)
     _check_kind("task", task, Task)
-    runtime = Runtime.choose(model, next(model.parameters()).device, precision)
+    runtime = Runtime.choose(model, _device(model, fabric), precision, ranks=ranks)
     _check_seed(seed)
     search = _finder(finder, {"steps": steps, "objective": objective, "controller": controller}, granularity)
     selection_of(search, checked.layout, density)
     samples = _batch_size(batch_size, search)
     # Of a generator no more than it takes to search, and to look at the ticket.
     feed = feed_of(data, seed, samples, most=max(needs_of(search).batches, diagnostics.BATCHES))
-    display = progress_on() if progress else Silent()
+    display = progress_on() if progress and ranks.leads else Silent()
     held_out_feed = None if held_out is None else feed_of(held_out, seed, samples, name="held_out")
     task, spoilt = settle(model, checked.layout, task, (feed, held_out_feed), runtime, needs_of(search).task)
     runtime = runtime.with_safe_precision(spoilt, precision)
+    runtime = _divided(runtime, search, model, checked.layout, task, (feed,), needs_of(search).task)
     problem = Problem(
         model=unwrap(model),
         layout=checked.layout,
@@ -129,7 +139,41 @@ def draw(
         held_out=held_out_feed,
     )
     with torch.inference_mode(False), torch.enable_grad():
-        return _announced(draw_ticket(search, problem, density)).ticket
+        return _announced(draw_ticket(search, problem, density), ranks).ticket
+
+
+def _device(model: nn.Module, fabric: Any) -> torch.device:
+    """Return where a model runs: a fabric's processes each have a device of their own."""
+    device: torch.device = next(model.parameters()).device if fabric is None else fabric.device
+    return device
+
+
+def _divided(
+    runtime: Runtime,
+    finder: Finds,
+    model: nn.Module,
+    layout: Layout,
+    task: Task,
+    feeds: Sequence[Feed],
+    needs: Sequence[str],
+) -> Runtime:
+    """Return a runtime that knows what its processes change; raises UsageError where they cannot divide the work."""
+    check_divides(finder, runtime.ranks.size)
+    _check_alike(runtime.ranks, model, *feeds)
+    return over_ranks(model, layout, task, feeds[0], runtime, needs)
+
+
+def _check_alike(ranks: Ranks, model: nn.Module, *feeds: Feed) -> None:
+    """Raise UsageError where processes that divide the work were not given the same."""
+    if ranks.size == 1:
+        return
+    for what, mark in (("model", State.of(unwrap(model)).digest), ("data", [_mark_of(feed) for feed in feeds])):
+        if any(other != mark for other in ranks.gathered(mark)):
+            raise UsageError(
+                f"needs the same {what} in all {ranks.size} processes, which divide each batch themselves: the same "
+                "weights, and all of the data in the same order, without a DistributedSampler",
+                option="fabric",
+            )
 
 
 def _finder(finder: Finds | str | None, settings: dict[str, Any], granularity: Granularity | str | None) -> Finds:
@@ -178,8 +222,8 @@ def _check_seed(seed: int) -> None:
         raise UsageError(f"must be a whole number that is not negative, got {seed!r}", option="seed")
 
 
-def _announced(found: Drawn) -> Drawn:
-    for sign in found.ticket.provenance.warnings if found.ticket.provenance else ():
+def _announced(found: Drawn, ranks: Ranks) -> Drawn:
+    for sign in found.ticket.provenance.warnings if found.ticket.provenance and ranks.leads else ():
         warnings.warn(literal(sign), TicketWarning, stacklevel=3)
     return found
 
@@ -226,6 +270,7 @@ def sparsify(
     search_batch_size: int | None = None,
     out: str | Path | None = None,
     execution: str = "auto",
+    fabric: Any = None,
     progress: bool = True,
 ) -> Sparsified:
     """Train a model sparse from its present weights: pretrain, draw a ticket, train the ticket.
@@ -242,7 +287,7 @@ def sparsify(
     so that the same call goes on from the last checkpoint; the data, which cannot be named, must then be the same.
     execution: how the ticket trains: "sparse" (by its kept weights alone, in float32 on a CPU; needs numba, `pip
     install 'tombola[fast]'`), "dense", or "auto": sparse where numba is there and a fixed rule expects it to be faster.
-    The rest as in `draw`.
+    fabric: as in `draw`; all processes get the same trained model. The rest as in `draw`.
 
     Returns the trained model and its ticket: `sparse, ticket = sparsify(...)`.
     """
@@ -259,10 +304,11 @@ def sparsify(
     _check_seed(seed)
     if train_from not in ORIGINS:
         raise UsageError(f"must be one of {', '.join(ORIGINS)}, got {train_from!r}", option="train_from")
+    ranks = ranks_of(fabric)
     search = _finder(finder, {"steps": steps}, granularity)
     checked = survey(model, include, exclude)
     selection_of(search, checked.layout, density)
-    runtime = Runtime.choose(model, next(model.parameters()).device, precision)
+    runtime = Runtime.choose(model, _device(model, fabric), precision, ranks=ranks)
     samples = _batch_size(batch_size, search)
     if fit is not None and not callable(fit):
         raise UsageError(f"must be a function of (model, job), got {fit!r}", option="fit")
@@ -270,14 +316,15 @@ def sparsify(
     feed = feed_of(train, seed, samples, name="train")
     search_feed = feed_of(train, seed, _batch_size(search_batch_size, search), name="train")
     held_out_feed = feed_of(held_out, seed, samples, name="held_out")
-    display = progress_on() if progress else Silent()
+    display = progress_on() if progress and ranks.leads else Silent()
     # An objective that is chosen after the pretraining may be the divergence: it is asked for before that.
     later = ("divergence",) if getattr(search, "objective", Loss()) is None else ()
     asked = ("loss", "metric", *needs_of(search).task, *later)
     task, spoilt = settle(model, checked.layout, task, (feed, held_out_feed), runtime, asked)
     runtime = runtime.with_safe_precision(spoilt, precision)
+    runtime = _divided(runtime, search, model, checked.layout, task, (feed, search_feed), asked)
     plain = unwrap(model)
-    if progress:
+    if progress and ranks.leads:
         _say_forecast(display, plain, task, runtime, (feed, search_feed), recipe, rewind_to, search)
     selection_of(search, followed(search, plain, checked.layout, lambda: first_inputs(task, feed)), density)
     against = against_sparse(runtime.device, recipe.clip_norm, fit is not None, recipe.optimizer)
@@ -289,7 +336,7 @@ def sparsify(
         display.say(note)
     setup = TrainingSetup(plain, task, feed, held_out_feed, recipe, runtime, seed, display, execution)
     setup.say_unreached()
-    store = MemoryStore() if out is None else DiskStore(Path(out))
+    store = MemoryStore() if out is None else led(DiskStore(Path(out)), ranks)
     code = {"fit": code_of(fit)} if fit is not None else {}
     identity = {"data": _mark_of(feed), "task": _mark_of_task(task)} if out is not None else {}
     trainer = Trainer(setup, State.of(plain), store, {**identity, **code}, own=fit and UserFit(fit))
@@ -309,7 +356,7 @@ def sparsify(
         held_out=held_out_feed,
         identity=identity | ({"search data": _mark_of(search_feed)} if identity else {}),
     )
-    found = _announced(draw_ticket(search, problem, density))
+    found = _announced(draw_ticket(search, problem, density), ranks)
     start, _ = origin(
         train_from, search, problem, found, found.start or weights, trainer.start, lambda: redrawn(plain, seed)
     )

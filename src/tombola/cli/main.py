@@ -10,6 +10,7 @@ if os.path.basename(sys.argv[0]) == "tombola":  # the installed command, for whi
 
 import errno
 import signal
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import TextIO
 
 from tombola.errors import TicketWarning, TombolaError, UsageError, did_you_mean, in_words, lacks_memory
 from tombola.literal import literal
+from tombola.process import follows, place
 from tombola.version import __version__
 
 COMMANDS = {
@@ -41,6 +43,10 @@ COMMANDS = {
 }
 # Those that do something which takes time, and show how far they are.
 _WORKING = ("run", "compare", "study", "report", "audit", "draw", "train", "evaluate", "deploy", "demo")
+# What fails in all processes alike is said by one: the others wait so long for whoever started them to end them.
+FOLLOWER_SECONDS = 5.0
+# Those that several processes can do together.
+_DIVIDED = ("run", "draw", "train")
 # What no disk can have: names that were given, not a failure.
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
 
@@ -79,7 +85,8 @@ def _warned_in_words(command: str) -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         if issubclass(category, TicketWarning):
-            _complain(command, f"warning: {message}")
+            if not follows():
+                _complain(command, f"warning: {message}")
         else:
             alive.end()
             show(message, category, filename, lineno, file, line)
@@ -94,7 +101,9 @@ def _warned_in_words(command: str) -> Iterator[None]:
 def _complain(command: str, text: str) -> None:
     """Write one line to standard error."""
     alive.end()
-    print(f"tombola {command}: {literal(text)}", file=sys.stderr)
+    number = place()
+    which = f"process {number.rank}: " if number and number.rank else ""
+    print(f"tombola {command}: {which}{literal(text)}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _main(arguments)
     except KeyboardInterrupt as stop:
-        _complain(" ".join(arguments[:1]), "interrupted; the same command goes on from the last checkpoint")
+        if "TOMBOLA_PARENT" not in os.environ and not follows():
+            _complain(" ".join(arguments[:1]), "interrupted; the same command goes on from the last checkpoint")
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     finally:
         alive.end()
@@ -132,7 +142,10 @@ def _main(arguments: Sequence[str]) -> int:
         with _warned_in_words(command):
             return _run(command, arguments[1:]) or 0
     except TombolaError as error:
-        _complain(command, _worded(error))
+        if not vars(error).get("heard"):  # by the process that leads this one, which says it
+            if follows():
+                time.sleep(FOLLOWER_SECONDS)
+            _complain(command, _worded(error))
         return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:
         # Whoever read the output wants no more of it; nothing is left to be flushed into the pipe at exit.
@@ -153,10 +166,16 @@ def _run(command: str, arguments: Sequence[str]) -> int | None:
     from tombola import process
 
     # A configuration that is to be printed is all that such a command shows.
-    if "--print_config" not in arguments:
+    if "--print_config" not in arguments and place() is None:
         alive.begin(f"tombola {command}", command in _WORKING)
     process.tune()
     sys.path.append(os.getcwd())  # where one's own models are looked for, behind everything installed
+    number = place()
+    if number is not None and command not in _DIVIDED:
+        raise UsageError(
+            f"{command} works in one process, and {number.devices * number.nodes} were started; those that divide "
+            f"their work are {', '.join(_DIVIDED)}"
+        )
     status: int | None = import_module(f"tombola.cli.{command}").main(arguments)
     return status
 

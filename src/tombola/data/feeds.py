@@ -12,11 +12,32 @@ from tombola.core.seeds import GlobalState, generator, preserved, seeded_state
 from tombola.errors import UsageError
 
 
+class Rows(NamedTuple):
+    """Some samples of a batch, from one on up to another, of how many."""
+
+    begin: int
+    end: int
+    of: int
+
+    def of_output(self, output: Tensor) -> Tensor:
+        """Return these samples' part of what was computed of the batch; raises UsageError where it has no such rows."""
+        if output.shape[:1] != (self.of,):
+            raise UsageError(
+                f"outputs of shape {tuple(output.shape)} have no row for each of {self.of} samples, and cannot be "
+                "divided over processes; take one"
+            )
+        return output[self.begin : self.end]
+
+
 class Item(NamedTuple):
-    """A batch, and what it can be recognised by: row numbers, its place in a list, or nothing."""
+    """A batch, and what it can be recognised by: row numbers, its place in a list, or nothing.
+
+    rows: which samples of what the key means, where a batch is divided.
+    """
 
     batch: Any
     key: Any = None
+    rows: Rows | None = None
 
 
 _END = object()
@@ -31,7 +52,10 @@ class OutputTable:
 
     def __call__(self, item: Item) -> Any:
         """Return what was computed of an item's samples."""
-        return self.values[item.key.to(self.values.device) if isinstance(self.values, Tensor) else item.key]
+        if isinstance(self.values, Tensor):
+            return self.values[item.key.to(self.values.device)]
+        found = self.values[item.key]
+        return found if item.rows is None else item.rows.of_output(found)
 
 
 class Feed(Protocol):

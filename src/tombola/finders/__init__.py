@@ -9,6 +9,7 @@ from tombola.finders.base import Finder as Finder
 from tombola.finders.base import Finds as Finds
 from tombola.finders.base import Needs as Needs
 from tombola.finders.base import arithmetic_of as arithmetic_of
+from tombola.finders.base import check_divides as check_divides
 from tombola.finders.base import draw as draw
 from tombola.finders.base import drawn as drawn
 from tombola.finders.base import followed as followed

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,10 @@ class Finder(Part):
     finder of one's own may do without this base, as a frozen dataclass with a `draw` like this one's.
     """
 
+    # Whether it does its work where several processes divide each batch: it takes gradients by `Portion.gradient`, or
+    # looks at no batch. Each class says so for itself.
+    divides: ClassVar[bool] = False
+
     allocation: Allocation = option(
         Global(),
         ALLOCATION_HELP,
@@ -143,6 +147,16 @@ def needs_of(finder: Any) -> Needs:
     return needs
 
 
+def check_divides(finder: Any, processes: int) -> None:
+    """Raise UsageError where a finder would look at a part of each batch and take it for all."""
+    if processes > 1 and not vars(type(finder)).get("divides", False):
+        raise UsageError(
+            f"{written_name(finder)!r} does not say that it can divide batches over {processes} processes (divides = "
+            "True); take one",
+            option="finder",
+        )
+
+
 def selection_of(finder: Any, layout: Layout, density: Density) -> Selection:
     """Return what any finder keeps of a layout's weights at a density; raises UsageError where that is nothing."""
     chosen = (finder.allocation, finder.granularity) if isinstance(finder, Finder) else ()
@@ -186,6 +200,8 @@ def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
     """
     needs, problem = needs_of(finder), following(finder, problem)
     needs.check_at(written_name(finder), problem.at)
+    ranks = problem.runtime.ranks
+    check_divides(finder, ranks.size)
     selection = selection_of(finder, problem.layout, density)
     if selection.decided:
         return decided(finder, problem, density, selection)
@@ -206,7 +222,7 @@ def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
                 problem.progress.say(whole)
             entry.put("ticket", stored)
             entry.clear_checkpoint()
-    return _unpack(stored, entry.rows())
+    return _unpack(ranks.given(lambda: stored), entry.rows())
 
 
 @contextmanager

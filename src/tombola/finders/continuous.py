@@ -36,6 +36,7 @@ class ContinuousSparsification(TrainingFinder):
     """
 
     name: ClassVar[str] = "continuous-sparsification"
+    divides: ClassVar[bool] = True
     version: ClassVar[int] = 2
     rounds: int = option(2, "most rounds of continuous-sparsification", must=COUNT, group="rivals")
     temperature: float = option(
@@ -149,6 +150,10 @@ class HardeningGates(TrainingCallback):
         self._forming.beta = self._finder.temperature**share
         self._mask = self._gates.mask(self._step)
         return self._network.under(self._mask, batch)
+
+    def leaves(self) -> list[Tensor]:
+        """Return the mask."""
+        return [self._mask]
 
     @torch.no_grad()
     def after_step(self, share: float) -> None:

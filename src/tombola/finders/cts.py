@@ -15,7 +15,7 @@ from tombola.core.schedules import one_cycle
 from tombola.core.selection import Density
 from tombola.finders import diagnostics
 from tombola.finders.base import Drawn, Needs, drawn, search_batch_size
-from tombola.finders.objective_finder import ObjectiveFinder
+from tombola.finders.objective_finder import ObjectiveFinder, check_objective
 from tombola.finders.problem import Problem
 from tombola.finders.search import Search, run_steps
 from tombola.finders.steering import arithmetic
@@ -66,6 +66,7 @@ class CTS(ObjectiveFinder):
     """
 
     name: ClassVar[str] = "cts"
+    divides: ClassVar[bool] = True
     version: ClassVar[int] = 7
     # Settings by one name each, so that nobody forgets a piece.
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -142,7 +143,9 @@ class CTS(ObjectiveFinder):
         finder = self.settled(problem)
         network = FrozenNetwork(problem.network(), problem.layout, problem.task, problem.runtime)
         network.use_batch_statistics()
-        search = Search(finder, problem, finder.selection(problem, density), network, finder._teacher(problem))
+        teacher = finder._teacher(problem)
+        check_objective(finder.settled_objective, problem, teacher)
+        search = Search(finder, problem, finder.selection(problem, density), network, teacher)
         run_steps(search, finder.steps, problem, finder.settled_objective.name)
         return finder._finish(search, problem, density)
 

@@ -22,6 +22,7 @@ from tombola.finders.gates import Forming, Gates
 from tombola.finders.problem import Problem
 from tombola.finders.search import RECORD_EVERY, run_steps
 from tombola.networks.network import FrozenNetwork
+from tombola.networks.shares import share_of
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
 
@@ -51,6 +52,7 @@ class EdgePopup(ScoreFinder):
     """
 
     name: ClassVar[str] = "edge-popup"
+    divides: ClassVar[bool] = True
     version: ClassVar[int] = 3
     allocation: Allocation = option(Uniform(), ALLOCATION_HELP, family=ALLOCATIONS, group="ticket", kw_only=True)
 
@@ -115,9 +117,12 @@ class ScoreSearch:
 
     def advance(self, item: Item) -> dict[str, Any] | None:
         """Take one step on a batch; return a row of metrics when one is due."""
-        batch, mask = self._problem.runtime.move(item.batch), self._gates.mask(self.step)
-        loss = self._problem.task.loss(self._network.under(mask * self._network.weights, batch), batch)
-        gradient = self._gates.pull(*torch.autograd.grad(loss, mask))
+        problem, mask = self._problem, self._gates.mask(self.step)
+        share = share_of(item, problem.task, problem.runtime)
+        with problem.runtime.ranks.apart(problem.seed, "search", self.step, device=problem.runtime.device):
+            output = self._network.under(mask * self._network.weights, share.batch)
+        loss = share.portion.mean(problem.task.loss(output, share.batch))
+        gradient = self._gates.pull(share.portion.gradient(loss, mask))
         self._loss_sum, self._losses = self._loss_sum + float(loss.detach()), self._losses + 1
         if not math.isfinite(self._loss_sum):
             raise SearchError(f"{self._finder.name} broke down at step {self.step}: the loss is {float(loss.detach())}")
@@ -125,10 +130,9 @@ class ScoreSearch:
         row = {"stage": "search", "step": self.step, "objective": self._loss_sum / self._losses} if due else None
         if due:
             self._loss_sum, self._losses = 0.0, 0
-        share = self.step / self._finder.steps
-        self.move(gradient, self._finder.learning_rate * (1 + math.cos(math.pi * share)) / 2)
-        samples = self._problem.task.samples(batch)
-        self.meter.count(forward=samples, backward=samples)
+        done = self.step / self._finder.steps
+        self.move(gradient, self._finder.learning_rate * (1 + math.cos(math.pi * done)) / 2)
+        self.meter.count(forward=share.samples, backward=share.samples)
         self.step += 1
         return row
 

@@ -42,6 +42,7 @@ class Gradual(TrainingFinder):
     """
 
     name: ClassVar[str] = "gradual"
+    divides: ClassVar[bool] = True
     version: ClassVar[int] = 2
     schedule: str = option(
         "cubic", f"how the density falls in gradual: {', '.join(SCHEDULES)}", must=one_of(SCHEDULES), group="rivals"

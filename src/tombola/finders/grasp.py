@@ -22,6 +22,7 @@ class GraSP(SaliencyOnBatches):
     """
 
     name: ClassVar[str] = "grasp"
+    divides: ClassVar[bool] = True
     version: ClassVar[int] = 2
     temperature: float = option(200.0, "temperature by which grasp divides outputs", must=POSITIVE, group="search")
 
@@ -29,17 +30,20 @@ class GraSP(SaliencyOnBatches):
         """Return θ ⊙ Hg at the pruned network."""
         weights = (mask * context.network.weights).detach().requires_grad_()
         gradients: list[Tensor] = []
+        ranks = context.problem.runtime.ranks
         for masked in context.masked_batches(mask):
             gradients.append(self._gradient(context, weights, masked, create_graph=False))
-        mean = torch.stack(gradients).mean(dim=0).detach()
+        (mean,) = ranks.total([torch.stack(gradients).mean(dim=0).detach()])
         product = torch.zeros_like(weights)
         for masked in context.masked_batches(mask):
             inner = (self._gradient(context, weights, masked, create_graph=True) * mean).sum()
             product = product + torch.autograd.grad(inner, weights)[0]
+        (product,) = ranks.total([product])
         context.count(2, 5)
         return weights * product / len(context.items)
 
     def _gradient(self, context: ScoringContext, weights: Tensor, masked: MaskedBatch, create_graph: bool) -> Tensor:
+        """Return this rank's part of the gradient of a batch's loss, which that of all ranks adds up to."""
         with twice_differentiable():
             output = context.network.under(weights, masked.batch)
         if not isinstance(output, Tensor):
@@ -47,7 +51,8 @@ class GraSP(SaliencyOnBatches):
                 f"{self.name} divides outputs by a temperature and needs them to be tensors", option="finder"
             )
         loss = context.problem.task.loss(output / self.temperature, masked.batch)
-        return torch.autograd.grad(loss, weights, create_graph=create_graph)[0]
+        (found,) = torch.autograd.grad(loss, weights, create_graph=create_graph)
+        return masked.portion.of_counted * found
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class GraSPMagnitude(GraSP):
     """|θ ⊙ Hg|: GraSP by magnitude, the variant that ranks by how much the gradient's norm changes at all."""
 
     name: ClassVar[str] = "grasp-magnitude"
+    divides: ClassVar[bool] = True
 
     def scores(self, context: ScoringContext, mask: Tensor) -> Tensor:
         """Return |θ ⊙ Hg| at the pruned network."""

@@ -41,6 +41,7 @@ class Joint(TrainingFinder):
     """
 
     name: ClassVar[str] = "joint"
+    divides: ClassVar[bool] = True
     version: ClassVar[int] = 4
     share: float = falling_share()
     controller: Controller = option(
@@ -110,6 +111,10 @@ class JointSearch(TrainingCallback):
         """Run the model under a mask sampled anew."""
         self._mask = self._steering.mask(self._step)
         return self._network.under(self._mask, batch)
+
+    def leaves(self) -> list[Tensor]:
+        """Return the mask."""
+        return [self._mask]
 
     @torch.no_grad()
     def after_step(self, share: float) -> None:

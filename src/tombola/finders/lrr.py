@@ -18,6 +18,7 @@ class LRR(LTR):
     """
 
     name: ClassVar[str] = "lrr"
+    divides: ClassVar[bool] = True
     back_to: int | None = option(
         None,
         "epoch to which lrr rewinds the schedule",

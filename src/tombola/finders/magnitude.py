@@ -17,6 +17,7 @@ class Magnitude(Ranked):
     """
 
     name: ClassVar[str] = "magnitude"
+    divides: ClassVar[bool] = True
 
     def scores(self, problem: Problem) -> Tensor:
         """Return |θ|."""

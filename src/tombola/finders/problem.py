@@ -40,6 +40,8 @@ class Trainer:
     def __init__(
         self, setup: TrainingSetup, start: State, store: Store, identity: Mapping[str, Any], own: Fit | None = None
     ) -> None:
+        if own is not None and setup.runtime.ranks.size > 1:
+            raise UsageError("trains in its own way, which divides no batches over processes; take one", option="fit")
         self.setup = setup
         self.start = start
         self._store = store

@@ -17,6 +17,7 @@ class Random(Ranked):
     """Ranks weights, or groups of them, by uniform random scores."""
 
     name: ClassVar[str] = "random"
+    divides: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
     def scores_of(self, groups: Groups, problem: Problem) -> Tensor:

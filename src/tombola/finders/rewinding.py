@@ -39,6 +39,7 @@ class LTR(Finder):
     """
 
     name: ClassVar[str] = "ltr"
+    divides: ClassVar[bool] = True
     rate: float = option(
         0.2, "share of the remaining weights that a round of ltr or imp prunes", must=INSIDE, group="rivals"
     )
@@ -103,6 +104,7 @@ class IMP(LTR):
     """Iterative magnitude pruning: the same with a rewind to the initial weights (Frankle and Carbin 2019)."""
 
     name: ClassVar[str] = "imp"
+    divides: ClassVar[bool] = True
 
     def needs(self) -> Needs:
         """Return what it needs of a run."""

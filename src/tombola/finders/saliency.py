@@ -19,9 +19,10 @@ from tombola.core.selection import Density, Selection
 from tombola.data import Item, forever
 from tombola.errors import SearchError
 from tombola.finders.base import Drawn, Finder, Needs, drawn, search_batch_size
-from tombola.finders.objective_finder import ObjectiveFinder
+from tombola.finders.objective_finder import ObjectiveFinder, check_objective
 from tombola.finders.problem import Problem
 from tombola.networks.network import FrozenNetwork
+from tombola.networks.shares import share_of
 from tombola.networks.teacher import Teacher, make_teacher
 from tombola.objectives import MaskedBatch, gradient_of, value_of
 
@@ -39,8 +40,10 @@ class ScoringContext:
     def masked_batches(self, mask: Tensor) -> Iterator[MaskedBatch]:
         """Give each batch seen under a flat mask (d,)."""
         for item in self.items:
-            batch = self.problem.runtime.move(item.batch)
-            yield MaskedBatch(self.network, self.problem.task, mask, item, batch, self.teacher)
+            share = share_of(item, self.problem.task, self.problem.runtime)
+            yield MaskedBatch(
+                self.network, self.problem.task, mask, share.item, share.batch, self.teacher, share.portion
+            )
 
     def count(self, forward: int, backward: int) -> None:
         """Count passes of all batches; differentiating a gradient once more costs three further backward passes."""
@@ -140,7 +143,7 @@ def _loss_gradient(context: ScoringContext, mask: Tensor) -> tuple[Tensor, Tenso
     with torch.enable_grad():
         for masked in context.masked_batches(mask):
             loss = context.problem.task.loss(context.network.under(weights, masked.batch), masked.batch)
-            total = total + torch.autograd.grad(loss, weights)[0]
+            total = total + masked.portion.gradient(masked.mean(loss), weights)
     return weights, total / len(context.items)
 
 
@@ -152,6 +155,7 @@ class SNIP(SaliencyOnBatches):
     """
 
     name: ClassVar[str] = "snip"
+    divides: ClassVar[bool] = True
 
     def scores(self, context: ScoringContext, mask: Tensor) -> Tensor:
         """Return |θ ⊙ ∂L/∂θ| at the pruned network."""
@@ -168,6 +172,7 @@ class FORCE(SaliencyOnBatches):
     """
 
     name: ClassVar[str] = "force"
+    divides: ClassVar[bool] = True
     revives: ClassVar[bool] = True
     rounds: int = option(60, ROUNDS, must=COUNT, group="rivals")
 
@@ -187,6 +192,7 @@ class ProsPr(Saliency):
     """
 
     name: ClassVar[str] = "prospr"
+    divides: ClassVar[bool] = True
     version: ClassVar[int] = 3
     training_steps: int = option(
         3, "steps of training that prospr looks ahead", must=COUNT, flag="prospr-steps", group="rivals"
@@ -213,12 +219,13 @@ class ProsPr(Saliency):
             with twice_differentiable():
                 loss = context.problem.task.loss(context.network.under(weights, masked.batch, others), masked.batch)
             found = torch.autograd.grad(loss, [weights, *others.values()], create_graph=True, materialize_grads=True)
+            found = tuple(masked.mean(gradient) for gradient in found)
             # What an earlier cut has pruned stays zero.
             weights = weights - self.training_rate * mask * found[0]
             steps = zip(others.items(), found[1:], strict=True)
             others = {name: value - self.training_rate * step for (name, value), step in steps}
         loss = context.problem.task.loss(context.network.under(weights, last.batch, others), last.batch)
-        (score,) = torch.autograd.grad(loss, gate)
+        score = last.portion.gradient(last.mean(loss), gate)
         replace(context, items=context.items[:-1]).count(1, 4)
         replace(context, items=context.items[-1:]).count(1, 1)
         return score.abs()
@@ -233,6 +240,7 @@ class ObjectiveSaliency(ObjectiveFinder, SaliencyOnBatches):
     """
 
     name: ClassVar[str] = "saliency"
+    divides: ClassVar[bool] = True
     version: ClassVar[int] = 4
     perturbation: float = option(
         0.01, "how far the saliency of an objective steps away from the dense network", must=INSIDE, group="rivals"
@@ -252,6 +260,7 @@ class ObjectiveSaliency(ObjectiveFinder, SaliencyOnBatches):
                 problem.network(), problem.layout, problem.task, problem.feed, problem.runtime, store_outputs=False
             )
             meter.count(forward=teacher.forward)  # for its statistics
+        check_objective(objective, problem, teacher)
         return ScoringContext(problem, found.network, found.items, meter, teacher)
 
     def scores(self, context: ScoringContext, mask: Tensor) -> Tensor:
@@ -259,11 +268,14 @@ class ObjectiveSaliency(ObjectiveFinder, SaliencyOnBatches):
         noise = torch.rand(mask.shape, generator=generator(context.problem.seed, "saliency"), dtype=mask.dtype)
         gate = (mask * (1 - self.perturbation * noise.to(mask.device))).requires_grad_()
         objective, total = self.settled_objective, torch.zeros_like(mask)
-        before = context.teacher.forward if context.teacher else 0
-        for masked in context.masked_batches(gate):
+        count, recomputed = context.problem.task.samples, 0
+        for item, masked in zip(context.items, context.masked_batches(gate), strict=True):
+            before = context.teacher.forward if context.teacher else 0
             total = total + gradient_of(objective, masked)[1]
+            here = context.teacher.forward - before if context.teacher else 0
+            recomputed += here * count(item.batch) // count(masked.batch)
         context.count(objective.forward, objective.backward)
-        context.meter.count(forward=context.teacher.forward - before if context.teacher else 0)
+        context.meter.count(forward=recomputed)
         return (total / len(context.items)).abs()
 
     def facts(self, context: ScoringContext, mask: Tensor) -> dict[str, Any]:

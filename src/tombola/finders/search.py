@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tombola.core import concrete
+from tombola.core.controllers import Figures
 from tombola.core.cost import Cost, Meter
 from tombola.core.seeds import GlobalState, seeded
 from tombola.core.selection import Selection
@@ -18,6 +19,7 @@ from tombola.finders.balance import at_density, start_logits
 from tombola.finders.problem import Problem
 from tombola.finders.steering import steering
 from tombola.networks.network import FrozenNetwork
+from tombola.networks.shares import share_of
 from tombola.networks.teacher import Teacher
 from tombola.objectives import MaskedBatch, Objective, gradient_of, value_of
 
@@ -117,7 +119,7 @@ class Search:
             self._values += 1
         due = self.step % RECORD_EVERY == 0 or self.step == self._finder.steps - 1
         # Looked at only where a row is due: a look waits for the device.
-        row = self._row({key: float(each) for key, each in figures.items()}) if due else None
+        row = self._problem.runtime.ranks.given(lambda: self._row(_floats(figures))) if due else None
         self._steering.move(rate)
         self.step += 1
         return row
@@ -141,13 +143,16 @@ class Search:
         self, look: Callable[[Objective, MaskedBatch], T], mask: Tensor, item: Item, teacher: Teacher | None
     ) -> T:
         """Return what is looked at of the objective on a batch, its samples counted."""
-        batch = self._problem.runtime.move(item.batch)
-        size = self._problem.task.samples(batch)
-        objective = self._objective_part
+        problem, objective = self._problem, self._objective_part
+        share = share_of(item, problem.task, problem.runtime)
         before = teacher.forward if teacher else 0
-        found = look(objective, MaskedBatch(self.network, self._problem.task, mask, item, batch, teacher))
-        recomputed = teacher.forward - before if teacher else 0
-        self.meter.count(forward=size * objective.forward + recomputed, backward=size * objective.backward)
+        masked = MaskedBatch(self.network, problem.task, mask, share.item, share.batch, teacher, share.portion)
+        with problem.runtime.ranks.apart(problem.seed, "search", self.step, device=problem.runtime.device):
+            found = look(objective, masked)
+        recomputed = round((teacher.forward - before) * share.times) if teacher else 0
+        self.meter.count(
+            forward=share.samples * objective.forward + recomputed, backward=share.samples * objective.backward
+        )
         return found
 
     def _row(self, figures: Mapping[str, float]) -> dict[str, Any]:
@@ -184,3 +189,7 @@ class Search:
             layer = self.selection.groups.layout().name_at(index)
             where = f"the gradient of {name} is {float(gradient[index])} in layer {layer}"
         return f"the search broke down by step {self.step}: {where}; check the model's weights and the data for NaN"
+
+
+def _floats(figures: Figures) -> dict[str, float]:
+    return {key: float(each) for key, each in figures.items()}

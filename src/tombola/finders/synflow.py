@@ -26,6 +26,7 @@ class SynFlow(Saliency):
     """
 
     name: ClassVar[str] = "synflow"
+    divides: ClassVar[bool] = True
     version: ClassVar[int] = 2
     rounds: int = option(100, ROUNDS, must=COUNT, group="rivals")
 

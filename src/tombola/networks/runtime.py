@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tombola.core.ranks import ALONE, Ranks
 from tombola.errors import UsageError
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
@@ -102,11 +103,17 @@ def _changed_fields(data: Any, wanted: Callable[[Any], bool], change: Callable[[
 
 @dataclass(frozen=True)
 class Runtime:
-    """A device, a precision ("32-true" or "bf16-mixed") and the memory format of images."""
+    """A device, a precision ("32-true" or "bf16-mixed") and the memory format of images; and the processes that share.
+
+    by_share: whether the network computes something else of a batch where ranks divide it, beyond the last bits of
+    sums: it normalises by the batch, or draws random numbers.
+    """
 
     device: torch.device
     precision: str = "32-true"
     memory_format: str = "contiguous"
+    ranks: Ranks = ALONE
+    by_share: bool = False
 
     @classmethod
     def choose(
@@ -115,6 +122,7 @@ class Runtime:
         device: str | torch.device = "auto",
         precision: str = "auto",
         memory_format: str = "auto",
+        ranks: Ranks = ALONE,
     ) -> "Runtime":
         """Apply the fixed rule: convolutional models run channels_last, in bf16 where the hardware has it.
 
@@ -129,7 +137,7 @@ class Runtime:
             precision = "bf16-mixed" if convolutional and has_bf16_instructions(where) else "32-true"
         if memory_format == "auto":
             memory_format = "channels-last" if convolutional else "contiguous"
-        return cls(where, precision, memory_format)
+        return cls(where, precision, memory_format, ranks)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which networks run forward."""
@@ -179,10 +187,11 @@ class Runtime:
         """Return the same place without mixed precision."""
         return replace(self, precision="32-true")
 
-    def to_dict(self) -> dict[str, str]:
-        """Return what enters a result's identity."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return what enters a result's identity: of the processes nothing where they change but last bits."""
         return {
             "device": self.device.type,
             "precision": self.precision,
             "layout": self.memory_format,
+            **({"processes": self.ranks.size} if self.by_share else {}),
         }

@@ -1,16 +1,16 @@
 """Objective: a part that gives a number for a masked network, minimised."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from tombola.core.parts import Part, guarded, written_name
 from tombola.core.plugins import code_of
 from tombola.errors import UsageError
 from tombola.networks.network import FrozenNetwork
+from tombola.networks.shares import Portion
 from tombola.objectives.masked_batch import MaskedBatch
 
 
@@ -20,7 +20,8 @@ class Objective(Part):
 
     asks_outputs, asks_network: whether it looks at the dense network's outputs, or at what lies inside it. asks_task:
     which parts of the task it uses. forward, backward: passes that one value and its gradient take, the dense network's
-    outputs not counted.
+    outputs not counted. over: what its value is a mean over, so that it can be divided over processes: what the task
+    counts, or samples; or "batch" where it is no mean, and is made of `masked.mean` and `masked.gradient`.
     """
 
     asks_outputs: ClassVar[bool] = False
@@ -28,6 +29,7 @@ class Objective(Part):
     asks_task: ClassVar[tuple[str, ...]] = ("loss",)
     forward: ClassVar[int] = 1
     backward: ClassVar[int] = 1
+    over: ClassVar[str] = "counted"
 
     def __call__(self, masked: MaskedBatch) -> Tensor:
         """Return R, a scalar, differentiable in the mask."""
@@ -45,7 +47,14 @@ def value_of(objective: Objective, masked: MaskedBatch) -> Tensor:
         got = f"one of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         words = "must return a scalar, a tensor without dimensions such as .mean() gives"
         raise UsageError(f"{written_name(objective)!r} {words}, got {got}", option="objective")
-    return value
+    return _OF_THE_BATCH[objective.over](masked.portion, value)
+
+
+_OF_THE_BATCH: Mapping[str, Callable[[Portion, Tensor], Tensor]] = {
+    "counted": Portion.mean,
+    "samples": Portion.mean_of_samples,
+    "batch": lambda portion, value: value,
+}
 
 
 def gradient_of(objective: Objective, masked: MaskedBatch) -> tuple[Tensor, Tensor]:
@@ -55,7 +64,7 @@ def gradient_of(objective: Objective, masked: MaskedBatch) -> tuple[Tensor, Tens
         words = "must return what depends on the mask: on masked.sparse or masked.mask, not detached"
         raise UsageError(f"{written_name(objective)!r} {words}", option="objective")
     with guarded("objective", objective):
-        return value, torch.autograd.grad(value, masked.mask)[0]
+        return value, masked.portion.gradient(value, masked.mask)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class FeatureMSE(Objective):
     asks_network: ClassVar[bool] = True
     asks_task: ClassVar[tuple[str, ...]] = ("prediction",)
     forward: ClassVar[int] = 2
+    over: ClassVar[str] = "samples"
     features: tuple[str, ...] = option(
         (),
         "globs of names of the modules that feature-mse compares",

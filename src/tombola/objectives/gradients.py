@@ -19,6 +19,7 @@ class GradNorm(Objective):
 
     name: ClassVar[str] = "grad-norm"
     backward: ClassVar[int] = 4
+    over: ClassVar[str] = "batch"
 
     def __call__(self, masked: MaskedBatch) -> Tensor:
         """Return -‖∇_θ loss(f_z)‖₂ over all parameters."""
@@ -34,6 +35,7 @@ class GradMatch(Objective):
     asks_network: ClassVar[bool] = True
     forward: ClassVar[int] = 2
     backward: ClassVar[int] = 5
+    over: ClassVar[str] = "batch"
 
     def __call__(self, masked: MaskedBatch) -> Tensor:
         """Return the mean over prunable tensors of the MSE between the standardised gradients."""

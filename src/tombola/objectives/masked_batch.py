@@ -10,6 +10,7 @@ from tombola.core.double_backward import twice_differentiable
 from tombola.data import Item
 from tombola.errors import SearchError
 from tombola.networks.network import FrozenNetwork
+from tombola.networks.shares import WHOLE, Portion
 from tombola.networks.task import Batch, Output, Task
 from tombola.networks.teacher import Teacher
 
@@ -20,6 +21,7 @@ class MaskedBatch:
 
     network: the network that masks are put on. mask: the flat relaxed or hard mask z of (d,). item, batch: the same
     batch as the feed gave it and in its place. dense_network: gives f, for objectives that announced that they ask it.
+    portion: which part of a batch this is, where several processes divide it.
     """
 
     network: FrozenNetwork
@@ -28,6 +30,7 @@ class MaskedBatch:
     item: Item
     batch: Batch
     dense_network: Teacher | None = None
+    portion: Portion = WHOLE
 
     @cached_property
     def sparse(self) -> Output:
@@ -46,6 +49,13 @@ class MaskedBatch:
             raise SearchError("the objective asks the dense network without having announced it")
         return self.dense_network
 
+    def mean(self, value: Tensor) -> Tensor:
+        """Return a mean over the whole batch, of what its task counts, from the mean over what is here of it.
+
+        The two differ where several processes divide a batch.
+        """
+        return self.portion.mean(value)
+
     def gradient(self, network: FrozenNetwork, mask: Tensor | None, every_parameter: bool = False) -> Tensor:
         """Return the gradient of the loss with respect to the stored weights (d,), under a mask or dense.
 
@@ -60,4 +70,4 @@ class MaskedBatch:
             parts = torch.autograd.grad(
                 loss, [weights, *others.values()], create_graph=mask is not None, materialize_grads=True
             )
-        return torch.cat([part.reshape(-1) for part in parts])
+        return self.mean(torch.cat([part.reshape(-1) for part in parts]))

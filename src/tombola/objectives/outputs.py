@@ -26,10 +26,12 @@ class DeltaLoss(Objective):
 
     name: ClassVar[str] = "delta-loss"
     asks_outputs: ClassVar[bool] = True
+    over: ClassVar[str] = "batch"
 
     def __call__(self, masked: MaskedBatch) -> Tensor:
         """Return |loss(f_z) / loss(f) - 1|."""
-        return (masked.task.loss(masked.sparse, masked.batch) / masked.task.loss(masked.dense, masked.batch) - 1).abs()
+        sparse, dense = (masked.task.loss(output, masked.batch) for output in (masked.sparse, masked.dense))
+        return (masked.mean(sparse) / masked.mean(dense) - 1).abs()
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,17 @@ from tombola.core.compiling import numba_works
 from tombola.core.parts import identify, written_name
 from tombola.core.plugins import imported_function, source
 from tombola.core.progress import Progress
+from tombola.core.ranks import ALONE, Ranks
 from tombola.core.seeds import seeded
 from tombola.core.selection import VERSION as SELECTION_VERSION
 from tombola.data import AUGMENTATIONS, Feed, MixedFeed, Normalisation, Split, Splits, Targets, file_stamp, load
 from tombola.data import VERSION as DATA_VERSION
 from tombola.errors import UsageError
-from tombola.finders import Finder, arithmetic_of, followed, needs_of, selection_of
+from tombola.finders import Finder, arithmetic_of, check_divides, followed, needs_of, selection_of
 from tombola.finders.problem import Problem, Trainer
 from tombola.finders.steering import COMPILED_VERSION
 from tombola.networks.bf16 import BF16Watch
+from tombola.networks.division import over_ranks
 from tombola.networks.evaluation import VERSION as EVALUATION_VERSION
 from tombola.networks.evaluation import Evaluation, evaluate
 from tombola.networks.masking import Survey, survey, unwrap
@@ -193,24 +195,28 @@ class Cell:
     note: str = ""
 
     @classmethod
-    def prepare(cls, config: RunConfig) -> "Cell":
-        """Load the data and build the model of a resolved configuration; raises UsageError if they do not fit."""
+    def prepare(cls, config: RunConfig, ranks: Ranks = ALONE) -> "Cell":
+        """Load the data and build the model of a resolved configuration; raises UsageError if they do not fit.
+
+        ranks: processes that divide the work.
+        """
+        check_divides(config.finder, ranks.size)
         splits = splits_of(config)
         if _prepared is None:
-            return cls._made(config, splits)
+            return cls._made(config, splits, ranks)
         found = _prepared.pop(config, None)
         if found is None or found.splits is not splits:
-            found = cls._made(config, splits)
+            found = cls._made(config, splits, ranks)
         _prepared[config] = found
         if len(_prepared) > MOST_PREPARED:
             _prepared.popitem(last=False)
         return found
 
     @classmethod
-    def _made(cls, config: RunConfig, splits: Splits) -> "Cell":
+    def _made(cls, config: RunConfig, splits: Splits, ranks: Ranks) -> "Cell":
         _training_feed(config, splits)  # refuses what the augmentation cannot change
         model = _initial_model(config, splits, config.seed, "model")
-        runtime = Runtime.choose(model, config.device, config.precision, config.layout)
+        runtime = Runtime.choose(model, config.device, config.precision, config.layout, ranks)
         if config.weights:
             load_into(model, read_weights(Path(config.weights)), Path(config.weights))
         found = survey(model, config.include or "*", config.exclude)
@@ -219,9 +225,11 @@ class Cell:
         layout = followed(config.finder, model, found.layout, lambda: _two_inputs(config, splits))
         selection_of(config.finder, layout, config.density)
         runtime = runtime.with_safe_precision(wrong, config.precision)
+        asked = {"loss", *needs_of(config.finder).task}
+        runtime = over_ranks(model, found.layout, config.task.build(), _training_feed(config, splits), runtime, asked)
         of_search = config.search_precision or runtime.precision
-        search = Runtime.choose(model, runtime.device, of_search, runtime.memory_format)
-        search = search.with_safe_precision(wrong, of_search)
+        search = Runtime.choose(model, runtime.device, of_search, runtime.memory_format, ranks)
+        search = replace(search.with_safe_precision(wrong, of_search), by_share=runtime.by_share)
         execution, note = _execution(config, splits, model, found, runtime)
         settled = replace(
             config,

@@ -11,6 +11,7 @@ from tombola.core.cost import Cost
 from tombola.core.measure import Measure
 from tombola.core.parts import written_name
 from tombola.core.progress import Progress
+from tombola.core.ranks import ALONE, Ranks
 from tombola.core.seeds import seeded
 from tombola.errors import UsageError
 from tombola.finders import Finder, following, origin
@@ -39,6 +40,7 @@ from tombola.runs.rundir import (
     write_trained,
 )
 from tombola.sparse.choice import first_inputs
+from tombola.storage.leading import LedStore, led
 from tombola.storage.store import CHECKPOINT_SECONDS, DiskStore
 from tombola.ticket import Ticket
 from tombola.trackers import Following, follow
@@ -55,21 +57,32 @@ class Result:
     repeated: bool
 
 
-def run(config: RunConfig, out: Path, progress: Progress, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> Result:
+def run(
+    config: RunConfig,
+    out: Path,
+    progress: Progress,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    *,
+    ranks: Ranks = ALONE,
+) -> Result:
     """Run one cell below `out` and return its result; what is there already is not done again.
 
-    Raises UsageError for a configuration that cannot be run, before anything is written.
+    ranks: processes that divide the work, all of which call this alike. Raises UsageError for a configuration that
+    cannot be run, before anything is written.
     """
-    store = store_below(out, progress, checkpoint_seconds)
-    with _claimed(config, out, store) as (cell, directory), _followed(cell.config, directory, store) as following:
-        repeated = is_whole(directory, FILES)
+    disk = store_below(out, progress, checkpoint_seconds)
+    store = led(disk, ranks)
+    with (
+        _claimed(config, out, store, ranks) as (cell, directory),
+        _followed(cell.config, directory, disk, ranks) as following,
+    ):
+        repeated = ranks.given(lambda: is_whole(directory, FILES))
         if not repeated:
             # Also when files of a finished run are gone or damaged: the store has what they were made from.
             say_damage(directory, progress)
             drawn = _draw(cell, store, directory, progress, following)
             _train(drawn, directory)
-        values = read_result(directory)
-        following.catch_up(read_metrics(directory), values)
+        values = ranks.given(lambda: _told(directory, following))
         return Result(directory, _places(directory) | values, repeated)
 
 
@@ -80,21 +93,28 @@ def finished(directory: Path) -> Result | None:
     return Result(directory, _places(directory) | read_result(directory), repeated=True)
 
 
-def draw(config: RunConfig, out: Path, progress: Progress) -> Result:
+def draw(config: RunConfig, out: Path, progress: Progress, *, ranks: Ranks = ALONE) -> Result:
     """Do the first part of a run: pretrain and draw. The run directory is the one that `run` goes on with."""
-    store = store_below(out, progress)
-    with _claimed(config, out, store) as (cell, directory), _followed(cell.config, directory, store) as following:
-        repeated = is_whole(directory, DRAWN)
+    disk = store_below(out, progress)
+    store = led(disk, ranks)
+    with (
+        _claimed(config, out, store, ranks) as (cell, directory),
+        _followed(cell.config, directory, disk, ranks) as following,
+    ):
+        repeated = ranks.given(lambda: is_whole(directory, DRAWN))
         if not repeated:
             _draw(cell, store, directory, progress, following)
-    ticket = Ticket.load(directory / "ticket.safetensors")
+    ticket = ranks.given(lambda: Ticket.load(directory / "ticket.safetensors"))
     return Result(directory, _places(directory) | _ticket_values(ticket), repeated)
 
 
 def fit(config: RunConfig, out: Path, progress: Progress) -> None:
     """Do all of a run but the evaluation beside the dense network: pretrain, draw, and train the ticket."""
     store = store_below(out, progress)
-    with _claimed(config, out, store) as (cell, directory), _followed(cell.config, directory, store) as following:
+    with (
+        _claimed(config, out, store, ALONE) as (cell, directory),
+        _followed(cell.config, directory, store, ALONE) as following,
+    ):
         if not is_whole(directory, FILES):
             drawn = _draw(cell, store, directory, progress, following)
             drawn.problem.fit(drawn.ticket, drawn.start)
@@ -121,10 +141,10 @@ def advance(config: RunConfig, out: Path, progress: Progress, stages: int) -> No
 
 
 @contextmanager
-def _prepared(config: RunConfig) -> Iterator[Cell]:
+def _prepared(config: RunConfig, ranks: Ranks = ALONE) -> Iterator[Cell]:
     config = resolve(config)
     with on_threads(config.threads):
-        yield Cell.prepare(config)
+        yield Cell.prepare(config, ranks)
 
 
 def _finder(cell: Cell) -> Finder:
@@ -138,7 +158,15 @@ def _problem(cell: Cell, store: DiskStore, progress: Progress) -> Problem:
     return cell.problem(trainer.dense_at(cell.config.drawn_at), store, progress, trainer)
 
 
-def train(config: RunConfig, ticket_file: Path, weights: Path | None, out: Path, progress: Progress) -> Result:
+def train(
+    config: RunConfig,
+    ticket_file: Path,
+    weights: Path | None,
+    out: Path,
+    progress: Progress,
+    *,
+    ranks: Ranks = ALONE,
+) -> Result:
     """Train a ticket from a file, and evaluate it, in a run directory of its own below `out`.
 
     config: model, data and recipe. weights: what the ticket is trained from; without it, the model's initial weights,
@@ -146,32 +174,39 @@ def train(config: RunConfig, ticket_file: Path, weights: Path | None, out: Path,
     """
     config = resolve(config)
     with on_threads(config.threads):
-        cell = Cell.prepare(replace(config, weights=str(weights)) if weights else config)
+        cell = Cell.prepare(replace(config, weights=str(weights)) if weights else config, ranks)
         ticket = Ticket.load(ticket_file, cell.model)
         start = cell.start_of(ticket, given=weights is not None)
         identity = {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch}
-        directory = claim_below(out, f"trained-{ticket_name(ticket, config.seed)}", identity)
-        store = store_below(out, progress)
-        with store.lock(directory.name), _followed(config, directory, store) as following:
-            repeated = is_whole(directory, TRAINED)
+        name = f"trained-{ticket_name(ticket, config.seed)}"
+        directory = ranks.given(lambda: claim_below(out, name, identity))
+        disk = store_below(out, progress)
+        store = led(disk, ranks)
+        with store.lock(directory.name), _followed(config, directory, disk, ranks) as following:
+            repeated = ranks.given(lambda: is_whole(directory, TRAINED))
             if not repeated:
                 say_damage(directory, progress)
                 following.watch("train")
                 _train_alone(cell, ticket, start, cell.trainer(store, progress), directory)
-            values = read_result(directory)
-            following.catch_up(read_metrics(directory), values)
+            values = ranks.given(lambda: _told(directory, following))
             return Result(directory, _places(directory) | values, repeated)
 
 
 def _train_alone(cell: Cell, ticket: Ticket, start: State, trainer: Trainer, directory: Path) -> None:
+    ranks = cell.runtime.ranks
     trainer.setup.say_unreached()
-    describe_run(directory, cell.config, TRAINED)
-    write_ticket(directory, ticket, start)
+
+    def begin() -> None:
+        describe_run(directory, cell.config, TRAINED, ranks.size)
+        write_ticket(directory, ticket, start)
+
+    ranks.given(begin)
     trained = trainer.fit(ticket, start)
     test = cell.evaluate(trained, "test")
     values = _ticket_values(ticket) | {"seed": cell.config.seed, "seconds": trained.cost.seconds}
     values |= _measured(cell.task.measure, test)
-    write_trained(directory, trained, trainer.ticket_entry(ticket, start).rows(), values)
+    rows = trainer.ticket_entry(ticket, start).rows()
+    ranks.given(lambda: write_trained(directory, trained, rows, values))
 
 
 def evaluate_ticket(config: RunConfig, ticket_file: Path, weights: Path, split: str) -> tuple[Evaluation, Measure]:
@@ -189,26 +224,35 @@ def evaluate_ticket(config: RunConfig, ticket_file: Path, weights: Path, split: 
 
 
 @contextmanager
-def _claimed(config: RunConfig, out: Path, store: DiskStore) -> Iterator[tuple[Cell, Path]]:
+def _claimed(config: RunConfig, out: Path, store: DiskStore | LedStore, ranks: Ranks) -> Iterator[tuple[Cell, Path]]:
     """Give the cell of a configuration and the run directory that is its own, on the configured threads.
 
     Another process that does the same waits, and then finds it done.
     """
-    with _prepared(config) as cell:
+    with _prepared(config, ranks) as cell:
         config = cell.config
-        directory = claim_below(
-            out, run_name(written_name(config.finder), config.density, config.seed), cell.identity()
-        )
+        name = run_name(written_name(config.finder), config.density, config.seed)
+        directory = ranks.given(lambda: claim_below(out, name, cell.identity()))
         with store.lock(directory.name):
             yield cell, directory
 
 
 @contextmanager
-def _followed(config: RunConfig, directory: Path, store: DiskStore) -> Iterator[Following]:
-    """Give what passes rows that the store gets on to the configured tracker."""
+def _followed(config: RunConfig, directory: Path, store: DiskStore, ranks: Ranks) -> Iterator[Following]:
+    """Give what passes rows that the store gets on to the configured tracker, in the process that writes them."""
+    if not ranks.leads:
+        yield Following()
+        return
     with follow(config.tracker, directory, config.to_dict(), store.say) as following:
         store.seen = following.see
         yield following
+
+
+def _told(directory: Path, following: Following) -> dict[str, Any]:
+    """Return what a run found, once whoever follows it knows all of it."""
+    values = read_result(directory)
+    following.catch_up(read_metrics(directory), values)
+    return values
 
 
 def _places(directory: Path) -> dict[str, Any]:
@@ -234,8 +278,8 @@ class _Drawn:
     rows: list[dict[str, Any]]
 
 
-def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress, following: Following) -> _Drawn:
-    config = cell.config
+def _draw(cell: Cell, store: DiskStore | LedStore, directory: Path, progress: Progress, following: Following) -> _Drawn:
+    config, ranks = cell.config, cell.runtime.ranks
     following.watch("dense", "draw")
     name = written_name(config.finder)
     progress.say(f"{name} ticket of density {density_words(config.density)} at {config.draw_at}, in {directory}")
@@ -243,7 +287,7 @@ def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress, fol
     trainer.setup.say_unreached()
     if cell.note:
         progress.say(cell.note)
-    describe_run(directory, config, FILES)
+    ranks.given(lambda: describe_run(directory, config, FILES, ranks.size))
     # Pretrain. A ticket is drawn at one point of the dense training and trained from another, or the same.
     drawn_at = trainer.dense_at(config.drawn_at)
     start = drawn_at if config.draw_at != "trained" else trainer.dense_at(config.rewind_to)
@@ -259,8 +303,12 @@ def _draw(cell: Cell, store: DiskStore, directory: Path, progress: Progress, fol
         trainer.start,
         lambda: cell.initial_model(config.seed, "signs"),
     )
-    write_ticket(directory, found.ticket, start)
-    write_scores(directory, found.ticket)
+
+    def write() -> None:
+        write_ticket(directory, found.ticket, start)
+        write_scores(directory, found.ticket)
+
+    ranks.given(write)
     following.watch("dense", "train")  # while a ticket is drawn, trainings are a finder's own
     return _Drawn(cell, found.ticket, drawn_at, start, found.kept, further, problem, trainer, found.rows)
 
@@ -285,7 +333,7 @@ def _train(drawn: _Drawn, directory: Path) -> None:
     values["paths"] = _paths(drawn)
     if drawn.kept is not None:
         values["kept_weights"] = _kept_weights(cell, drawn.kept, dense)
-    write_trained(directory, trained, rows, values)
+    cell.runtime.ranks.given(lambda: write_trained(directory, trained, rows, values))
 
 
 def _paths(drawn: _Drawn) -> dict[str, Any]:

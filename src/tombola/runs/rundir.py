@@ -102,7 +102,7 @@ def say_damage(directory: Path, progress: Progress) -> None:
         progress.say(f"{directory}: {damaged} missing or damaged; made again")
 
 
-def describe_run(directory: Path, config: RunConfig, names: Collection[str]) -> None:
+def describe_run(directory: Path, config: RunConfig, names: Collection[str], processes: int = 1) -> None:
     """Write what is known at the start: the files to come, the resolved configuration, and where it ran."""
     digests.begin(directory, names)
     environment = {
@@ -112,6 +112,7 @@ def describe_run(directory: Path, config: RunConfig, names: Collection[str]) -> 
         "system": platform.system(),
         "processor": platform.machine(),
         "threads": config.threads,
+        **({"processes": processes} if processes > 1 else {}),
     }
     text = yaml.safe_dump(config.to_dict(), sort_keys=False)
     written = {

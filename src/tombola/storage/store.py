@@ -61,8 +61,8 @@ class StoreEntry(Protocol):
         """Forget the checkpoint: the work is done."""
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes out of this entry."""
+    def locked(self, wait: bool = True) -> Iterator[None]:
+        """Keep other processes out of this entry; raises LeaseTaken where one is in it and nobody waits."""
 
 
 class Store(Protocol):
@@ -247,16 +247,19 @@ class DiskEntry:
         self._checkpoint.unlink(missing_ok=True)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait: bool = True) -> Iterator[None]:
         """Wait for other processes that work on the same entry; the lock falls with its process.
 
         Whoever stood still for so long that another took it over writes nothing more: LeaseLost is raised.
         """
-        with self._store.lock(self.directory.name) as self._lease:
-            try:
-                yield
-            finally:
-                self._lease = None
+        lease = self._store.lock(self.directory.name)
+        lease.acquire(wait)
+        self._lease = lease
+        try:
+            yield
+        finally:
+            self._lease = None
+            lease.release()
 
     def _check(self) -> None:
         """Raise UsageError where the directory is another entry's."""
@@ -330,6 +333,6 @@ class MemoryEntry:
         self._state = None
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait: bool = True) -> Iterator[None]:
         """No other process can be here."""
         yield

@@ -1,9 +1,7 @@
 """What every engine runs, any number of times, on any machines: a loop that takes tasks until there are none."""
 
-import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from pathlib import Path
 
 from tombola.core.progress import Progress, Silent
 from tombola.data import shared
-from tombola.process import tune
+from tombola.process import end_with, tune
 from tombola.runs.cell import prepared_once
 from tombola.storage import stopping
 from tombola.storage.leases import LeaseLost, LeaseTaken
@@ -98,14 +96,7 @@ def work_below(out: str, study: str, paths: list[str], parent: int | None = None
     sys.path += [path for path in paths if path not in sys.path]
     if parent is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+        end_with(parent)
     with shared(), prepared_once():
         _, graph = study_below(Path(out), study)
         return sum(1 for _ in work(graph, Silent()))
-
-
-def _end_with(parent: int) -> None:
-    """End this process, even in the middle of a task, when its parent is gone: everything can be gone on from."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tombola.networks.task import Batch, Output, Task
@@ -29,6 +29,10 @@ class TrainingCallback:
     def forward(self, batch: Batch, share: float) -> Output:
         """Run the model on a batch; the loss of what this returns is followed backward."""
         return self.task.forward(self.model, batch)
+
+    def leaves(self) -> list[Tensor]:
+        """Return tensors of its own in which backward has left gradients, which ranks that divide a batch add up."""
+        return []
 
     def after_step(self, share: float) -> None:
         """Do what follows a step of the weights; their gradients, and one's own, are still there."""

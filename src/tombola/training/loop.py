@@ -12,7 +12,8 @@ from tombola.core.measure import Measure
 from tombola.core.seeds import GlobalState, seeded
 from tombola.errors import SearchError, UsageError
 from tombola.networks.evaluation import evaluate
-from tombola.networks.network import explained_batches, explained_run, load_weights
+from tombola.networks.network import explained_batches, explained_run, load_weights, statistics_modules
+from tombola.networks.shares import share_of
 from tombola.storage.store import StoreEntry
 from tombola.ticket import Ticket
 from tombola.training.callback import TrainingCallback
@@ -95,6 +96,9 @@ class Loop:
         self._position = 0
         self._loss_sum = torch.zeros((), dtype=torch.float64)
         self._counted = 0
+        self._ranks = setup.runtime.ranks
+        running = ((m.running_mean, m.running_var) for m in statistics_modules(self._execution.network))
+        self._statistics = [each for pair in running for each in pair if each is not None]
 
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the training depends on."""
@@ -129,17 +133,25 @@ class Loop:
         setup = self._setup
         for item in setup.feed.epoch(self.epoch, self._position):
             self._optimizer.param_groups[0]["lr"] = setup.recipe.learning_rate_at(self.epoch + self._within())
-            batch = self._runtime.move(item.batch)
-            with self._runtime.autocast(), explained_run(UNFIT), explained_batches():
-                output = self._callback.forward(batch, self._share())
-            loss = setup.task.loss(output, batch)
+            share = share_of(item, setup.task, self._runtime)
+            with (
+                self._ranks.apart(setup.seed, "step", self.epoch, self._position, device=self._runtime.device),
+                self._runtime.autocast(),
+                explained_run(UNFIT),
+                explained_batches(),
+            ):
+                output = self._callback.forward(share.batch, self._share())
+            loss = setup.task.loss(output, share.batch) * share.portion.of_counted
             self._optimizer.zero_grad(set_to_none=True)
-            counted = setup.task.counted(batch)
+            counted = share.counted
             (loss * counted if setup.recipe.summed else loss).backward()
+            loss = self._ranks.combine(
+                [*self._execution.parameters(), *self._callback.leaves()], self._statistics, loss.detach()
+            )
             if setup.recipe.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), setup.recipe.clip_norm)
             self._optimizer.step()
-            self._count(setup.task.samples(batch), counted, loss)
+            self._count(share.samples, counted, loss)
             self._callback.after_step(self._share())
             if entry.due():
                 entry.checkpoint(self.state())
@@ -161,16 +173,8 @@ class Loop:
 
     def finish_epoch(self, title: str) -> dict[str, Any]:
         """Close the epoch and return its row of metrics."""
-        setup = self._setup
-        if not self._counted:
-            raise UsageError("training data gave no batch, or none with a target that counts")
-        loss = float(self._loss_sum) / self._counted
-        if not math.isfinite(loss):
-            raise SearchError(
-                f"{title}: the loss is {loss} in epoch {self.epoch + 1}; lower the learning rate "
-                f"(it is {setup.recipe.learning_rate})"
-            )
-        held_out = None
+        setup, held_out = self._setup, None
+        loss = self._ranks.given(lambda: self._mean_loss(title))
         if setup.held_out is not None:
             held_out = evaluate(self._callback.evaluated(), setup.task, setup.held_out, self._runtime)
         row = {
@@ -180,8 +184,20 @@ class Loop:
             "loss": loss,
             "held_out_loss": held_out and held_out.loss,
             "held_out_metric": held_out and held_out.metric,
-            **self._callback.row(),
+            **self._ranks.given(self._callback.row),
         }
         self.epoch, self._position, self._counted = self.epoch + 1, 0, 0
         self._loss_sum = torch.zeros((), dtype=torch.float64)
         return row
+
+    def _mean_loss(self, title: str) -> float:
+        """Return the epoch's; raises SearchError where it is no number."""
+        if not self._counted:
+            raise UsageError("training data gave no batch, or none with a target that counts")
+        loss = float(self._loss_sum) / self._counted
+        if not math.isfinite(loss):
+            raise SearchError(
+                f"{title}: the loss is {loss} in epoch {self.epoch + 1}; lower the learning rate "
+                f"(it is {self._setup.recipe.learning_rate})"
+            )
+        return loss

@@ -91,6 +91,7 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
     """
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise UsageError(f"model must be a torch.nn.Module that is not scripted, got {type(model).__name__}")
+    _refuse_sharded(model)
     model = without_fabric(model)
     _refuse_parametrised(model)
     _refuse_quantised(model)
@@ -271,6 +272,18 @@ def _refuse_quantised(model: nn.Module) -> None:
         home = type(module).__module__
         if home.startswith("torch.ao.nn.") and "quantized" in home:
             raise UsageError(f"module {path!r} is quantised; draw from the model before it is quantised")
+
+
+def _refuse_sharded(model: nn.Module) -> None:
+    # Named, not imported: what is not loaded yet is in no model.
+    modules = {type(module).__name__ for module in model.modules()}
+    parameters = {type(parameter).__name__ for parameter in model.parameters()}
+    if "FullyShardedDataParallel" in modules or "DTensor" in parameters:
+        raise UsageError(
+            "the model is sharded over processes (FSDP, DTensor), and a mask needs whole weights: gather them by "
+            "torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
+            "options=StateDictOptions(full_state_dict=True)), load them into a plain model, and give that"
+        )
 
 
 def _refuse_parametrised(model: nn.Module) -> None:
