@@ -64,7 +64,7 @@ BAD = [
         ["run", "--sparsity", "98"],
         "--sparsity must lie in [0, 1) or be a percentage below 100%, got 98; did you mean 98",
     ),
-    (["run", "--preset", "digit"], "fashion-mnist-resnet20; did you mean digits?"),
+    (["run", "--preset", "digit"], "tabular-mlp; did you mean digits?"),
     (
         ["run", "--finder", "snip:round=10"],
         "'round' is not an option of snip, which has allocation, granularity, rounds, "
@@ -139,7 +139,10 @@ BAD = [
     ),
     (["run", "--controller", ""], "--controller '' is unknown; allowed are gradbalance, "),
     (["preview", "--model", "vit_b_16"], "--model vit_b_16 cannot be run on inputs of [1, 8, 8]: "),
-    (["run", "--lr-schedule", "flat"], "--lr-schedule must be one of steps, one-cycle, cosine, got 'flat'"),
+    (
+        ["run", "--lr-schedule", "flat"],
+        "--lr-schedule must be one of steps, one-cycle, cosine, warm-cosine, got 'flat'",
+    ),
     (
         ["run", "--lr-schedule", "one-cycle"],
         "--milestones must be empty ([]) where lr_schedule is one-cycle, got [15, 25]",

@@ -312,7 +312,17 @@ def test_images_that_are_too_small_for_flip_crop():
 
 
 def test_every_source_is_a_part_whose_fields_are_its_options():
-    assert list(DATASETS) == ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "folder"]
+    assert list(DATASETS) == [
+        "digits",
+        "mnist",
+        "fashion-mnist",
+        "cifar10",
+        "cifar100",
+        "folder",
+        "images",
+        "table",
+        "text",
+    ]
     for name, source in DATASETS.known.items():
         assert (source.name, source.version) == (name, 1)
         assert all(field.metadata["help"] for field in fields(source))
@@ -331,7 +341,7 @@ def test_every_source_is_a_part_whose_fields_are_its_options():
         ("cifar-10", "; did you mean cifar10?"),
         ("Fashion_MNIST", "; did you mean fashion-mnist?"),
         ("digit", "; did you mean digits?"),
-        ("images", "; the folder images does not hold train and test"),
+        ("pictures", "; the folder pictures does not hold train and test"),
         ("nothing\nlike", ""),
         ("x" * 300, ""),
         ("", ""),
@@ -339,13 +349,13 @@ def test_every_source_is_a_part_whose_fields_are_its_options():
 )
 def test_an_unknown_name_gets_a_hint(tmp_path, monkeypatch, name, hint):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "images" / "train").mkdir(parents=True)
+    (tmp_path / "pictures" / "train").mkdir(parents=True)
     (tmp_path / "test").mkdir()
     with pytest.raises(UsageError) as found:
         load(name)
     assert str(found.value) == (
         f"data '{shown(name)}' is unknown; allowed are digits, mnist, fashion-mnist, cifar10, cifar100, folder, "
-        f"a folder with train and test, or MODULE:FUNCTION{hint}"
+        f"images, table, text, a folder with train and test, or MODULE:FUNCTION{hint}"
     )
 
 

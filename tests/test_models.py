@@ -52,7 +52,7 @@ def test_weights_are_kaiming_normal():
 def test_models_of_torchvision():
     model = build("resnet18", CIFAR, 5)
     assert model.fc.out_features == 5
-    for other in ("fcn_resnet50", "fasterrcnn_resnet50_fpn", "r3d_18"):  # some of these fetch pretrained weights
+    for other in ("fasterrcnn_resnet50_fpn", "r3d_18"):  # some of these fetch pretrained weights
         with pytest.raises(UsageError, match="one of torchvision"):
             build(other, CIFAR, 5)
 

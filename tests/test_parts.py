@@ -15,10 +15,10 @@ from tombola import CTS, GradBalance, ProportionalBalance, Random, UsageError
 from tombola.core.allocation import ALLOCATIONS, ErdosRenyiKernel
 from tombola.core.concrete import RELAXATIONS, Concrete, Deterministic
 from tombola.core.controllers import CONTROLLERS, Lagrangian
-from tombola.core.granularity import GRANULARITIES
+from tombola.core.granularity import GRANULARITIES, Block, OfEveryM
 from tombola.core.parts import COUNT, POSITIVE, Must, Part, describe, identify, is_part, kinds, option, options_of
 from tombola.core.written import Family
-from tombola.finders import FINDERS, SNIP, ContinuousSparsification, Joint, ObjectiveSaliency
+from tombola.finders import ACDC, FINDERS, SNIP, ContinuousSparsification, Joint, ObjectiveSaliency
 from tombola.objectives import OBJECTIVES, FeatureMSE, Loss, Objective
 from tombola.training import OPTIMIZERS, SGD, AdamW, Recipe
 
@@ -115,6 +115,8 @@ def parts(draw, family):
         kind = kinds(type(part))[f.name]
         if f.metadata.get("family"):
             given[f.name] = draw(parts(f.metadata["family"]))
+        elif type(part) is Block and f.name == "shape":
+            given[f.name] = draw(st.sampled_from(["1x2", "4x4", "16x8"]))
         elif kind is str:
             given[f.name] = draw(st.sampled_from(re.findall(r"[a-z-]+", f.metadata["must"].words.partition("of ")[2])))
         else:
@@ -122,6 +124,10 @@ def parts(draw, family):
             given[f.name] = draw(NUMBERS[plain])
     if given.get("nesterov"):
         given["momentum"] = 0.5
+    if type(part) is ACDC:
+        given["warm_up"], given["last_phase"] = given["warm_up"] / 4, given["last_phase"] / 4
+    if type(part) is OfEveryM:
+        given["n"], given["m"] = min(given["n"], given["m"]), max(given["n"], given["m"]) + 1
     if type(part) is ContinuousSparsification:
         given["temperature"] = 1 + given["temperature"]
     return replace(part, **given)

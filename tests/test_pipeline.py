@@ -229,7 +229,10 @@ def test_a_directory_of_another_configuration_is_refused(finished, tmp_path):
         ({"data": "cats"}, "data 'cats' is unknown; allowed are digits, mnist, fashion-mnist"),
         ({"objective": "best"}, "objective 'best' is unknown; allowed are loss, delta-loss, grad-norm"),
         ({"controller": "pid"}, "controller 'pid' is unknown; allowed are gradbalance, proportional, lagrangian"),
-        ({"augmentation": "mixup"}, "augmentation must be one of none, flip, flip-crop, got 'mixup'"),
+        (
+            {"augmentation": "mixup"},
+            "augmentation must be one of none, flip, flip-crop, resized-crop, randaugment, got 'mixup'",
+        ),
         ({"augmentation": "flip-crop", "image_size": 4}, "augmentation flip-crop needs images of at least 5x5"),
         ({"precision": "fp4"}, "precision must be one of auto, 32-true, bf16-mixed, got 'fp4'"),
         ({"layout": "diagonal"}, "layout must be one of auto, contiguous, channels-last, got 'diagonal'"),

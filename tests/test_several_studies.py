@@ -36,9 +36,9 @@ def test_one_directory_remembers_every_study(tmp_path, capsys):
     prepared = []
     original = Cell._made.__func__
 
-    def counted(cls, config, splits):
+    def counted(cls, config, *rest):
         prepared.append(config)
-        return original(cls, config, splits)
+        return original(cls, config, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Cell, "_made", classmethod(counted))

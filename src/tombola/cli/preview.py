@@ -24,7 +24,9 @@ def main(arguments: Sequence[str]) -> None:
     cell = Cell.prepare(resolve(config))
     kept = selection_of(config.finder, cell.survey.layout, config.density).kept
     if options.json:
-        entries = [vars(entry) for entry in cell.survey.entries]
+        entries = [
+            {name: value for name, value in vars(entry).items() if name != "wiring"} for entry in cell.survey.entries
+        ]
         show_json({"parameters": entries, "prunable": cell.survey.prunable, "total": cell.survey.total, "kept": kept})
         return
     show_lines(str(cell.survey))

@@ -96,8 +96,7 @@ class Selection:
 
     def _count(self, density: float, layers: Sequence[int], total: int) -> int:
         """Return how many weights of some layers stay; raises UsageError where groups do not allow that."""
-        kept = count_kept(density, total)
-        fixed = self.groups.fixed(layers) if density < 1 else None
+        fixed = self.groups.fixed(layers) if check_density(density) < 1 else None
         if fixed is not None and self.at_least is None and not isclose(density * total, fixed, rel_tol=1e-6):
             allowed = f"must be {fixed / total:g} where the granularity fixes it, or 1 by a pattern, got {density:g}"
             raise UsageError(allowed, option="density")
@@ -105,7 +104,7 @@ class Selection:
             got = written_name(self.allocation)
             words = f"must be global or uniform where the granularity fixes the density, got {got}"
             raise UsageError(words, option="allocation")
-        return kept
+        return count_kept(density, total)
 
     def _refuse_too_few(self, kept: int, parts: Sequence[int]) -> None:
         """Raise UsageError where not even the smallest group of some parts fits into a number of weights."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tombola.core.seeds import generator
 from tombola.errors import UsageError
-from tombola.networks.masking import check_masks
+from tombola.networks.masking import check_masks, named_parameters
 from tombola.networks.network import explained_run, private_copy, statistics_modules
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -75,7 +75,7 @@ def effective_paths(model: nn.Module, masks: Mapping[str, Tensor], example: Tens
     for name, parts in outputs.items():
         through = sum((_by_unit(layers[name], each, next(places)) for each in parts), torch.zeros(()))
         nodes += int((through > 0).sum())
-    count = sum(masks[f"{name}.weight" if name else "weight"].shape[0] for name in layers)
+    count = sum(masks[name].shape[0] for name in layers)
     return Paths(nodes, count, math.log(float(total)) if total > 0 else -math.inf)
 
 
@@ -108,12 +108,14 @@ def _by_unit(layer: nn.Module, output: Tensor, slope: Tensor | None) -> Tensor:
 
 
 def _layers(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+    """Return the layer of each mask, by the mask's name."""
+    owns = {name: own for name, own, _ in named_parameters(model)}
     found: dict[str, nn.Module] = {}
     for name in masks:
-        owner, _, own = name.rpartition(".")
-        if own != "weight" or not isinstance(module := model.get_submodule(owner), LAYERS):
+        owner, _, last = owns[name].rpartition(".")
+        if last != "weight" or not isinstance(module := model.get_submodule(owner), LAYERS):
             raise UsageError(f"paths are counted in networks of linear layers and convolutions; {name} is of another")
-        found[owner] = module
+        found[name] = module
     return found
 
 
