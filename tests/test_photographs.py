@@ -123,7 +123,9 @@ def _normal():
     ("preset", "model"),
     [
         ("imagenet-resnet50", ["--model", "resnet20:width=4"]),
-        ("imagenet-deit-small", ["--model", "timm:vit_tiny_patch16_224:drop_path=0.1"]),
+        pytest.param(
+            "imagenet-deit-small", ["--model", "timm:vit_tiny_patch16_224:drop_path=0.1"], marks=pytest.mark.hard
+        ),
         ("photos-resnet18", ["--model", "resnet20:width=4"]),
         *(pytest.param(name, [], marks=pytest.mark.hard) for name in ("imagenet-resnet50", "imagenet-deit-small")),
         pytest.param("photos-resnet18", [], marks=pytest.mark.hard),

@@ -107,6 +107,7 @@ def test_shipped_studies_expand(name):
     assert len(cells) == len(study.cells) == many[name]
 
 
+@pytest.mark.hard
 def test_a_cluster_study_can_be_looked_at_on_a_few_images(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOMBOLA_CACHE", str(tmp_path / "cache"))
