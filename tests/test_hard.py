@@ -19,7 +19,7 @@ def command(out):
     code = (
         "import sys, tombola.runs.pipeline as p; from tombola.cli.main import main\n"
         "run = p.run\n"
-        "p.run = lambda *arguments: run(*arguments, checkpoint_seconds=0.05)\n"
+        "p.run = lambda *arguments, **more: run(*arguments, **more, checkpoint_seconds=0.05)\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     return [sys.executable, "-c", code, "run", *options, "--out", str(out)]
