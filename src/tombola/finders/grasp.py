@@ -6,10 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tombola.core.double_backward import twice_differentiable
 from tombola.core.parts import POSITIVE, option
-from tombola.errors import UsageError
-from tombola.finders.saliency import SaliencyOnBatches, ScoringContext
+from tombola.finders.saliency import SaliencyOnBatches, ScoringContext, tempered_gradient
 from tombola.objectives import MaskedBatch
 
 
@@ -44,14 +42,7 @@ class GraSP(SaliencyOnBatches):
 
     def _gradient(self, context: ScoringContext, weights: Tensor, masked: MaskedBatch, create_graph: bool) -> Tensor:
         """Return this rank's part of the gradient of a batch's loss, which that of all ranks adds up to."""
-        with twice_differentiable():
-            output = context.network.under(weights, masked.batch)
-        if not isinstance(output, Tensor):
-            raise UsageError(
-                f"{self.name} divides outputs by a temperature and needs them to be tensors", option="finder"
-            )
-        loss = context.problem.task.loss(output / self.temperature, masked.batch)
-        (found,) = torch.autograd.grad(loss, weights, create_graph=create_graph)
+        found = tempered_gradient(self.name, self.temperature, context, weights, masked, create_graph)
         return masked.portion.of_counted * found
 
 

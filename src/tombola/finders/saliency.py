@@ -17,7 +17,7 @@ from tombola.core.parts import COUNT, INSIDE, POSITIVE, option, written_name
 from tombola.core.seeds import generator
 from tombola.core.selection import Density, Selection
 from tombola.data import Item, forever
-from tombola.errors import SearchError
+from tombola.errors import SearchError, UsageError
 from tombola.finders.base import Drawn, Finder, Needs, drawn, search_batch_size
 from tombola.finders.objective_finder import ObjectiveFinder, check_objective
 from tombola.finders.problem import Problem
@@ -49,6 +49,22 @@ class ScoringContext:
         """Count passes of all batches; differentiating a gradient once more costs three further backward passes."""
         samples = sum(self.problem.task.samples(item.batch) for item in self.items)
         self.meter.count(forward=forward * samples, backward=backward * samples)
+
+
+def tempered_gradient(
+    name: str, temperature: float, context: ScoringContext, weights: Tensor, masked: MaskedBatch, create_graph: bool
+) -> Tensor:
+    """Return the gradient in weights (d,) of a batch's loss, of outputs divided by a temperature.
+
+    name: of the finder. Raises UsageError for outputs that are no tensor.
+    """
+    with twice_differentiable():
+        output = context.network.under(weights, masked.batch)
+    if not isinstance(output, Tensor):
+        raise UsageError(f"{name} divides outputs by a temperature and needs them to be tensors", option="finder")
+    loss = context.problem.task.loss(output / temperature, masked.batch)
+    (found,) = torch.autograd.grad(loss, weights, create_graph=create_graph)
+    return found
 
 
 ROUNDS = "rounds of a saliency, the density falling exponentially"

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from tombola.core.cost import Meter
-from tombola.core.double_backward import twice_differentiable
 from tombola.core.parts import COUNT, NATURAL, POSITIVE, option
 from tombola.core.seeds import generator
 from tombola.data import forever
-from tombola.errors import UsageError
 from tombola.finders.base import Needs
 from tombola.finders.problem import Problem
-from tombola.finders.saliency import SaliencyOnBatches, ScoringContext
+from tombola.finders.saliency import SaliencyOnBatches, ScoringContext, tempered_gradient
 from tombola.networks.network import FrozenNetwork, explained_batches, statistics_modules
 
 
@@ -130,14 +128,7 @@ class Hutchinson(SecondOrder):
         draws = generator(context.problem.seed, "hutchinson")
         with torch.enable_grad():
             for masked in context.masked_batches(mask):
-                with twice_differentiable():
-                    output = context.network.under(weights, masked.batch)
-                if not isinstance(output, Tensor):
-                    raise UsageError(
-                        f"{self.name} divides outputs by a temperature and needs them to be tensors", option="finder"
-                    )
-                loss = context.problem.task.loss(output / self.temperature, masked.batch)
-                (found,) = torch.autograd.grad(loss, weights, create_graph=True)
+                found = tempered_gradient(self.name, self.temperature, context, weights, masked, True)
                 gradient += found.detach()
                 for _ in range(self.probes):
                     signs = (torch.rand(mask.shape, generator=draws) < 0.5).to(mask) * 2 - 1
