@@ -13,6 +13,7 @@ from tests.ranks import on_ranks
 from tombola.core.ranks import ALONE, Together, ranks_of
 from tombola.data import Item, ListFeed, Rows
 from tombola.errors import SearchError, TombolaError, UsageError
+from tombola.finders import FINDERS
 from tombola.networks.shares import rows_of, share_of
 from tombola.storage.leading import LedStore
 from tombola.storage.leases import Lease
@@ -33,15 +34,20 @@ DRAWN = (
     "cts:steps=6:objective=grad-match",
     "cts:steps=6:objective=feature-mse",
     "edge-popup:steps=6",
+    "gem-miner:steps=8:rounds=3",
     "snip:batches=3",
     "force:rounds=3:batches=4",
     "grasp:batches=4",
     "prospr",
     "saliency:objective=reverse-kl:batches=4",
+    "fisher:batches=4",
+    "fisher-taylor:batches=4:rounds=2",
+    "hutchinson:batches=4:probes=2:temperature=1",
+    "hutchinson-taylor:batches=4:probes=2:temperature=1",
     "synflow:rounds=3",
     "magnitude",
 )
-TRAINED = ("cts:steps=4", "joint", "ltr", "gradual", "continuous-sparsification")
+TRAINED = ("cts:steps=4", "joint", "ltr", "gradual", "continuous-sparsification", "ac-dc", "rigl", "set", "granet")
 SUMMED = tombola.Recipe(epochs=3, learning_rate=0.02, summed=True, clip_norm=1.0)
 
 
@@ -78,6 +84,11 @@ def test_two_processes_draw_what_one_draws(of_two, finder):
 @pytest.mark.parametrize("finder", TRAINED)
 def test_two_processes_train_what_one_trains(of_two, finder):
     same_as_one(trained(finder), [each["trained", finder] for each in of_two])
+
+
+def test_every_finder_divides():
+    finders = [(name, type(FINDERS.named(name))) for name in FINDERS]
+    assert [name for name, kind in finders if not vars(kind).get("divides")] == []
 
 
 def test_summed_and_clipped_gradients_are_those_of_the_whole_batch(of_two):

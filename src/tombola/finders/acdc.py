@@ -26,6 +26,7 @@ class ACDC(TrainingFinder):
     """
 
     name: ClassVar[str] = "ac-dc"
+    divides: ClassVar[bool] = True
     warm_up: float = option(
         0.05, "share of the training of ac-dc that is dense at first", must=BELOW_ONE, group="rivals"
     )

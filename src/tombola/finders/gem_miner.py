@@ -31,6 +31,7 @@ class GemMiner(ScoreFinder):
     """
 
     name: ClassVar[str] = "gem-miner"
+    divides: ClassVar[bool] = True
     rounds: int = option(29, "freezings of gem-miner", must=COUNT, group="rivals")
     penalty: float = option(1e-4, "λ of gem-miner, the price of its scores' squares", must=NOT_NEGATIVE, group="rivals")
 

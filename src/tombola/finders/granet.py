@@ -25,6 +25,7 @@ class GraNet(SparseTraining):
     """
 
     name: ClassVar[str] = "granet"
+    divides: ClassVar[bool] = True
     fraction: float = option(
         0.5, "share of a layer's weights that a first exchange would move", must=INSIDE, group="rivals"
     )

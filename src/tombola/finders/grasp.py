@@ -8,7 +8,6 @@ from torch import Tensor
 
 from tombola.core.parts import POSITIVE, option
 from tombola.finders.saliency import SaliencyOnBatches, ScoringContext, tempered_gradient
-from tombola.objectives import MaskedBatch
 
 
 @dataclass(frozen=True)
@@ -30,20 +29,15 @@ class GraSP(SaliencyOnBatches):
         gradients: list[Tensor] = []
         ranks = context.problem.runtime.ranks
         for masked in context.masked_batches(mask):
-            gradients.append(self._gradient(context, weights, masked, create_graph=False))
+            gradients.append(tempered_gradient(self.name, self.temperature, context, weights, masked, False))
         (mean,) = ranks.total([torch.stack(gradients).mean(dim=0).detach()])
         product = torch.zeros_like(weights)
         for masked in context.masked_batches(mask):
-            inner = (self._gradient(context, weights, masked, create_graph=True) * mean).sum()
-            product = product + torch.autograd.grad(inner, weights)[0]
+            gradient = tempered_gradient(self.name, self.temperature, context, weights, masked, True)
+            product = product + torch.autograd.grad((gradient * mean).sum(), weights)[0]
         (product,) = ranks.total([product])
         context.count(2, 5)
         return weights * product / len(context.items)
-
-    def _gradient(self, context: ScoringContext, weights: Tensor, masked: MaskedBatch, create_graph: bool) -> Tensor:
-        """Return this rank's part of the gradient of a batch's loss, which that of all ranks adds up to."""
-        found = tempered_gradient(self.name, self.temperature, context, weights, masked, create_graph)
-        return masked.portion.of_counted * found
 
 
 @dataclass(frozen=True)

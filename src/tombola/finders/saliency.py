@@ -56,7 +56,8 @@ def tempered_gradient(
 ) -> Tensor:
     """Return the gradient in weights (d,) of a batch's loss, of outputs divided by a temperature.
 
-    name: of the finder. Raises UsageError for outputs that are no tensor.
+    Of several processes each has its part, which those of all add up to. name: of the finder. Raises UsageError for
+    outputs that are no tensor.
     """
     with twice_differentiable():
         output = context.network.under(weights, masked.batch)
@@ -64,7 +65,7 @@ def tempered_gradient(
         raise UsageError(f"{name} divides outputs by a temperature and needs them to be tensors", option="finder")
     loss = context.problem.task.loss(output / temperature, masked.batch)
     (found,) = torch.autograd.grad(loss, weights, create_graph=create_graph)
-    return found
+    return masked.portion.of_counted * found
 
 
 ROUNDS = "rounds of a saliency, the density falling exponentially"

@@ -86,16 +86,17 @@ class Fisher(SecondOrder):
     """½ F θ², with F the empirical Fisher information's diagonal: squares of batches' gradients, times their size."""
 
     name: ClassVar[str] = "fisher"
+    divides: ClassVar[bool] = True
 
     def slopes(self, context: ScoringContext, weights: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean of the batches' gradients, and that of their squares times the batches' sizes."""
         gradient, curvature, task = torch.zeros_like(mask), torch.zeros_like(mask), context.problem.task
         with torch.enable_grad():
-            for masked in context.masked_batches(mask):
+            for item, masked in zip(context.items, context.masked_batches(mask), strict=True):
                 loss = task.loss(context.network.under(weights, masked.batch), masked.batch)
-                (found,) = torch.autograd.grad(loss, weights)
+                found = masked.portion.gradient(masked.mean(loss), weights)
                 gradient += found
-                curvature += task.samples(masked.batch) * found.square()
+                curvature += task.samples(item.batch) * found.square()
         context.count(1, 1)
         return gradient / len(context.items), curvature / len(context.items)
 
@@ -105,6 +106,7 @@ class FisherTaylor(Fisher):
     """|θ g + ½ F θ²|: the Fisher-Taylor sensitivity (arXiv 2502.11450)."""
 
     name: ClassVar[str] = "fisher-taylor"
+    divides: ClassVar[bool] = True
 
     def saliency(self, weights: Tensor, gradient: Tensor, curvature: Tensor) -> Tensor:
         """Return both terms of the expansion."""
@@ -119,6 +121,7 @@ class Hutchinson(SecondOrder):
     """
 
     name: ClassVar[str] = "hutchinson"
+    divides: ClassVar[bool] = True
     probes: int = option(10, "draws of signs of hutchinson, for every batch", must=COUNT, group="rivals")
     temperature: float = option(200.0, "temperature by which hutchinson divides outputs", must=POSITIVE, group="search")
 
@@ -134,6 +137,7 @@ class Hutchinson(SecondOrder):
                     signs = (torch.rand(mask.shape, generator=draws) < 0.5).to(mask) * 2 - 1
                     (product,) = torch.autograd.grad((found * signs).sum(), weights, retain_graph=True)
                     curvature += signs * product
+        gradient, curvature = context.problem.runtime.ranks.total([gradient, curvature])
         context.count(1, 1 + 3 * self.probes)
         count = len(context.items)
         return gradient / count, curvature / (count * self.probes)
@@ -144,6 +148,7 @@ class HutchinsonTaylor(Hutchinson):
     """|θ g + ½ h θ²|: both terms of the expansion, h by Hutchinson's estimate."""
 
     name: ClassVar[str] = "hutchinson-taylor"
+    divides: ClassVar[bool] = True
 
     def saliency(self, weights: Tensor, gradient: Tensor, curvature: Tensor) -> Tensor:
         """Return both terms of the expansion."""

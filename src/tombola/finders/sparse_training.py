@@ -98,6 +98,7 @@ class RigL(SparseTraining):
     """
 
     name: ClassVar[str] = "rigl"
+    divides: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class SET(SparseTraining):
     """
 
     name: ClassVar[str] = "set"
+    divides: ClassVar[bool] = True
     growth: Growth = option(ByChance(), "where weights grow: gradient, random", family=GROWTHS, group="rivals")
     fraction: float = option(
         0.5, "share of a layer's weights that a first exchange would move", must=INSIDE, group="rivals"
