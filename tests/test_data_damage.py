@@ -460,10 +460,9 @@ def test_mutated_files_give_equal_data_or_a_sentence(tmp_path, make, ending, wri
 
 
 @pytest.mark.hard
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("make", "ending", "written"), FUZZED)
 def test_many_mutated_files(tmp_path, make, ending, written):
-    check_mutations(tmp_path, make, ending, 10_000, written)
+    check_mutations(tmp_path, make, ending, 2_000, written)
 
 
 def check_headers(tmp_path, count):
@@ -487,9 +486,8 @@ def test_mutated_headers_of_a_plain_archive(tmp_path):
 
 
 @pytest.mark.hard
-@pytest.mark.timeout(900)
 def test_many_mutated_headers_of_a_plain_archive(tmp_path):
-    check_headers(tmp_path, 10_000)
+    check_headers(tmp_path, 2_000)
 
 
 def check_images(kind, count):
@@ -512,11 +510,10 @@ def test_mutated_images(kind):
 
 
 @pytest.mark.hard
-@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("kind", IMAGES)
 def test_many_mutated_images(kind):
-    check_images(kind, 10_000)
+    check_images(kind, 2_000)
 
 
 def test_importing_the_data_imports_nothing_heavy():

@@ -90,6 +90,24 @@ def test_a_full_disk_is_called_so(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_ctrl_c_while_a_file_is_written_is_an_interruption(tmp_path):
+    class Interrupted:
+        written = 0
+
+        def write(self, content):
+            self.written += 1
+            if self.written == 2:
+                raise KeyboardInterrupt(15)
+            return len(content)
+
+        def flush(self):
+            pass
+
+    with pytest.raises(KeyboardInterrupt, match="15"):
+        write_atomically(tmp_path / "file", lambda file: torch.save({"a": torch.ones(3)}, Interrupted()))
+    assert not any(tmp_path.iterdir())
+
+
 def raise_runtime_error():
     raise RuntimeError("of the archive")
 

@@ -97,8 +97,8 @@ def _write(path: Path, mode: Literal["wb", "xb"], write: Callable[[Sink], object
             os.fsync(file.fileno())
             return sink.hexdigest()
     except RuntimeError as error:
-        # torch.save closes its archive on the way out and hides a full disk behind its own complaint.
-        if not isinstance(error.__context__, OSError):
+        # torch.save closes its archive on the way out and hides a full disk, or Ctrl-C, behind its own complaint.
+        if not isinstance(error.__context__, OSError | KeyboardInterrupt):
             raise
         raise error.__context__ from error
 
