@@ -108,6 +108,8 @@ BAD = [
     (["train", "--preset", "digits", "none.safetensors"], "there is no ticket file none.safetensors"),
     (["run", "--speed", "3"], "--speed is not an option"),
     (["run", "--step", "3"], "--step is not an option; did you mean --steps?"),
+    (["compare", "--devices", "2"], "--devices is for run, draw and train, which divide one cell over processes"),
+    (["study", "digits-mini", "--num-nodes=2"], "--num-nodes is for run, draw and train"),
     (["run", "--densty=3"], "--densty is not an option; did you mean --density?"),
     (["run", "--sparsity"], "--sparsity must be a number"),
     (["run", "--density", "0.8**100000000"], "--density takes powers up to 9999"),

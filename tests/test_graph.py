@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from tombola import SearchError, UsageError
 from tombola.core.progress import Silent
@@ -17,6 +18,7 @@ from tombola.storage.leases import LeaseLost
 from tombola.storage.store import DiskEntry, DiskStore
 from tombola.studies import StudyPlan, plan, read_study, run_study
 from tombola.studies.engines import Local
+from tombola.studies.engines.local import see_one_gpu
 from tombola.studies.engines.on_slurm import SlurmOptions
 from tombola.studies.graph import basis_of, graph_of
 from tombola.studies.ledger import Ledger, survey
@@ -159,6 +161,7 @@ def test_the_study_of_the_guide(tmp_path):
         (("0.8**[2..3]", "0.8**[3..2]"), "density takes powers such as"),
         (("0.8**[2..3]", "[0.5, 0.5]"), "densities must be densities without patterns and repetitions"),
         (("preset: digits", "data: digits"), "preset must be given, or model and data"),
+        (("preset: digits", "preset: digits\ndevices: 2"), "devices is for run, draw and train"),
         (("rounds: 3", "rounds: 0"), "rounds must be a whole number of at least 1"),
         (("draw_at: init", "draw_at: nowhere"), "draw_at must be"),
         (("memory: 2 GB", "memory: much"), "memory must be a size such as 8 GB, got much"),
@@ -398,6 +401,19 @@ def test_engines_that_cannot_be_had(tmp_path, capsys, monkeypatch, options, mess
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
     assert [path.name for path in tmp_path.iterdir()] == ["three.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "seen"),
+    [(None, 4, "2"), (None, 1, None), (None, 0, None), ("4,5,7", 8, "4"), ("GPU-3", 8, "GPU-3"), ("", 0, "")],
+)
+def test_several_jobs_have_a_gpu_each_in_turns(monkeypatch, given, count, seen):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    see_one_gpu(6)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch import nn
 
 import tombola
 
-SEEDS = 3
+SEEDS = 5
 PROCESSES = (2, 4)
 DENSITY = 0.1
 

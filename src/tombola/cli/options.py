@@ -189,7 +189,13 @@ def _sentence(message: str, known: Sequence[str]) -> str:
         )
     unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: (--?[^\s=]+)", message)
     if unknown:
-        near = _meant((unknown[1] or unknown[2]).lstrip("-").replace("-", "_"), known)
+        name = (unknown[1] or unknown[2]).lstrip("-").replace("-", "_")
+        if name in ("devices", "num_nodes") and "jobs" in known:
+            return (
+                f"{unknown[1] or unknown[2]} is for run, draw and train, which divide one cell over processes; cells "
+                "are done side by side by --jobs, each on a GPU of its own, or by an engine of tombola study"
+            )
+        near = _meant(name, known)
         hint = f"; did you mean {near[0] if unknown[1] else '--' + near[0].replace('_', '-')}?" if near else ""
         return f"{unknown[1] or unknown[2]} is not an option{hint}"
     return " ".join(message.split())

@@ -173,6 +173,9 @@ def _study(name: str, values: Mapping[str, Any]) -> StudyPlan:
     if "preset" not in values and not {"model", "data"} <= values.keys():
         raise UsageError("must be given, or model and data", option="preset")
     preset = load_preset(values["preset"], values.get("recipe", STANDARD)) if "preset" in values else {}
+    for key in sorted({"devices", "num_nodes"} & values.keys()):
+        words = "is for run, draw and train, which divide one cell over processes; cells are done by --jobs"
+        raise UsageError(f"{words} or an engine, to which resources says what each needs", option=key)
     options = {key: value for key, value in values.items() if key not in _OWN}
     finders = _listed(values["finders"], "finders")
     layers = [{k: v for k, v in layer.items() if k != "density"} for layer in (preset, options)]

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+
 from tombola.core.progress import Progress
 from tombola.errors import TombolaError
 from tombola.runs.config.run import default_threads
@@ -17,9 +19,16 @@ from tombola.studies.worker import Finished, work, work_below
 PATIENCE = 3
 
 
+# In the environment, the GPUs that CUDA lets a process see.
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
 @dataclass(frozen=True)
 class Local:
-    """So many processes of this machine; one alone is this process itself."""
+    """So many processes of this machine; one alone is this process itself.
+
+    Several have a GPU each, taken in turns, unless a device such as cuda:1 was asked for.
+    """
 
     jobs: int = 1
 
@@ -57,9 +66,10 @@ class _Pool:
         from joblib.externals.loky import ProcessPoolExecutor
 
         self._executor = ProcessPoolExecutor(max_workers=jobs)
+        named = any(":" in task.config.device for task in tasks.tasks.values())
+        study = str(tasks.out), tasks.study, list(sys.path), os.getpid()
         self._futures = [
-            self._executor.submit(work_below, str(tasks.out), tasks.study, list(sys.path), os.getpid())
-            for _ in range(jobs)
+            self._executor.submit(_work_on_one_gpu, None if named else number, *study) for number in range(jobs)
         ]
 
     def is_whole(self) -> bool:
@@ -72,3 +82,19 @@ class _Pool:
     def __exit__(self, *error: object) -> None:
         # What they may still do is nothing, or can be gone on from.
         self._executor.shutdown(wait=True, kill_workers=True)
+
+
+def _work_on_one_gpu(number: int | None, out: str, study: str, paths: list[str], parent: int) -> int:
+    """Work on a study as one of several processes; number: of this one, None where tasks name their GPU."""
+    if number is not None:
+        see_one_gpu(number)
+    return work_below(out, study, paths, parent)
+
+
+def see_one_gpu(number: int) -> None:
+    """Let a process that has not used CUDA yet see one GPU of several, by its number among the processes."""
+    there = os.environ.get(VISIBLE, "").split(",")
+    if there == [""]:
+        there = [str(each) for each in range(torch.cuda.device_count())]
+    if len(there) > 1:
+        os.environ[VISIBLE] = there[number % len(there)]
