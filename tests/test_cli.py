@@ -118,6 +118,7 @@ BAD = [
     (["run", "--held-out", "0.99999"], "--held-out 0.99999 of 1437 training samples leaves a side without"),
     (["run", "--milestones", "[9,3]"], "--milestones must be epochs from 1 on, in rising order"),
     (["run", "--out", ""], "--out must name a directory"),
+    (["run", "--out", "s3://bucket/runs"], "--out must be a directory of a file system, and no address such as s3:"),
     (["run", "--out", "/proc/none"], "--out /proc/none cannot be written to"),
     (["run", "--config", "none.yaml"], "--config: there is no file none.yaml"),
     (["run", "--steps"], "--steps"),

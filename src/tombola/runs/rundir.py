@@ -38,6 +38,9 @@ SHARED = "shared"
 
 def check_out(out: Path) -> None:
     """Raise UsageError where run directories cannot lie."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", "".join(out.parts[:1])):
+        # Locks and journals take what such storage has not: files made exclusively, touched, and appended to.
+        raise UsageError(f"out must be a directory of a file system, and no address such as {out}", option="out")
     try:
         is_file = out.exists() and not out.is_dir()
     except OSError as error:  # a name that is too long, say
