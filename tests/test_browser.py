@@ -26,6 +26,7 @@ return [...document.querySelectorAll('.plot')].map(place => ({
     points: place.querySelectorAll('.scatterlayer .points path').length,
     names: place.querySelectorAll('.annotation').length,
     title: place.parentElement.querySelector('h3').textContent,
+    scrolled: [...place.querySelectorAll('.legend .scrollbar')].some(bar => bar.getBBox().height > 0),
     width: place.clientWidth,
 }))
 """
@@ -93,6 +94,7 @@ def test_a_page_from_disk_is_drawn_whole_and_asks_nobody(browser, pages, name, s
         assert found["points"] == (0 if heat else own)
         assert heat or own == plot["marks"]
         assert 250 < found["width"] < 1240
+        assert not found["scrolled"], "legends are whole"
     overflow = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
     assert overflow <= 0, "nothing is wider than the screen"
 

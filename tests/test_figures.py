@@ -16,7 +16,7 @@ from tombola.studies.figures.drawing import Dots, Heat, Panel, are_named, front,
 from tombola.studies.figures.interactive import plot
 from tombola.studies.figures.published import published_curves
 from tombola.studies.figures.scales import linear_axis, log_axis, probit, score_axis, spread, zoom
-from tombola.studies.figures.scores import by_cost, by_density
+from tombola.studies.figures.scores import by_cost, by_density, gains
 from tombola.studies.figures.style import COLOURS, FAMILIES, family_of, shortened, styles
 from tombola.studies.figures.tickets import _shared
 from tombola.ticket import Ticket
@@ -107,6 +107,12 @@ def test_names_are_apart_and_in_order(wanted, gap):
     ordered = [found[index] for index in sorted(range(len(wanted)), key=lambda index: wanted[index])]
     assert all(b - a >= gap - 1e-9 for a, b in itertools.pairwise(ordered))
     assert all(-1e-9 <= place <= 1 + 1e-9 for place in found)
+
+
+def test_names_stand_around_where_several_lines_end():
+    assert spread([0.5, 0.9, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.9, 0.5, 0.6])
+    assert spread([0.02, 0.01], 0.2) == pytest.approx([0.2, 0.0])
+    assert spread([1.0, 1.0, 0.0], 0.3) == pytest.approx([0.7, 1.0, 0.0])
 
 
 def test_the_front_is_what_no_other_beats_in_both():
@@ -221,6 +227,27 @@ def test_the_papers_cells_have_its_curves_underneath(tmp_path):
     assert [line.label for line in quiet] == [f"published: {curve.label}" for curve in curves]
     assert all(1.7 <= mark.x <= 23.1 for line in quiet for mark in line.marks)
     assert "published by the authors of arXiv 2512.07142, not measured here" in figure.caption
+
+
+def test_a_large_family_has_panels_of_even_sizes(tmp_path):
+    labels = [*FAMILIES["scores once or in rounds"], "cts"]
+    _, *families = by_density(read(study(tmp_path / "many", labels, tickets=False))).panels
+    sizes = {panel.title: len(panel.lines) for panel in families}
+    names = [f"scores once or in rounds ({number} of 2)" for number in (1, 2)]
+    assert sizes == {names[0]: 6, names[1]: 5, "searches for masks": 1}
+
+
+def test_two_seeds_have_no_intervals(tmp_path):
+    for seeds in (2, 3):
+        found = read(study(tmp_path / str(seeds), ["cts", "snip"], seeds=seeds, tickets=False))
+        marks = [mark for panel in gains(found, "cts").panels for line in panel.lines for mark in line.marks]
+        assert [mark.low is None for mark in marks] == [seeds == 2] * 3
+
+
+def test_there_are_no_ticks_between_epochs():
+    assert [text for _, text in linear_axis([1, 2], "epoch").ticks] != ["1", "2"]
+    assert [text for _, text in linear_axis([1, 2], "epoch", whole=True).ticks] == ["1", "2"]
+    assert linear_axis([0.2, 0.4], "epoch", whole=True).ticks
 
 
 def test_a_linear_axis_of_one_value_has_room():

@@ -14,11 +14,13 @@ from tombola.cli.main import main
 from tombola.core.progress import Silent
 from tombola.runs.cell import stamp
 from tombola.runs.config import load_preset
-from tombola.studies import StudyPlan, manifest, plan, read, run_all, tabulate
+from tombola.studies import StudyPlan, manifest, plan, read, run_all, run_study, tabulate
 from tombola.studies.outcome import CellOutcome
 from tombola.studies.reading import equal_cost, falls
 from tombola.studies.reading.questions import base_name
 from tombola.studies.reading.study import ReadCell
+from tombola.studies.study import study_below
+from tombola.studies.worker import work
 
 from . import made_studies
 from .conftest import as_json, command
@@ -83,6 +85,30 @@ def test_a_finished_comparison_is_read_again_without_its_data(compared, monkeypa
     outcomes = run_all(cells, out, Silent(), dynamics=True)
     assert tabulate(outcomes) == study.rows
     assert manifest.read(out).cells == before.cells
+
+
+class Elsewhere:
+    """An engine whose workers nobody waits for, as Slurm's."""
+
+    workers = 1
+
+    def threads(self, resources):
+        return 1
+
+    def run(self, tasks, board):
+        yield from ()
+
+
+def test_what_workers_did_for_whom_nobody_waited_is_read(tmp_path, monkeypatch):
+    study = StudyPlan("later", tuple(plan([load_preset("digits"), QUICK], ["snip", "random"], [0.1], seeds=1)), True)
+    assert run_study(study, tmp_path, Elsewhere(), Silent()) == []
+    assert [len(each) for each in (read(tmp_path).done, read(tmp_path).missing)] == [0, 2]
+    assert [each for each in work(study_below(tmp_path)[1], Silent()) if each.failure] == []
+    found = read(tmp_path)
+    assert found.finders == ["snip", "random"], "in the study's order"
+    assert [row.dynamics[-1][0] for row in found.rows] == [2, 2]
+    monkeypatch.setattr(StudyPlan, "graph", lambda *arguments: pytest.fail("it reads its data"))
+    assert tabulate(run_study(study, tmp_path, Elsewhere(), Silent())) == found.rows
 
 
 def test_what_is_not_as_it_was_written_is_made_again(tmp_path):

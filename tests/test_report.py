@@ -106,6 +106,18 @@ def test_sentences_by_hand():
     assert words.listed([str(n) for n in range(20)], most=4) == "0, 1, 2 and 17 more"
 
 
+def test_warnings_that_differ_in_figures_alone_are_one(tmp_path):
+    out = study(tmp_path / "s", ["joint"], densities=(0.2, 0.05), seeds=2, tickets=False)
+    for number, path in enumerate(sorted(out.glob("run-*/result.json"))):
+        values = json.loads(path.read_text())
+        values["warnings"] = [f"it ended at {number}.5 times the wanted one", *["no path is left"] * (number == 0)]
+        write_json(path, values)
+    first, second = words.warnings(read(out))
+    assert first.startswith("joint at 20 %, 5 %: it ended at ")
+    assert first.endswith(".5 times the wanted one (and 3 more of that kind, with other figures)")
+    assert second.endswith("%: no path is left")
+
+
 def test_the_command_writes_the_page(made, tmp_path, capsys):
     status, out, _ = command(capsys, "report", made, "--out", tmp_path / "r.html", "--against", "snip")
     assert status == 0

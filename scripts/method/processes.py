@@ -1,10 +1,12 @@
 """How far tickets and networks of several processes lie from those of one, with BatchNorm and without, on digits.
 
-Prints a row for each network and number of processes: overlap with the ticket of one process, accuracy on held-out
-digits. Usage: python -m scripts.method.processes
+Prints a row for each network and number of processes, means over seeds: accuracy on held-out digits, its difference
+from that of one process, and the share of that one's ticket that is kept too. Usage: python -m scripts.method.processes
 """
 
+from collections.abc import Sequence
 from functools import partial
+from statistics import fmean, stdev
 from typing import Any
 
 import lightning_fabric
@@ -60,19 +62,25 @@ def overlap(one: Masks, other: Masks) -> float:
     return sum(int((one[name] & other[name]).sum()) for name in one) / sum(int(mask.sum()) for mask in one.values())
 
 
+def spread(values: Sequence[float]) -> str:
+    """Return mean and standard deviation in percent."""
+    return f"{100 * fmean(values):.2f} ± {100 * stdev(values):.2f}"
+
+
 def main() -> None:
     """Print a row each."""
     for batch_norm in (False, True):
         name = "BatchNorm" if batch_norm else "none"
         alone = [found(None, batch_norm, seed) for seed in range(SEEDS)]
-        print(f"{name:>10} 1 process: accuracy {' '.join(f'{100 * each[1]:.2f}' for each in alone)}", flush=True)
+        print(f"{name:>10} 1 process: accuracy {spread([each[1] for each in alone])}", flush=True)
         for count in PROCESSES:
             fabric = lightning_fabric.Fabric(accelerator="cpu", devices=count, strategy="ddp_fork")
             many = [fabric.launch(partial(found, batch_norm=batch_norm, seed=seed)) for seed in range(SEEDS)]
             shared = [overlap(one[0], other[0]) for one, other in zip(alone, many, strict=True)]
+            gained = [other[1] - one[1] for one, other in zip(alone, many, strict=True)]
             print(
-                f"{name:>10} {count} processes: accuracy {' '.join(f'{100 * each[1]:.2f}' for each in many)}, "
-                f"overlap {' '.join(f'{each:.4f}' for each in shared)}",
+                f"{name:>10} {count} processes: accuracy {spread([each[1] for each in many])}, "
+                f"difference {spread(gained)}, overlap {spread(shared)}, at least {100 * min(shared):.1f}",
                 flush=True,
             )
 

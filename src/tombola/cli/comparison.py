@@ -73,8 +73,9 @@ def explain(
         )
     if any(row.score.indicative for row in rows):
         show_text(FEW_SEEDS)
-    for row in rows:
-        for warning in row.warnings:
-            show_text(f"warning: {row.finder} at {100 * row.density:.4g} %: {warning}")
+    from tombola.studies.table import warnings_of
+
+    for warning in warnings_of(rows):
+        show_text(f"warning: {warning}")
     for failure in failures:
         show_text(f"failed: {failure['finder']} at {failure['density']:.4g}, seed {failure['seed']}: {failure['why']}")

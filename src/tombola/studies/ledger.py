@@ -20,6 +20,7 @@ from tombola.storage.files import read_json_object, write_json
 from tombola.storage.leases import Holder, Lease, holder_of
 from tombola.storage.store import LOCKS
 from tombola.studies.graph import CELL, RESULTS, Graph, Task
+from tombola.studies.manifest import DONE as DONE_RECORDS
 
 STUDY = ".study"
 PLAN = "plan.json"
@@ -77,7 +78,7 @@ class Ledger:
     @property
     def records(self) -> tuple[Path, Path]:
         """Where it is written what is done: of runs, and of what they share."""
-        return self.out / STUDY / "done", self.out / STORE / RECORDS
+        return self.out / DONE_RECORDS, self.out / STORE / RECORDS
 
     @property
     def failures(self) -> Path:

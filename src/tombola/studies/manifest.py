@@ -4,7 +4,7 @@ Below one --out may lie several; study.json is the one that was run last, and `.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,10 @@ from tombola.storage.files import read_json_object, write_json
 NAME = "study.json"
 EACH = Path(".study") / "studies"
 FORMAT = 1
+# Records of tasks that are done, which workers write.
+DONE = Path(".study") / "done"
+# What is measured of a cell beside its result.
+MEASURED = ("dynamics",)
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class CellEntry:
 
     label: the finder as it was asked for. run: name of its run directory, empty while there is none. stamp: of
     everything that its result depends on, where that is known without reading data (`tombola.runs.cell.stamp`).
-    measured: what was measured beside the result, such as the dynamics. failure: why there is no result.
+    measured: what was measured beside the result, such as the dynamics. failure: why there is no result. tasks: names
+    of those that make all that, whose records say where it lies once workers that nobody waits for have done them.
     """
 
     label: str
@@ -32,6 +37,7 @@ class CellEntry:
     stamp: str | None = None
     measured: Mapping[str, Any] = field(default_factory=dict)
     failure: str = ""
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,18 +85,32 @@ def read(out: Path, name: str = "") -> Manifest | None:
     if values.get("format") != FORMAT:
         raise UsageError(f"{path} has format {values.get('format')!r}, and this tombola reads {FORMAT}")
     try:
-        cells = tuple(_cell(cell) for cell in values["cells"])
+        cells = tuple(_cell(out, cell) for cell in values["cells"])
         command = tuple(str(word) for word in values["command"])
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is damaged ({error}); the same comparison writes it again") from None
     return Manifest(cells, command, str(values.get("name", "")))
 
 
-def _cell(values: Mapping[str, Any]) -> CellEntry:
-    cell = CellEntry(**values)
+def _cell(out: Path, values: Mapping[str, Any]) -> CellEntry:
+    cell = CellEntry(**{**values, "tasks": tuple(values.get("tasks", ()))})
+    if not cell.run and cell.tasks:
+        cell = _recorded(out, cell)
     texts = (cell.label, cell.run, cell.failure)
     if not all(isinstance(text, str) for text in texts) or Path(cell.run).name != cell.run:
         raise ValueError(f"{cell.label!r} is no cell")
     if not isinstance(cell.seed, int) or not 0 < cell.density <= 1:
         raise ValueError(f"density {cell.density!r}, seed {cell.seed!r}")
     return cell
+
+
+def _recorded(out: Path, cell: CellEntry) -> CellEntry:
+    """Return a cell as the records of its tasks have it, the same where one of them is missing."""
+    found: dict[str, Any] = {}
+    try:
+        for name in cell.tasks:
+            found |= read_json_object(out / DONE / f"{name}.json")
+    except (FileNotFoundError, TombolaError):
+        return cell
+    measured = {key: found[key] for key in MEASURED if key in found}
+    return replace(cell, run=found.get("directory", ""), measured=measured, failure="")

@@ -21,9 +21,6 @@ from tombola.studies.outcome import CellOutcome, failures
 from tombola.studies.plan import StudyCell
 from tombola.studies.study import StudyPlan
 
-# What is measured of a cell beside its result.
-MEASURED = ("dynamics",)
-
 
 def nothing(outcomes: list[CellOutcome]) -> None:
     """Look at no outcomes."""
@@ -68,9 +65,11 @@ def run_study(
         study.recall(out)
         manifest.write(out, [entry for entry, _ in before], command, study.name)
     else:
-        outcomes = _carry_out(study, out, engine, progress, seen, retry_failed)
-        if out.is_dir():
-            manifest.write(out, _entries(study.cells, outcomes), command, study.name)
+
+        def note(graph: Graph, known: list[CellOutcome]) -> None:
+            manifest.write(out, _entries(graph, known), command, study.name)
+
+        outcomes = _carry_out(study, out, engine, progress, seen, retry_failed, note)
     failed = failures(outcomes)
     if failed:
         write_json(out / "failures.json", failed)
@@ -86,8 +85,12 @@ def _carry_out(
     progress: Progress,
     seen: Callable[[list[CellOutcome]], None],
     retry_failed: bool,
+    note: Callable[[Graph, list[CellOutcome]], None],
 ) -> list[CellOutcome]:
-    """Run the tasks that are not done."""
+    """Run the tasks that are not done.
+
+    note: writes down what is known of the cells, also before there is anything, for those who read it meanwhile.
+    """
     with shared(), prepared_once():
         graph, ledger = study.graph(out), Ledger(out)
         if READY in survey(graph, ledger).values():
@@ -95,12 +98,15 @@ def _carry_out(
         study.begin(out)
         if retry_failed:
             ledger.forget_failures(graph.tasks.values())
+        note(graph, outcomes_of(graph, ledger))
         for done in engine.run(graph, progress):
             if done.failure:
                 progress.say(f"failed: {done.task.words}: {done.failure}")
             if done.task.kind in RESULTS or done.failure:
                 seen(outcomes_of(graph, ledger))
-    return outcomes_of(graph, ledger)
+    outcomes = outcomes_of(graph, ledger)
+    note(graph, outcomes)
+    return outcomes
 
 
 def _before(study: StudyPlan, out: Path) -> list[tuple[CellEntry, CellOutcome]]:
@@ -125,15 +131,15 @@ def _before(study: StudyPlan, out: Path) -> list[tuple[CellEntry, CellOutcome]]:
     return cells
 
 
-def _entries(cells: Sequence[StudyCell], outcomes: Sequence[CellOutcome]) -> list[CellEntry]:
+def _entries(graph: Graph, outcomes: Sequence[CellOutcome]) -> list[CellEntry]:
     """Return where each cell lies, as far as that is known."""
     found = {(each.cell.label, each.cell.density, each.cell.seed): each for each in outcomes}
     entries = []
-    for cell in cells:
-        entry = CellEntry(cell.label, cell.density, cell.seed, stamp=_stamp(cell))
+    for cell, names in graph.cells:
+        entry = CellEntry(cell.label, cell.density, cell.seed, stamp=_stamp(cell), tasks=names)
         outcome = found.get((cell.label, cell.density, cell.seed))
         values = outcome.values if outcome and outcome.values else {}
-        measured = {key: values[key] for key in MEASURED if key in values}
+        measured = {key: values[key] for key in manifest.MEASURED if key in values}
         failure = outcome.failure if outcome else ""
         entries.append(replace(entry, run=values.get("directory", ""), measured=measured, failure=failure))
     return entries

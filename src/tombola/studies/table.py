@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,9 @@ from tombola.core.measure import ACCURACY, Measure, measure_in
 from tombola.storage.files import write_bytes, write_json
 from tombola.studies.outcome import CellOutcome, failures
 from tombola.studies.statistics import Difference, Summary, compare_paired, holm, summarise
+
+# Figures in the text of a warning.
+_FIGURE = re.compile(r"\d[\d.,]*")
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,20 @@ class Row:
             "optimizer": self.optimizer,
             "kept_weights": self.kept_weights and self.kept_weights.to_dict(),
         }
+
+
+def warnings_of(rows: Sequence[Row]) -> list[str]:
+    """Return what tickets were warned of, a sentence each; a finder's that differ in figures alone are one."""
+    alike: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    for row in rows:
+        for warning in row.warnings:
+            alike.setdefault((row.finder, _FIGURE.sub("#", warning)), []).append((row.density, warning))
+    found = []
+    for (finder, _), several in alike.items():
+        where = ", ".join(f"{100 * density:.4g} %" for density in dict.fromkeys(density for density, _ in several))
+        more = f" (and {len(several) - 1} more of that kind, with other figures)" if len(several) > 1 else ""
+        found.append(f"{finder} at {where}: {several[0][1]}{more}")
+    return found
 
 
 def tabulate(outcomes: Sequence[CellOutcome]) -> list[Row]:

@@ -142,4 +142,4 @@ def _panel(
         Line(label, look[label], tuple(Mark(x, y, text=f"{label}\n{time} {x:g}\n{title}: {y:.5g}") for x, y in points))
         for label, points in series.items()
     )
-    return Panel("", linear_axis(times, time, lowest=0.0), make(values, title), lines)
+    return Panel("", linear_axis(times, time, lowest=0.0, whole=True), make(values, title), lines)

@@ -230,6 +230,7 @@ def _heat(panel: Heat) -> dict[str, Any]:
         "colorbar": {"title": {"text": _shown(panel.unit)}, "thickness": 10, "outlinewidth": 0},
         **({"texttemplate": "%{z:.3g}"} if few else {}),
     }
-    columns = _rows(panel.columns) | {"range": [-0.5, len(panel.columns) - 0.5], "tickangle": -60}
+    bare = {"showgrid": False}  # else it shows where nothing is known
+    columns = _rows(panel.columns) | {"range": [-0.5, len(panel.columns) - 0.5], "tickangle": -60, **bare}
     height = 130 + _ROW * max(4, len(panel.rows)) + _LETTER * min(_LONGEST, max(map(len, panel.columns)))
-    return {"data": [trace], "layout": _layout(height, xaxis=columns, yaxis=_rows(panel.rows))}
+    return {"data": [trace], "layout": _layout(height, xaxis=columns, yaxis=_rows(panel.rows) | bare)}

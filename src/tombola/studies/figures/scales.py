@@ -96,14 +96,24 @@ def _percent_axis(values: Sequence[float], title: str) -> Axis:
 
 
 def linear_axis(
-    values: Sequence[float], title: str, lowest: float = -math.inf, highest: float = math.inf, most: int = _MOST_TICKS
+    values: Sequence[float],
+    title: str,
+    lowest: float = -math.inf,
+    highest: float = math.inf,
+    most: int = _MOST_TICKS,
+    whole: bool = False,
 ) -> Axis:
-    """Return a linear axis with room around values; lowest, highest: what no value can pass."""
+    """Return a linear axis with room around values.
+
+    lowest, highest: what no value can pass. whole: whether ticks between whole numbers would mean nothing.
+    """
     low, high = min(values), max(values)
     size = max(abs(low), abs(high))
     room = (0.1 * (high - low) if high - low > 1e-6 * size else 0.05 * size) or 1.0
     low, high = max(lowest - room / 2, low - room), min(highest + room / 2, high + room)
     ticks = _round_numbers(max(low, lowest), min(high, highest), most)
+    if whole:
+        ticks = [tick for tick in ticks if tick == round(tick)] or ticks
     return Axis(title, "linear", low, high, tuple((tick, f"{tick:.10g}") for tick in ticks))
 
 
@@ -181,16 +191,25 @@ def _zoom(values: Sequence[float], least: int, share: float, measure: Measure) -
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float] | None:
-    """Return places in [0, 1], at least `gap` apart and close to the wanted ones, in their order; None without room."""
+    """Return places in [0, 1], at least `gap` apart and close to the wanted ones, in their order; None without room.
+
+    Of all such places they are those with the smallest squares of what each is moved by.
+    """
     count = len(wanted)
-    if (count - 1) * gap > 1:
+    room = 1 - (count - 1) * gap
+    if room < 0:
         return None
     order = sorted(range(count), key=lambda index: wanted[index])
-    placed: list[float] = []
+    # Without the gaps, places need only rise: those that fall are replaced by their mean, again and again.
+    blocks: list[tuple[float, int]] = []
     for number, index in enumerate(order):
-        lowest = placed[-1] + gap if placed else 0.0
-        placed.append(min(max(wanted[index], lowest), 1.0 - (count - 1 - number) * gap))
+        mean, size = wanted[index] - number * gap, 1
+        while blocks and blocks[-1][0] > mean:
+            before, many = blocks.pop()
+            mean, size = (mean * size + before * many) / (size + many), size + many
+        blocks.append((mean, size))
+    rising = [min(max(mean, 0.0), room) for mean, size in blocks for _ in range(size)]
     found = [0.0] * count
-    for index, place in zip(order, placed, strict=True):
-        found[index] = place
+    for number, (index, place) in enumerate(zip(order, rising, strict=True)):
+        found[index] = place + number * gap
     return found

@@ -1,5 +1,6 @@
 """Figures of scores: over density, over cost, and what the chosen finder gains."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -179,7 +180,8 @@ def _families(lines: Sequence[Line]) -> Iterator[tuple[str, list[Line]]]:
     for line in lines:
         families.setdefault(family_of(line.label), []).append(line)
     for family, own in families.items():
-        parts = [own[start : start + MOST_LINES] for start in range(0, len(own), MOST_LINES)]
+        each = math.ceil(len(own) / math.ceil(len(own) / MOST_LINES))
+        parts = [own[start : start + each] for start in range(0, len(own), each)]
         for number, part in enumerate(parts, start=1):
             yield family if len(parts) == 1 else f"{family} ({number} of {len(parts)})", part
 
@@ -226,8 +228,8 @@ def gains(study: Study, against: str) -> Figure | None:
         return None
     caption = (
         f"What {against} gains on every other finder, paired by seed, in {_unit(study.measure)} of test "
-        f"{study.measure.name}. Bars span the 95 % "
-        "interval, which holds over all densities together; where one crosses zero, the seeds do not decide."
+        f"{study.measure.name}. Bars span the 95 % interval, of three seeds and more, which holds over all densities "
+        "together; where one crosses zero, the seeds do not decide."
     )
     return Figure("gains", f"What {against} gains", caption, tuple(panels))
 
@@ -242,7 +244,8 @@ def _gain(study: Study, row: Row, number: int, against: str, style: Style) -> Li
     interval = "" if low is None or high is None else f"\n95 % interval {signed(low)} to {signed(high)}"
     text = f"{against} over {row.finder}\n{percent(row.density)} of the weights\n{signed(gain.mean)} "
     text += f"{_unit(row.measure)} (n = {gain.n})"
-    mark = Mark(gain.mean, gain.mean, gain.low, gain.high, f"{text}{interval}\n{found[0].verdict}", number)
+    ends = (gain.low, gain.high) if gain.n >= FEWEST_SEEDS else (None, None)
+    mark = Mark(gain.mean, gain.mean, *ends, f"{text}{interval}\n{found[0].verdict}", number)
     return Line(row.finder, style, (mark,), joined=False)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from tombola.core.measure import ACCURACY
 from tombola.studies.figures.scores import percent, some_densities
 from tombola.studies.reading import Study, dense_summary, falls
-from tombola.studies.table import Row
+from tombola.studies.table import Row, warnings_of
 
 _MOST_NAMES = 8
 _MOST_SENTENCES = 6
@@ -124,9 +124,7 @@ def _places(study: Study, at: Mapping[str, list[float]]) -> str:
 
 def warnings(study: Study) -> Iterator[str]:
     """Give what deserves a look: warnings of tickets, failures, files that could not be used."""
-    for row in study.rows:
-        for warning in row.warnings:
-            yield f"{row.finder} at {percent(row.density)}: {warning}"
+    yield from warnings_of(study.rows)
     for outcome in study.outcomes:
         if outcome.failure:
             cell = outcome.cell

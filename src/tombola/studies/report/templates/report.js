@@ -20,7 +20,33 @@
     return plot.data[0].type === "heatmap" ? plot.data[0].z[0].length : 0;
   }
 
-  function layoutOf(plot, width) {
+  function namesIn(plot) {
+    return plot.data.filter((trace) => trace.showlegend !== false).map((trace) => trace.name);
+  }
+
+  function rowsOf(names, width) {
+    // As plotly fills the rows of a legend, by about what a name takes.
+    let rows = 1;
+    let left = width;
+    for (const name of names) {
+      const taken = 48 + 6.3 * name.length;
+      if (taken > left && left < width) {
+        rows += 1;
+        left = width;
+      }
+      left -= taken;
+    }
+    return rows;
+  }
+
+  function hasItsLegendAbove(plot, number) {
+    // On a narrow screen one legend a figure does for panels of the same finders: it switches all of them.
+    const own = namesIn(plot).join("\n");
+    return plots.some((other, before) =>
+      before < number && places[before].dataset.figure === places[number].dataset.figure && namesIn(other).join("\n") === own);
+  }
+
+  function layoutOf(plot, number, width) {
     const { text, line } = colours();
     const layout = structuredClone(plot.layout);
     const axis = { gridcolor: line, linecolor: line, tickcolor: line, fixedrange: width < NARROW };
@@ -34,12 +60,10 @@
       layout.margin.r = plot.names.width;
     }
     if (width - 200 < columnsOf(plot) * COLUMN) layout.xaxis.showticklabels = false; // pointing at one tells
+    if (width < NARROW && hasItsLegendAbove(plot, number)) layout.showlegend = false;
     if (layout.showlegend) {
-      const entries = plot.data.filter((trace) => trace.showlegend !== false);
-      const longest = Math.max(...entries.map((trace) => trace.name.length));
-      const columns = Math.max(1, Math.floor((width - layout.margin.l - layout.margin.r) / (7 * longest + 62)));
-      const room = Math.min(160, 22 * Math.ceil(entries.length / columns) + 10);
-      layout.legend = { orientation: "h", x: 0, xanchor: "left", y: -58 / 320, yanchor: "top", maxheight: room, font: { size: 11 } };
+      const room = 29 * rowsOf(namesIn(plot), width - layout.margin.l - layout.margin.r) + 10;
+      layout.legend = { orientation: "h", x: 0, xanchor: "left", y: -58 / 320, yanchor: "top", maxheight: room + 20, font: { size: 11 } };
       layout.height += room;
       layout.margin.b = 62 + room;
       layout.legend.y = -58 / (layout.height - layout.margin.t - layout.margin.b);
@@ -86,7 +110,7 @@
     place.parentElement.querySelector("h3").innerHTML = plot.title;
     place.parentElement.classList.toggle("broad", columnsOf(plot) > BROAD);
     const config = { displaylogo: false, responsive: false, displayModeBar: false };
-    Plotly.react(place, structuredClone(plot.data), layoutOf(plot, place.clientWidth), config);
+    Plotly.react(place, structuredClone(plot.data), layoutOf(plot, places.indexOf(place), place.clientWidth), config);
     if (place.dataset.ready) return;
     place.dataset.ready = "yes";
     place.on("plotly_click", (event) => {
