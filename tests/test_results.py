@@ -29,6 +29,7 @@ def rows(text):
         ("results", "table.py", ["docs/results/digits-dynamics.json", "dynamics"]),
         ("results", "table.py", ["docs/results/digits-objectives.json", "objectives"]),
         ("results", "table.py", ["docs/results/cifar10-resnet20-twelve-epochs.json"]),
+        ("results", "table.py", ["docs/results/fashion-mnist-all.csv", "densities"]),
         ("results", "ablation.py", ["table", "docs/results/digits-ablation.json"]),
         ("performance", "benchmarks.py", ["benchmarks/results/full.json", "benchmarks/results/full-bf16.json"]),
     ],

@@ -1,10 +1,12 @@
 """Prints what `tombola compare --json` found as Markdown: one row for each density and finder.
 
-A file of docs/results that joins the rows of several comparisons, by title, gives a table for each.
+A file of docs/results that joins the rows of several comparisons, by title, gives a table for each. "densities" has one
+row for each finder and a column for each density, also of a table.csv, which holds fewer figures.
 
-usage: python scripts/results/table.py RESULTS.json [accuracy|objectives|dynamics|searches]
+usage: python scripts/results/table.py RESULTS.json [accuracy|objectives|dynamics|searches|densities]
 """
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -73,17 +75,41 @@ def print_searches(rows: list[dict[str, Any]]) -> None:
         print("| " + " | ".join(cells) + " |")
 
 
+def print_densities(rows: list[dict[str, Any]]) -> None:
+    """Print the accuracies of each finder at every density."""
+    densities = list(dict.fromkeys(row["density"] for row in rows))
+    found = {(row["finder"], row["density"]): spread(row) for row in rows}
+    print("| finder | " + " | ".join(f"{100 * density:.4g} %" for density in densities) + " |")
+    print("| --- " * (len(densities) + 1) + "|")
+    for finder in dict.fromkeys(row["finder"] for row in rows):
+        print(f"| {finder} | " + " | ".join(found.get((finder, density), "") for density in densities) + " |")
+
+
+def read_csv(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a table.csv, what are numbers as such."""
+    with path.open(newline="") as file:
+        return [{key: _number(text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
+
+
 TABLES = {
     "accuracy": print_rows,
     "objectives": print_objectives,
     "dynamics": print_dynamics,
     "searches": print_searches,
+    "densities": print_densities,
 }
 
 
 def main(path: Path, kind: str = "accuracy") -> None:
     """Print one table, or one for each part of a file that joins several comparisons."""
-    content = json.loads(path.read_text())
+    content = {"rows": read_csv(path)} if path.suffix == ".csv" else json.loads(path.read_text())
     if "rows" in content:
         TABLES[kind](content["rows"])
         return

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import wait
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,8 @@ from tombola.studies.worker import Finished, work, work_below
 PATIENCE = 3
 
 
+# Workers that have done everything end within so many seconds.
+END_SECONDS = 20.0
 # In the environment, the GPUs that CUDA lets a process see.
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -79,9 +82,11 @@ class _Pool:
     def __enter__(self) -> "_Pool":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        # What they may still do is nothing, or can be gone on from.
-        self._executor.shutdown(wait=True, kill_workers=True)
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        # Workers see within seconds that nothing is left to do; those that are killed leave semaphores behind, of which
+        # Python complains. What they may still do otherwise can be gone on from.
+        left = wait(self._futures, 0 if kind else END_SECONDS).not_done
+        self._executor.shutdown(wait=True, kill_workers=bool(left))
 
 
 def _work_on_one_gpu(number: int | None, out: str, study: str, paths: list[str], parent: int) -> int:

@@ -157,7 +157,8 @@ def _draw_level(line: Any, span: Any, level: Level, axis: Axis) -> None:
 def _name_lines(axes: "Axes", panel: Panel) -> None:
     """Write names beside the ends of lines, with a hair line to each."""
     for name in _names(panel):
-        arrow = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.6, "shrinkA": 1, "shrinkB": 3}
+        # From the beginning of a name, not from its middle, which lies behind its neighbours.
+        arrow = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.6, "shrinkA": 1, "shrinkB": 3, "relpos": (0.0, 0.5)}
         axes.annotate(
             _plain(shortened(name.label)), xy=(name.x, name.y), xytext=(1.04, name.place), xycoords="axes fraction",
             textcoords="axes fraction", va="center", fontsize=7.5, annotation_clip=False, color=name.colour,
