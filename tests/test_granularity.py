@@ -373,37 +373,6 @@ def test_what_cannot_be_followed_is_refused_and_goes_uncoupled():
     assert draw(Magnitude(granularity="channel:coupled=false"), at, 0.5).ticket.kept == 6
 
 
-class Attention(nn.Module):
-    """Attention of two heads, by projections with usual names or by torch's own module."""
-
-    def __init__(self, own):
-        super().__init__()
-        self.num_heads = 2
-        if own:
-            self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(4, 4, bias=False) for _ in range(4))
-        else:
-            self.inner = nn.MultiheadAttention(4, 2, bias=False)
-        self.last = nn.Linear(4, 3)
-
-
-@pytest.mark.parametrize("own", [True, False])
-def test_a_head_is_its_projections_and_what_reads_it(own):
-    of = survey(Attention(own)).layout
-    groups = GRANULARITIES.read("head").groups(of)
-    assert groups.sizes.tolist() == [32, 32, 4, 4, 4]
-    mask = of.views(groups.expand(torch.tensor([True, False, True, True, True])))
-    first = torch.tensor([True, True, False, False])
-    if own:
-        for name in ("q_proj", "k_proj", "v_proj"):
-            assert torch.equal(mask[f"{name}.weight"], first[:, None].expand(4, 4))
-        assert torch.equal(mask["out_proj.weight"], first.expand(4, 4))
-    else:
-        assert torch.equal(mask["inner.in_proj_weight"], first.repeat(3)[:, None].expand(12, 4))
-        assert torch.equal(mask["inner.out_proj.weight"], first.expand(4, 4))
-    with pytest.raises(UsageError, match="granularity cannot be head: no attention whose heads are known"):
-        GRANULARITIES.read("head").groups(layout((2, 3)))
-
-
 OWN = """
 import torch
 

@@ -34,7 +34,7 @@ class Wiring:
     outputs, inputs: for each of its channels the number of what it is in the whole network, where that has been
     followed: channels that are added, or pass through a depthwise convolution, are one. stays: whether its outputs have
     to stay, such as the network's own. heads: for each output channel, or input channel where it reads them, the number
-    of the head of attention that it belongs to.
+    of the head of attention that it belongs to. unknown_heads: the module of attention of which that is not known.
     """
 
     inputs_first: bool = False
@@ -44,6 +44,7 @@ class Wiring:
     stays: bool = False
     heads: tuple[int, ...] = ()
     reads_heads: bool = False
+    unknown_heads: str = ""
 
 
 PLAIN = Wiring()

@@ -187,14 +187,23 @@ class Head(Structured):
     """All weights of a head of attention: the rows of its projections, and the columns that read it.
 
     Heads are known of torch.nn.MultiheadAttention, and of modules with a number of heads and projections of usual
-    names. The weights of other layers go by output channels, each layer by itself. Source: Michel et al. 2019, arXiv
-    1905.10650.
+    names. Those that share a key and a value are one. The weights of other layers go by output channels, each layer by
+    itself. Source: Michel et al. 2019, arXiv 1905.10650.
     """
 
     name: ClassVar[str] = "head"
+    version: ClassVar[int] = 2
 
     def groups(self, layout: Layout) -> Groups:
-        """Return the groups; raises UsageError for a model without heads."""
+        """Return the groups; raises UsageError for a model without heads, or with attention whose heads are unknown."""
+        unknown = [layout.wiring(place).unknown_heads for place in range(len(layout.names))]
+        if any(unknown):
+            name = next(filter(None, unknown))
+            path = name.partition(" ")[0]
+            raise UsageError(
+                f"cannot be head: which weights of {name} belong to which head is not known; exclude [{path}.*]",
+                option="granularity",
+            )
         if not any(layout.wiring(place).heads for place in range(len(layout.names))):
             raise UsageError("cannot be head: no attention whose heads are known is prunable", option="granularity")
         return super().groups(layout)

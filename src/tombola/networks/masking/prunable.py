@@ -172,7 +172,9 @@ def _wiring(owned: _Owned, heads: Heads | None) -> Wiring:
     module = owned.layers[0][0]
     inputs_first = isinstance(module, _ConvTransposeNd) or _is_transformers_conv1d(module)
     found = Wiring(inputs_first, getattr(module, "groups", 1))
-    return replace(found, heads=heads.numbers, reads_heads=heads.reads) if heads else found
+    if heads is None:
+        return found
+    return replace(found, heads=heads.numbers, reads_heads=heads.reads, unknown_heads=heads.unknown)
 
 
 def _is_transformers_conv1d(module: nn.Module) -> bool:
