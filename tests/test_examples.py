@@ -38,7 +38,7 @@ def test_every_example_is_run_here():
 
 def test_a_channel_ticket_in_onnx():
     pytest.importorskip("onnxruntime")
-    found = example("channels_to_onnx").main(epochs=2)
+    found = example("channels_to_onnx").main(epochs=3)
     kept = {name: int(mask.flatten(1).any(dim=1).sum()) for name, mask in found.ticket.items()}
     # Two BatchNorms of the stream and one within, the linear layer's ten biases, and what is kept of weights.
     stream, inner = kept["stem.weight"], kept["first.weight"]

@@ -452,10 +452,10 @@ def test_the_command_line_draws_shows_and_audits_groups(tmp_path, capsys):
     assert run["kept"] < 5020
     assert main(["info", run["run_dir"]]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "magnitude, with granularity channel (by mean coupled True)" in shown
+    assert "magnitude, with granularity channel (by mean coupled True silent True)" in shown
     assert f"groups of weights are whole: {run['kept']:,} of the 5,020 weights asked for are kept" in shown
     ticket = Ticket.load(run["ticket"])
-    assert ticket.granularity == {"name": "channel", "by": "mean", "coupled": True}
+    assert ticket.granularity == {"name": "channel", "by": "mean", "coupled": True, "silent": True}
     main(["audit", run["run_dir"], "--seeds", "1", "--json"])
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert [check["why"] for check in checks[:3]] == ["", "", ""]

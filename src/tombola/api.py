@@ -35,6 +35,7 @@ from tombola.finders import (
     needs_of,
     origin,
     selection_of,
+    silences,
 )
 from tombola.finders import draw as draw_ticket
 from tombola.finders.origins import redrawn
@@ -334,7 +335,7 @@ def sparsify(
     )
     if note:
         display.say(note)
-    setup = TrainingSetup(plain, task, feed, held_out_feed, recipe, runtime, seed, display, execution)
+    setup = TrainingSetup(plain, task, feed, held_out_feed, recipe, runtime, seed, display, execution, silences(search))
     setup.say_unreached()
     store = MemoryStore() if out is None else led(DiskStore(Path(out)), ranks)
     code = {"fit": code_of(fit)} if fit is not None else {}

@@ -152,10 +152,18 @@ class Channel(Channels):
     """All weights of an output channel: a filter of a convolution, a row of a linear layer.
 
     The outputs of the last layer stay, where channels are coupled: its weights go with the channels that they read.
+    silent: whether a pruned channel is pruned whole. As a ticket trains, the biases of channels that its weights leave
+    without input, and the scales and shifts of BatchNorm behind them, are then zero from the first step to the last.
     Source: Li et al. 2017, arXiv 1608.08710; of coupled channels Fang et al. 2023, arXiv 2301.12900.
     """
 
     name: ClassVar[str] = "channel"
+    version: ClassVar[int] = 2
+    silent: bool = option(
+        True,
+        "whether a pruned channel's bias, and its scale and shift of BatchNorm, are held at zero in training",
+        kw_only=True,
+    )
 
     def places(self, shape: tuple[int, ...], wiring: Wiring) -> Tensor:
         """Return the output channel of each weight, or the input channel of those of a layer whose outputs stay."""

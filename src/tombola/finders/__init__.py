@@ -16,6 +16,7 @@ from tombola.finders.base import followed as followed
 from tombola.finders.base import following as following
 from tombola.finders.base import needs_of as needs_of
 from tombola.finders.base import selection_of as selection_of
+from tombola.finders.base import silences as silences
 from tombola.finders.continuous import ContinuousSparsification as ContinuousSparsification
 from tombola.finders.cts import CTS as CTS
 from tombola.finders.edge_popup import EdgePopup as EdgePopup

@@ -184,6 +184,11 @@ def following(finder: Any, problem: Problem) -> Problem:
     return replace(problem, layout=layout)
 
 
+def silences(finder: Any) -> bool:
+    """Whether a finder's tickets prune channels whole, with their biases and normalisation."""
+    return bool(getattr(getattr(finder, "granularity", None), "silent", False))
+
+
 def arithmetic_of(finder: Any, selection: Selection, model: nn.Module, device: torch.device) -> dict[str, Any]:
     """Return what an identity holds of how a finder computes, where one machine does it otherwise than another."""
     if selection.decided or selection.groups.sizes is not None or not hasattr(finder, "arithmetic"):

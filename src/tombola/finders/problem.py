@@ -22,6 +22,7 @@ from tombola.networks.network import lacks_statistics, load_weights
 from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task
 from tombola.networks.teacher import VERSION as TEACHER_VERSION
+from tombola.sparse.channels import SILENCE_VERSION
 from tombola.sparse.choice import execution_identity
 from tombola.storage.identity import digest
 from tombola.storage.store import MemoryEntry, MemoryStore, Store, StoreEntry
@@ -98,6 +99,7 @@ class Trainer:
             "epoch": start.epoch,
             "ticket": ticket.digest if ticket else "none",
             **(execution_identity(self.setup.execution) if ticket else {}),
+            **({"silent": SILENCE_VERSION} if ticket and self.setup.silent else {}),
         }
         return self._store.entry(kind, {**self.identity, **what, **(further or {})})
 

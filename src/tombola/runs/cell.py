@@ -20,7 +20,7 @@ from tombola.core.selection import VERSION as SELECTION_VERSION
 from tombola.data import AUGMENTATIONS, Feed, MixedFeed, Normalisation, Split, Splits, Targets, file_stamp, load
 from tombola.data import VERSION as DATA_VERSION
 from tombola.errors import UsageError
-from tombola.finders import Finder, arithmetic_of, check_divides, followed, needs_of, selection_of
+from tombola.finders import Finder, arithmetic_of, check_divides, followed, needs_of, selection_of, silences
 from tombola.finders.problem import Problem, Trainer
 from tombola.finders.steering import COMPILED_VERSION
 from tombola.networks.bf16 import BF16Watch
@@ -293,8 +293,11 @@ class Cell:
             )
         return state
 
-    def trainer(self, store: Store, progress: Progress) -> Trainer:
-        """Return what trains this cell's network; cells that agree on it share its results."""
+    def trainer(self, store: Store, progress: Progress, silent: bool | None = None) -> Trainer:
+        """Return what trains this cell's network; cells that agree on it share its results.
+
+        silent: whether tickets prune channels whole; those of the configured finder where nothing is said.
+        """
         config = self.config
         setup = TrainingSetup(
             self.model,
@@ -306,6 +309,7 @@ class Cell:
             config.seed,
             progress,
             config.execution,
+            silences(config.finder) if silent is None else silent,
         )
         shared = {
             "data": self._data_identity(),

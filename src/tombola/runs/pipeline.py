@@ -39,6 +39,7 @@ from tombola.runs.rundir import (
     write_ticket,
     write_trained,
 )
+from tombola.sparse.channels import SILENCE_VERSION
 from tombola.sparse.choice import first_inputs
 from tombola.storage.leading import LedStore, led
 from tombola.storage.store import CHECKPOINT_SECONDS, DiskStore
@@ -178,6 +179,8 @@ def train(
         ticket = Ticket.load(ticket_file, cell.model)
         start = cell.start_of(ticket, given=weights is not None)
         identity = {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch}
+        if ticket.silent:
+            identity["silent"] = SILENCE_VERSION
         name = f"trained-{ticket_name(ticket, config.seed)}"
         directory = ranks.given(lambda: claim_below(out, name, identity))
         disk = store_below(out, progress)
@@ -187,7 +190,7 @@ def train(
             if not repeated:
                 say_damage(directory, progress)
                 following.watch("train")
-                _train_alone(cell, ticket, start, cell.trainer(store, progress), directory)
+                _train_alone(cell, ticket, start, cell.trainer(store, progress, ticket.silent), directory)
             values = ranks.given(lambda: _told(directory, following))
             return Result(directory, _places(directory) | values, repeated)
 

@@ -1,5 +1,6 @@
 """The channels of a network, followed through its layers: which of them can only go together."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,12 @@ from tombola.errors import UsageError
 from tombola.networks.masking import named_parameters
 from tombola.networks.network import private_copy
 from tombola.sparse.compaction.reading import passages
+from tombola.sparse.compaction.silence import silence
 from tombola.sparse.compaction.tracing import trace
+
+# Raised when channels without input are held at zero in another way.
+SILENCE_VERSION = 1
+SEVERAL = "the model is called with something else than one tensor"
 
 
 @torch.no_grad()
@@ -22,7 +28,7 @@ def follow(model: nn.Module, layout: Layout, example: Any) -> Layout:
     for an operation that does something unknown to channels.
     """
     if not isinstance(example, Tensor):
-        raise _refusal(f"the model's input is {type(example).__name__}, not one tensor")
+        raise _refusal(SEVERAL)
     twin = private_copy(model).eval()
     names = {id(parameter): name for name, _, parameter in named_parameters(twin)}
     try:
@@ -40,6 +46,20 @@ def follow(model: nn.Module, layout: Layout, example: Any) -> Layout:
                 stays=passage.stays,
             )
     return replace(layout, wirings=wirings)
+
+
+def silenced(model: nn.Module, masks: Mapping[str, Tensor], example: Any) -> dict[str, Tensor]:
+    """Return masks of the biases, scales and shifts of channels that masks of weights leave without input.
+
+    By canonical name, bool (C,), False where a channel has none; see `tombola.sparse.compaction.silence`. example: what
+    the model is called with. Raises UsageError, with the reason, where channels cannot be followed.
+    """
+    if not isinstance(example, Tensor):
+        raise UsageError(SEVERAL)
+    try:
+        return silence(model, masks, example[:2].to(next(model.parameters()).device))
+    except UsageError as error:
+        raise UsageError(error.message.partition(": ")[2]) from None
 
 
 def _refusal(why: str) -> UsageError:

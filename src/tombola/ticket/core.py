@@ -58,6 +58,12 @@ class Ticket(Mapping[str, Tensor]):
         return self._provenance.finder.get("granularity", "weight") if self._provenance else "weight"
 
     @property
+    def silent(self) -> bool:
+        """Whether pruned channels are pruned whole, biases and normalisation included, as the ticket trains."""
+        granularity = self.granularity
+        return isinstance(granularity, Mapping) and granularity.get("silent") is True
+
+    @property
     def scores(self) -> dict[str, Tensor] | None:
         """What the weights were ranked by, by name."""
         return self._scores
@@ -176,8 +182,12 @@ class Ticket(Mapping[str, Tensor]):
 
         return Accelerated(self.apply_(private_copy(model)), self)
 
-    def attach(self, model: nn.Module, *optimizers: Optimizer) -> Attachment:
+    def attach(self, model: nn.Module, *optimizers: Optimizer, example: Tensor | None = None) -> Attachment:
         """Keep the model's pruned weights at zero, now and after every step of the optimizers, until detached.
+
+        example: a batch of inputs, (N, ...), of which the shape counts. With one, the biases of channels that a ticket
+        of granularity channel leaves without input, and their scales and shifts of BatchNorm, are kept at zero too, as
+        `sparsify` does, so that the channels are zero and `compact` takes them out.
 
         Optimizers that wrap others are looked through (Lightning Fabric's, lookahead, sharpness-aware ones), and a
         GradScaler changes nothing. Averaged copies, such as torch.optim.swa_utils.AveragedModel, hold weights of their
@@ -185,7 +195,17 @@ class Ticket(Mapping[str, Tensor]):
         ticket's parameters; issues a TicketWarning when they lack some that ask for gradients, and the first time that
         pruned weights have come alive outside of their steps.
         """
-        return Attachment(model, optimizers, self)
+        return Attachment(model, optimizers, self if example is None else {**self, **self._silenced(model, example)})
+
+    def _silenced(self, model: nn.Module, example: Tensor) -> dict[str, Tensor]:
+        from tombola.sparse.channels import silenced
+
+        if not self.silent:
+            raise UsageError(f"example is for tickets of granularity channel, this one's is {self.granularity}")
+        try:
+            return silenced(model, self, example)
+        except UsageError as error:
+            raise UsageError(f"the model's channels cannot be followed: {error.message}; leave out example") from None
 
     def compact(self, model: nn.Module, example: Tensor) -> nn.Module:
         """Return a smaller copy of the model, dead units removed, whose outputs are the masked one's up to rounding.

@@ -41,16 +41,17 @@ class DenseExecution:
     """The model itself, its pruned weights held at zero."""
 
     def __init__(self, setup: TrainingSetup, model: nn.Module, ticket: Ticket | None) -> None:
-        self.network, self.runtime, self._ticket = model, setup.runtime, ticket
+        self.network, self.runtime = model, setup.runtime
+        self._masks = {**ticket, **setup.silenced(ticket)} if ticket is not None else {}
 
     def parameters(self) -> list[Tensor]:
         """Return the model's parameters."""
         return list(self.network.parameters())
 
     def hold(self, optimizer: Optimizer) -> None:
-        """Attach the ticket, if there is one."""
-        if self._ticket is not None:
-            self._ticket.attach(self.network, optimizer)
+        """Hold the ticket's masks, if there is one."""
+        if self._masks:
+            Attachment(self.network, [optimizer], self._masks)
 
     def state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Return the model's state and the optimiser's."""
@@ -75,7 +76,7 @@ class SparseExecution:
 
         self.runtime = setup.runtime.in_full_precision()
         example = first_inputs(setup.task, setup.feed)
-        self._ticket = ticket
+        self._ticket, self._silenced = ticket, setup.silenced(ticket)
         try:
             self._sparse = SparseNetwork(ticket.apply_(model), ticket, example[:2])
         except Untraceable as error:
@@ -93,7 +94,7 @@ class SparseExecution:
 
     def hold(self, optimizer: Optimizer) -> None:
         """Hold the masks of layers that run dense; the others have no pruned weights."""
-        masks = {name: self._ticket[name] for name in self._sparse.left_dense}
+        masks = {name: self._ticket[name] for name in self._sparse.left_dense} | self._silenced
         if masks:
             Attachment(self._sparse.dense, [optimizer], masks)
 

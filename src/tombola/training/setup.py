@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from tombola.core.progress import Progress
 from tombola.data import Feed
+from tombola.errors import UsageError
 from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task
+from tombola.sparse.channels import silenced
+from tombola.sparse.choice import first_inputs
 from tombola.storage.store import StoreEntry
 from tombola.ticket import Ticket
 from tombola.training.recipe import Recipe
@@ -19,7 +22,8 @@ from tombola.training.state import State
 class TrainingSetup:
     """Everything that trainings of one network on one set of data share.
 
-    execution: how tickets are trained, "dense" or "sparse".
+    execution: how tickets are trained, "dense" or "sparse". silent: whether channels that a ticket leaves without input
+    are held at zero, biases and normalisation included.
     """
 
     model: nn.Module
@@ -31,6 +35,17 @@ class TrainingSetup:
     seed: int
     progress: Progress
     execution: str = "dense"
+    silent: bool = False
+
+    def silenced(self, ticket: Ticket) -> dict[str, Tensor]:
+        """Return what is held at zero beside a ticket's weights: masks of biases, scales and shifts, (C,), by name."""
+        if not self.silent:
+            return {}
+        try:
+            return silenced(self.model, ticket, first_inputs(self.task, self.feed))
+        except UsageError as error:
+            self.progress.say(f"biases and normalisation of pruned channels train on: {error.message}")
+            return {}
 
     def say_unreached(self) -> None:
         """Name the milestones that the training ends before."""

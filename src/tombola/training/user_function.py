@@ -1,18 +1,18 @@
 """Training by a function of the user's own, in place of our loop."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tombola.core.cost import Meter
 from tombola.core.seeds import seeded
 from tombola.errors import SearchError, UsageError
 from tombola.networks.evaluation import evaluate
-from tombola.networks.masking import by_canonical_name
+from tombola.networks.masking import Attachment, by_canonical_name
 from tombola.networks.network import load_weights
 from tombola.networks.task import Batch
 from tombola.storage.store import StoreEntry
@@ -38,6 +38,7 @@ class Job:
     ticket: Ticket | None
     _batches: Callable[[int], Iterator[Batch]] = field(repr=False)
     _start: State = field(repr=False)
+    _silenced: Mapping[str, Tensor] = field(repr=False)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Give one epoch's training batches, on the device, in an order that depends on seed and epoch alone."""
@@ -51,7 +52,7 @@ class Job:
         if not self._start.is_of(model):
             raise UsageError("the training function must call job.hold before its first step, not after", option="fit")
         if self.ticket is not None:
-            self.ticket.attach(model, *optimizers)
+            Attachment(model, optimizers, {**self.ticket, **self._silenced})
 
 
 TrainingFunction = Callable[[nn.Module, Job], Any]
@@ -83,11 +84,13 @@ class UserFit:
             setup.progress.track(title, len(epochs)) as tracker,
         ):
             model = setup.runtime.place(load_weights(setup.model, start.tensors)).train()
+            silenced = setup.silenced(ticket) if ticket is not None else {}
+            masks = {**(ticket or {}), **silenced}
 
             def batches(epoch: int) -> Iterator[Batch]:
                 # After the function's first epoch, not after hours; before its first step there is nothing to see.
                 if not start.is_of(model):
-                    _check_held(model, ticket)
+                    _check_held(model, masks)
                 tracker.update(epoch - start.epoch)
                 for item in setup.feed.epoch(epoch):
                     batch = setup.runtime.move(item.batch)
@@ -95,14 +98,14 @@ class UserFit:
                     meter.count(forward=samples, backward=samples)
                     yield batch
 
-            job = Job(epochs, setup.recipe, setup.seed, setup.runtime.device, ticket, batches, start)
+            job = Job(epochs, setup.recipe, setup.seed, setup.runtime.device, ticket, batches, start, silenced)
             returned = self.function(model, job)
             if isinstance(returned, nn.Module) and returned is not model:
                 raise UsageError(
                     "the training function must train its model in place; it returned another one", option="fit"
                 )
             tracker.update(len(epochs))
-        self._check(setup.model, model, ticket)
+        self._check(setup.model, model, masks)
         cost = start.cost + meter.read()
         row: dict[str, Any] = {"stage": title, "epoch": until}
         if setup.held_out is not None:
@@ -112,7 +115,7 @@ class UserFit:
         return State.of(model, until, cost)
 
     @staticmethod
-    def _check(before: nn.Module, model: nn.Module, ticket: Ticket | None) -> None:
+    def _check(before: nn.Module, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         if list(before.state_dict()) != list(model.state_dict()):
             raise UsageError(
                 "the training function changed the names of the model's parameters or buffers", option="fit"
@@ -121,13 +124,13 @@ class UserFit:
         for name, parameter in parameters.items():
             if not torch.isfinite(parameter).all():
                 raise SearchError(f"fit: after the training function, {name} is no longer finite (NaN or infinity)")
-        _check_held(model, ticket)
+        _check_held(model, masks)
 
 
-def _check_held(model: nn.Module, ticket: Ticket | None) -> None:
+def _check_held(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Raise UsageError where a model that was trained has pruned weights that are not zero."""
     parameters = by_canonical_name(model)
-    for name, mask in (ticket or {}).items():
+    for name, mask in masks.items():
         revived = int(parameters[name].detach().cpu()[~mask].count_nonzero())
         if revived:
             raise UsageError(

@@ -31,7 +31,7 @@ def passages(traced: Traced) -> list[Passage]:
 
     Channels that can only go together have one number, also those of all uses of a shared weight.
     """
-    reader = _Reader(traced)
+    reader = Reader(traced)
     plan = reader.read()
     uses: dict[nn.Parameter, list[tuple[Places, Places]]] = {}
     for weight, inputs, outputs in reader.weighted():
@@ -51,10 +51,10 @@ def passages(traced: Traced) -> list[Passage]:
 
 def read(traced: Traced) -> Plan:
     """Return what is known of a network's channels; raises UsageError naming an operation without a rule."""
-    return _Reader(traced).read()
+    return Reader(traced).read()
 
 
-class _Reader:
+class Reader:
     """Goes through a graph once, from inputs to outputs. ends: the units that the network gives."""
 
     def __init__(self, traced: Traced) -> None:
@@ -64,6 +64,7 @@ class _Reader:
         self.ends: set[int] = set()
 
     def read(self) -> Plan:
+        """Return what is known of the channels."""
         for node in self._traced.graph.nodes:
             if node.op == "output":
                 for each in node.all_input_nodes:
@@ -78,10 +79,10 @@ class _Reader:
     def weighted(self) -> Iterator[tuple[nn.Parameter, Places, Places]]:
         """Give the weights of layers, with the units that they read and write."""
         for node in self._traced.graph.nodes:
-            kind = type(self._module(node)) if node.op == "call_module" else None
+            kind = type(self.module_of(node)) if node.op == "call_module" else None
             if kind in ops.LINEAR or kind in ops.CONVOLUTIONS:
                 source = self._values[node.all_input_nodes[0]]
-                yield self._module(node).weight, source.units, self._values[node].units
+                yield self.module_of(node).weight, source.units, self._values[node].units
 
     def _read(self, node: fx.Node) -> Value:
         """Return the channels of an operation's output."""
@@ -91,13 +92,13 @@ class _Reader:
             for each in node.all_input_nodes:
                 if each not in self._traced.shapes:
                     self._pin(each)
-        found = rule(node)
+        found = self.noted(node, rule(node))
         if self._is_in_place(node):
             self._values[node.all_input_nodes[0]] = found
         return found
 
     def _module_rule(self, node: fx.Node) -> Callable[[fx.Node], Value]:
-        kind = type(self._module(node))
+        kind = type(self.module_of(node))
         if kind in ops.LINEAR or kind in ops.CONVOLUTIONS:
             return self._layer
         rules: list[tuple[Any, Callable[[fx.Node], Value]]] = [
@@ -125,10 +126,14 @@ class _Reader:
         ]
         return next((rule for names, rule in rules if name in names), self._refuse)
 
+    def noted(self, node: fx.Node, found: Value) -> Value:
+        """Return what is known of the channels that an operation was found to give."""
+        return found
+
     # Layers with weights
 
     def _layer(self, node: fx.Node) -> Value:
-        module, source = self._module(node), self._source(node)
+        module, source = self.module_of(node), self._source(node)
         if len(self._traced.shapes[node]) != ops.CONVOLUTIONS.get(type(module), 2):
             raise refusal(f"{self._traced.name_of(node)} is called on {len(self._traced.shapes[node])} dimensions")
         if getattr(module, "groups", 1) > 1:
@@ -158,7 +163,7 @@ class _Reader:
         return Value(source.units, constant)
 
     def _norm(self, node: fx.Node) -> Value:
-        module, source = self._module(node), self._source(node)
+        module, source = self.module_of(node), self._source(node)
         scale = 1.0 if module.weight is None else _array(module.weight)
         shift = 0.0 if module.bias is None else _array(module.bias)
         if module.running_mean is None:
@@ -171,14 +176,14 @@ class _Reader:
         return Value(source.units, normal * scale + shift)
 
     def _prelu(self, node: fx.Node) -> Value:
-        module, source = self._module(node), self._source(node)
+        module, source = self.module_of(node), self._source(node)
         if module.num_parameters > 1:
             self._follow(node, source, ("weight",), ("num_parameters",))
         constant = source.constant
         return Value(source.units, np.where(constant < 0, constant * _array(module.weight), constant))
 
     def _follow(self, node: fx.Node, source: Value, tensors: tuple[str, ...], counts: tuple[str, ...]) -> None:
-        if self._is_shared(self._module(node)):
+        if self._is_shared(self.module_of(node)):
             self._plan.pin(source.units)
         self._plan.followers.append(Follower(str(node.target), source.units, tensors, counts))
 
@@ -217,7 +222,7 @@ class _Reader:
         arguments = fx.map_arg(node.args, tensors.__getitem__)
         named = fx.map_arg(node.kwargs, tensors.__getitem__)
         if node.op == "call_module":
-            result = self._module(node)(*arguments, **named)
+            result = self.module_of(node)(*arguments, **named)
         elif node.op == "call_method":
             result = getattr(arguments[0], str(node.target))(*arguments[1:], **named)
         else:
@@ -227,7 +232,7 @@ class _Reader:
 
     def _pool(self, node: fx.Node) -> Value:
         source = self._source(node)
-        module = self._module(node) if node.op == "call_module" else None
+        module = self.module_of(node) if node.op == "call_module" else None
         if module is None:
             name = self._traced.name_of(node)
             padding = node.kwargs.get("padding", node.args[3] if len(node.args) > 3 else 0)
@@ -277,7 +282,8 @@ class _Reader:
 
     # What they share
 
-    def _module(self, node: fx.Node) -> Any:
+    def module_of(self, node: fx.Node) -> Any:
+        """Return the module that a node calls."""
         return self._traced.modules[str(node.target)]
 
     def _source(self, node: fx.Node) -> Value:
@@ -307,7 +313,7 @@ class _Reader:
 
     def _is_in_place(self, node: fx.Node) -> bool:
         if node.op == "call_module":
-            return bool(getattr(self._module(node), "inplace", False))
+            return bool(getattr(self.module_of(node), "inplace", False))
         name = self._traced.name_of(node)
         return name.endswith("_") or name in {"iadd", "isub", "imul"} or bool(node.kwargs.get("inplace", False))
 

@@ -1,0 +1,83 @@
+"""Channels that pruning leaves without input, and what must be zero for them to be zero themselves."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from tombola.networks.masking import named_parameters
+from tombola.networks.network import private_copy
+from tombola.sparse.compaction import operations as ops
+from tombola.sparse.compaction.plan import Flags, Value
+from tombola.sparse.compaction.reading import Reader
+from tombola.sparse.compaction.tracing import Traced, trace
+
+
+@torch.no_grad()
+def silence(model: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> dict[str, Tensor]:
+    """Return masks of biases, and of BatchNorm's scales and shifts: False where a channel has no input left.
+
+    With these at zero, every channel is zero that no path of kept weights joins to the network's inputs. What the
+    network gives stays. By canonical name, those alone in which something is False; each is (C,), bool.
+
+    masks: of weights, bool, by canonical name. example: a batch of inputs, (N, ...), on the model's device. Raises
+    UsageError where torch.fx cannot trace the model, or for an operation that does something unknown to channels.
+    """
+    twin = private_copy(model).eval()
+    names = {parameter: name for name, _, parameter in named_parameters(twin)}
+    for module in twin.modules():
+        _reduce_to_masks(module, masks, names)
+    traced = trace(twin, example)
+    silencer = _Silencer(traced, _given(traced))
+    silencer.read()
+    found = {names[parameter]: torch.from_numpy(alive) for parameter, alive in silencer.alive.items()}
+    return {name: alive for name, alive in found.items() if not alive.all()}
+
+
+def _reduce_to_masks(module: nn.Module, masks: Mapping[str, Tensor], names: Mapping[nn.Parameter, str]) -> None:
+    """Make of a layer's weights what its mask is, one for those that are kept, and nothing of all that is added."""
+    if type(module) in ops.LINEAR or type(module) in ops.CONVOLUTIONS:
+        weight: nn.Parameter = module.weight  # type: ignore[assignment]
+        weight.fill_(1.0)
+        mask = masks.get(names.get(weight, ""))
+        if mask is not None:
+            weight.copy_(mask)
+    for parameter in _held(module):
+        parameter.zero_()
+
+
+def _held(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of a layer or normalisation that can keep a channel without input from being zero."""
+    if type(module) in ops.LINEAR or type(module) in ops.CONVOLUTIONS:
+        found = [module.bias]
+    else:
+        found = [module.weight, module.bias] if type(module) in ops.NORMS else []
+    return [parameter for parameter in found if isinstance(parameter, nn.Parameter)]
+
+
+def _given(traced: Traced) -> Flags:
+    """Return which units the network gives, or are joined with one of those."""
+    reader = Reader(traced)
+    leaders, _ = reader.read().leaders()
+    found: Flags = np.isin(leaders, leaders[sorted(reader.ends)])
+    return found
+
+
+class _Silencer(Reader):
+    """Follows zeros alone: what other constants will be after a training is not known.
+
+    given: units that stay what they are. alive: of each parameter, the channels that anything reaches.
+    """
+
+    def __init__(self, traced: Traced, given: Flags) -> None:
+        super().__init__(traced)
+        self._given = given
+        self.alive: dict[nn.Parameter, Flags] = {}
+
+    def noted(self, node: fx.Node, found: Value) -> Value:
+        silent = (found.constant == 0) & ~self._given[found.units]
+        for parameter in _held(self.module_of(node)) if node.op == "call_module" else ():
+            # A module that runs several times has to pass on what reaches it any time.
+            self.alive[parameter] = ~silent | self.alive.get(parameter, np.zeros_like(silent))
+        return Value(found.units, np.where(silent, 0.0, np.nan))

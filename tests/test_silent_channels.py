@@ -1,0 +1,197 @@
+"""Pruned channels are pruned whole: biases, scales and shifts are zero with them as a ticket trains."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import tombola
+from tombola import UsageError
+from tombola.core.granularity import GRANULARITIES
+from tombola.core.parts import identify
+from tombola.core.progress import Silent
+from tombola.finders import Magnitude, draw
+from tombola.sparse.channels import silenced
+from tombola.ticket import Ticket
+
+from .conftest import as_json, batches, images
+from .test_granularity import Residual
+from .test_rivals import problem
+
+pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
+
+
+def shifted(build):
+    """A model whose normalisation and biases have been trained before."""
+    model = build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.rand_like(parameter) + 0.5)
+    return model
+
+
+class Deep(nn.Module):
+    """Two convolutions with padding and normalisation, an activation that is not zero at a shift, a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.first_norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.second, self.second_norm = nn.Conv2d(4, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.hidden, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.first_norm(self.first(x)))
+        x = torch.relu(self.second_norm(self.second(x))).mean((2, 3))
+        return self.head(torch.relu(self.hidden(x)))
+
+
+def deep_masks(**dead):
+    """All weights, but for the output channels of some layers."""
+    found = {name: torch.ones_like(p, dtype=torch.bool) for name, p in Deep().named_parameters() if p.dim() > 1}
+    for layer, channels in dead.items():
+        found[f"{layer}.weight"][channels] = False
+    return found
+
+
+def test_what_a_channel_without_input_adds_is_to_be_zero():
+    example = torch.randn(2, 1, 4, 4)
+    assert silenced(Deep(), deep_masks(), example) == {}
+    found = silenced(Deep(), deep_masks(first=[1, 3], hidden=[0]), example)
+    first, hidden = [True, False, True, False], [False, True, True, True, True]
+    assert {name: alive.tolist() for name, alive in found.items()} == {
+        "first.bias": first, "first_norm.weight": first, "first_norm.bias": first, "hidden.bias": hidden,
+    }  # fmt: skip
+    # Nothing reaches what reads only such channels; what the network gives stays.
+    found = silenced(Deep(), deep_masks(first=[0, 1, 2, 3], head=[0]), example)
+    assert {name: int(alive.sum()) for name, alive in found.items()} == {
+        "first.bias": 0, "first_norm.weight": 0, "first_norm.bias": 0,
+        "second_norm.weight": 0, "second_norm.bias": 0, "hidden.bias": 0,
+    }  # fmt: skip
+
+
+class Twice(nn.Module):
+    """A normalisation that two layers share, and a sum of both."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = (nn.Conv2d(1, 3, 1, bias=False) for _ in range(2))
+        self.norm, self.out = nn.BatchNorm2d(3), nn.Conv2d(3, 2, 3, padding=1)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.norm(self.left(x)) + self.norm(self.right(x))))
+
+
+def test_normalisation_that_serves_two_layers_stays_where_either_has_input():
+    masks = {f"{side}.weight": torch.ones(3, 1, 1, 1, dtype=torch.bool) for side in ("left", "right")}
+    masks["left.weight"][:2] = False
+    masks["right.weight"][1:] = False
+    found = silenced(Twice(), masks, torch.randn(2, 1, 4, 4))
+    assert {name: alive.tolist() for name, alive in found.items()} == {
+        "norm.weight": [True, False, True], "norm.bias": [True, False, True],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("execution", ["dense", "sparse"])
+@pytest.mark.parametrize("build", [Deep, Residual])
+def test_pruned_channels_are_zero_as_a_ticket_trains_and_compaction_takes_them_out(build, execution):
+    """The shifts were trained before the draw, and a pruned channel would be a constant beside the padding."""
+    torch.manual_seed(0)
+    model, data, example = shifted(build), images(size=16), torch.randn(64, 1, 4, 4)
+
+    def trained(granularity):
+        return tombola.sparsify(
+            model, data, data, density=0.5, granularity=granularity, finder="random:allocation=uniform", rewind_to=0,
+            recipe=tombola.Recipe(epochs=3, learning_rate=0.05), execution=execution, progress=False,
+        )  # fmt: skip
+
+    sparse, ticket = trained("channel")
+    before, other = trained("channel:silent=false")
+    assert ticket == other
+    for name, alive in silenced(model, ticket, example).items():
+        assert not dict(sparse.named_parameters())[name][~alive].any()
+        assert dict(before.named_parameters())[name][~alive].any()
+    counts = [sum(p.numel() for p in ticket.compact(each, example).parameters()) for each in (sparse, before)]
+    assert counts[0] < counts[1]
+    if build is Deep:
+        kept = [int(mask.flatten(1).any(dim=1).sum()) for mask in ticket.values()]
+        small = ticket.compact(sparse, example)
+        assert [len(p) for p in small.parameters() if p.dim() > 1][:3] == kept[:3]
+
+
+def test_a_training_function_and_a_loop_of_ones_own_hold_channels_at_zero_too():
+    model, data, example = shifted(Deep), images(size=16), torch.randn(64, 1, 4, 4)
+
+    def loop(model, optimizer, batches):
+        for inputs, targets in batches:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+
+    def fit(model, job):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        job.hold(model, optimizer)
+        for epoch in job.epochs:
+            loop(model, optimizer, job.batches(epoch))
+
+    def forgets(model, job):
+        loop(model, torch.optim.SGD(model.parameters(), lr=0.05), job.batches(0))
+
+    options = dict(density=0.5, granularity="channel", finder="random", rewind_to=0, progress=False)
+    sparse, ticket = tombola.sparsify(model, data, data, fit=fit, **options)
+    held = silenced(model, ticket, example)
+    assert held
+    assert not any(dict(sparse.named_parameters())[name][~alive].any() for name, alive in held.items())
+    with pytest.raises(UsageError, match=r"left .* pruned weights of .* that are not zero"):
+        tombola.sparsify(model, data, data, fit=forgets, **options)
+    with ticket.attach(model, optimizer := torch.optim.SGD(model.parameters(), lr=0.05), example=example):
+        loop(model, optimizer, data)
+    assert not any(dict(model.named_parameters())[name][~alive].any() for name, alive in held.items())
+    for other in (Ticket(dict(ticket)), tombola.draw(model, data, density=0.5, finder="magnitude", progress=False)):
+        with pytest.raises(UsageError, match="example is for tickets of granularity channel, this one's is weight"):
+            other.attach(model, optimizer, example=example)
+
+
+def test_channels_that_cannot_be_followed_train_on_and_that_is_said():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.last = nn.Linear(6, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.last(self.inner(x) if x.sum() > 0 else -self.inner(x))
+
+    said = []
+
+    class Heard(Silent):
+        def say(self, text):
+            said.append(text)
+
+    at = problem(Branching(), batches(), epochs=2)
+    ticket = draw(Magnitude(granularity="channel:coupled=false"), at, 0.5).ticket
+    setup = replace(at.trainer.setup, silent=True, progress=Heard())
+    assert setup.silenced(ticket) == {}
+    assert len(said) == 1
+    assert said[0].startswith("biases and normalisation of pruned channels train on: torch.fx cannot trace it")
+    assert replace(setup, silent=False).silenced(ticket) == {}
+    assert len(said) == 1
+
+
+def test_trainings_with_and_without_have_other_names(tmp_path, capsys):
+    options = ["--preset", "digits", "--epochs", "2", "--milestones", "[]", "--rewind-to", "1"]
+    options += ["--train-samples", "300", "--out", str(tmp_path), "--finder", "magnitude", "--density", "0.1"]
+    run = as_json(capsys, "run", *options, "--granularity", "channel")
+    loud = as_json(capsys, "run", *options, "--granularity", "channel:silent=false")
+    assert run["run_dir"] != loud["run_dir"]
+    assert Ticket.load(run["ticket"]) == Ticket.load(loud["ticket"])
+    weights = {key: load_file(f"{each['run_dir']}/weights.safetensors") for key, each in (("run", run), ("loud", loud))}
+    mask = Ticket.load(run["ticket"])["fc1.weight"].any(dim=1)
+    assert not weights["run"]["fc1.bias"][~mask].any()
+    assert weights["loud"]["fc1.bias"][~mask].all()
+    # What trains a ticket from its file knows it from there.
+    again = as_json(capsys, "train", run["ticket"], "--out", str(tmp_path))
+    trained = load_file(f"{again['run_dir']}/weights.safetensors")
+    assert all(torch.equal(trained[name], value) for name, value in weights["run"].items())
+    assert identify(GRANULARITIES.read("channel"))["version"] == 2
