@@ -1,6 +1,7 @@
 """Relaxed masks over one flat vector of logits: binary Concrete (Maddison et al. 2017; Louizos et al. 2018)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tombola.core.flat import over_pieces
 from tombola.core.parts import POSITIVE, Part, option
 from tombola.core.written import Family
 
@@ -111,6 +113,8 @@ RELAXATION_HELP = "how masks are sampled: concrete; ablations straight-through, 
 
 def expected_density(logits: Tensor, sizes: Tensor | None = None) -> float:
     """Return mean(sigmoid(a)) over weights; sizes: how many each logit stands for, (g,), one without."""
+    if sizes is None:
+        return _mean_of_pieces(torch.sigmoid, logits)
     return _over_weights(torch.sigmoid(logits), sizes)
 
 
@@ -128,4 +132,10 @@ def _over_weights(values: Tensor, sizes: Tensor | None) -> float:
 
 def mean_entropy(logits: Tensor) -> float:
     """Return the mean entropy of the gates, in nats: softplus(a) - a * sigmoid(a)."""
-    return float((F.softplus(logits) - logits * torch.sigmoid(logits)).mean(dtype=torch.float64))
+    return _mean_of_pieces(lambda part: F.softplus(part) - part * torch.sigmoid(part), logits)
+
+
+def _mean_of_pieces(function: Callable[[Tensor], Tensor], values: Tensor) -> float:
+    """Return the mean of a function, in float64; of a billion values each whole vector would take 4 GB."""
+    sums = over_pieces(lambda part: function(part).sum(dtype=torch.float64), values)
+    return float(torch.stack(sums).sum()) / values.numel()

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from tombola.core.flat import PIECE
 from tombola.errors import UsageError
 
 # Vectors of this size and more are cut to a bracket around the threshold first, which a sample as large gives.
@@ -49,9 +50,22 @@ def keep_top(scores: Tensor, kept: int) -> Tensor:
     # A threshold alone keeps all of its ties or none: rank those by index.
     threshold = _kth_largest(scores, kept)
     mask = scores > threshold
-    ties = (scores == threshold).nonzero().squeeze(1)
-    mask[ties[: kept - int(torch.count_nonzero(mask))]] = True
+    _add_first(mask, scores, threshold, kept - int(torch.count_nonzero(mask)))
     return mask
+
+
+def _add_first(mask: Tensor, scores: Tensor, threshold: Tensor, count: int) -> None:
+    """Set a mask at the first `count` places where a score equals the threshold.
+
+    Piece by piece on a CPU: the places of a billion equal scores would take 8 GB.
+    """
+    size = PIECE if scores.device.type == "cpu" else max(1, scores.numel())
+    for part, of_scores in zip(mask.split(size), scores.split(size), strict=True):
+        if count == 0:
+            return
+        ties = (of_scores == threshold).nonzero().squeeze(1)[:count]
+        part[ties] = True
+        count -= len(ties)
 
 
 def fill_top(scores: Tensor, kept: int, sizes: Tensor) -> Tensor:
@@ -92,8 +106,11 @@ def _kth_largest(scores: Tensor, kept: int) -> Tensor:
         place, reach = kept / total * len(sample), 4 * math.sqrt(len(sample))
         high = sample[max(0, math.floor(place - reach))] if place >= reach else scores.amax()
         low = sample[min(len(sample) - 1, math.ceil(place + reach))]
+        above = int(torch.count_nonzero(scores > high))
+        if high == low and above < kept <= above + int(torch.count_nonzero(scores == high)):
+            return high  # of many that are equal, as all logits are at first
         between = scores[(scores >= low) & (scores <= high)]
-        wanted = kept - int(torch.count_nonzero(scores > high))
+        wanted = kept - above
         if 1 <= wanted <= between.numel() < total // 2:
             return torch.kthvalue(between, between.numel() - wanted + 1).values
     return torch.kthvalue(scores, total - kept + 1).values

@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any, ClassVar, Self
 
 import torch
+from torch import nn
 
 from tombola.core import concrete
 from tombola.core.concrete import RELAXATION_HELP, RELAXATIONS, Concrete, Relaxation
@@ -136,14 +137,15 @@ class CTS(ObjectiveFinder):
 
     def teach(self, problem: Problem) -> None:
         """Have the store keep the network's outputs, where the objective asks for them."""
-        self.settled(problem)._teacher(problem)
+        self.settled(problem)._teacher(problem, problem.network())
 
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density."""
         finder = self.settled(problem)
-        network = FrozenNetwork(problem.network(), problem.layout, problem.task, problem.runtime)
+        model = problem.network()
+        network = FrozenNetwork(model, problem.layout, problem.task, problem.runtime, shared=True)
         network.use_batch_statistics()
-        teacher = finder._teacher(problem)
+        teacher = finder._teacher(problem, model)
         check_objective(finder.settled_objective, problem, teacher)
         search = Search(finder, problem, finder.selection(problem, density), network, teacher)
         run_steps(search, finder.steps, problem, finder.settled_objective.name)
@@ -153,12 +155,13 @@ class CTS(ObjectiveFinder):
         """Return what an identity holds of how so many logits are computed."""
         return arithmetic(self.relaxation, self.controller, count, device, dtype)
 
-    def _teacher(self, problem: Problem) -> Teacher | None:
+    def _teacher(self, problem: Problem, model: nn.Module) -> Teacher | None:
+        """Return what gives the dense network's outputs, where they are asked for. model: it, a private copy."""
         objective = self.settled_objective
         if not (objective.asks_outputs or objective.asks_network):
             return None
         teacher = make_teacher(
-            problem.network(),
+            model,
             problem.layout,
             problem.task,
             problem.feed,
@@ -166,6 +169,7 @@ class CTS(ObjectiveFinder):
             objective.asks_outputs,
             problem.teacher_entry(),
             by_batch=self.teacher == "batch",
+            shared=True,
         )
         problem.progress.say(f"teacher: {teacher.how}")
         return teacher

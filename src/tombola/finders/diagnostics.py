@@ -64,7 +64,7 @@ def cut_paths(network: FrozenNetwork, mask: Tensor, feed: Feed, runtime: Runtime
     mask: flat, of the network's weights. Outputs that are no tensors, or one number, are not looked at.
     """
     for item in islice(feed.epoch(0), 1):
-        output = network.under(mask.to(network.weights.dtype) * network.weights, runtime.move(item.batch))
+        output = network.masked(mask.to(network.weights.dtype), runtime.move(item.batch))
         if isinstance(output, Tensor) and output.dim() and len(output) > 1 and bool((output == output[:1]).all()):
             return ["the ticket's output is the same for every input: every path through the network is cut"]
     return []

@@ -120,7 +120,7 @@ class ScoreSearch:
         problem, mask = self._problem, self._gates.mask(self.step)
         share = share_of(item, problem.task, problem.runtime)
         with problem.runtime.ranks.apart(problem.seed, "search", self.step, device=problem.runtime.device):
-            output = self._network.under(mask * self._network.weights, share.batch)
+            output = self._network.masked(mask, share.batch)
         loss = share.portion.mean(problem.task.loss(output, share.batch))
         gradient = self._gates.pull(share.portion.gradient(loss, mask))
         self._loss_sum, self._losses = self._loss_sum + float(loss.detach()), self._losses + 1

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatchcase
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from torch.overrides import TorchFunctionMode
 
 from tombola.core import double_backward as twice
 from tombola.core.flat import Layout
-from tombola.core.numeric import at_least_float32
 from tombola.errors import TombolaError, UsageError, in_words, lacks_memory
 from tombola.networks.masking import named_parameters, unwrap
 from tombola.networks.recomputation import (
@@ -25,6 +24,7 @@ from tombola.networks.recomputation import (
     noting_ungraded,
     places,
     put,
+    sharing_copy,
     without_reentry,
 )
 from tombola.networks.runtime import Runtime
@@ -129,32 +129,46 @@ class _Strangers(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+# Makes of a flat vector what stands in place of a network's weights, by its own names.
+_Placed = Callable[[Tensor], dict[str, Tensor]]
+
+
 class FrozenNetwork:
     """A copy of `model` in eval mode, none of whose tensors ever asks for a gradient.
 
     The weights that `layout` names lie in one flat vector, `weights`, of which the copy's parameters are views: masked
     runs cost no second copy. The original is never touched. Raises UsageError, at the first run, for a model whose copy
     uses weights of the original.
+
+    shared: the model is a private copy already, and its tensors are taken as they are, also by several networks.
     """
 
-    def __init__(self, model: nn.Module, layout: Layout, task: Task, runtime: Runtime) -> None:
+    def __init__(self, model: nn.Module, layout: Layout, task: Task, runtime: Runtime, shared: bool = False) -> None:
         self.runtime = runtime
         self.layout = layout
-        self.model = runtime.place(private_copy(model).eval().requires_grad_(False))
+        copied = sharing_copy(model) if shared else private_copy(model)
+        self.model = runtime.place(copied.eval().requires_grad_(False))
         named = {name: (own, parameter) for name, own, parameter in named_parameters(self.model)}
         self._own_names = {name: named[name][0] for name in layout.names}
-        chosen = {name: named[name][1] for name in layout.names}
-        self._dtypes = {name: parameter.dtype for name, parameter in chosen.items()}
-        self.weights = layout.flatten({name: at_least_float32(p) for name, p in chosen.items()})
-        for name, view in layout.views(self.weights).items():
-            if view.dtype == chosen[name].dtype:
-                chosen[name].data = view
+        self._chosen = {name: named[name][1] for name in layout.names}
+        self._dtypes = {name: parameter.dtype for name, parameter in self._chosen.items()}
         self._task, self._forward = task, _Forward(self.model, task)
         self._passes = Passes(self.model)
-        self._strangers: _Strangers | None = _Strangers(model)
+        self._strangers: _Strangers | None = None if shared else _Strangers(model)
         self._features: tuple[list[str], list[Any]] = [], []
         # What asks for gradients beside the weights, in passes that ask for any; not known before the first.
         self._rest: dict[str, Tensor] | None = None
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """The weights that `layout` names, end to end, (d,), in float32 at least; made where they are asked for."""
+        device = next(iter(self._chosen.values())).device
+        flat = torch.empty(self.layout.total, dtype=vector_dtype(self.model, self.layout), device=device)
+        for name, view in self.layout.views(flat).items():
+            view.copy_(self._chosen[name])
+            if view.dtype == self._dtypes[name]:
+                self._chosen[name].data = view
+        return flat
 
     def use_batch_statistics(self) -> None:
         """Normalise by the statistics of each batch from now on, and update none.
@@ -178,15 +192,26 @@ class FrozenNetwork:
         before somebody goes backward through them, each finds its own weights there, also where parts of the network
         are run again. Raises UsageError, in backward, where an autograd function of the model's own loses gradients.
         """
-        others = others or {}
-        if not torch.is_grad_enabled() or not any(each.requires_grad for each in (weights, *others.values())):
-            return self._call({**self._placed(weights), **others}, batch)
+        return self._run(weights, batch, self._placed, others or {})
 
-        output, features = self._followed(weights, batch, others)
+    def masked(self, mask: Tensor, batch: Batch) -> Output:
+        """Run the network with a flat mask times its weights; like `under`, differentiable in the mask.
+
+        The products are formed layer by layer, each in the layer's own type.
+        """
+        return self._run(mask, batch, self._products, {})
+
+    def _run(self, vector: Tensor, batch: Batch, placed: _Placed, others: Mapping[str, Tensor]) -> Output:
+        if not torch.is_grad_enabled() or not any(each.requires_grad for each in (vector, *others.values())):
+            return self._call({**placed(vector), **others}, batch)
+
+        output, features = self._followed(vector, batch, placed, others)
         self._features[1].extend(features)
         return output
 
-    def _followed(self, weights: Tensor, batch: Batch, others: Mapping[str, Tensor]) -> tuple[Output, list[Any]]:
+    def _followed(
+        self, vector: Tensor, batch: Batch, placed: _Placed, others: Mapping[str, Tensor]
+    ) -> tuple[Output, list[Any]]:
         """Return the output of a run that somebody may go backward through, and the features that were asked for."""
 
         def forward(model: nn.Module) -> tuple[Output, list[Any]]:
@@ -195,13 +220,13 @@ class FrozenNetwork:
 
         is_first, tensors = self._rest is None, {**(self._rest or {}), **others}
         with self._checked(), noting_ungraded() if is_first else nullcontext() as met:
-            found = self._passes.run(weights, lambda each: {**self._placed(each), **tensors}, forward)
+            found = self._passes.run(vector, lambda each: {**placed(each), **tensors}, forward)
         if is_first:
             self._rest = {}
             if met and has_own_functions(found):
                 # Functions that run modules again ask for the gradients of all their parameters.
                 self._rest = self.other_parameters()
-                found = self._followed(weights, batch, others)
+                found = self._followed(vector, batch, placed, others)
         if self._rest and twice.is_active():
             raise UsageError(
                 "model runs parts of itself again in backward by an autograd function of its own, whose gradients this "
@@ -215,6 +240,11 @@ class FrozenNetwork:
         """Return the weights by the copy's own names."""
         views = self.layout.views(weights)
         return {self._own_names[name]: view.to(self._dtypes[name]) for name, view in views.items()}
+
+    def _products(self, mask: Tensor) -> dict[str, Tensor]:
+        """Return a mask times the weights, by the copy's own names."""
+        parts, weights = self.layout.views(mask), self.layout.views(self.weights)
+        return {own: (parts[name] * weights[name]).to(self._dtypes[name]) for name, own in self._own_names.items()}
 
     def _call(self, replaced: Mapping[str, Tensor], batch: Batch) -> Output:
         # Buffers that change in forward change in copies: each run depends on its weights and its batch alone.

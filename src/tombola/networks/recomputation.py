@@ -39,6 +39,11 @@ def places(model: nn.Module) -> Places:
     return found
 
 
+def sharing_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of a model's modules that has the same tensors."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
 def put(where: Places, tensors: Mapping[str, Tensor]) -> None:
     """Put tensors in place of a model's own, by name."""
     for name, tensor in tensors.items():
@@ -132,8 +137,7 @@ class Pass:
 
     def __init__(self, model: nn.Module) -> None:
         self._parameters, self._buffers = dict(model.named_parameters()), dict(model.named_buffers())
-        shared = {id(tensor): tensor for tensor in (*self._parameters.values(), *self._buffers.values())}
-        self._model = copy.deepcopy(model, shared)
+        self._model = sharing_copy(model)
         self._places = places(self._model)
         self._life: weakref.ref[_Life] | None = None
         self._is_running = self._is_twice = self._is_followed = False

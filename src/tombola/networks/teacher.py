@@ -66,20 +66,22 @@ def make_teacher(
     store_outputs: bool = True,
     entry: StoreEntry | None = None,
     by_batch: bool = False,
+    shared: bool = False,
 ) -> Teacher:
     """Return the teacher for a model at its present values.
 
     Running statistics that never saw a batch are estimated first, on a copy. store_outputs: whether outputs will be
     asked for, so that storing them is worth a pass over the data. entry: remembers them for others who ask the same.
     by_batch: normalise by the statistics of each batch, as the published searches do, in place of the running ones.
+    shared: see `FrozenNetwork`.
     """
     meter, counted = Meter(), _Counter(task.samples)
     estimated = lacks_statistics(model) and not by_batch
     with seeded(0, "teacher", device=runtime.device):
         if estimated:
             batches = counted.through(item.batch for item in islice(feed.epoch(0), STATISTICS_BATCHES))
-            model = estimate_statistics(model, batches, task, runtime)
-        network = FrozenNetwork(model, layout, task, runtime)
+            model, shared = estimate_statistics(model, batches, task, runtime), True
+        network = FrozenNetwork(model, layout, task, runtime, shared)
         if by_batch:
             network.use_batch_statistics()
         if store_outputs:

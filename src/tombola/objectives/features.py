@@ -39,7 +39,7 @@ class FeatureMSE(Objective):
     def __call__(self, masked: MaskedBatch) -> Tensor:
         """Return the mean over layers."""
         with masked.network.capture(self.features) as sparse:
-            sparse_output = masked.network.under(masked.mask * masked.network.weights, masked.batch)
+            sparse_output = masked.network.masked(masked.mask, masked.batch)
         with masked.teacher.network.capture(self.features) as dense:
             dense_output = masked.teacher.network.dense(masked.batch)
         pairs = list(zip(sparse, dense, strict=True))

@@ -35,7 +35,7 @@ class MaskedBatch:
     @cached_property
     def sparse(self) -> Output:
         """Output of f_z, differentiable in the mask."""
-        return self.network.under(self.mask * self.network.weights, self.batch)
+        return self.network.masked(self.mask, self.batch)
 
     @cached_property
     def dense(self) -> Output:

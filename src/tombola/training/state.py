@@ -30,6 +30,15 @@ class State:
         return digest_tensors(self.tensors)
 
     @classmethod
+    def at(cls, model: nn.Module) -> "State":
+        """Return a model's values as they are; they are the model's own where it lies on the CPU."""
+        values = {
+            name: value.detach().cpu() if isinstance(value, torch.Tensor) else value
+            for name, value in model.state_dict().items()
+        }
+        return cls(values)
+
+    @classmethod
     def of(cls, model: nn.Module, epoch: int = 0, cost: Cost | None = None) -> "State":
         """Copy a model's values."""
         values = {
