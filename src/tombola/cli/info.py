@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jsonargparse import ArgumentParser
+
 from tombola.cli.options import add_json_option, add_study_option, make_parser, parse, run_and_ticket
 from tombola.cli.show import show_json, show_others, show_table, show_text
 from tombola.core.measure import ACCURACY, Measure, measure_in
@@ -27,8 +29,7 @@ _OBJECTIVE = {
 }
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the command."""
+def _parser() -> ArgumentParser:
     parser = make_parser(
         "info",
         "Show a ticket: how many weights each layer keeps, and where the ticket comes from. Of a run directory, show "
@@ -42,34 +43,31 @@ def main(arguments: Sequence[str]) -> None:
     )
     add_study_option(parser)
     add_json_option(parser)
-    options = parse(parser, arguments)
-    if (Path(options.ticket) / "audit.json").is_file():
-        _show_audit(Path(options.ticket), options.json)
-        return
-    if _holds_runs(Path(options.ticket)):
-        _show_study(Path(options.ticket), options.study, options.json)
-        return
-    directory, path = run_and_ticket(options.ticket)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    options = parse(_parser(), arguments)
+    place = Path(options.ticket)
+    if (place / "audit.json").is_file():
+        _show_audit(place, options.json)
+    elif _holds_runs(place):
+        _show_study(place, options.study, options.json)
+    else:
+        _show_ticket(options.ticket, options.json)
+
+
+def _show_ticket(place: str, as_json: bool) -> None:
+    """Show a ticket from its file or its run directory, of which also what became of it."""
+    directory, path = run_and_ticket(place)
 
     from tombola.ticket import Ticket
 
     ticket = Ticket.load(path)
-    result, damaged = (_result(directory), _damaged(directory)) if Path(options.ticket).is_dir() else ({}, [])
-    provenance = ticket.provenance.to_dict() if ticket.provenance else {}
-    dead, unread = ticket.dead_units, ticket.unread_units
-    kept_by_layer, density = ticket.kept_by_layer, ticket.density_by_layer
-    layers: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "shape": list(shape),
-            "kept": kept_by_layer[name],
-            "density": density[name],
-            "dead_units": dead.get(name, 0),
-            "unread_inputs": unread.get(name, 0),
-        }
-        for name, shape in ticket.shapes.items()
-    ]
-    if options.json:
+    result, damaged = (_result(directory), _damaged(directory)) if Path(place).is_dir() else ({}, [])
+    provenance, layers = ticket.provenance.to_dict() if ticket.provenance else {}, _layers(ticket)
+    if as_json:
         show_json(
             {
                 "kept": ticket.kept,
@@ -82,6 +80,32 @@ def main(arguments: Sequence[str]) -> None:
             }
         )
         return
+    show_table(place, ("layer", "shape", "kept", "density", "dead units", "unread inputs"), _rows(ticket, layers))
+    for line in (*_figures(result), *_further(result), *_origin(provenance), *_missing(ticket)):
+        show_text(line)
+    if damaged:
+        show_text(f"damaged: {', '.join(damaged)}; the command that made the run makes it again")
+
+
+def _layers(ticket: "Ticket") -> list[dict[str, Any]]:
+    """Return what is known of a ticket's layers."""
+    dead, unread = ticket.dead_units, ticket.unread_units
+    kept_by_layer, density = ticket.kept_by_layer, ticket.density_by_layer
+    return [
+        {
+            "name": name,
+            "shape": list(shape),
+            "kept": kept_by_layer[name],
+            "density": density[name],
+            "dead_units": dead.get(name, 0),
+            "unread_inputs": unread.get(name, 0),
+        }
+        for name, shape in ticket.shapes.items()
+    ]
+
+
+def _rows(ticket: "Ticket", layers: Sequence[Mapping[str, Any]]) -> list[tuple[object, ...]]:
+    """Return the rows of a ticket's table, layer by layer, and that of all of them."""
     rows: list[tuple[object, ...]] = [
         (
             layer["name"],
@@ -93,12 +117,8 @@ def main(arguments: Sequence[str]) -> None:
         )
         for layer in layers
     ]
-    rows.append(("all layers", "", f"{ticket.kept:,} of {ticket.prunable:,}", f"{100 * ticket.density:.4g} %", "", ""))
-    show_table(options.ticket, ("layer", "shape", "kept", "density", "dead units", "unread inputs"), rows)
-    for line in (*_figures(result), *_further(result), *_origin(provenance), *_missing(ticket)):
-        show_text(line)
-    if damaged:
-        show_text(f"damaged: {', '.join(damaged)}; the command that made the run makes it again")
+    total = ("all layers", "", f"{ticket.kept:,} of {ticket.prunable:,}", f"{100 * ticket.density:.4g} %", "", "")
+    return [*rows, total]
 
 
 def _further(result: Mapping[str, Any]) -> Iterator[str]:

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,37 +10,25 @@ from torch import Tensor
 from tombola.core.seeds import generator
 from tombola.data.augmentation import Augmentation
 from tombola.data.feeds import RowFeed
-from tombola.storage.identity import digest, digest_tensors
+from tombola.data.rows import InMemory
+from tombola.storage.identity import digest
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """Samples in memory.
+class Arrays(InMemory):
+    """Images in memory.
 
     inputs: (N, C, H, W), uint8. targets: (N,), int64. mean, std: per channel, of the inputs divided by `scale`.
     """
 
-    inputs: Tensor
-    targets: Tensor
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scale: float = 255.0
 
-    at_once: ClassVar[int] = 1000
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
-        return tuple(self.inputs.shape[1:])
-
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything in here."""
-        content = digest_tensors({"inputs": self.inputs, "targets": self.targets})
-        return digest([content, self.mean, self.std, self.scale])
+        return digest([super().fingerprint, self.mean, self.std, self.scale])
 
     def feed(
         self, batch_size: int, seed: int, purpose: str, shuffle: bool = True, augmentation: Augmentation | None = None
@@ -56,10 +43,6 @@ class Arrays:
         mean = torch.tensor(self.mean).view(1, -1, 1, 1) * self.scale
         std = torch.tensor(self.std).view(1, -1, 1, 1) * self.scale
         return (raw.float() - mean) / std
-
-    def take(self, rows: Tensor) -> "Arrays":
-        """Return the samples of some rows."""
-        return Arrays(self.inputs[rows], self.targets[rows], self.mean, self.std, self.scale)
 
 
 def channel_statistics(inputs: Tensor, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:

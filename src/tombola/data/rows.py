@@ -1,7 +1,7 @@
-"""Samples in memory that need nothing done to them, such as the rows of a table."""
+"""Samples in memory, and those of them that need nothing done to them, such as the rows of a table."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from tombola.storage.identity import digest_tensors
 
 
 @dataclass(frozen=True)
-class Rows:
+class InMemory:
     """Samples in memory. inputs: (N, ...). targets: (N, ...)."""
 
     inputs: Tensor
@@ -30,8 +30,17 @@ class Rows:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything in here."""
+        """SHA-256 of inputs and targets."""
         return digest_tensors({"inputs": self.inputs, "targets": self.targets})
+
+    def take(self, rows: Tensor) -> Self:
+        """Return the samples of some rows."""
+        return replace(self, inputs=self.inputs[rows], targets=self.targets[rows])
+
+
+@dataclass(frozen=True)
+class Rows(InMemory):
+    """Samples that are given as they are."""
 
     def feed(
         self, batch_size: int, seed: int, purpose: str, shuffle: bool = True, augmentation: Augmentation | None = None
@@ -40,10 +49,6 @@ class Rows:
         if augmentation is not None:
             raise UsageError("is for images; these data have none", option="augmentation")
         return InMemoryFeed(self, batch_size, seed, purpose, shuffle)
-
-    def take(self, rows: Tensor) -> "Rows":
-        """Return the samples of some rows."""
-        return Rows(self.inputs[rows], self.targets[rows])
 
 
 @dataclass(frozen=True)
