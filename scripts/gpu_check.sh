@@ -4,6 +4,7 @@
 # usage: scripts/gpu_check.sh DATA_DIR OUT_DIR MINUTES
 #   DATA_DIR: train and test, each a folder or tar of class folders (`tombola run --data folder`)
 #   TEXTS, IMAGENET: folders for cells of sst2-transformer and imagenet-resnet50 (a search of 50 steps), left out without
+#   LARGE: networks for searches beside dense training, scripts/results/large.py (resnet50,vit-b-16,billion; none on a cpu)
 #   PYTHON: the interpreter (python); DEVICE: cuda, or cpu to try the script out; OPTIONS: more options of tombola
 set -euo pipefail
 usage="usage: scripts/gpu_check.sh DATA_DIR OUT_DIR MINUTES"
@@ -52,6 +53,17 @@ cell() {
   timeout --signal=INT "$left" "$python" -m tombola "$@" --device "$device" --out "$out/runs" --json ${OPTIONS:-} \
     >"$out/$name.part" && mv "$out/$name.part" "$out/$name.json" || echo "$name did not come to its end"
 }
+large() {
+  local left=$((end - $(date +%s))) networks=${LARGE-resnet50,vit-b-16,billion}
+  if [[ -z ${LARGE+given} && $device == cpu ]] || [[ -z $networks || -f $out/large.json ]]; then return; fi
+  if ((left <= 0)); then
+    echo "the minutes are over before the large networks; run the same again to go on"
+    return
+  fi
+  timeout --signal=INT "$left" "$python" -m scripts.results.large "$out/large.part" --cases "$networks" --steps 50 \
+    --most 100 --device "$device" && mv "$out/large.part" "$out/large.json" || echo "large did not come to its end"
+}
+large
 [[ -z ${TEXTS:-} ]] || cell texts run --preset sst2-transformer --data-dir "$TEXTS"
 [[ -z ${IMAGENET:-} ]] || cell imagenet draw --preset imagenet-resnet50 --data-dir "$IMAGENET" --draw-at init --steps 50
 

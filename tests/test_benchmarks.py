@@ -1,5 +1,6 @@
 """The benchmarks: their reference is the method, and their figures say what they should. No test asserts a timing."""
 
+import copy
 import json
 import os
 import subprocess
@@ -14,11 +15,14 @@ from benchmarks import run
 from benchmarks.cases import REVERSE_KL, Case
 from benchmarks.figures import Figure, interleaved, ratio
 from examples.cts_on_one_page import PlainSearch
+from scripts.results import large
 from tombola import GradBalance
 from tombola.core.ranking import count_kept
 from tombola.finders import gates
 from tombola.networks.masking import survey
 from tombola.networks.runtime import Runtime
+
+from .conftest import TinyConv, images
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,10 +90,11 @@ def test_the_check_for_machines_with_cuda_runs_on_a_cpu_and_goes_on(tmp_path):
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     options = "--epochs 2 --rewind-to 1 --milestones [] --steps 2 --search-batch-size 8 --batch-size 8 --rate 0.9"
     environment = {**os.environ, "PYTHON": sys.executable, "DEVICE": "cpu", "OPTIONS": options}
-    environment["TOMBOLA_CACHE"] = str(tmp_path / "cache")
+    environment |= {"TOMBOLA_CACHE": str(tmp_path / "cache"), "LARGE": "resnet50"}
 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "steps.json").write_text("measured before")
+    (tmp_path / "out" / "large.json").write_text("measured before")
 
     def check(minutes):
         command = [str(ROOT / "scripts" / "gpu_check.sh"), str(data), str(tmp_path / "out"), str(minutes)]
@@ -105,3 +110,27 @@ def test_the_check_for_machines_with_cuda_runs_on_a_cpu_and_goes_on(tmp_path):
         rows = json.loads((tmp_path / "out" / f"headline-{seed}.json").read_text())["rows"]
         assert [row["finder"] for row in rows] == ["cts", "snip", "ltr"]
         assert {row["kept"] for row in rows} == {count_kept(0.8**22, 291_376 - 8 * 64)}, "two classes, not ten"
+
+
+@pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
+def test_what_is_measured_of_large_networks(monkeypatch):
+    model, data = TinyConv(), images(size=8)
+    monkeypatch.setattr(large, "vision", lambda name, recomputed: model)
+    monkeypatch.setattr(large, "images", lambda samples: data)
+    found = {name: case() for name, case in large.cases(4, "cpu")["resnet50"].items()}
+    assert list(found) == ["dense", "dense, checkpointed", "cts, checkpointed"]
+    assert all(row["seconds_a_step"] > 0 for row in found.values())
+    row = found["cts, checkpointed"]
+    assert (row["steps"], row["prunable"], row["kept"]) == (4, 228, 23)
+    assert row["bytes"] > 0
+    assert large.previewed(model)["prunable"] == 228
+    assert large.resident(os.getpid()) > 10 * 2**20
+    assert large.resident(2**30) == 0
+
+
+def test_blocks_are_recomputed_and_a_copy_has_its_own():
+    assert not any("forward" in vars(module) for module in large.vision("resnet50", False).modules())
+    saving = large.vision("resnet50", True)
+    blocks = [module for module in copy.deepcopy(saving).modules() if "forward" in vars(module)]
+    assert len(blocks) == 16
+    assert all(block.forward.args[0].__self__ is block for block in blocks)
