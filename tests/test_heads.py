@@ -71,7 +71,7 @@ KNOWN = {
     "bert": (lambda: configured("bert", **BERT), TOKENS, 8, 4 * 8 * 32),
     "albert": (lambda: configured("albert", embedding_size=32, **BERT), TOKENS, 4, 4 * 8 * 32),
     "deberta": (
-        lambda: configured("deberta-v2", relative_attention=True, pos_att_type="p2c|c2p", **BERT), TOKENS, 8, 4 * 8 * 32,
+        lambda: configured("deberta-v2", relative_attention=True, pos_att_type="p2c", **BERT), TOKENS, 8, 4 * 8 * 32,
     ),
     "distilbert": (
         lambda: configured("distilbert", dim=32, n_layers=2, n_heads=4, hidden_dim=64), TOKENS, 8, 4 * 8 * 32,

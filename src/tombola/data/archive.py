@@ -2,10 +2,12 @@
 
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from tombola.data.packed import unpacked
+from tombola.data.packed import is_packed, unpacked
 from tombola.errors import UsageError, in_words, shown
 
 # The largest member that is read, or skipped in a compressed archive: an uncompressed image of 8,192 x 8,192 pixels
@@ -47,34 +49,69 @@ def members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, by
 
     Raises UsageError naming the archive where it is damaged, and what of it is too large, or wanted and no file.
     """
+    with _told(path), unpacked(path) as file:
+        stream = _Forward(file)
+        for name, member in _listed(path, stream, wanted):
+            if member.isfile():
+                stream.seek(member.offset_data)
+            yield name, _content(stream, member.size) if member.isfile() else None
+        _check_end(stream)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a member of an archive lies. offset, size: in bytes. content: of one that was to be read."""
+
+    name: str
+    offset: int
+    size: int
+    content: bytes
+
+
+def places(path: Path, wanted: Callable[[str], bool], is_read: Callable[[str], bool]) -> Iterator[Place]:
+    """Give where the wanted files of an archive lie, with the contents of those that are to be read now.
+
+    Raises UsageError like `members`, and for a compressed archive, in which nothing has a place.
+    """
+    if is_packed(path):
+        raise UsageError(f"{shown(path)} is compressed; unpack it to a plain .tar, in which images are read at once")
+    with _told(path), path.open("rb") as file:
+        stream = _Forward(file)
+        for name, member in _listed(path, stream, wanted):
+            content = b""
+            if member.isfile() and is_read(name):
+                stream.seek(member.offset_data)
+                content = _content(stream, member.size)
+            if member.isfile():
+                yield Place(name, member.offset_data, member.size, content)
+        _check_end(stream)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn whatever is raised inside the block into a UsageError that names the archive."""
     try:
-        with unpacked(path) as file:
-            stream = _Forward(file)
-            with tarfile.TarFile(fileobj=stream) as archive:  # type: ignore[arg-type]
-                for member in archive:
-                    yield from _member(path, stream, member, wanted)
-            _check_end(stream)
+        yield
     except UsageError:
         raise
     except Exception as error:  # of a damaged archive tarfile may raise anything
         raise UsageError(f"{shown(path)} is not a tar file, or a damaged one ({in_words(error)})") from error
 
 
-def _member(
-    path: Path, stream: _Forward, member: tarfile.TarInfo, wanted: Callable[[str], bool]
-) -> Iterator[tuple[str, bytes | None]]:
-    name = str(PurePosixPath(member.name))
-    if not 0 <= member.size <= MOST_BYTES:
-        raise UsageError(
-            f"{shown(path)}: {shown(name)} says it has {member.size:,} bytes; at most {MOST_BYTES:,} are read"
-        )
-    if member.isdir():
-        yield name, None
-    elif wanted(name):
-        if not member.isfile() or member.issparse():
-            raise UsageError(f"{shown(path)}: {shown(name)} is a link or has holes; archives must hold whole files")
-        stream.seek(member.offset_data)
-        yield name, _content(stream, member.size)
+def _listed(path: Path, stream: _Forward, wanted: Callable[[str], bool]) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    """Give the folders of an archive and its wanted files."""
+    with tarfile.TarFile(fileobj=stream) as archive:  # type: ignore[arg-type]
+        for member in archive:
+            name = str(PurePosixPath(member.name))
+            if not 0 <= member.size <= MOST_BYTES:
+                raise UsageError(
+                    f"{shown(path)}: {shown(name)} says it has {member.size:,} bytes; at most {MOST_BYTES:,} are read"
+                )
+            if not member.isdir() and not wanted(name):
+                continue
+            if not member.isdir() and (not member.isfile() or member.issparse()):
+                raise UsageError(f"{shown(path)}: {shown(name)} is a link or has holes; archives must hold whole files")
+            yield name, member
 
 
 def _content(stream: _Forward, size: int) -> bytes:

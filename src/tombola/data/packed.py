@@ -20,15 +20,22 @@ _AT_ONCE = 1 << 20
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, MemoryError)
 
 
+def is_packed(path: Path) -> bool:
+    """Whether a file is compressed."""
+    return _opener(path) is not None
+
+
 def unpacked(path: Path) -> IO[bytes]:
     """Open a file for reading, through a decompressor where it is compressed (gzip, xz, bzip2)."""
+    opener = _opener(path)
+    found: IO[bytes] = path.open("rb") if opener is None else opener(path, "rb")
+    return found
+
+
+def _opener(path: Path) -> Callable[..., Any] | None:
     with path.open("rb") as file:
         start = file.read(max(map(len, _OPENERS)))
-    for magic, opener in _OPENERS.items():
-        if start.startswith(magic):
-            found: IO[bytes] = opener(path, "rb")
-            return found
-    return path.open("rb")
+    return next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
 
 
 def read_up_to(file: IO[bytes], most: int) -> bytearray:

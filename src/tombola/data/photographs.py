@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,11 +14,11 @@ from tombola.core.seeds import generator
 from tombola.data.arrays import channel_statistics
 from tombola.data.augmentation import Augmentation, fitted
 from tombola.data.feeds import Item, RowFeed
-from tombola.data.folder import content_of, decoded
+from tombola.data.folder import decoded
 from tombola.data.samples import FINGERPRINTED
 from tombola.data.splits import Normalisation
-from tombola.errors import UsageError, shown
-from tombola.storage.files import digest_of
+from tombola.data.stored import Stored
+from tombola.errors import UsageError
 from tombola.storage.identity import digest, digest_tensors
 
 # The usual search sees 125,000 samples: of more images than this, outputs are computed as they are asked for.
@@ -28,14 +27,13 @@ MOST_REMEMBERED = 100_000
 
 @dataclass(frozen=True)
 class Photographs:
-    """Images in files.
+    """Images that are read one by one.
 
-    root: the folder that `names` lie in. targets: (N,) int64. size: of the square that is shown of each. mean, std: per
-    channel, of values in [0, 1]. workers: processes that decode; none of what they give depends on how many there are.
+    images: where they lie. targets: (N,) int64. size: of the square that is shown of each. mean, std: per channel, of
+    values in [0, 1]. workers: processes that decode; none of what they give depends on how many there are.
     """
 
-    root: Path
-    names: tuple[str, ...]
+    images: Stored
     targets: Tensor
     size: int
     mean: tuple[float, ...]
@@ -45,7 +43,7 @@ class Photographs:
     at_once: ClassVar[int] = 64
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.images)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -54,14 +52,13 @@ class Photographs:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all names and sizes of files, of a thousand files' contents, evenly spaced, and of what is shown.
+        """SHA-256 of all names and sizes, of a thousand images' contents, evenly spaced, and of what is shown.
 
         Reading them all would take as long as an epoch.
         """
-        sizes = torch.tensor([(self.root / name).stat().st_size for name in self.names])
-        contents = [digest_of(self.root / self.names[row]) for row in _spaced(len(self))]
-        tensors = digest_tensors({"sizes": sizes, "targets": self.targets})
-        return digest([list(self.names), tensors, contents, self.size, self.mean, self.std])
+        contents = [self.images.digest(row) for row in _spaced(len(self))]
+        tensors = digest_tensors({"sizes": self.images.sizes(), "targets": self.targets})
+        return digest([list(self.images.names), tensors, contents, self.size, self.mean, self.std])
 
     def feed(
         self, batch_size: int, seed: int, purpose: str, shuffle: bool = True, augmentation: Augmentation | None = None
@@ -73,12 +70,11 @@ class Photographs:
 
     def take(self, rows: Tensor) -> "Photographs":
         """Return the images of some rows."""
-        return replace(self, names=tuple(self.names[row] for row in rows.tolist()), targets=self.targets[rows])
+        return replace(self, images=self.images.take(rows), targets=self.targets[rows])
 
     def image(self, row: int) -> Tensor:
-        """Return an image (3, H, W) uint8, upright; raises UsageError naming the file that holds none."""
-        path = self.root / self.names[row]
-        image = ImageOps.exif_transpose(decoded(shown(path), content_of(path))).convert("RGB")
+        """Return an image (3, H, W) uint8, upright; raises UsageError naming what holds none."""
+        image = ImageOps.exif_transpose(decoded(self.images.called(row), self.images.content(row))).convert("RGB")
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
     def normalised(self, normalisation: Normalisation) -> "Photographs":

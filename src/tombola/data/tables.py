@@ -1,4 +1,4 @@
-"""Files with named columns: .csv, .tsv, .jsonl, .parquet and .npz."""
+"""Named columns: files of .csv, .tsv, .jsonl, .parquet and .npz, and folders that Hugging Face's datasets saved."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tombola.data import saved
+from tombola.data.saved import find_saved
 from tombola.errors import UsageError, did_you_mean, in_words, shown
 
 if TYPE_CHECKING:
@@ -14,16 +16,24 @@ if TYPE_CHECKING:
 
 TEXT_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 ENDINGS = (*TEXT_ENDINGS, ".npz")
+# What columns of targets are called that need not be named.
+USUAL_TARGETS = ("target", "targets", "label", "labels", "y")
 # Columns by name, all of one length along their first axis; texts as objects, of files of text everything is one.
 Columns = Mapping[str, np.ndarray]
 
 
 def find_table(folder: Path, part: str, endings: Sequence[str] = ENDINGS) -> Path:
-    """Return the file of a part, train or test; raises UsageError where there is none, or more than one."""
+    """Return the file of a part, train or test, or the folder in which Hugging Face's datasets saved it.
+
+    Raises UsageError where there is none, or more than one.
+    """
     found = [path for ending in endings if (path := folder / f"{part}{ending}").is_file()]
+    kept = find_saved(folder, part)
+    found += [] if kept is None else [kept]
     if not found:
         names = ", ".join(f"{part}{ending}" for ending in endings)
-        raise UsageError(f"{shown(folder)} holds none of {names}", option="data_dir")
+        words = f"{shown(folder)} holds none of {names}, and no {part} that datasets saved"
+        raise UsageError(words, option="data_dir")
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
         raise UsageError(f"{shown(folder)} holds {names}, of which one must go", option="data_dir")
@@ -33,7 +43,7 @@ def find_table(folder: Path, part: str, endings: Sequence[str] = ENDINGS) -> Pat
 def read_columns(path: Path) -> Columns:
     """Return the columns of a file; raises UsageError naming what is wrong with it."""
     try:
-        columns = _arrays(path) if path.suffix == ".npz" else _of_frame(_frame(path))
+        columns = _read(path)
     except UsageError:
         raise
     except Exception as error:  # of a damaged file the libraries may raise anything
@@ -45,6 +55,12 @@ def read_columns(path: Path) -> Columns:
         sizes = ", ".join(f"{name} {len(v) if v.ndim else 0}" for name, v in columns.items())
         raise UsageError(f"{shown(path)}: its arrays must have one row a sample, got {sizes}", option="data_dir")
     return columns
+
+
+def _read(path: Path) -> Columns:
+    if path.is_dir():
+        return saved.columns(path)
+    return _arrays(path) if path.suffix == ".npz" else _of_frame(_frame(path))
 
 
 def _frame(path: Path) -> "pd.DataFrame":

@@ -7,6 +7,7 @@ from typing import Any
 
 from tombola.core.written import Family
 from tombola.data.folder import find_part
+from tombola.data.saved import is_saved
 from tombola.data.sources.base import Source as Source
 from tombola.data.sources.cifar import Cifar10, Cifar100
 from tombola.data.sources.digits import Digits
@@ -27,6 +28,9 @@ class _Sources(Family[Source]):
         """Return the source of a name; raises UsageError listing what there is."""
         if name in self.known:
             return self.known[name]
+        if name and is_saved(Path(name)):
+            kinds = "text, table or images, with the folder as data_dir"
+            raise UsageError(f"'{shown(name)}' is what datasets saved: say {kinds}", option=self.option)
         if name and all(find_part(Path(name), part) is not None for part in ("train", "test")):
             return FolderAt(name)
         if is_table(name):

@@ -1,23 +1,20 @@
-"""Images in class folders that need not fit in memory."""
+"""Images that need not fit in memory."""
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 
 from tombola.core.parts import NATURAL, option, written_name
-from tombola.data.folder import classes_of, is_image
+from tombola.data.image_parts import labelled
 from tombola.data.photographs import Photographs
 from tombola.data.sources.base import Source, data_dir_option, needed
+from tombola.data.sources.table import targets_option
 from tombola.data.splits import Splits, Wanted, stratified
 from tombola.data.targets import outputs_for
-from tombola.data.tree import tree
-from tombola.errors import UsageError, shown
+from tombola.errors import UsageError
 
-# What the folder of test images is called; ImageNet's labelled one is val.
-TEST_NAMES = ("test", "val")
 MOST_WORKERS = 8
 
 
@@ -28,15 +25,17 @@ def usual_workers() -> int:
 
 @dataclass(frozen=True)
 class Images(Source):
-    """Images of any size in class folders, `train` and `test` (or `val`, as ImageNet has it) in data_dir.
+    """Images of any size, `train` and `test` (or `val`) in data_dir.
 
-    They stay in their files: worker processes decode them batch by batch. What fits in memory at its size trains faster
-    by `folder`.
+    Each is a folder of class folders, or shards of WebDataset (NAME/*.tar or NAME-0001.tar), or what Hugging Face's
+    datasets saved. They stay in their files: worker processes decode them batch by batch. What fits in memory at its
+    size trains faster by `folder`.
     """
 
     name: ClassVar[str] = "images"
 
-    data_dir: str | None = data_dir_option("needed: it holds train and test (or val), folders of class folders")
+    data_dir: str | None = data_dir_option("needed: it holds train and test (or val), folders or shards")
+    targets: tuple[str, ...] = targets_option()
     workers: int | None = option(
         None,
         "processes that decode images; 0: the one that trains",
@@ -55,11 +54,9 @@ class Images(Source):
         cores = len(os.sched_getaffinity(0))
         if self.workers is not None and self.workers > cores:
             raise UsageError(f"must be at most {cores}, the cores that are there, got {self.workers}", option="workers")
-        train, classes = self._part(root / "train", wanted.image_size)
-        test, test_classes = self._part(_test_folder(root), wanted.image_size)
-        if classes != test_classes:
-            differing = ", ".join(sorted(set(classes) ^ set(test_classes)))
-            raise UsageError(f"train and test differ in the classes {differing}", option="data_dir")
+        parts, classes = labelled(root, self.targets)
+        workers = usual_workers() if self.workers is None else self.workers
+        train, test = (Photographs(*part, wanted.image_size, (), (), workers) for part in parts)
         rows, held = (torch.arange(len(train)), None)
         if wanted.held_out:
             rows, held = stratified(train.targets, wanted.held_out)
@@ -71,25 +68,5 @@ class Images(Source):
             seen,
             None if held is None else replace(train.take(held), mean=seen.mean, std=seen.std),
             replace(test, mean=seen.mean, std=seen.std),
-            outputs_for(wanted.targets, len(classes), written_name(self)),
+            outputs_for(wanted.targets, classes, written_name(self)),
         )
-
-    def _part(self, folder: Path, size: int) -> tuple[Photographs, list[str]]:
-        if not folder.is_dir():
-            raise UsageError(f"there is no folder {shown(folder)}", option="data_dir")
-        paths = [path for path in tree(folder, is_image)[1] if is_image(path.name)]
-        names = [path.relative_to(folder).as_posix() for path in paths]
-        if not names:
-            raise UsageError(f"{shown(folder)} holds no images in class folders", option="data_dir")
-        of = classes_of(folder, names)
-        classes = sorted(set(of.values()))
-        number = {name: at for at, name in enumerate(classes)}
-        targets = torch.tensor([number[of[name]] for name in names])
-        workers = usual_workers() if self.workers is None else self.workers
-        return Photographs(folder, tuple(names), targets, size, (), (), workers), classes
-
-
-def _test_folder(root: Path) -> Path:
-    """Return the folder of test images: the first that has class folders, which ImageNet's own test has not."""
-    found = [root / name for name in TEST_NAMES if (root / name).is_dir()]
-    return next((each for each in found if any(entry.is_dir() for entry in each.iterdir())), root / TEST_NAMES[0])

@@ -13,14 +13,13 @@ from tombola.data.arrays import Arrays
 from tombola.data.encoding import Part, encode_inputs, encode_targets, named_columns
 from tombola.data.resizing import resize
 from tombola.data.rows import Rows
+from tombola.data.saved import find_saved, is_saved
 from tombola.data.sources.base import Source, data_dir_option, needed
 from tombola.data.splits import SPLIT_SEED, Split, Splits, Wanted, cut_off, stratified
-from tombola.data.tables import ENDINGS, chosen, find_table, read_columns
+from tombola.data.tables import ENDINGS, USUAL_TARGETS, chosen, find_table, read_columns
 from tombola.data.targets import Targets
 from tombola.errors import UsageError, shown
 
-# What columns are called that need not be named.
-USUAL_TARGETS = ("target", "targets", "label", "labels", "y")
 # Of a table in one file, the share that is test data.
 TEST_SHARE = 0.2
 
@@ -41,6 +40,7 @@ def targets_option() -> Any:
 class Table(Source):
     """A table: train and test as .csv, .tsv, .jsonl, .parquet or .npz, or one such file, a fifth of which is test data.
 
+    Or a folder that Hugging Face's datasets saved, in parts or as one.
     Numbers are standardised, texts told apart by a 0 or 1 for each. Arrays of an .npz are columns too; one of images,
     (samples, channels, height, width) uint8, is normalised as images are.
     """
@@ -71,10 +71,10 @@ class Table(Source):
 
     def _parts(self) -> tuple[Part, Part]:
         place = needed(self.data_dir, self.name)
-        if place.is_dir():
+        if place.is_dir() and not (is_saved(place) and find_saved(place, "train") is None):
             train, test = (find_table(place, part) for part in ("train", "test"))
             return Part(train, read_columns(train)), Part(test, read_columns(test))
-        if not place.is_file() or place.suffix not in ENDINGS:
+        if not is_saved(place) and (not place.is_file() or place.suffix not in ENDINGS):
             raise UsageError(
                 f"must be a folder with train and test, or a file ending in {', '.join(ENDINGS)}, got {shown(place)}",
                 option="data_dir",

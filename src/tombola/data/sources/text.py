@@ -11,9 +11,9 @@ from tombola.core.parts import COUNT, Must, option
 from tombola.data import tokenising
 from tombola.data.encoding import Part, encode_targets, named_columns
 from tombola.data.sources.base import Source, data_dir_option, needed
-from tombola.data.sources.table import USUAL_TARGETS, targets_option
+from tombola.data.sources.table import targets_option
 from tombola.data.splits import Splits, Wanted, cut_off, stratified
-from tombola.data.tables import TEXT_ENDINGS, chosen, find_table, read_columns
+from tombola.data.tables import TEXT_ENDINGS, USUAL_TARGETS, chosen, find_table, read_columns
 from tombola.data.targets import Targets
 from tombola.data.texts import Texts, Vocabulary, joined
 from tombola.errors import UsageError, shown
@@ -28,7 +28,10 @@ TRAIN = "train"
 
 @dataclass(frozen=True)
 class Text(Source):
-    """Texts: train and test in data_dir as .tsv, .csv, .jsonl or .parquet with named columns, made tokens."""
+    """Texts: train and test in data_dir as .tsv, .csv, .jsonl or .parquet with named columns, made tokens.
+
+    Or a folder that Hugging Face's datasets saved.
+    """
 
     name: ClassVar[str] = "text"
 
