@@ -120,12 +120,13 @@ def expected_density(logits: Tensor, sizes: Tensor | None = None) -> float:
 
 def hard_density(logits: Tensor, sizes: Tensor | None = None) -> float:
     """Return the fraction of weights whose gates are open on their own (a > 0)."""
-    return _over_weights(logits > 0, sizes)
-
-
-def _over_weights(values: Tensor, sizes: Tensor | None) -> float:
+    is_open = logits > 0
     if sizes is None:
-        return float(values.mean(dtype=torch.float64))
+        return int(torch.count_nonzero(is_open)) / logits.numel()
+    return _over_weights(is_open, sizes)
+
+
+def _over_weights(values: Tensor, sizes: Tensor) -> float:
     weights = sizes.to(values.device, torch.float64)
     return float((values * weights).sum() / weights.sum())
 

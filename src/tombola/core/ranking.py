@@ -97,8 +97,9 @@ def refuse_nan(scores: Tensor) -> None:
 def _kth_largest(scores: Tensor, kept: int) -> Tensor:
     """Return the `kept`-th largest score, which is the threshold of the mask.
 
-    Selection from a hundred million scores takes many passes over them. An evenly spaced sample brackets the threshold,
-    so that two passes leave few to select from; where the sample misleads, all are selected from.
+    Selection from a hundred million scores takes many passes over them, and twelve bytes for each. An evenly spaced
+    sample brackets the threshold: it is one of two scores that many may have, or of the few between them; where the
+    sample misleads, all are selected from.
     """
     total = scores.numel()
     if total >= 4 * SAMPLE:
@@ -106,11 +107,18 @@ def _kth_largest(scores: Tensor, kept: int) -> Tensor:
         place, reach = kept / total * len(sample), 4 * math.sqrt(len(sample))
         high = sample[max(0, math.floor(place - reach))] if place >= reach else scores.amax()
         low = sample[min(len(sample) - 1, math.ceil(place + reach))]
-        above = int(torch.count_nonzero(scores > high))
-        if high == low and above < kept <= above + int(torch.count_nonzero(scores == high)):
-            return high  # of many that are equal, as all logits are at first
-        between = scores[(scores >= low) & (scores <= high)]
-        wanted = kept - above
-        if 1 <= wanted <= between.numel() < total // 2:
-            return torch.kthvalue(between, between.numel() - wanted + 1).values
+        beyond_high, up_to_high = _counts(scores, high)
+        beyond_low, up_to_low = _counts(scores, low)
+        if beyond_high < kept <= up_to_high:
+            return high
+        if beyond_low < kept <= up_to_low:
+            return low
+        if up_to_high < kept <= beyond_low < up_to_high + total // 2:
+            between = scores[(scores > low) & (scores < high)]
+            return torch.kthvalue(between, beyond_low - kept + 1).values
     return torch.kthvalue(scores, total - kept + 1).values
+
+
+def _counts(scores: Tensor, bound: Tensor) -> tuple[int, int]:
+    """Return how many scores are larger than one of them, and how many at least as large."""
+    return int(torch.count_nonzero(scores > bound)), int(torch.count_nonzero(scores >= bound))

@@ -163,7 +163,7 @@ class Search:
         if not torch.isfinite(torch.tensor([figures["task_norm"], float(self._value_sum)])).all():
             raise SearchError(self._breakdown(self._steering.pulled()))
         logits, top, sizes = self.logits, self.top(), self.selection.groups.sizes
-        turnover = None if self._top is None else float((top & ~self._top).sum()) / self.selection.kept
+        turnover = None if self._top is None else int(torch.count_nonzero(top & ~self._top)) / self.selection.kept
         self._top = top
         row = {
             "stage": "search",
