@@ -11,7 +11,7 @@ test: .venv/tested lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_FLAGS)
 
 test-hard: .venv/tested
-	$(BIN)/python -m pytest -m hard
+	$(BIN)/python -m pytest -m hard --numprocesses 2 --dist loadfile $(PYTEST_FLAGS)
 
 lint: .venv/tested
 	$(BIN)/ruff check src tests scripts examples benchmarks

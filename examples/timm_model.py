@@ -20,13 +20,13 @@ def images(count: int, seed: int) -> TensorDataset:
     return TensorDataset(x, y)
 
 
-def main(epochs: int = 3, steps: int = 200) -> tombola.Sparsified:
+def main(epochs: int = 3, steps: int = 200, count: int = 512) -> tombola.Sparsified:
     """Return a small ResNet with a fifth of its weights, its ticket and its accuracy on held-out images."""
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", pretrained=False, num_classes=4)
     return tombola.sparsify(
         model,
-        images(512, seed=0),
+        images(count, seed=0),
         images(128, seed=1),
         density=0.2,
         recipe=tombola.Recipe(epochs=epochs, learning_rate=0.05),

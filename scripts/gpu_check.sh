@@ -5,7 +5,7 @@
 #   DATA_DIR: train and test, each a folder or tar of class folders (`tombola run --data folder`)
 #   TEXTS, IMAGENET: folders for cells of sst2-transformer and imagenet-resnet50 (a search of 50 steps), left out without
 #   LARGE: networks for searches beside dense training, scripts/results/large.py (resnet50,vit-b-16,billion; none on a cpu)
-#   PYTHON: the interpreter (python); DEVICE: cuda, or cpu to try the script out; OPTIONS: more options of tombola
+#   PYTHON: the interpreter (python); DEVICE: cuda, or cpu to try the script out; OPTIONS: more options of tombola; SEEDS: "0 1 2"
 set -euo pipefail
 usage="usage: scripts/gpu_check.sh DATA_DIR OUT_DIR MINUTES"
 data=$(realpath "${1:?$usage}")
@@ -19,10 +19,10 @@ end=$(($(date +%s) + 60 * minutes))
 
 # Tests that fail are reported, and the figures are taken all the same.
 tests=0
-"$python" -m pytest -m cuda -rs | tee "$out/tests.txt" || tests=$?
+"$python" -m pytest tests/test_cuda.py -m cuda -rs | tee "$out/tests.txt" || tests=$?
 [[ -f $out/steps.json ]] || "$python" -m benchmarks.run "$out/steps.json" --steps --device "$device"
 
-for seed in 0 1 2; do
+for seed in ${SEEDS:-0 1 2}; do
   left=$((end - $(date +%s)))
   if ((left <= 0)); then
     echo "the minutes are over before seed $seed; run the same again to go on"

@@ -1,6 +1,7 @@
 """Small models and data that the tests share, and what they do with them."""
 
 import json
+import os
 import sys
 from contextlib import contextmanager
 
@@ -9,6 +10,9 @@ import pytest
 from tombola import process
 
 process.tune()  # as the command line does, before torch is loaded
+# One thread each, also of processes that tests start: several wait for each other more than they work where tests run
+# side by side. A test that is about threads says how many.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 from torch import nn
@@ -22,7 +26,9 @@ from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task
 from tombola.storage.store import DiskEntry
 
-torch.set_num_threads(2)
+from .commands import commands
+
+torch.set_num_threads(1)
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -160,6 +166,19 @@ def as_json(capsys, *arguments):
     return json.loads(out)
 
 
+@pytest.fixture(scope="session")
+def tombola_in_bash(tmp_path_factory):
+    """What defines `tombola` for a script in bash."""
+    with commands(tmp_path_factory.mktemp("commands")) as defined:
+        yield defined
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def bring(tmp_path, monkeypatch):
     """Writes modules of the user's own, which can be imported until the test ends; returns their folder."""
@@ -202,7 +221,7 @@ def train(model, job):
             optimizer.step()
 """
 OWN = ["--model", "brought:build", "--data", "brought:datasets", "--epochs", "4", "--rewind-to", "1", "--steps", "60",
-       "--density", "0.3", "--threads", "2", "--batch-size", "20"]  # fmt: skip
+       "--density", "0.3", "--threads", "1", "--batch-size", "20"]  # fmt: skip
 
 
 @pytest.fixture

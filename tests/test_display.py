@@ -40,7 +40,7 @@ from . import made_studies
 
 ODD = ["cts:features=[relu1]", "cts:features=[relu2]", "[bold]", "[/red]", ":smile:", "\x1b[2J", "\\x1b[2J", "\x9b2J"]
 COMPARE = [
-    "compare", "--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--threads", "2", "--density", "0.5",
+    "compare", "--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--threads", "1", "--density", "0.5",
 ]  # fmt: skip
 
 

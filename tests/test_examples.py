@@ -124,7 +124,7 @@ def test_conv1d_layers_of_gpt2_are_prunable_and_its_tied_embedding_is_not():
 
 
 def test_a_timm_model():
-    sparse, ticket = example("timm_model").main(epochs=2, steps=5)
+    sparse, ticket = example("timm_model").main(epochs=2, steps=5, count=64)
     assert ticket.kept == round(0.2 * ticket.prunable)
     assert "fc.weight" not in ticket
     assert all((sparse.get_parameter(name)[~mask] == 0).all() for name, mask in ticket.items())

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass, replace
 
 import pytest
@@ -128,23 +127,12 @@ class Heavy(Ranked):
 """
 
 
-def test_the_code_of_a_finder_of_ones_own_belongs_to_the_name(tmp_path):
-    options = [
-        "--preset",
-        "digits",
-        "--finder",
-        "heavy:Heavy",
-        "--epochs",
-        "2",
-        "--milestones",
-        "[]",
-        "--rewind-to",
-        "1",
-    ]
+def test_the_code_of_a_finder_of_ones_own_belongs_to_the_name(tmp_path, tombola_in_bash):
+    options = "--preset digits --finder heavy:Heavy --epochs 2 --milestones [] --rewind-to 1"
 
     def drawn(**values):
         (tmp_path / "heavy.py").write_text(OWN.format(**{"power": 1.0, "factor": 1.0, **values}))
-        command = [sys.executable, "-m", "tombola", "draw", *options, "--out", "o", "--json"]
+        command = ["bash", "-c", f"{tombola_in_bash}tombola draw {options} --out o --json"]
         found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
         return json.loads(found.stdout)
 

@@ -24,7 +24,7 @@ from tombola.storage.leases import Lease
 from .conftest import Killed, as_json, batches, command, dying, mlp
 from .test_pipeline import contents
 
-QUICK = ["--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--threads", "2"]
+QUICK = ["--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--threads", "1"]
 RANDOM = [*QUICK, "--finder", "random"]
 
 

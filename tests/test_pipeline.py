@@ -22,7 +22,7 @@ from tombola.training import State
 
 from .conftest import Killed, dying
 
-QUICK = built([load_preset("digits"), {"epochs": 4, "rewind_to": 1, "steps": 30, "milestones": (2,), "threads": 2}])
+QUICK = built([load_preset("digits"), {"epochs": 4, "rewind_to": 1, "steps": 30, "milestones": (2,), "threads": 1}])
 
 
 def changed(config, **values):
@@ -103,6 +103,13 @@ def test_a_run_killed_in_any_stage_goes_on_to_the_same_bits(finished, tmp_path, 
     assert contents(resumed.directory) == contents(finished.directory)
 
 
+def test_with_two_threads_too(tmp_path):
+    both = changed(QUICK, threads=2)
+    with pytest.raises(Killed), dying(17, "draw"):
+        run(both, tmp_path / "killed", every=0)
+    assert contents(run(both, tmp_path / "killed").directory) == contents(run(both, tmp_path / "straight").directory)
+
+
 @pytest.mark.parametrize(
     ("kind", "after", "said"),
     [
@@ -172,7 +179,7 @@ def test_every_setting_that_matters_is_part_of_the_identity():
     names = [name(changed(QUICK, **change)) for change in changes]
     assert len({base, *names}) == len(changes) + 1
     # A default written out, and how many cores there are.
-    assert name(changed(QUICK, controller="proportional", threads=1)) == base
+    assert name(changed(QUICK, controller="proportional", threads=2)) == base
 
 
 def test_the_code_of_ones_own_model_is_part_of_the_identity(tmp_path, monkeypatch):

@@ -15,17 +15,17 @@ if "tuned" in sys.argv:
 import torch
 def work():
     (torch.ones(2**24) + 1).sum()  # 64 MiB each
-for _ in range(20):  # until large tensors have found their places between small ones
+for _ in range(6):  # until large tensors have found their places between small ones
     work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
+for _ in range(6):
     work()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 def faults(how: str, **environment: str) -> int:
-    """Page faults of forty allocations of 64 MiB after the first forty."""
+    """Page faults of twelve allocations of 64 MiB after the first twelve."""
     found = subprocess.run(
         [sys.executable, "-c", FAULTS, how],
         check=True,

@@ -111,7 +111,7 @@ def test_a_published_run_holds_nothing_out_and_evaluates_on_mixed_batches(capsys
     found = as_json(
         capsys, "run", "--preset", "cifar10-resnet20", "--recipe", "published", "--data", "folder", "--data-dir",
         tmp_path / "images", "--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--steps", "2", "--density",
-        "0.1", "--batch-size", "16", "--search-batch-size", "16", "--threads", "2", "--out", tmp_path / "o",
+        "0.1", "--batch-size", "16", "--search-batch-size", "16", "--threads", "1", "--out", tmp_path / "o",
     )  # fmt: skip
     assert (found["kept"], found["prunable"]) == (29086, 290864)  # two classes: 512 weights fewer in the linear layer
     assert "statistics of each batch" in found["teacher"]

@@ -3,7 +3,6 @@
 import ast
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -27,11 +26,9 @@ def test_the_python_example(page, tmp_path):
     assert (tmp_path / "ticket.safetensors").exists()
 
 
-def commands(code, folder):
-    # The installed command and this interpreter are the same program; the tests need no activated environment.
-    program = f'tombola() {{ {shlex.quote(sys.executable)} -m tombola "$@"; }}\nset -e\n'
+def shown(defined, code, folder):
     found = subprocess.run(
-        ["bash", "-c", program + code],
+        ["bash", "-c", f"{defined}set -e\n{code}"],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -42,33 +39,35 @@ def commands(code, folder):
     return found.stdout
 
 
-def test_the_command_line_tour(tmp_path):
+@pytest.mark.hard
+def test_the_command_line_tour(tombola_in_bash, tmp_path):
     code = "".join(blocks(README, "bash"))
     assert len(code.strip().splitlines()) >= 10
-    found = commands(code, tmp_path)
+    found = shown(tombola_in_bash, code, tmp_path)
     assert "cts ticket" in found
     assert '"finder": "cts"' in found
     assert (tmp_path / "tour.svg").exists()
 
 
 @pytest.mark.hard
-def test_the_guide_to_the_command_line(tmp_path):
+@pytest.mark.timeout(1800)
+def test_the_guide_to_the_command_line(tombola_in_bash, tmp_path):
     (mine,) = blocks(GUIDE, "python")
     (tmp_path / "mine.py").write_text(mine)
-    found = commands("".join(blocks(GUIDE, "bash")), tmp_path)
+    found = shown(tombola_in_bash, "".join(blocks(GUIDE, "bash")), tmp_path)
     assert "cts ticket" in found
     assert "seconds of training" in found
 
 
-def test_the_parts_of_ones_own_go_by_their_names(tmp_path):
+def test_the_parts_of_ones_own_go_by_their_names(tombola_in_bash, tmp_path):
     shutil.copy(ROOT / "examples" / "own_parts.py", tmp_path)
     doc = ast.get_docstring(ast.parse((tmp_path / "own_parts.py").read_text()))
     lines = [line.strip() for line in doc.splitlines() if line.strip().startswith("tombola ")]
     assert len(lines) == 3
     short = "--epochs 4 --milestones 3"
-    commands("tombola run --preset digits --steps 1000 --print_config > config.yaml\n", tmp_path)
+    shown(tombola_in_bash, "tombola run --preset digits --steps 1000 --print_config > config.yaml\n", tmp_path)
     for line in lines:
-        commands(f"{line} {short} {'' if '--finder ' in line else '--steps 100'} --out own\n", tmp_path)
+        shown(tombola_in_bash, f"{line} {short} {'' if '--finder ' in line else '--steps 100'} --out own\n", tmp_path)
 
 
 def test_the_page_of_options_is_what_the_parts_say(tmp_path):

@@ -100,4 +100,4 @@ def test_some_networks():
 
 @pytest.mark.hard
 def test_many_networks():
-    check_networks(range(1000, 1100))
+    check_networks(range(1000, 1400))

@@ -2,6 +2,7 @@
 
 import collections
 import io
+import json
 import os
 import pty
 import signal
@@ -33,34 +34,32 @@ from .conftest import at
 
 HEAVY = ("torch", "torch._dynamo", "torchvision", "lightning_fabric", "sklearn", "scipy", "scipy.stats", "matplotlib")
 PROGRAM = """
-import sys
+import json, sys
 from tombola.cli.main import main
 
-try:
-    main(sys.argv[1:])
-except SystemExit:
-    pass
-print("LOADED", *sorted(sys.modules), file=sys.stderr)
+for arguments in json.loads(sys.argv[1]):
+    try:
+        main(arguments)
+    except SystemExit:
+        pass
+    print("LOADED", *sorted(sys.modules), file=sys.stderr)
 """
 
 
-def loaded(*arguments, program=PROGRAM):
-    """Return the heavy packages that a command imports in a process of its own."""
-    found = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, check=True
-    )
-    modules = found.stderr.split("LOADED")[1].split()
-    return [name for name in HEAVY if name in modules]
+def loaded(commands=(), program=PROGRAM):
+    """Run commands one after the other in one process; return the heavy packages that are there after each."""
+    words = [sys.executable, "-c", program, json.dumps(commands)]
+    found = subprocess.run(words, capture_output=True, text=True, check=True)
+    modules = [line.split() for line in found.stderr.splitlines() if line.startswith("LOADED")]
+    return [[name for name in HEAVY if name in names] for names in modules]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["nothing"], ["info", "no-ticket"], ["export", "no"]])
-def test_what_needs_no_parts_loads_nothing_heavy(arguments):
-    assert loaded(*arguments) == []
+def test_what_needs_no_parts_loads_nothing_heavy():
+    assert loaded([["--help"], ["--version"], ["nothing"], ["info", "no-ticket"], ["export", "no"]]) == 5 * [[]]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_help_and_what_cannot_be_parsed_load_the_parts_alone():
+    commands = [
         ["run", "--help"],
         ["compare", "--help"],
         ["run", "--lr", "0.1"],
@@ -69,31 +68,29 @@ def test_what_needs_no_parts_loads_nothing_heavy(arguments):
         ["run", "--weights="],
         ["compare", "--finder", "cts"],
         ["train", "there-is-no-such-ticket"],
-    ],
-)
-def test_help_and_what_cannot_be_parsed_load_the_parts_alone(arguments):
-    assert loaded(*arguments) == ["torch"]
+    ]
+    assert loaded(commands) == 8 * [["torch"]]
 
 
 def test_importing_the_package_loads_nothing_heavy():
     program = 'import sys, tombola; print("LOADED", *sys.modules, file=sys.stderr)'
-    assert loaded(program=program) == []
+    assert loaded(program=program) == [[]]
     program = 'import sys, tombola.studies; print("LOADED", *sys.modules, file=sys.stderr)'
-    assert loaded(program=program) == []
+    assert loaded(program=program) == [[]]
     program = 'import sys, tombola.studies as s; s.plan, s.run_all; print("LOADED", *sys.modules, file=sys.stderr)'
-    assert loaded(program=program) == ["torch"]
+    assert loaded(program=program) == [["torch"]]
 
 
 def test_info_loads_pytorch_alone(tmp_path):
     Ticket({"w": torch.tensor([[True, False]])}).save(tmp_path / "t.safetensors")
-    assert loaded("info", tmp_path / "t.safetensors") == ["torch"]
+    assert loaded([["info", str(tmp_path / "t.safetensors")]]) == [["torch"]]
 
 
 def test_a_finished_run_is_shown_without_what_trains(tmp_path):
-    quick = ["--finder", "random", "--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--threads", "2"]
+    quick = ["--finder", "random", "--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--threads", "1"]
     arguments = ["run", *quick, "--out", str(tmp_path)]
     assert main(arguments) == 0
-    found = loaded(*arguments)
+    (found,) = loaded([arguments])
     assert not {"torch._dynamo", "torchvision", "lightning_fabric", "matplotlib"} & set(found)
 
 
@@ -353,7 +350,7 @@ def test_a_failure_to_load_is_not_kept(reads):
 def test_cells_of_a_study_share_their_data_and_keep_their_names(reads, tmp_path):
     from tombola.studies import plan, run_all
 
-    layers = [load_preset("digits"), {"epochs": 2, "rewind_to": 1, "milestones": (), "threads": 2}]
+    layers = [load_preset("digits"), {"epochs": 2, "rewind_to": 1, "milestones": (), "threads": 1}]
     cells = plan(layers, ["random", "magnitude"], [0.5], seeds=2)
     outcomes = run_all(cells, tmp_path, Silent())
     assert len(reads) == 1

@@ -18,7 +18,7 @@ from tombola.runs import pipeline
 from tombola.runs.config import built, load_preset
 from tombola.studies import CellOutcome, StudyCell, plan, run_all, tabulate
 
-QUICK = [load_preset("digits"), {"epochs": 2, "rewind_to": 1, "milestones": (), "threads": 2}]
+QUICK = [load_preset("digits"), {"epochs": 2, "rewind_to": 1, "milestones": (), "threads": 1}]
 
 
 def labels(cells):
@@ -179,7 +179,7 @@ def test_a_study_stopped_anywhere_goes_on_with_what_it_had(tmp_path, monkeypatch
     assert all(o.values for o in outcomes)
 
 
-COMPARE = ["compare", "--preset", "digits", "--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--threads", "2"]
+COMPARE = ["compare", "--preset", "digits", "--epochs", "2", "--rewind-to", "1", "--milestones", "[]", "--threads", "1"]
 
 
 def test_compare_from_the_command_line(tmp_path, capsys):

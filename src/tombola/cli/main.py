@@ -44,7 +44,7 @@ COMMANDS = {
 # Those that do something which takes time, and show how far they are.
 _WORKING = ("run", "compare", "study", "report", "audit", "draw", "train", "evaluate", "deploy", "demo")
 # What fails in all processes alike is said by one: the others wait so long for whoever started them to end them.
-FOLLOWER_SECONDS = 20.0
+FOLLOWER_SECONDS = 60.0
 # Those that several processes can do together.
 _DIVIDED = ("run", "draw", "train")
 # What no disk can have: names that were given, not a failure.
