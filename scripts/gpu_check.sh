@@ -5,7 +5,8 @@
 #   DATA_DIR: train and test, each a folder or tar of class folders (`tombola run --data folder`)
 #   TEXTS, IMAGENET: folders for cells of sst2-transformer and imagenet-resnet50 (a search of 50 steps), left out without
 #   LARGE: networks for searches beside dense training, scripts/results/large.py (resnet50,vit-b-16,billion; none on a cpu)
-#   PYTHON: the interpreter (python); DEVICE: cuda, or cpu to try the script out; OPTIONS: more options of tombola; SEEDS: "0 1 2"
+#   PYTHON: the interpreter (python); DEVICE: cuda, or cpu to try the script out; OPTIONS: more options of tombola
+#   SEEDS: "0 1 2"
 set -euo pipefail
 usage="usage: scripts/gpu_check.sh DATA_DIR OUT_DIR MINUTES"
 data=$(realpath "${1:?$usage}")
