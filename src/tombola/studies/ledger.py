@@ -21,8 +21,8 @@ from tombola.storage.leases import Holder, Lease, holder_of
 from tombola.storage.store import LOCKS
 from tombola.studies.graph import CELL, RESULTS, Graph, Task
 from tombola.studies.manifest import DONE as DONE_RECORDS
+from tombola.studies.manifest import STUDY
 
-STUDY = ".study"
 PLAN = "plan.json"
 # Each study's own plan, by its name.
 PLANS = "plans"

@@ -12,10 +12,12 @@ from tombola.errors import TombolaError, UsageError
 from tombola.storage.files import read_json_object, write_json
 
 NAME = "study.json"
-EACH = Path(".study") / "studies"
+# The folder below --out for all that is known of its studies.
+STUDY = ".study"
+EACH = Path(STUDY) / "studies"
 FORMAT = 1
 # Records of tasks that are done, which workers write.
-DONE = Path(".study") / "done"
+DONE = Path(STUDY) / "done"
 # What is measured of a cell beside its result.
 MEASURED = ("dynamics",)
 

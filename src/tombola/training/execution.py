@@ -42,7 +42,7 @@ class DenseExecution:
 
     def __init__(self, setup: TrainingSetup, model: nn.Module, ticket: Ticket | None) -> None:
         self.network, self.runtime = model, setup.runtime
-        self._masks = {**ticket, **setup.silenced(ticket)} if ticket is not None else {}
+        self._masks = setup.held(ticket)
 
     def parameters(self) -> list[Tensor]:
         """Return the model's parameters."""

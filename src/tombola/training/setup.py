@@ -47,6 +47,10 @@ class TrainingSetup:
             self.progress.say(f"biases and normalisation of pruned channels train on: {error.message}")
             return {}
 
+    def held(self, ticket: Ticket | None) -> dict[str, Tensor]:
+        """Return masks of all that a training under a ticket holds at zero, by name; none without a ticket."""
+        return {} if ticket is None else {**ticket, **self.silenced(ticket)}
+
     def say_unreached(self) -> None:
         """Name the milestones that the training ends before."""
         epochs = self.recipe.epochs

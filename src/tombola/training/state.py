@@ -42,8 +42,8 @@ class State:
     def of(cls, model: nn.Module, epoch: int = 0, cost: Cost | None = None) -> "State":
         """Copy a model's values."""
         values = {
-            name: value.detach().clone().cpu() if isinstance(value, torch.Tensor) else value
-            for name, value in model.state_dict().items()
+            name: value.clone() if isinstance(value, torch.Tensor) else value
+            for name, value in cls.at(model).tensors.items()
         }
         return cls(values, epoch, cost or Cost())
 

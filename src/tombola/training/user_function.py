@@ -38,7 +38,7 @@ class Job:
     ticket: Ticket | None
     _batches: Callable[[int], Iterator[Batch]] = field(repr=False)
     _start: State = field(repr=False)
-    _silenced: Mapping[str, Tensor] = field(repr=False)
+    _masks: Mapping[str, Tensor] = field(repr=False)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Give one epoch's training batches, on the device, in an order that depends on seed and epoch alone."""
@@ -52,7 +52,7 @@ class Job:
         if not self._start.is_of(model):
             raise UsageError("the training function must call job.hold before its first step, not after", option="fit")
         if self.ticket is not None:
-            Attachment(model, optimizers, {**self.ticket, **self._silenced})
+            Attachment(model, optimizers, self._masks)
 
 
 TrainingFunction = Callable[[nn.Module, Job], Any]
@@ -84,8 +84,7 @@ class UserFit:
             setup.progress.track(title, len(epochs)) as tracker,
         ):
             model = setup.runtime.place(load_weights(setup.model, start.tensors)).train()
-            silenced = setup.silenced(ticket) if ticket is not None else {}
-            masks = {**(ticket or {}), **silenced}
+            masks = setup.held(ticket)
 
             def batches(epoch: int) -> Iterator[Batch]:
                 # After the function's first epoch, not after hours; before its first step there is nothing to see.
@@ -98,7 +97,7 @@ class UserFit:
                     meter.count(forward=samples, backward=samples)
                     yield batch
 
-            job = Job(epochs, setup.recipe, setup.seed, setup.runtime.device, ticket, batches, start, silenced)
+            job = Job(epochs, setup.recipe, setup.seed, setup.runtime.device, ticket, batches, start, masks)
             returned = self.function(model, job)
             if isinstance(returned, nn.Module) and returned is not model:
                 raise UsageError(

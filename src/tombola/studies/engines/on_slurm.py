@@ -13,7 +13,7 @@ from tombola.core.progress import Progress
 from tombola.errors import UsageError
 from tombola.storage import stopping
 from tombola.studies.graph import Graph
-from tombola.studies.ledger import STUDY
+from tombola.studies.manifest import STUDY
 from tombola.studies.study import Resources, memory_bytes
 from tombola.studies.worker import Finished, work_below
 
