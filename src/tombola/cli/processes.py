@@ -1,5 +1,6 @@
 """--devices and --num-nodes: a command in several processes, started here, or by torchrun or srun."""
 
+import atexit
 import logging
 import os
 import signal
@@ -113,6 +114,7 @@ def _accelerator(device: str) -> str:
 
 
 def _fabric(devices: int, nodes: int, device: str) -> Any:
+    import torch.distributed
     from lightning_fabric import Fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # which tells each process its number
@@ -124,6 +126,9 @@ def _fabric(devices: int, nodes: int, device: str) -> Any:
         warnings.filterwarnings("ignore", "The `srun` command is available")
         fabric = Fabric(accelerator=_accelerator(device), devices=devices, num_nodes=nodes, strategy="ddp")
     fabric.launch()
+    # Threads of gloo that are left to the end of Python may end the process by SIGABRT; of NCCL Fabric takes leave itself.
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        atexit.register(torch.distributed.destroy_process_group)
     return fabric
 
 
