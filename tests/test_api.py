@@ -256,6 +256,8 @@ def test_python_arguments_of_the_wrong_kind_get_a_sentence():
             tombola.draw(mlp(), data, density=0.5, progress=False, **options)
     with pytest.raises(UsageError, match=r"recipe must be a tombola\.Recipe, got \{\}"):
         tombola.sparsify(mlp(), data, data, density=0.5, recipe={}, progress=False)
+    with pytest.raises(UsageError, match="out must be a directory of a file system, and no address such as s3:"):
+        tombola.sparsify(mlp(), data, data, density=0.5, out="s3://bucket/runs", progress=False)
     with pytest.raises(UsageError, match="data gives a batch without samples"):
         tombola.draw(mlp(), [(torch.zeros(0, 6), torch.zeros(0).long())], density=0.5, progress=False)
 

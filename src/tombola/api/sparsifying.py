@@ -42,7 +42,7 @@ from tombola.networks.task import Task
 from tombola.objectives import Loss
 from tombola.sparse.choice import against_sparse, choose, first_inputs
 from tombola.storage.leading import led
-from tombola.storage.store import DiskStore, MemoryStore, Store
+from tombola.storage.store import DiskStore, MemoryStore, Store, check_out
 from tombola.ticket import Ticket
 from tombola.training import Recipe, State, TrainingFunction, TrainingSetup, UserFit
 
@@ -114,6 +114,8 @@ def sparsify(
     Returns the trained model and its ticket: `sparse, ticket = sparsify(...)`.
     """
     recipe = _checked_recipe(recipe, task, rewind_to, seed, train_from, fit)
+    if out is not None:
+        check_out(Path(out))
     ranks = ranks_of(fabric)
     search = finder_of(finder, {"steps": steps}, granularity)
     layout = survey(model, include, exclude).layout

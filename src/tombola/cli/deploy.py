@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from tombola.core.progress import progress_on
     from tombola.runs.deployment import deploy, write
-    from tombola.runs.rundir import check_out
+    from tombola.storage.store import check_out
 
     check_out(out)
     report = deploy(config, ticket, weights, _dense_score(directory), options.seconds, progress_on(sys.stderr))

@@ -126,7 +126,7 @@ def _fabric(devices: int, nodes: int, device: str) -> Any:
         warnings.filterwarnings("ignore", "The `srun` command is available")
         fabric = Fabric(accelerator=_accelerator(device), devices=devices, num_nodes=nodes, strategy="ddp")
     fabric.launch()
-    # Threads of gloo that are left to the end of Python may end the process by SIGABRT; of NCCL Fabric takes leave itself.
+    # Threads of gloo left to the end of Python may end the process by SIGABRT; of NCCL Fabric takes leave itself.
     if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
         atexit.register(torch.distributed.destroy_process_group)
     return fabric

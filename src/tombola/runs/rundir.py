@@ -18,7 +18,7 @@ from tombola.runs.config import RunConfig
 from tombola.storage import digests
 from tombola.storage.files import digest_of, read_json_object, write_bytes, write_json, write_shared
 from tombola.storage.identity import digest
-from tombola.storage.store import CHECKPOINT_SECONDS, DiskStore, claim
+from tombola.storage.store import CHECKPOINT_SECONDS, DiskStore, check_out, claim
 from tombola.ticket import Ticket
 from tombola.training import State
 from tombola.version import __version__
@@ -34,19 +34,6 @@ AUDITED = ("audit.json",)
 STORE = ".store"
 # In it: files that several runs have in common, by their content.
 SHARED = "shared"
-
-
-def check_out(out: Path) -> None:
-    """Raise UsageError where run directories cannot lie."""
-    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", "".join(out.parts[:1])):
-        # Locks and journals take what such storage has not: files made exclusively, touched, and appended to.
-        raise UsageError(f"out must be a directory of a file system, and no address such as {out}", option="out")
-    try:
-        is_file = out.exists() and not out.is_dir()
-    except OSError as error:  # a name that is too long, say
-        raise UsageError(f"out {out} cannot be a directory: {error.strerror}", option="out") from None
-    if is_file:
-        raise UsageError(f"out {out} is a file; it must be a directory", option="out")
 
 
 def store_below(out: Path, progress: Progress, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> DiskStore:

@@ -9,6 +9,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -95,6 +96,19 @@ def _say_by_warning(text: str) -> None:
 
 def _look_away(kind: str, row: Mapping[str, Any]) -> None:
     pass
+
+
+def check_out(out: Path) -> None:
+    """Raise UsageError where a directory that is written to cannot lie."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", "".join(out.parts[:1])):
+        # Locks and journals take what such storage has not: files made exclusively, touched, and appended to.
+        raise UsageError(f"out must be a directory of a file system, and no address such as {out}", option="out")
+    try:
+        is_file = out.exists() and not out.is_dir()
+    except OSError as error:  # a name that is too long, say
+        raise UsageError(f"out {out} cannot be a directory: {error.strerror}", option="out") from None
+    if is_file:
+        raise UsageError(f"out {out} is a file; it must be a directory", option="out")
 
 
 class DiskStore:

@@ -10,8 +10,8 @@ from tombola.data import shared
 from tombola.errors import UsageError, in_words
 from tombola.runs.cell import Cell, prepared_once, resolve, stamp
 from tombola.runs.pipeline import finished
-from tombola.runs.rundir import check_out
 from tombola.storage.files import write_json
+from tombola.storage.store import check_out
 from tombola.studies import manifest
 from tombola.studies.engines import Engine, Local
 from tombola.studies.graph import RESULTS, Graph
