@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.figures import Figure, Work, in_own_process, interleaved, ratio
+from tombola import draw
 from tombola.core.allocation import ErdosRenyiKernel
+from tombola.core.granularity import Block
 from tombola.core.selection import Selection
+from tombola.finders import Random
 from tombola.networks.masking import survey
 from tombola.networks.models import build
 from tombola.networks.runtime import has_bf16_instructions, on_threads
@@ -24,6 +27,7 @@ from tombola.ticket import Ticket
 CIFAR = (3, 32, 32)
 DENSITIES = (0.1, 0.05, 0.02, 0.01, 0.8**22, 0.005)
 HEADLINE = 0.8**22
+BLOCKS = (0.1, 0.05)
 # Tickets drawn on CIFAR-10, beside random ones.
 DRAWN = Path(__file__).parent / "tickets"
 REPEATS = 9
@@ -36,6 +40,13 @@ def random_ticket(model: nn.Module, density: float) -> Ticket:
     scores = torch.rand(layout.total, generator=generator)
     mask = Selection(layout, density, ErdosRenyiKernel()).keep(scores)
     return Ticket({name: part.bool() for name, part in layout.views(mask).items()})
+
+
+def block_ticket(model: nn.Module, density: float) -> Ticket:
+    """Return a ticket of random blocks of 4 x 4 channels, whose layers have the densities of `erk`."""
+    data = [(torch.zeros(2, *CIFAR), torch.zeros(2).long())]
+    random = Random(granularity=Block("4x4"), allocation=ErdosRenyiKernel())
+    return draw(model, data, density=density, finder=random, progress=False)
 
 
 def resnet20() -> nn.Module:
@@ -83,6 +94,9 @@ def training_steps() -> list[Figure]:
             for density in DENSITIES if batch == 128 else (HEADLINE,):
                 works = _training(random_ticket(resnet20(), density), batch)
                 found += _ratios(f"random ticket, {density:.2%}, batch {batch}", works, density)
+            for density in BLOCKS if batch == 128 else ():
+                works = _training(block_ticket(resnet20(), density), batch)
+                found += _ratios(f"random 4x4 blocks, {density:.2%}, batch {batch}", works, density)
             for path in sorted(DRAWN.glob("*.safetensors")):
                 found += _ratios(f"{path.stem}, batch {batch}", _training(Ticket.load(path), batch), HEADLINE)
     return found

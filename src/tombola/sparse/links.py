@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tombola.sparse.kernels.base import PASS
+
 Ints = NDArray[np.int64]
 
 
@@ -26,7 +28,7 @@ class Window:
 class Walk:
     """A layer's links on inputs of one size.
 
-    size: height and width of the output. forward: (k, 7) links by output channel, whose weights lie in their order;
+    size: height and width of the output. forward: (k, 8) links by output channel, whose weights lie in their order;
     forward_pointers (C_out + 1,). backward: the same links by input channel; order (k,): where their weights lie.
     features: whether input and output are one number a channel and sample, and every link reaches from one to another.
     """
@@ -42,16 +44,18 @@ class Walk:
 
 
 class Links:
-    """The kept weights of a layer, in the order in which they lie in its weight.
+    """The kept weights of a layer, by output channel, place in the kernel, and input channel.
 
-    mask: (C_out, C_in / groups, height, width), True where kept.
+    mask: (C_out, C_in / groups, height, width), True where kept. places: where they lie in the layer's weight, flat.
     """
 
     def __init__(self, mask: NDArray[np.bool_], window: Window, groups: int = 1) -> None:
         self.outputs, per_group, *self._kernel = mask.shape
         self.inputs, self.window = per_group * groups, window
-        self.places = np.flatnonzero(mask)
-        target, source, row, column = (each.astype(np.int64) for each in np.nonzero(mask))
+        target, row, column, source = (each.astype(np.int64) for each in np.nonzero(mask.transpose(0, 2, 3, 1)))
+        self.places = np.ravel_multi_index((target, source, row, column), mask.shape)
+        # Links of one place in the kernel have one window.
+        self._windows = row * self._kernel[1] + column
         self.target, self.source = target, source + target // max(1, self.outputs // groups) * per_group
         self._offsets = np.stack([row * window.dilations[0], column * window.dilations[1]]) - np.array(
             window.before, dtype=np.int64
@@ -107,12 +111,14 @@ class Links:
         ]
         columns = [*self._offsets, *(end for both in ranges for end in both)]
         followed = np.flatnonzero(self._followed)
-        order = followed[np.argsort(self.source[followed], kind="stable")]
+        order = followed[np.lexsort((self._windows[followed], self.source[followed]))]
+        forward = together(self.target, self._windows)
+        backward = together(self.source[order], self._windows[order])
         return Walk(
             (size[0], size[1]),
-            np.ascontiguousarray(np.stack([self.source, *columns], axis=1)),
+            np.ascontiguousarray(np.stack([self.source, *columns, forward], axis=1)),
             pointers(self.target, self.outputs),
-            np.ascontiguousarray(np.stack([self.target, *columns], axis=1)[order]),
+            np.column_stack([np.stack([self.target, *columns], axis=1)[order], backward]),
             pointers(self.source[order], self.inputs),
             order,
             np.array(self.window.strides, dtype=np.int64),
@@ -124,6 +130,15 @@ def _range(offset: Ints, stride: int, length: int, output: int) -> tuple[Ints, I
     """Return the outputs, from first to behind the last, whose place at * stride + offset lies in [0, length)."""
     first = np.clip(-(offset // stride), 0, output)
     return first, np.clip((length - 1 - offset) // stride + 1, first, output)
+
+
+def together(channels: Ints, windows: Ints) -> Ints:
+    """Return for each link how many links from it on one pass takes: PASS, or 1 where they are fewer that are alike."""
+    starts = np.flatnonzero(np.diff(channels, prepend=-1).astype(bool) | np.diff(windows, prepend=-1).astype(bool))
+    lengths = np.diff(starts, append=len(channels))
+    place = np.arange(len(channels)) - np.repeat(starts, lengths)
+    left = np.repeat(lengths, lengths) - place
+    return np.where((place % PASS == 0) & (left >= PASS), PASS, 1).astype(np.int64)
 
 
 def pointers(channels: Ints, count: int) -> Ints:
