@@ -22,8 +22,9 @@ from tombola.studies.engines.local import see_one_gpu
 from tombola.studies.engines.on_slurm import SlurmOptions
 from tombola.studies.graph import basis_of, graph_of
 from tombola.studies.ledger import Ledger, survey
+from tombola.studies.shipped import study_names
 from tombola.studies.status import duration_words, status_of
-from tombola.studies.study import Resources, memory_bytes, study_below, study_names
+from tombola.studies.study import Resources, memory_bytes, study_below
 from tombola.studies.worker import _attempt as attempt
 from tombola.studies.worker import work
 
@@ -185,8 +186,8 @@ def test_study_files_that_cannot_be_run(tmp_path, capsys, monkeypatch, change, m
 
 def test_studies_that_are_shipped():
     assert study_names() == [
-        "digits-granularity", "digits-mini", "fashion-mnist-all", "fashion-mnist-lenet", "joint-or-ltr",
-        "resnet20-cifar10", "resnet50-imagenet", "vgg16-cifar10",
+        "cifar10-granularity", "digits-granularity", "digits-mini", "fashion-mnist-all", "fashion-mnist-lenet",
+        "joint-or-ltr", "resnet20-cifar10", "resnet50-imagenet", "sst2-transformer", "vgg16-cifar10",
     ]  # fmt: skip
     for name in study_names():
         assert read_study(name).cells
@@ -196,7 +197,9 @@ def test_studies_that_are_shipped():
     assert {cell.config.seed for cell in paper.cells} == {0, 1, 2}
     (first, *_) = paper.cells
     assert (first.config.training.epochs, first.config.rewind_to, first.config.batch_size) == (160, 9, 512)
-    with pytest.raises(UsageError, match="there is no study nothing: give a YAML file, or one of digits-granularity, "):
+    with pytest.raises(
+        UsageError, match="there is no study nothing: give a YAML file, or one of cifar10-granularity, "
+    ):
         read_study("nothing")
 
 

@@ -10,6 +10,7 @@ from tombola.cli.board import Later, board
 from tombola.cli.options import add_json_option, check_jobs, make_parser, out_directory, parse
 from tombola.cli.show import show_json, show_table, show_text, size_words
 from tombola.errors import UsageError
+from tombola.studies.shipped import study_names
 
 if TYPE_CHECKING:
     from tombola.studies import StudyPlan
@@ -38,8 +39,7 @@ def _options(arguments: Sequence[str]) -> Namespace:
     parser = make_parser(
         "study",
         "Run the cells of a study: finders at densities over seeds, as a small YAML file says, or one that comes with "
-        "tombola: digits-granularity, digits-mini, fashion-mnist-all, fashion-mnist-lenet, resnet20-cifar10, "
-        "resnet50-imagenet, vgg16-cifar10. What cells share is done once. "
+        f"tombola: {', '.join(study_names())}. What cells share is done once. "
         "Stopped anywhere, the same command goes on; several of them, on any machines that see --out, work together.",
         "tombola study digits-mini --jobs 2",
         "FILE",

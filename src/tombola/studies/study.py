@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tombola.storage.identity import digest
 from tombola.studies.graph import Basis, Graph, basis_of, data_key, graph_of
 from tombola.studies.ledger import Ledger, begin
 from tombola.studies.plan import Asked, StudyCell, expand
+from tombola.studies.shipped import path_of, study_names
 
 # Keys of a study's file beside the options of runs.
 _OWN = ("about", "preset", "recipe", "finders", "densities", "seeds", "dynamics", "resources")
@@ -143,12 +143,6 @@ def study_below(out: Path, name: str = "") -> tuple[StudyPlan, Graph]:
         raise UsageError(f"{path} is damaged ({error}); begin the study again") from None
 
 
-def study_names() -> list[str]:
-    """Return the studies that come with the package."""
-    entries = (files("tombola") / "studies" / "shipped").iterdir()
-    return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
-
-
 def read_study(given: str) -> StudyPlan:
     """Return the study of a YAML file, or one that comes with the package, by its name.
 
@@ -156,7 +150,7 @@ def read_study(given: str) -> StudyPlan:
     """
     path = Path(given)
     if given in study_names():
-        path = Path(str(files("tombola") / "studies" / "shipped" / f"{given}.yaml"))
+        path = path_of(given)
     elif not path.is_file():
         raise UsageError(f"there is no study {given}: give a YAML file, or one of {', '.join(study_names())}")
     values = read_yaml(path, f"study {path}")

@@ -1,0 +1,124 @@
+"""Accuracy against latency: every ticket of a study in its fastest exact form, beside the dense network.
+
+A ticket's network is measured by `tombola deploy` as it is (masked), compacted, and accelerated, on one thread; seeds
+of one finder and density are averaged.
+
+usage: python -m scripts.results.latency STUDY_DIR FILE.json FILE.svg [--batch 64] [--seconds 1]
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("agg")
+import pandas as pd
+from matplotlib import pyplot as plt
+
+from tombola.studies import read
+from tombola.studies.figures.style import COLOURS
+
+mpl.rcParams.update({"svg.hashsalt": "tombola", "font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False})
+
+
+def deployed(run: Path, batch: int, seconds: int) -> list[dict[str, Any]]:
+    """Return what was measured of a run's network, a row for each form that could be built: name, milliseconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [sys.executable, "-m", "tombola", "deploy", str(run), "--out", folder, "--threads", "1", "--json"]
+        words += ["--seconds", str(seconds)]
+        printed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    rows = (row for row in json.loads(printed)["rows"] if "why_not" not in row)
+    return [
+        {
+            "network": row["network"],
+            "form": f"{row['network']}, {row['runtime']}",
+            "milliseconds": time["latency_ms"],
+            "bytes": row["bytes"],
+        }
+        for row in rows
+        for time in row["times"]
+        if time["batch"] == batch and time["threads"] == 1
+    ]
+
+
+def granularity_of(finder: str) -> str:
+    """Return the granularity that a finder is written with."""
+    found = re.search(r"granularity=\[?([\w:-]+?)(?:\]|:(?=\w+=)|$)", finder)
+    return found[1] if found else "weight"
+
+
+def measured(study: Path, batch: int, seconds: int) -> list[dict[str, Any]]:
+    """Return a row for each finder and density: accuracies, and the fastest forms of ticket and dense network."""
+    cells = read(study).cells
+    found = []
+    for cell in cells[cells.state == "finished"].itertuples():
+        forms = deployed(study / str(cell.run), batch, seconds)
+        print(f"{cell.run}: {len(forms)} forms", file=sys.stderr)
+        tickets = [form for form in forms if form["network"] != "dense"]
+        fastest = min(tickets, key=lambda form: form["milliseconds"])
+        dense = min(form["milliseconds"] for form in forms if form["network"] == "dense")
+        found.append(
+            {
+                "finder": cell.finder,
+                "density": cell.density,
+                "accuracy": cell.test_accuracy,
+                "dense_accuracy": cell.dense_test_accuracy,
+                "milliseconds": fastest["milliseconds"],
+                "dense_milliseconds": dense,
+                "bytes": fastest["bytes"],
+                "form": fastest["form"],
+            }
+        )
+    groups = pd.DataFrame(found).groupby(["finder", "density"], sort=False)
+    rows = groups.mean(numeric_only=True).assign(
+        std=groups.accuracy.std(), seeds=groups.size(), form=groups.form.agg(lambda forms: ", ".join(sorted({*forms})))
+    )
+    return json.loads(rows.reset_index().to_json(orient="records"))  # type: ignore[no-any-return]
+
+
+def draw(rows: list[dict[str, Any]], batch: int, target: Path) -> None:
+    """Draw accuracy over latency: granularities by colour, finders by marker, densities of one of both joined."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    kinds = list(dict.fromkeys(granularity_of(row["finder"]) for row in rows))
+    finders = list(dict.fromkeys(row["finder"].split(":")[0] for row in rows))
+    for name in dict.fromkeys(row["finder"] for row in rows):
+        points = sorted((row["milliseconds"], row["accuracy"]) for row in rows if row["finder"] == name)
+        kind, finder = granularity_of(name), name.split(":")[0]
+        axes.plot(
+            *zip(*points, strict=True),
+            color=COLOURS[kinds.index(kind)],
+            marker="osDP^v"[finders.index(finder) % 6],
+            markersize=4,
+            linewidth=0.8,
+            label=f"{finder}, {kind}",
+        )
+    dense = pd.DataFrame(rows)
+    axes.plot(dense.dense_milliseconds.median(), dense.dense_accuracy.mean(), "k*", markersize=9, label="dense")
+    axes.set_xscale("log")
+    axes.set(xlabel=f"milliseconds for {batch} samples, one thread", ylabel="test accuracy (%)")
+    axes.legend(frameon=False, fontsize=7, ncols=2)
+    figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
+
+
+def main() -> None:
+    """Measure, write the figures, and draw."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.results.latency", description="Accuracy against latency.")
+    parser.add_argument("study", type=Path, help="directory of a study")
+    parser.add_argument("figures", type=Path, help="file to write, .json")
+    parser.add_argument("picture", type=Path, help="file to draw, .svg, .pdf or .png")
+    parser.add_argument("--batch", type=int, default=64, choices=(1, 64), help="samples at once")
+    parser.add_argument("--seconds", type=int, default=1, help="for each setting of each run")
+    asked = parser.parse_args()
+    rows = measured(asked.study, asked.batch, asked.seconds)
+    asked.figures.write_text(json.dumps(rows, indent=2) + "\n")
+    draw(rows, asked.batch, asked.picture)
+
+
+if __name__ == "__main__":
+    main()
