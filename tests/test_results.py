@@ -26,11 +26,11 @@ def rows(text):
         ("results", "table.py", ["docs/results/fashion-mnist-lenet.json"]),
         ("results", "table.py", ["docs/results/fashion-mnist-resnet20-w8.json"]),
         ("results", "table.py", ["docs/results/fashion-mnist-resnet20-w8-ltr.json"]),
-        ("results", "table.py", ["docs/results/digits-dynamics.json", "dynamics"]),
-        ("results", "table.py", ["docs/results/digits-objectives.json", "objectives"]),
+        ("choices", "table.py", ["docs/results/digits-dynamics.json", "dynamics"]),
+        ("choices", "table.py", ["docs/results/digits-objectives.json", "objectives"]),
         ("results", "table.py", ["docs/results/cifar10-resnet20-twelve-epochs.json"]),
         ("results", "table.py", ["docs/results/fashion-mnist-all.csv", "densities"]),
-        ("results", "ablation.py", ["table", "docs/results/digits-ablation.json"]),
+        ("choices", "ablation.py", ["table", "docs/results/digits-ablation.json"]),
         ("performance", "benchmarks.py", ["benchmarks/results/full.json", "benchmarks/results/full-bf16.json"]),
     ],
 )
@@ -41,7 +41,7 @@ def test_a_table_is_what_its_script_prints(document, script, arguments):
 
 
 def test_the_searches_stand_with_the_samples_a_step():
-    stated = (ROOT / "docs/results.md").read_text()
+    stated = (ROOT / "docs/choices.md").read_text()
     printed = output_of("table.py", "docs/results/shorter-searches.json", "searches")
     parts = re.findall(r"^.*, batch (\d+):\n\n((?:\|.*\n)+)", printed, flags=re.MULTILINE)
     assert len(parts) > 3
