@@ -17,7 +17,7 @@ from tombola.studies.figures.interactive import plot
 from tombola.studies.figures.published import published_curves
 from tombola.studies.figures.scales import linear_axis, log_axis, probit, score_axis, spread, zoom
 from tombola.studies.figures.scores import by_cost, by_density, gains
-from tombola.studies.figures.style import COLOURS, FAMILIES, family_of, shortened, styles
+from tombola.studies.figures.style import COLOURS, FAMILIES, OWN, family_of, shortened, styles
 from tombola.studies.figures.tickets import _shared
 from tombola.ticket import Ticket
 
@@ -60,6 +60,12 @@ def test_every_finder_of_ours_has_a_family():
 def test_variants_of_one_finder_have_colours_of_their_own():
     found = styles(["cts", "cts:steps=5", "cts:objective=loss"])
     assert len({look.colour for look in found.values()}) == 3
+
+
+def test_labels_in_words_belong_to_the_finder_that_they_begin_with():
+    families = {label: family_of(label) for label in ("ltr, rate 0.5", "joint of 10 epochs", "SNIP in ten rounds")}
+    assert list(families.values()) == ["trains and prunes", "searches for masks", "scores once or in rounds"]
+    assert family_of("my_module:LTR") == family_of("of mine") == family_of("") == OWN
 
 
 @given(st.lists(st.floats(1e-3, 1e5), min_size=1, max_size=60))

@@ -1,9 +1,10 @@
 """Prints what `tombola compare --json` found as Markdown: one row for each density and finder.
 
 A file of docs/results that joins the rows of several comparisons, by title, gives a table for each. "densities" has one
-row for each finder and a column for each density, also of a table.csv, which holds fewer figures.
+row for each finder and a column for each density, also of a table.csv, which holds fewer figures; "priced" puts the
+work in dense trainings beside each accuracy.
 
-usage: python scripts/results/table.py RESULTS.json [accuracy|objectives|dynamics|searches|densities]
+usage: python scripts/results/table.py RESULTS.json [accuracy|objectives|dynamics|searches|densities|priced]
 """
 
 import csv
@@ -78,11 +79,19 @@ def print_searches(rows: list[dict[str, Any]]) -> None:
 def print_densities(rows: list[dict[str, Any]]) -> None:
     """Print the accuracies of each finder at every density."""
     densities = list(dict.fromkeys(row["density"] for row in rows))
-    found = {(row["finder"], row["density"]): spread(row) for row in rows}
+    found = {(row["finder"], row["density"]): spread(row) + row.get("price", "") for row in rows}
     print("| finder | " + " | ".join(f"{100 * density:.4g} %" for density in densities) + " |")
     print("| --- " * (len(densities) + 1) + "|")
     for finder in dict.fromkeys(row["finder"] for row in rows):
         print(f"| {finder} | " + " | ".join(found.get((finder, density), "") for density in densities) + " |")
+
+
+def print_priced(rows: list[dict[str, Any]]) -> None:
+    """Print the accuracies of each finder at every density, and in brackets the work in dense trainings."""
+    for row in rows:
+        trainings = row["dense_equivalents"] if "dense_equivalents" in row else row["cost"]["dense_equivalents"]
+        row["price"] = f" ({trainings:.1f})"
+    print_densities(rows)
 
 
 def read_csv(path: Path) -> list[dict[str, Any]]:
@@ -104,6 +113,7 @@ TABLES = {
     "dynamics": print_dynamics,
     "searches": print_searches,
     "densities": print_densities,
+    "priced": print_priced,
 }
 
 

@@ -1,5 +1,6 @@
 """How finders look: a family by its colour, a single finder by its marker and dash, also in grey."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,8 +36,10 @@ class Style:
 
 
 def family_of(label: str) -> str:
-    """Return the family of a finder as it was asked for."""
+    """Return the family of a finder as it was asked for; of a label in words, of the finder that it begins with."""
     name = base_name(label)
+    if not name.partition(":")[2]:
+        name = re.split(r"[\s,;(]", name.strip(), maxsplit=1)[0].lower()
     return next((family for family, names in FAMILIES.items() if name in names), OWN)
 
 
