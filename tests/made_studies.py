@@ -47,7 +47,7 @@ def ticket(density, seed):
     return Ticket(masks)
 
 
-def write_run(out, label, density, seed, accuracy, tickets=True, **more):
+def write_run(out, label, density, seed, accuracy, tickets=True, options=None, **more):
     name = f"run-{zlib.crc32(f'{label} {density}'.encode())}-s{seed}"
     (out / name).mkdir()
     drawn = ticket(density, seed + len(label))
@@ -57,6 +57,7 @@ def write_run(out, label, density, seed, accuracy, tickets=True, **more):
     (out / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics()))
     write_json(out / name / "environment.json", {"tombola": "0.1.0", "torch": "2.9"})
     config = {"data": "digits", "model": "lenet-300-100", "finder": {"name": label.split(":")[0]}, "draw_at": "rewind"}
+    config |= options or {}
     (out / name / "config.yaml").write_text(yaml.safe_dump({**config, "density": density, "seed": seed}))
     return name
 

@@ -14,12 +14,18 @@ from tombola.cli.main import main
 from tombola.core.progress import Silent
 from tombola.runs.cell import stamp
 from tombola.runs.config import load_preset
-from tombola.studies import StudyPlan, manifest, plan, read, run_all, run_study, tabulate
+from tombola.studies import StudyPlan, manifest, plan, read, run_all, run_study, summary, tabulate
+from tombola.studies.figures import figures_of
+from tombola.studies.figures.scores import dense_level
 from tombola.studies.outcome import CellOutcome
+from tombola.studies.plan import Asked, expand
 from tombola.studies.reading import equal_cost, falls
 from tombola.studies.reading.questions import base_name
 from tombola.studies.reading.study import ReadCell
+from tombola.studies.report import report
+from tombola.studies.report.words import finding
 from tombola.studies.study import study_below
+from tombola.studies.table import dense_means
 from tombola.studies.worker import work
 
 from . import made_studies
@@ -164,6 +170,65 @@ def test_runs_alone_are_a_comparison_too(compared, tmp_path):
     assert sorted(read(out).finders) == ["snip:rounds=1", "snip:rounds=2"]
 
 
+def epochs(number):
+    return {"training": {"name": "recipe", "epochs": number}}
+
+
+@pytest.fixture
+def two_lengths(tmp_path):
+    """Runs made one by one, of 30 and of 4 epochs, each with the dense network of its length."""
+    for seed in range(2):
+        made_studies.write_run(tmp_path, "cts", 0.05, seed, 96.0 + seed, dense=97.2 + seed, options=epochs(30))
+        made_studies.write_run(tmp_path, "snip", 0.05, seed, 93.0 + seed, dense=94.0 + seed, options=epochs(4))
+    return tmp_path
+
+
+def test_each_row_is_held_against_its_own_dense_network(two_lengths, capsys):
+    found = read(two_lengths)
+    networks = {each.finders: each.scores for each in found.dense}
+    assert networks == {("cts",): {0: 97.2, 1: 98.2}, ("snip",): {0: 94.0, 1: 95.0}}
+    _, out, _ = command(capsys, "info", two_lengths)
+    assert "The dense network of cts reaches 97.70 ± 0.71 % of the test data (n = 2)." in out
+    assert "The dense network of snip reaches 94.50 ± 0.71 % of the test data (n = 2)." in out
+    assert "At 5 %, cts has the best mean: 96.50 ± 0.71 % (n = 2), 1.20 points below dense." in out
+    _, out, _ = command(capsys, "table", two_lengths)
+    assert "dense network:" not in out
+    lines = {line.split()[1]: line for line in out.splitlines() if "5 %" in line}
+    assert "97.70 %" in lines["cts"]
+    assert "94.50 %" in lines["snip"]
+    _, out, _ = command(capsys, "table", two_lengths, "--format", "csv")
+    assert {row["finder"]: row["dense"] for row in csv.DictReader(io.StringIO(out))} == {"cts": "97.7", "snip": "94.5"}
+    assert "<td>97.70</td>" in report(found, "cts", two_lengths / "report.html")
+    assert dense_level(found) is None
+    assert not any("beside the dense network's" in figure.caption for figure in figures_of(found, "cts"))
+
+
+def test_finders_fall_behind_their_own_dense_network(tmp_path):
+    for density, accuracy in ((0.2, 94.0), (0.05, 93.5)):
+        made_studies.write_run(tmp_path, "cts", density, 0, accuracy, dense=98.0, options=epochs(30))
+        made_studies.write_run(tmp_path, "snip", density, 0, accuracy, dense=94.0, options=epochs(4))
+    found = read(tmp_path)
+    falls_at = dict(zip(found.falls().finder, found.falls().falls_at, strict=True))
+    assert falls_at == {"cts": "above all densities", "snip": "not down to 5 %"}
+    assert "Within a point of its own dense network down to 5 % of the weights: snip." in list(finding(found, "cts"))
+
+
+def test_a_study_of_several_recipes_has_no_one_dense_network(tmp_path):
+    layers = [load_preset("digits"), {}]
+    asked = [Asked("snip", "snip"), Asked("random", "random"), Asked("snip", "longer", {"epochs": 40})]
+    cells = expand(layers, asked, [0.1], range(1))
+    outcomes = [
+        CellOutcome(cell, made_studies.result(cell.label, 0.1, 90.0, dense=float(cell.config.training.epochs)))
+        for cell in cells
+    ]
+    found = summary(tabulate(outcomes), outcomes)
+    assert "dense_test_accuracy_mean" not in found
+    assert dense_means(found) == {"snip": 30.0, "random": 30.0, "longer": 40.0}
+    found = summary(tabulate(outcomes[:2]), outcomes[:2])
+    assert (found["dense_test_accuracy_mean"], "dense_networks" in found) == (30.0, False)
+    assert dense_means(found) == {"snip": 30.0, "random": 30.0}
+
+
 def test_what_is_missing_is_said_and_the_rest_is_shown(holes, capsys):
     found = read(holes)
     assert [row.finder for row in found.rows if row.density == 0.02] == ["snip", "random", "ltr"]
@@ -210,7 +275,7 @@ def row_of(finder, density, accuracies, work=1.0):
 def test_where_finders_fall_behind_by_hand():
     values = {"a": {0.4: 90.5, 0.1: 88.5}, "b": {0.4: 90.0, 0.1: 89.2}, "c": {0.4: 88.0, 0.1: 89.9}}
     outcomes = [each for name, at in values.items() for density, x in at.items() for each in row_of(name, density, [x])]
-    found = {fall.finder: fall for fall in falls(tabulate(outcomes), dense=90.0)}
+    found = {fall.finder: fall for fall in falls(tabulate(outcomes), dict.fromkeys("abc", 90.0))}
     # From 1.5 above the mark of 89 to 0.5 below: three quarters of the way from 0.4 to 0.1, in the logarithm.
     assert found["a"].density == pytest.approx(0.4 * 0.25**0.75)
     assert (found["a"].holds, found["a"].words) == (0.4, "14.1 %")

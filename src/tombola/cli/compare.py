@@ -9,7 +9,6 @@ from tombola.cli.comparison import comparison_table, explain
 from tombola.cli.options import add_output_options, check_jobs, make_parser, out_directory, split_list
 from tombola.cli.runs import configure_many
 from tombola.cli.show import print_table, show_json, show_table, show_text, terminal_width
-from tombola.core.measure import measure_in
 
 if TYPE_CHECKING:
     from tombola.studies import Row, Study
@@ -81,11 +80,14 @@ def show_comparison(
     if as_json:
         show_json(found)
         return status
-    table, left_out = comparison_table(title, rows, first, terminal_width())
+    from tombola.studies.table import dense_means
+
+    dense = dense_means(found)
+    table, left_out = comparison_table(title, rows, first, terminal_width(), dense)
     print_table(table)
     if left_out:
         show_text(f"There is no room for {', '.join(left_out)}; {out / 'table.csv'} has them.")
-    explain(rows, found[f"{measure_in(found).dense_test}_mean"], found["failures"], left_out)
+    explain(rows, dense, found["failures"], left_out)
     _show_objectives(rows)
     _show_dynamics(rows)
     return status

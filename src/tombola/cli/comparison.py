@@ -1,6 +1,7 @@
 """A comparison's table for people, whether it has just been made or is read back."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -12,8 +13,14 @@ if TYPE_CHECKING:
     from tombola.studies import Row
 
 
-def comparison_table(title: str, rows: "Sequence[Row]", first: str, width: int | None) -> tuple[Table, list[str]]:
-    """Return the table for a terminal of some width, and the titles of the columns for which it has no room."""
+def comparison_table(
+    title: str, rows: "Sequence[Row]", first: str, width: int | None, dense: Mapping[str, float] = MappingProxyType({})
+) -> tuple[Table, list[str]]:
+    """Return the table for a terminal of some width, and the titles of the columns for which it has no room.
+
+    dense: mean score of the dense network by finder, a column where finders have different ones.
+    """
+    own = dense if _are_several(dense) else {}
     ahead = {row.density: row for row in rows if row.finder == first}
     gains = [ahead[row.density].differences.get(row.finder) if row.density in ahead else None for row in rows]
     measure = rows[0].measure if rows else ACCURACY
@@ -22,6 +29,7 @@ def comparison_table(title: str, rows: "Sequence[Row]", first: str, width: int |
         Column("density", tuple(f"{100 * row.density:.4g} %" for row in rows)),
         Column("kept", tuple(f"{row.kept:,}" for row in rows), 3),
         Column(f"test {measure.name}", tuple(row.words for row in rows)),
+        Column("dense", tuple(measure.shown(own[row.finder]) if own else "" for row in rows), 1),
         Column("kept weights", tuple(row.kept_weights.words if row.kept_weights else "" for row in rows), 2),
         Column("trained from", tuple(_unless_usual(row.trained_from, "rewind") for row in rows), 3),
         Column("n", tuple(f"{row.score.n}" for row in rows), 1),
@@ -46,15 +54,18 @@ def _unless_usual(value: str, usual: str) -> str:
     return "" if value == usual else value
 
 
+def _are_several(dense: Mapping[str, float]) -> bool:
+    return len(set(dense.values())) > 1
+
+
 def explain(
-    rows: "Sequence[Row]", dense: float, failures: Sequence[Mapping[str, Any]], left_out: Sequence[str]
+    rows: "Sequence[Row]", dense: Mapping[str, float], failures: Sequence[Mapping[str, Any]], left_out: Sequence[str]
 ) -> None:
-    """Say in lines what a table's columns mean, and what deserves a look."""
+    """Say in lines what a table's columns mean, and what deserves a look; dense: as `comparison_table` takes it."""
     measure = rows[0].measure if rows else ACCURACY
-    show_text(
-        f"dense network: {measure.shown(dense)}. seconds, and dense trainings' worth of work, count from the initial "
-        "weights on."
-    )
+    several = "dense: the network that was trained as the row's tickets were"
+    reached = several if _are_several(dense) else f"dense network: {measure.shown(next(iter(dense.values())))}"
+    show_text(f"{reached}. seconds, and dense trainings' worth of work, count from the initial weights on.")
     if len({row.finder for row in rows}) > 1:
         show_text(
             "The last column says what the first finder is beside this one, by the 95 % interval of its gain, paired "

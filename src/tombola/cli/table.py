@@ -68,17 +68,17 @@ def main(arguments: Sequence[str]) -> None:
 def _show(study: "Study", against: str) -> None:
     """Show the table that the comparison ended with, as far as it has come."""
     from tombola.studies import failures
-    from tombola.studies.reading import dense_summary
+    from tombola.studies.dense import means_by_finder
     from tombola.studies.report.words import title_of
 
-    dense = dense_summary(study)
-    if dense is None:
+    if not study.dense:
         raise UsageError(f"no cell of {study.directory} is finished yet")
-    table, left_out = comparison_table(title_of(study), study.rows, against, terminal_width())
+    dense = means_by_finder(study.dense)
+    table, left_out = comparison_table(title_of(study), study.rows, against, terminal_width(), dense)
     print_table(table)
     if left_out:
         show_text(f"There is no room for {', '.join(left_out)}; --format csv has them.")
-    explain(study.rows, dense.mean, failures(study.outcomes), left_out)
+    explain(study.rows, dense, failures(study.outcomes), left_out)
     show_others(study)
     if study.missing:
         show_text(f"{len(study.missing)} of {len(study.outcomes)} cells are missing.")

@@ -20,6 +20,10 @@ class PlannedCell(Protocol):
     def seed(self) -> int:
         """The seed."""
 
+    @property
+    def recipe(self) -> str:
+        """What its dense network depends on beside the seed, as `dense.recipe_of` has it."""
+
 
 @dataclass(frozen=True)
 class CellOutcome:

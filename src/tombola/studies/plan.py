@@ -10,6 +10,7 @@ from tombola.errors import UsageError
 from tombola.finders import FINDERS, needs_of
 from tombola.runs.cell import resolve
 from tombola.runs.config import RunConfig, lay_over, short_forms, start
+from tombola.studies.dense import recipe_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class StudyCell:
     def seed(self) -> int:
         """The seed."""
         return self.config.seed
+
+    @property
+    def recipe(self) -> str:
+        """What its dense network depends on beside the seed."""
+        return recipe_of(self.config.to_dict())
 
 
 @dataclass(frozen=True)

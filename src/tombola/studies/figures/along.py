@@ -60,7 +60,8 @@ def training(study: Study) -> Figure | None:
         if rows:
             score = _Quantity("held_out_metric", f"held-out {study.measure.words}", study.measure.scale)
             panels = _panels({**_dense_rows(study), **rows}, (score, _LOSS), "epoch", look)
-            caption = f"Training at {percent(density)} of the weights beside the dense network's, means over seeds."
+            beside = " beside the dense network's" if len(study.dense) == 1 else ""
+            caption = f"Training at {percent(density)} of the weights{beside}, means over seeds."
             return Figure("training", "Training", caption, panels) if panels else None
     return None
 
@@ -97,7 +98,12 @@ def _rows(study: Study, density: float, stage: str) -> Rows:
 
 
 def _dense_rows(study: Study) -> Rows:
-    """Return those of the dense training, from the first cell of each seed: all cells of a seed share it."""
+    """Return those of the dense training, from the first cell of each seed: all cells of a seed share it.
+
+    None where finders have several dense networks.
+    """
+    if len(study.dense) != 1:
+        return {}
     found: dict[int, list[dict[str, Any]]] = {}
     for cell, _ in study.done:
         if cell.seed not in found:

@@ -9,7 +9,7 @@ from tombola.studies.figures.drawing import AnyPanel, Dots, Figure, Level, Line,
 from tombola.studies.figures.published import Curve
 from tombola.studies.figures.scales import Axis, linear_axis, log_axis, score_axis, zoom
 from tombola.studies.figures.style import Style, family_of, styles
-from tombola.studies.reading import Study, dense_summary
+from tombola.studies.reading import Study
 from tombola.studies.reading.questions import cost_of, cost_unit
 from tombola.studies.statistics import Summary
 from tombola.studies.table import Row
@@ -37,9 +37,11 @@ def some_densities(densities: Sequence[float], most: int = MOST_DENSITIES) -> li
 
 
 def dense_level(study: Study) -> Level | None:
-    """Return the dense network's score and its interval over seeds."""
-    dense = dense_summary(study)
-    return Level("dense", dense.mean, *_within(dense, study.measure)) if dense else None
+    """Return the dense network's score and its interval over seeds; None where finders have several dense networks."""
+    if len(study.dense) != 1:
+        return None
+    dense = study.dense[0].summary
+    return Level("dense", dense.mean, *_within(dense, study.measure))
 
 
 def _within(found: Summary, measure: Measure) -> tuple[float | None, float | None]:

@@ -6,8 +6,9 @@ from typing import Any
 import pandas as pd
 
 from tombola.errors import TombolaError
+from tombola.studies.dense import means_by_finder
 from tombola.studies.reading.questions import cost_unit, equal_cost, falls
-from tombola.studies.reading.study import Study, dense_summary
+from tombola.studies.reading.study import Study
 
 _KEYS = ("finder", "density", "seed")
 
@@ -90,7 +91,11 @@ def layers(study: Study) -> pd.DataFrame:
 
 
 def summary(study: Study, against: str) -> pd.DataFrame:
-    """Return one line for each finder and density; gain and verdict are those of `against` over the line's finder."""
+    """Return one line for each finder and density; gain and verdict are those of `against` over the line's finder.
+
+    Where finders have several dense networks, dense is the mean score of the line's own.
+    """
+    dense = means_by_finder(study.dense) if len(study.dense) > 1 else {}
     gains = {row.density: row.differences for row in study.rows if row.finder == against}
     lines = []
     for row in study.rows:
@@ -113,6 +118,7 @@ def summary(study: Study, against: str) -> pd.DataFrame:
                 "optimizer": row.optimizer,
                 "gain": gain and gain[0].summary.mean,
                 "verdict": gain[0].verdict if gain else "",
+                **({"dense": dense[row.finder]} if dense else {}),
             }
         )
     return pd.DataFrame(lines)
@@ -166,11 +172,9 @@ def equal_cost_frame(study: Study, against: str) -> pd.DataFrame:
 
 def falls_frame(study: Study) -> pd.DataFrame:
     """Return `questions.falls` as a frame: `density` is NaN where it lies outside of what was measured."""
-    dense = dense_summary(study)
-    found = falls(study.rows, dense.mean) if dense else []
     return pd.DataFrame(
         [
             {"finder": fall.finder, "density": fall.density, "holds": fall.holds, "falls_at": fall.words}
-            for fall in found
+            for fall in falls(study.rows, means_by_finder(study.dense))
         ]
     )

@@ -1,7 +1,7 @@
 """What is asked of a comparison beside its means: the score at equal cost, and where a finder falls behind."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tombola.studies.statistics import Difference
@@ -92,9 +92,12 @@ class Fall:
         return "above all densities" if self.holds is None else f"not down to {100 * self.holds:.3g} %"
 
 
-def falls(rows: Sequence[Row], dense: float) -> list[Fall]:
-    """Return where each finder falls behind the dense network, by `Measure.tolerance`; dense: its mean score."""
-    return [_fall(label, [row for row in rows if row.finder == label], dense) for label in _labels(rows)]
+def falls(rows: Sequence[Row], dense: Mapping[str, float]) -> list[Fall]:
+    """Return where each finder falls behind its dense network, by `Measure.tolerance`.
+
+    dense: the network's mean score, by finder (`dense.means_by_finder`).
+    """
+    return [_fall(label, [row for row in rows if row.finder == label], dense[label]) for label in _labels(rows)]
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:

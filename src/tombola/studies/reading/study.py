@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,11 @@ from tombola.errors import TombolaError, UsageError
 from tombola.storage import digests
 from tombola.storage.files import read_json, read_json_object, read_yaml
 from tombola.studies import manifest
+from tombola.studies.dense import DenseNetwork, dense_networks, recipe_of
 from tombola.studies.manifest import CellEntry
 from tombola.studies.outcome import CellOutcome
 from tombola.studies.reading.found import discovered
-from tombola.studies.statistics import Summary, summarise
-from tombola.studies.table import Row, dense_scores, measure_of, tabulate
+from tombola.studies.table import Row, measure_of, tabulate
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -27,12 +27,13 @@ _NEEDED = ("kept", "prunable", "cost", "dense_equivalents")
 
 @dataclass(frozen=True)
 class ReadCell:
-    """A cell as it was read. directory: of its run, where there is one with a result."""
+    """A cell as it was read. directory: of its run, where there is one with a result. recipe: of its dense network."""
 
     label: str
     density: float
     seed: int
     directory: Path | None = None
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class Study:
     def rows(self) -> list[Row]:
         """One row for each finder and density with a result, as `tombola compare` gives them."""
         return tabulate(self.outcomes)
+
+    @cached_property
+    def dense(self) -> list[DenseNetwork]:
+        """The dense networks, of which each configuration of model, data and training has one; none while none is."""
+        return dense_networks(self.outcomes)
 
     @cached_property
     def measure(self) -> Measure:
@@ -172,12 +178,6 @@ def _as_read(outcome: CellOutcome) -> ReadCell:
     return outcome.cell
 
 
-def dense_summary(study: Study) -> Summary | None:
-    """Return the dense network's score over seeds, None while no cell is finished."""
-    found = list(dense_scores(study.outcomes).values())
-    return summarise(found) if found else None
-
-
 def read(directory: str | Path, study: str = "") -> Study:
     """Read a comparison that lies in a directory (its --out), also while cells of it are missing.
 
@@ -192,7 +192,7 @@ def read(directory: str | Path, study: str = "") -> Study:
     if not entries:
         raise UsageError(f"{out} holds no comparison: there is no {manifest.NAME}, and no finished run")
     problems: list[str] = []
-    outcomes = _of_one_measure([_outcome(out, entry, problems) for entry in entries], problems)
+    outcomes = _of_one_measure(_with_recipes([_outcome(out, entry, problems) for entry in entries]), problems)
     if not known:
         return Study(out, outcomes, problems=tuple(problems))
     others = tuple(name for name in manifest.names(out) if name != known.name)
@@ -212,6 +212,20 @@ def _outcome(out: Path, entry: CellEntry, problems: list[str]) -> CellOutcome:
         return CellOutcome(bare, None)
     cell = ReadCell(entry.label, entry.density, entry.seed, directory)
     return CellOutcome(cell, {**values, **entry.measured})
+
+
+def _with_recipes(outcomes: Sequence[CellOutcome]) -> list[CellOutcome]:
+    """Return the outcomes with what their dense networks depend on; cells of a finder have that in common."""
+    recipes: dict[str, str] = {}
+    found = []
+    for outcome in outcomes:
+        cell = outcome.cell
+        if isinstance(cell, ReadCell) and cell.directory:
+            if cell.label not in recipes:
+                recipes[cell.label] = recipe_of(_tolerant_yaml(cell.directory / "config.yaml"))
+            outcome = replace(outcome, cell=replace(cell, recipe=recipes[cell.label]))
+        found.append(outcome)
+    return found
 
 
 def _of_one_measure(outcomes: Sequence[CellOutcome], problems: list[str]) -> tuple[CellOutcome, ...]:

@@ -15,11 +15,12 @@ import yaml
 
 from tombola.core.measure import ACCURACY, Measure, measure_in
 from tombola.literal import literal
+from tombola.studies.dense import means_by_finder
 from tombola.studies.figures import figures_of
 from tombola.studies.figures.drawing import Figure
 from tombola.studies.figures.interactive import plot
 from tombola.studies.figures.scores import percent
-from tombola.studies.reading import Study, dense_summary, equal_cost, falls
+from tombola.studies.reading import Study, equal_cost, falls
 from tombola.studies.reading.questions import cost_of, cost_unit
 from tombola.studies.report import words
 from tombola.studies.statistics import Summary, summarise
@@ -106,9 +107,8 @@ def _tables(study: Study, against: str) -> Iterator[Table]:
     yield _scores(study, against)
     if len(study.finders) > 1:
         yield _equal_cost(study, against)
-    dense = dense_summary(study)
-    if dense and len(study.densities) > 1:
-        rows = tuple((fall.finder, fall.words) for fall in falls(study.rows, dense.mean))
+    if study.dense and len(study.densities) > 1:
+        rows = tuple((fall.finder, fall.words) for fall in falls(study.rows, means_by_finder(study.dense)))
         side = f"{study.measure.tolerance_words} {study.measure.worse_side}"
         note = f"Where the mean falls more than {side} the dense network's, between measured densities."
         yield Table("Where finders fall behind", note, ("finder", f"falls {side} dense at"), rows)
@@ -137,6 +137,7 @@ def _scores(study: Study, against: str) -> Table:
     unit = cost_unit(study.rows) if study.rows else "seconds"
     ahead = {row.density: row.differences for row in study.rows if row.finder == against}
     with_kept = any(row.kept_weights for row in study.rows)
+    dense = means_by_finder(study.dense) if len(study.dense) > 1 else {}
     rows, measure = [], study.measure
     for row in study.rows:
         gain, adjusted = ahead.get(row.density, {}).get(row.finder) or (None, None)
@@ -154,12 +155,14 @@ def _scores(study: Study, against: str) -> Table:
                 "" if adjusted is None else f"{adjusted:.3g}",
                 gain.verdict if gain else "",
                 *(_own_weights(row) if with_kept else ()),
+                *((measure.number(dense[row.finder]),) if dense else ()),
             )
         )
     columns = (
         "finder", "density", "kept", f"test {measure.words}", "95 % interval", "n", unit, f"{against} gains",
         "interval", "p (Holm)", f"{against} is",
         *((f"kept weights{measure.words.removeprefix(measure.name)}",) if with_kept else ()),
+        *(("dense",) if dense else ()),
     )  # fmt: skip
     note = (
         "Mean and standard deviation over seeds. Gains are paired by seed; their intervals hold over all densities "
@@ -169,6 +172,8 @@ def _scores(study: Study, against: str) -> Table:
         note += " Not worse: by half a point at most."
     if with_kept:
         note += " Kept weights: the network at the end of the finder's own training, whose mask moved; no ticket."
+    if dense:
+        note += " Dense: the mean of the dense network that was trained as the tickets of the row were."
     title = "Accuracies" if measure == ACCURACY else f"{measure.name[:1].upper()}{measure.name[1:]}"
     return Table(title, note, columns, tuple(rows), tuple(f"row-{n}" for n in range(len(rows))))
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tombola.core.measure import ACCURACY
+from tombola.studies.dense import means_by_finder
 from tombola.studies.figures.scores import percent, some_densities
-from tombola.studies.reading import Study, dense_summary, falls
+from tombola.studies.reading import Study, falls
 from tombola.studies.table import Row, warnings_of
 
 _MOST_NAMES = 8
@@ -51,33 +52,47 @@ def _count(number: int, one: str, many: str = "") -> str:
 
 def finding(study: Study, against: str) -> Iterator[str]:
     """Give what was found: the best at some densities, where finders fall behind, and what one is beside the others."""
-    dense = dense_summary(study)
-    if dense is None:
+    if not study.dense:
         yield "Nothing is finished yet."
         return
-    reached = study.measure.with_unit(study.measure.spread(dense.mean, dense.std))
-    if study.measure == ACCURACY:
-        yield f"The dense network reaches {reached} of the test data (n = {dense.n})."
-    else:
-        yield f"The dense network's {study.measure.name} on the test data is {reached} (n = {dense.n})."
+    yield from _dense(study)
+    dense = means_by_finder(study.dense)
     for density in some_densities(study.densities, _MOST_SENTENCES):
         rows = [row for row in study.rows if row.density == density]
         if rows:
-            yield _best(rows, density, dense.mean)
+            yield _best(rows, density, dense)
     if len(study.densities) > 1:
-        yield from _falls(study, dense.mean)
+        yield from _falls(study, dense)
     yield from _verdicts(study, against)
     if any(row.score.indicative for row in study.rows):
         yield "Fewer than five seeds are indicative, whatever an interval says."
 
 
-def _falls(study: Study, dense: float) -> Iterator[str]:
+def _dense(study: Study) -> Iterator[str]:
+    """Give what each dense network reaches; of many, only that there are several."""
+    if len(study.dense) > _MOST_SENTENCES:
+        yield f"There are {len(study.dense)} dense networks; each finder is held against its own."
+        return
+    for network in study.dense:
+        found = network.summary
+        whose = f" of {listed(network.finders)}" if len(study.dense) > 1 else ""
+        reached = study.measure.with_unit(study.measure.spread(found.mean, found.std))
+        if study.measure == ACCURACY:
+            yield f"The dense network{whose} reaches {reached} of the test data (n = {found.n})."
+        elif whose:
+            yield f"The {study.measure.name} of the dense network{whose} on the test data is {reached} (n = {found.n})."
+        else:
+            yield f"The dense network's {study.measure.name} on the test data is {reached} (n = {found.n})."
+
+
+def _falls(study: Study, dense: Mapping[str, float]) -> Iterator[str]:
     found = falls(study.rows, dense)
     held = [fall.finder for fall in found if fall.density is None and fall.holds == study.densities[-1]]
     if held:
         smallest = percent(study.densities[-1])
         within = study.measure.tolerance_words
-        yield f"Within {within} of the dense network down to {smallest} of the weights: {listed(held)}."
+        which = "the" if len(study.dense) == 1 else "its own"
+        yield f"Within {within} of {which} dense network down to {smallest} of the weights: {listed(held)}."
     late = min((fall for fall in found if fall.density), key=lambda fall: fall.density or 0, default=None)
     if late:
         others = "Of the others, " if held else ""
@@ -85,10 +100,10 @@ def _falls(study: Study, dense: float) -> Iterator[str]:
         yield f"{others}{late.finder} is the last to fall {behind}, at {late.words} of weights."
 
 
-def _best(rows: Sequence[Row], density: float, dense: float) -> str:
+def _best(rows: Sequence[Row], density: float, dense: Mapping[str, float]) -> str:
     measure = rows[0].measure
     best = max(rows, key=lambda row: measure.gain(row.score.mean, 0.0))
-    below = dense - best.score.mean
+    below = dense[best.finder] - best.score.mean
     points = " points" if measure.in_percent else ""
     beside = f"{measure.number(abs(below))}{points} {'below' if below >= 0 else 'above'} dense"
     alone = " alone" if len(rows) == 1 else ""
