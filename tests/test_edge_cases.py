@@ -267,8 +267,16 @@ def test_outputs_that_are_no_scores_of_classes_need_a_task(output):
 
 def test_samples_in_place_of_batches_are_refused():
     ((x, y),) = batches(1)
-    with pytest.raises(UsageError, match="is no batch of scores for classes"):
-        draw(mlp(), list(zip(x, y, strict=True)))
+    for data in (list(zip(x, y, strict=True)), list(zip(x, y.tolist(), strict=True))):
+        with pytest.raises(UsageError, match=r"data gives single samples \(input, target\), where batches are wanted"):
+            draw(mlp(), data)
+
+
+def test_arrays_in_place_of_tensors_are_refused():
+    ((x, y),) = batches(1)
+    for batch in ((x.numpy(), y), (x, y.numpy()), ({"input": x.numpy()}, y)):
+        with pytest.raises(UsageError, match="data gives NumPy arrays, where tensors are wanted"):
+            draw(mlp(), [batch])
 
 
 @pytest.mark.parametrize("error", [KeyError("mask"), AttributeError("no such thing"), AssertionError("too small")])

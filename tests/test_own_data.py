@@ -58,6 +58,12 @@ def there(data_dir):
     assert (data_dir / "brought.py").is_file()
     return datasets()
 
+def lists():
+    return [(torch.zeros(5, 6), torch.zeros(5).long())], [(torch.zeros(5, 6), torch.zeros(5).long())]
+
+def one_hot():
+    return Labelled(torch.eye(3).long()[0]), Labelled(0)
+
 def pictures():
     return [("image", 0)], [("image", 0)]
 """
@@ -104,6 +110,8 @@ def test_datasets_that_are_split_by_chance_are_split_alike_every_time(module):
         ("huge", r"test: sample 0 has the label 1180591620717411303424; labels must be whole numbers from 0 on"),
         ("words", "train: sample 0 has the label 'cat'; labels must be whole numbers from 0 on"),
         ("nameless", "test: sample 0 has the label None; labels must be whole numbers from 0 on"),
+        ("lists", r"train: sample 0 has the label of shape \[5\]; single samples .* wanted, .* looks like batches$"),
+        ("one_hot", r"train: sample 0 has the label of shape \[3\]; labels must be whole numbers from 0 on$"),
         ("pictures", r"train: a sample must be a pair \(input tensor, label\), got tuple"),
         ("nothing", "cannot be imported"),
     ],

@@ -121,10 +121,10 @@ def labels_of(dataset: Any, what: str) -> Tensor:
         labels = [Samples(dataset).read(row)[1] for row in range(len(dataset))]
     for row, label in enumerate(labels):
         if not _is_label(label):
-            shown = " ".join(repr(label).split())[:60]
-            raise UsageError(
-                f"{what}: sample {row} has the label {shown}; labels must be whole numbers from 0 on", option="data"
-            )
+            allowed = "labels must be whole numbers from 0 on"
+            if _is_batch(Samples(dataset).read(row)[0], label):
+                allowed = "single samples (input, label) are wanted, and this looks like batches"
+            raise UsageError(f"{what}: sample {row} has the label {_shown(label)}; {allowed}", option="data")
     return torch.tensor([int(label) for label in labels])
 
 
@@ -134,7 +134,7 @@ def outputs_of(dataset: Any, wanted: Targets, classes: int, what: str) -> int:
     classes: how many the dataset names, 0 where it names none. what: the dataset's name in errors. Raises UsageError
     where targets are not of the kind that is wanted.
     """
-    shown = " ".join(repr(dataset[0][1]).split())[:60]
+    shown = _shown(dataset[0][1])
     try:
         first = torch.as_tensor(dataset[0][1])
     except (TypeError, ValueError, RuntimeError) as error:
@@ -156,6 +156,20 @@ def outputs_of(dataset: Any, wanted: Targets, classes: int, what: str) -> int:
             f"{what}: the first sample has a target of shape {list(first.shape)}; {wanted} are needed", option="data"
         )
     return first.numel()
+
+
+def _is_batch(inputs: Any, label: Any) -> bool:
+    """Whether a sample has a label for each row of its input."""
+    tensors = isinstance(inputs, Tensor) and isinstance(label, Tensor)
+    return tensors and bool(inputs.dim() > label.dim() == 1 and len(inputs) == len(label))
+
+
+def _shown(label: Any) -> str:
+    """Return a label as an error shows it, on one line and not too long."""
+    if isinstance(label, Tensor) and label.dim():
+        return f"of shape {list(label.shape)}"
+    text = " ".join(repr(label).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _is_label(label: Any) -> bool:

@@ -1,6 +1,7 @@
 """The probe: model and task meet the first batch of each feed, so that what does not fit is known before any work."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import Any
@@ -15,6 +16,7 @@ from tombola.networks.bf16 import BF16Watch
 from tombola.networks.network import FrozenNetwork, explained_batches, explained_run
 from tombola.networks.runtime import Runtime
 from tombola.networks.task import Batch, Output, Pooled, Task, settle_task
+from tombola.networks.task.classification import forward_inputs, no_batch
 
 # Batches whose targets are looked at where those of the first do not say what they are.
 FURTHER = 8
@@ -40,12 +42,25 @@ def settle(
             items = feed.epoch(0) if feed else iter(())
             for item in islice(items, 1):
                 batch = runtime.move(item.batch)
-                with explained_run("model cannot be run on the data's batches"):
-                    output = network.dense(batch)
-                further = (item.batch for item in islice(items, FURTHER))
-                settled = settled or _explained(settle_task(task, output, batch, further), output)
-                _check_parts(settled, output, batch, needs)
+                with _told_from_batches(task or Task(), batch):
+                    with explained_run("model cannot be run on the data's batches"):
+                        output = network.dense(batch)
+                    further = (item.batch for item in islice(items, FURTHER))
+                    settled = settled or _explained(settle_task(task, output, batch, further), output)
+                    _check_parts(settled, output, batch, needs)
     return settled or task or Task(), watch.wrong
+
+
+@contextmanager
+def _told_from_batches(task: Task, batch: Batch) -> Iterator[None]:
+    """Where something fails on what is no batch of tensors, say that and not what came of it."""
+    try:
+        yield
+    except UsageError as error:
+        words = no_batch(batch) if task.forward is forward_inputs else ""
+        if not words:
+            raise
+        raise UsageError(f"data gives {words}") from error
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from numbers import Number
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from tombola.core.numeric import at_least_float32, softmax_kl
 from tombola.errors import UsageError
@@ -43,6 +46,19 @@ def _check_pair(batch: Batch, wanted: str = "task=") -> None:
         raise UsageError(
             f"a batch must be a pair (inputs, targets), got {type(batch).__name__}; give {wanted} for anything else"
         )
+
+
+def no_batch(batch: Batch) -> str:
+    """Return what an (inputs, targets) batch seems to be in place of one of tensors, or nothing where it is one."""
+    if any(isinstance(leaf, np.ndarray) for leaf in tree_leaves(batch)):
+        return "NumPy arrays, where tensors are wanted: torch.as_tensor makes them"
+    pair = isinstance(batch, Sequence) and len(batch) == 2 and isinstance(batch[0], Tensor | Mapping)
+    if pair and (batch[1].dim() == 0 if isinstance(batch[1], Tensor) else isinstance(batch[1], Number)):
+        return (
+            "single samples (input, target), where batches are wanted: torch.utils.data.DataLoader(data, "
+            "batch_size=64) makes them"
+        )
+    return ""
 
 
 def cross_entropy(output: Output, batch: Batch) -> Tensor:
