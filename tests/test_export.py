@@ -16,7 +16,7 @@ from tombola.cli.main import main
 from tombola.networks.models import build, read_weights
 from tombola.ticket import pruned_state
 from tombola.ticket.bits import Bits
-from tombola.ticket.formats import FORMATS, Subject, load_network, masked, onnx
+from tombola.ticket.formats import FORMATS, Subject, compacted, load_network, masked, onnx
 from tombola.ticket.sealed import seal, unseal
 
 from .conftest import TinyConv
@@ -269,6 +269,34 @@ def test_a_network_that_cannot_be_compacted_is_exported_as_it_is_or_not_at_all(t
     with pytest.raises(UsageError, match="format needs the network"):
         FORMATS["onnx"].write(tmp_path / "m.onnx", Subject(ticket, {}))
     assert [path.name for path in tmp_path.iterdir()] == ["n.onnx"]
+
+
+class Branching(nn.Module):
+    """A network whose way depends on its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.fc(x * 2) if x.sum() > 0 else self.fc(x)
+
+
+def test_a_network_that_cannot_be_traced_is_refused_in_one_plain_sentence(tmp_path, capfd):
+    model = Branching().eval()
+    ticket = Ticket({"fc.weight": torch.eye(4) > 0})
+    subject = Subject(ticket, ticket.apply_(model).state_dict(), model, torch.randn(2, 4))
+    for cannot, write in (
+        ("PyTorch cannot export the model to ONNX", lambda: FORMATS["onnx"].write(tmp_path / "n.onnx", subject)),
+        ("torch.export cannot export the model", lambda: compacted.exported(*subject.network())),
+    ):
+        with pytest.raises(UsageError, match=rf"{cannot} \(\w+: Could not guard on data-dependent") as refused:
+            write()
+        assert len(str(refused.value)) < 200
+        assert str(refused.value).isprintable()
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_would_give_other_outputs_is_not_written(tmp_path, monkeypatch):

@@ -8,12 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from tombola.errors import UsageError, in_words
+from tombola.errors import UsageError
 from tombola.sparse.compaction import compact
 from tombola.storage.files import write_bytes
 from tombola.ticket.file import check_place
 from tombola.ticket.formats.base import Subject
 from tombola.ticket.formats.checks import check_outputs
+from tombola.ticket.formats.exporting import quiet, reason
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ def exported(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     """Return a network as a program for batches of any size; raises UsageError where torch.export cannot have it."""
     try:
         batch = torch.export.Dim("batch", min=1)
-        return torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+        with quiet():
+            return torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
     except Exception as error:  # the model is the user's: anything may come out of it
-        raise UsageError(f"torch.export cannot export the model ({in_words(error)})") from error
+        raise UsageError(f"torch.export cannot export the model ({reason(error)})") from error
 
 
 def parameters(model: nn.Module) -> int:

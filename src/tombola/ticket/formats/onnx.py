@@ -1,11 +1,6 @@
 """onnx: the network, without its dead units where it can be compacted, for other runtimes."""
 
-import contextlib
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,12 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tombola.errors import UsageError, in_words
+from tombola.errors import UsageError
 from tombola.sparse.compaction import compact
 from tombola.storage.files import write_bytes
 from tombola.ticket.file import check_place
 from tombola.ticket.formats.base import Subject
 from tombola.ticket.formats.checks import check_outputs
+from tombola.ticket.formats.exporting import quiet, reason
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -59,7 +55,7 @@ def check_installed() -> None:
 def onnx_bytes(model: nn.Module, example: Tensor) -> bytes:
     """Return a network, in eval mode, as an ONNX file's content; raises UsageError where PyTorch cannot export it."""
     check_installed()
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "network.onnx"
         try:
             torch.onnx.export(
@@ -74,7 +70,7 @@ def onnx_bytes(model: nn.Module, example: Tensor) -> bytes:
                 verbose=False,
             )
         except Exception as error:  # the model is the user's: anything may come out of it
-            raise UsageError(f"PyTorch cannot export the model to ONNX ({in_words(error)})") from error
+            raise UsageError(f"PyTorch cannot export the model to ONNX ({reason(error)})") from error
         return path.read_bytes()
 
 
@@ -94,16 +90,3 @@ class Session:
     def __call__(self, batch: Tensor) -> Tensor:
         """Return the output for a batch, (N, ...)."""
         return torch.from_numpy(self._session.run(None, {"input": batch.contiguous().numpy()})[0])
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the exporter says about itself from the terminal; what goes wrong is raised."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
