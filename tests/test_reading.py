@@ -11,15 +11,18 @@ import pytest
 import tombola
 from tombola import UsageError
 from tombola.cli.main import main
+from tombola.core.parts import identify
 from tombola.core.progress import Silent
 from tombola.runs.cell import stamp
-from tombola.runs.config import load_preset
+from tombola.runs.config import built, load_preset
+from tombola.storage.files import write_json
 from tombola.studies import StudyPlan, manifest, plan, read, run_all, run_study, summary, tabulate
 from tombola.studies.figures import figures_of
 from tombola.studies.figures.scores import dense_level
 from tombola.studies.outcome import CellOutcome
 from tombola.studies.plan import Asked, expand
 from tombola.studies.reading import equal_cost, falls
+from tombola.studies.reading.found import discovered
 from tombola.studies.reading.questions import base_name
 from tombola.studies.reading.study import ReadCell
 from tombola.studies.report import report
@@ -167,7 +170,7 @@ def test_runs_alone_are_a_comparison_too(compared, tmp_path):
     shutil.rmtree(out)
     run_all(plan([load_preset("digits"), QUICK], ["snip", "snip:rounds=2"], [0.1], seeds=1), out, Silent())
     (out / "study.json").unlink()
-    assert sorted(read(out).finders) == ["snip:rounds=1", "snip:rounds=2"]
+    assert sorted(read(out).finders) == ["snip", "snip:rounds=2"]
 
 
 def epochs(number):
@@ -181,6 +184,49 @@ def two_lengths(tmp_path):
         made_studies.write_run(tmp_path, "cts", 0.05, seed, 96.0 + seed, dense=97.2 + seed, options=epochs(30))
         made_studies.write_run(tmp_path, "snip", 0.05, seed, 93.0 + seed, dense=94.0 + seed, options=epochs(4))
     return tmp_path
+
+
+def of_digits(values):
+    return built([load_preset("digits"), {"density": 0.1, "threads": 1, "device": "cpu", **values}])
+
+
+def made_alone(out, *asked):
+    """Write a run, as its command would describe it, of each configuration; return the labels that they get."""
+    for number, values in enumerate(asked):
+        config = of_digits(values)
+        name = made_studies.write_run(out, str(number), 0.1, 0, 90.0, tickets=False, options=config.to_dict())
+        write_json(out / name / "identity.json", {"config": identify(config)})
+    return {cell.label for cell in discovered(out)}
+
+
+def test_runs_made_one_by_one_are_named_as_commands_take_them(tmp_path):
+    asked = {
+        "cts:controller=proportional --epochs 30": {},
+        "cts:steps=300:controller=proportional --epochs 40": {"finder": "cts:steps=300", "epochs": 40},
+        "cts:objective=loss:controller=gradbalance:momentum=0.8 --epochs 30": {
+            "finder": "cts:objective=loss:controller=gradbalance:momentum=0.8"
+        },
+        "random": {"finder": "random"},
+        "snip --milestones [15,25]": {"finder": "snip"},
+        "snip --draw-at init --model resnet20:width=8 --milestones [9,10] --optimizer sgd:momentum=0.5": {
+            "finder": "snip", "model": "resnet20:width=8", "draw_at": "init", "milestones": [9, 10],
+            "optimizer": "sgd:momentum=0.5",
+        },
+    }  # fmt: skip
+    labels = made_alone(tmp_path, *asked.values())
+    assert labels == set(asked)
+    for label in labels:
+        finder, *rest = label.split(" --")
+        given = dict(each.split(" ", 1) for each in rest)
+        assert of_digits({"finder": finder, **given}) == of_digits(asked[label])
+
+
+def test_runs_of_which_defaults_are_not_known_are_named_in_full(tmp_path):
+    made_alone(tmp_path, {"finder": "snip", "rounds": 1}, {"finder": "snip", "rounds": 2})
+    assert {cell.label for cell in discovered(tmp_path)} == {"snip", "snip:rounds=2"}
+    for path in tmp_path.glob("*/identity.json"):
+        path.write_text("{")
+    assert {cell.label for cell in discovered(tmp_path)} == {"snip:rounds=1", "snip:rounds=2"}
 
 
 def test_each_row_is_held_against_its_own_dense_network(two_lengths, capsys):
@@ -298,8 +344,8 @@ def test_accuracy_at_equal_cost_by_hand():
 
 
 def test_names_without_options():
-    labels = ["cts", "cts:steps=5", "cts:published:steps=5", "mine:Best", "mine:Best:power=2"]
-    assert [base_name(label) for label in labels] == ["cts", "cts", "cts", "mine:Best", "mine:Best"]
+    labels = ["cts", "cts:steps=5", "cts:published:steps=5", "cts:steps=5 --data my:sets", "mine:Best", "mine:Best:p=2"]
+    assert [base_name(label) for label in labels] == ["cts", "cts", "cts", "cts", "mine:Best", "mine:Best"]
 
 
 def test_tables_in_every_format(holes, tmp_path, capsys):

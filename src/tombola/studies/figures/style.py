@@ -70,7 +70,7 @@ def _groups(labels: Sequence[str]) -> dict[str, str]:
 
 def _first_setting(label: str) -> str:
     rest = label.removeprefix(base_name(label)).removeprefix(":")
-    return rest.split(":")[0] or "by default"
+    return rest.split(":")[0].strip() or "by default"
 
 
 def shortened(label: str, most: int = 26) -> str:

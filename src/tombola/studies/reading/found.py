@@ -13,16 +13,22 @@ from tombola.studies.manifest import CellEntry
 _OF_CELLS = ("density", "seed", "threads", "device", "precision", "search_precision", "layout", "tracker")
 
 
+# What identity.json says nothing of: where data and weights lie, code of one's own.
+_UNNAMED = ("data", "weights", "fit")
+
+# An option's place in a configuration, as the names of fields: (finder, controller, momentum).
+_Place = tuple[str, ...]
+
+
 def discovered(out: Path) -> tuple[CellEntry, ...]:
     """Return the finished runs below a directory as cells of a comparison.
 
-    A finder goes by its name, and, where runs of that name were configured differently, by the options in question.
+    A finder goes by its name, and, where runs of that name were configured differently, by the options in question, as
+    commands take them: those that are not as by default.
     """
-    found = [(path.name, config) for path in sorted(out.iterdir()) if (config := _configuration(path))]
-    options = {run: _flat(config) for run, config in found}
-    cells = [
-        CellEntry(_label(run, config, found, options), config["density"], config["seed"], run) for run, config in found
-    ]
+    found = {path.name: config for path in sorted(out.iterdir()) if (config := _configuration(path))}
+    labels = _labels(out, found)
+    cells = [CellEntry(labels[run], config["density"], config["seed"], run) for run, config in found.items()]
     return tuple(sorted(cells, key=lambda cell: (cell.seed, -cell.density)))
 
 
@@ -45,23 +51,85 @@ def _name(config: Mapping[str, Any]) -> str:
     return str(finder.get("name", "")) if isinstance(finder, Mapping) else str(finder or "")
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
+def _flat(values: Mapping[str, Any], place: _Place = ()) -> dict[_Place, Any]:
+    """Return options by their places; that of a part itself has its name."""
+    found: dict[_Place, Any] = {}
     for key, value in values.items():
-        if not prefix and key in _OF_CELLS:
+        if key in ("name", "version", "code") or (not place and key in _OF_CELLS):
             continue
+        inner = (*place, key)
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
+            found[inner] = value.get("name")
+            found |= _flat(value, inner)
         else:
-            found[f"{prefix}{key}"] = str(value)
+            found[inner] = value
     return found
 
 
-def _label(
-    run: str, config: Mapping[str, Any], found: list[tuple[str, dict[str, Any]]], options: Mapping[str, dict[str, str]]
-) -> str:
-    name = _name(config)
-    alike = [options[other] for other, theirs in found if _name(theirs) == name]
-    differing = sorted({key for each in alike for key, value in each.items() if value != options[run].get(key)})
-    settings = [f"{key.removeprefix('finder.').removeprefix('training.')}={options[run].get(key)}" for key in differing]
-    return ":".join([name, *settings])
+def _labels(out: Path, found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    options = {run: _flat(config) for run, config in found.items()}
+    differing: dict[str, dict[_Place, Any]] = {}
+    for run, own in options.items():
+        alike = [options[other] for other, config in found.items() if _name(config) == _name(found[run])]
+        places = dict.fromkeys(place for each in (own, *alike) for place in each)
+        differing[run] = {p: own.get(p) for p in places if any(each.get(p) != own.get(p) for each in alike)}
+    short = {run: _written(options[run], _chosen(out / run, differing[run])) for run in found}
+    # What is by default now may not have been when another run was made.
+    return {
+        run: _written(options[run], differing[run])
+        if any(short[other] == label and differing[other] != differing[run] for other in found)
+        else label
+        for run, label in short.items()
+    }
+
+
+def _chosen(directory: Path, differing: Mapping[_Place, Any]) -> dict[_Place, Any]:
+    """Return of some options those that are not as by default, all where that is not known."""
+    try:
+        identity = read_json_object(directory / "identity.json").get("config")
+    except (TombolaError, OSError):
+        identity = None
+    if not isinstance(identity, Mapping):
+        return dict(differing)
+    named = _flat(identity)
+    return {
+        place: value
+        for place, value in differing.items()
+        if (value is not None if place[0] in _UNNAMED else place in named)
+    }
+
+
+def _written(options: Mapping[_Place, Any], shown: Mapping[_Place, Any]) -> str:
+    """Return a finder and options of its run as a command line has them: cts:steps=500 --epochs 30."""
+    finder = {place[1:]: value for place, value in shown.items() if place[0] == "finder" and len(place) > 1}
+    words = [":".join([str(options["finder",]), *_settings(_within(options, "finder"), finder)])]
+    of_run = {place[place[0] == "training" :]: value for place, value in shown.items() if place[0] != "finder"}
+    every = {place[place[0] == "training" :]: value for place, value in options.items()}
+    for name in dict.fromkeys(place[0] for place in of_run if place):
+        settings = _settings(_within(every, name), _within(of_run, name))
+        words.append(f"--{name.replace('_', '-')} {':'.join([_text(every.get((name,))), *settings])}")
+    return " ".join(words)
+
+
+def _within(options: Mapping[_Place, Any], name: str) -> dict[_Place, Any]:
+    return {place[1:]: value for place, value in options.items() if place[0:1] == (name,) and len(place) > 1}
+
+
+def _settings(options: Mapping[_Place, Any], shown: Mapping[_Place, Any]) -> list[str]:
+    """Return options of a part as settings; those of a part within it follow on its name, after all others."""
+    parts = {place[0] for place in options if len(place) > 1}
+    found = [_setting(place[0], value) for place, value in shown.items() if place[0] not in parts]
+    for name in dict.fromkeys(place[0] for place in shown if place[0] in parts):
+        found += [_setting(name, options.get((name,))), *_settings(_within(options, name), _within(shown, name))]
+    return found
+
+
+def _setting(name: str, value: Any) -> str:
+    text = _text(value)
+    return f"{name}=[{text}]" if ":" in text else f"{name}={text}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

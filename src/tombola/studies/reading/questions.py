@@ -22,8 +22,11 @@ def cost_of(row: Row, unit: str) -> float:
 
 
 def base_name(label: str) -> str:
-    """Return the finder's name without its options: "cts" of "cts:steps=5"; one's own keeps its module."""
-    first, *rest = label.split(":")
+    """Return the finder's name without its options, or its run's: "cts" of "cts:steps=5 --epochs 9".
+
+    One's own keeps its module.
+    """
+    first, *rest = label.partition(" --")[0].split(":")
     # my_module:Finder:option=1; an option of ours has an equals sign or is a variant in lower case.
     own = bool(rest) and "=" not in rest[0] and rest[0][:1].isupper()
     return f"{first}:{rest[0]}" if own else first
