@@ -112,8 +112,11 @@ class Links:
         columns = [*self._offsets, *(end for both in ranges for end in both)]
         followed = np.flatnonzero(self._followed)
         order = followed[np.lexsort((self._windows[followed], self.source[followed]))]
-        forward = together(self.target, self._windows)
-        backward = together(self.source[order], self._windows[order])
+        forward, backward = (
+            # With a stride in width a row is not one piece, and every link its own pass.
+            together(channels, windows) if self.window.strides[1] == 1 else np.ones_like(channels)
+            for channels, windows in ((self.target, self._windows), (self.source[order], self._windows[order]))
+        )
         return Walk(
             (size[0], size[1]),
             np.ascontiguousarray(np.stack([self.source, *columns, forward], axis=1)),

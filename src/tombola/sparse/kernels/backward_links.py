@@ -13,6 +13,7 @@ from tombola.sparse.kernels.base import (
     W0,
     W1,
     ZERO,
+    called,
     inlined,
 )
 
@@ -62,7 +63,7 @@ def _both_row(target, x, gradient, link, weight, w_stride, samples):  # type: ig
     return total
 
 
-@inlined
+@called
 def _four_dots(source, first, second, third, fourth):  # type: ignore[no-untyped-def]
     one = two = three = four = ZERO
     for i in range(source.shape[0]):
@@ -74,7 +75,7 @@ def _four_dots(source, first, second, third, fourth):  # type: ignore[no-untyped
     return one, two, three, four
 
 
-@inlined
+@called
 def _four_both(target, source, first, second, third, fourth, values, places):  # type: ignore[no-untyped-def]
     """Add to the input's gradient, and return the shares of the weights' gradients, over one contiguous piece."""
     a, b, c, d = values[places[0]], values[places[1]], values[places[2]], values[places[3]]
@@ -90,28 +91,22 @@ def _four_both(target, source, first, second, third, fourth, values, places):  #
 
 
 @inlined
-def _four_row(  # type: ignore[no-untyped-def]
-    target, x, gradient, at, links, values, places, value_gradients, wanted, w_stride, samples
-):
+def _four_row(target, x, gradient, at, links, values, places, value_gradients, wanted, samples):  # type: ignore[no-untyped-def]
     """Do for four links of one window, in one row, what `_both_row` or `_weight_row` does for one.
 
     gradient: (C_out, H, W*N), of which they read row `at`.
     """
     link = links[0]
-    # Where the stride is 1, all columns are one piece.
-    pieces, columns = (1, link[W1] - link[W0]) if w_stride == 1 else (link[W1] - link[W0], 1)
-    for piece in range(pieces):
-        w = link[W0] + piece
-        to, until = (w * w_stride + link[DW]) * samples, (w * w_stride + link[DW] + columns) * samples
-        since, last = w * samples, (w + columns) * samples
-        first, second = gradient[links[0, OTHER], at, since:last], gradient[links[1, OTHER], at, since:last]
-        third, fourth = gradient[links[2, OTHER], at, since:last], gradient[links[3, OTHER], at, since:last]
-        if wanted:
-            sums = _four_both(target[to:until], x[to:until], first, second, third, fourth, values, places)
-        else:
-            sums = _four_dots(x[to:until], first, second, third, fourth)
-        for k in range(PASS):
-            value_gradients[places[k]] += sums[k]
+    since, last, shift = link[W0] * samples, link[W1] * samples, link[DW] * samples
+    to, until = since + shift, last + shift
+    first, second = gradient[link[OTHER], at, since:last], gradient[links[1, OTHER], at, since:last]
+    third, fourth = gradient[links[2, OTHER], at, since:last], gradient[links[3, OTHER], at, since:last]
+    if wanted:
+        sums = _four_both(target[to:until], x[to:until], first, second, third, fourth, values, places)
+    else:
+        sums = _four_dots(x[to:until], first, second, third, fourth)
+    for k in range(PASS):
+        value_gradients[places[k]] += sums[k]
 
 
 @inlined
@@ -180,7 +175,6 @@ def links_backward(  # type: ignore[no-untyped-def]
                             order[j : j + PASS],
                             value_gradients,
                             wanted,
-                            strides[1],
                             samples,
                         )
                     elif wanted:

@@ -8,6 +8,8 @@ from numba import njit
 # Sums may be reordered, by the compiler, once and for all; what is no number must stay one's to see.
 FLAGS = ("contract", "reassoc", "nsz")
 inlined: Any = njit(inline="always", fastmath=set(FLAGS), error_model="numpy")
+# Compiled once, however often it is called: for loops that are long beside a call.
+called: Any = njit(fastmath=set(FLAGS), error_model="numpy")
 
 ZERO = np.float32(0)
 # Numbers that are worked on together: they stay in the nearest cache, and loops over them are worth their beginning.

@@ -16,6 +16,7 @@ from tombola.sparse.kernels.base import (
     W0,
     W1,
     ZERO,
+    called,
     inlined,
 )
 
@@ -47,7 +48,7 @@ def _add(target, number):  # type: ignore[no-untyped-def]
         target[i] += number
 
 
-@inlined
+@called
 def _multiply_add_four(target, first, second, third, fourth, weights):  # type: ignore[no-untyped-def]
     one, two, three, four = weights[0], weights[1], weights[2], weights[3]
     for i in range(target.shape[0]):
@@ -55,32 +56,19 @@ def _multiply_add_four(target, first, second, third, fourth, weights):  # type: 
 
 
 @inlined
-def _four_links_row(target, x, h, links, weights, w_stride, samples):  # type: ignore[no-untyped-def]
+def _four_links_row(target, x, h, links, weights, samples):  # type: ignore[no-untyped-def]
     """Add the share of four links of one window in one output row; h: the row of x that they read."""
-    link, one, two, three, four = links[0], links[0, OTHER], links[1, OTHER], links[2, OTHER], links[3, OTHER]
-    if w_stride == 1:
-        first, last = link[W0] * samples, link[W1] * samples
-        since, until = first + link[DW] * samples, last + link[DW] * samples
-        _multiply_add_four(
-            target[first:last],
-            x[one, h, since:until],
-            x[two, h, since:until],
-            x[three, h, since:until],
-            x[four, h, since:until],
-            weights,
-        )
-    else:
-        for w in range(link[W0], link[W1]):
-            since = (w * w_stride + link[DW]) * samples
-            until = since + samples
-            _multiply_add_four(
-                target[w * samples : (w + 1) * samples],
-                x[one, h, since:until],
-                x[two, h, since:until],
-                x[three, h, since:until],
-                x[four, h, since:until],
-                weights,
-            )
+    link = links[0]
+    first, last, shift = link[W0] * samples, link[W1] * samples, link[DW] * samples
+    since, until = first + shift, last + shift
+    _multiply_add_four(
+        target[first:last],
+        x[link[OTHER], h, since:until],
+        x[links[1, OTHER], h, since:until],
+        x[links[2, OTHER], h, since:until],
+        x[links[3, OTHER], h, since:until],
+        weights,
+    )
 
 
 @inlined
@@ -104,7 +92,7 @@ def _links_rows(  # type: ignore[no-untyped-def]
         if link[TOGETHER] == PASS and _are_planes(links[j : j + PASS], folded):
             for h in range(since, until):
                 at = h * strides[0] + link[DH]
-                _four_links_row(plane[h], x, at, links[j : j + PASS], values[j : j + PASS], strides[1], samples)
+                _four_links_row(plane[h], x, at, links[j : j + PASS], values[j : j + PASS], samples)
             j += PASS
             continue
         for h in range(since, until):
