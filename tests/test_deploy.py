@@ -1,6 +1,8 @@
 """Deployment: who is measured, how, and what is said of it. No test asserts a time."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,7 +69,7 @@ def test_what_is_gained_and_what_is_not_is_said():
     masked, compacted = found.verdicts
     assert masked == (
         "masked, PyTorch, beside the best dense network: nothing is gained at all (0.5 times as fast at batch 1, "
-        "1 thread, 1 times as fast at batch 64, 2 threads, 1 times as small on disk)"
+        "1 thread, as fast at batch 64, 2 threads, as large on disk)"
     )
     assert compacted == (
         "compacted, PyTorch, beside the best dense network: 2 times as fast at batch 1, 1 thread; 10 times as small on "
@@ -101,6 +103,11 @@ def test_convolutional_networks_run_in_both_layouts():
         torch.testing.assert_close(*(run() for run in runs.values()))
     assert convolutional.model.conv.weight.is_contiguous()
     assert InPyTorch.of(build("lenet-300-100", (1, 8, 8), 10)).layouts == ("contiguous",)
+
+
+def test_a_network_that_grows_is_said_to_be_larger():
+    found = report(row("dense", 0.002, 0.1, 1000), row("accelerated", 0.001, 0.1, 1250))
+    assert found.verdicts[0].endswith("(as fast at batch 64, 2 threads, 1.25 times as large on disk)")
 
 
 def deployed(capsys, *arguments):
@@ -141,6 +148,20 @@ def test_who_cannot_be_built_is_listed_with_the_reason(capsys, finished, tmp_pat
     assert why["dense", "onnxruntime"] == why["compacted", "onnxruntime"] == missing
     assert why["accelerated", "tombola"] == "it cannot be"
     assert why["masked", "PyTorch"] is None
+
+
+def test_measurements_of_other_tickets_are_left_alone(capsys, finished, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tombola.runs.deployment.CONTENDERS", CONTENDERS[:1])
+    deployed(capsys, finished)
+    place = Path("deploy") / finished.name
+    assert json.loads((place / "deploy.json").read_text())["ticket"] == str(finished / "ticket.safetensors")
+    deployed(capsys, finished)
+    shutil.copytree(finished, "other-run")
+    before = (place / "deploy.json").read_bytes()
+    assert main(["deploy", "other-run", "--out", str(place)]) == 2
+    assert f"--out {place} holds the measurement of {finished}/ticket.safetensors: choose" in capsys.readouterr().err
+    assert (place / "deploy.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,9 @@ def _parser() -> ArgumentParser:
         "TICKET",
     )
     add_ticket_options(parser, "to measure")
-    parser.add_argument("--out", type=str, default="deploy", help="directory for deploy.json and deploy.md")
+    parser.add_argument(
+        "--out", type=str, default="", help="directory for deploy.json and deploy.md (default: deploy/RUN)"
+    )
     parser.add_argument("--seconds", type=int, default=10, help="for each batch size and number of threads")
     add_json_option(parser)
     return parser
@@ -33,11 +35,13 @@ def _parser() -> ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
     options, config, directory, ticket = configure_for_ticket(_parser, arguments, ("data", "model", "machine"))
+    options.out = options.out or f"deploy/{directory.resolve().name if is_run(directory) else ticket.stem}"
     out = out_directory(options)
     if options.seconds < 0:
         raise UsageError(f"--seconds must be a whole number of at least 0, got {options.seconds}")
     if out.resolve() == directory.resolve() and is_run(directory):
         raise UsageError(f"--out {out} is the run directory, whose files are the run's own: choose another place")
+    _check_free(out, ticket)
     weights = weights_for(options.weights, directory)
 
     from tombola.core.progress import progress_on
@@ -55,6 +59,16 @@ def main(arguments: Sequence[str]) -> None:
     for verdict in [*report.verdicts, f"semi-structured: {report.facts['semi_structured']}"]:
         show_text(verdict)
     show_text(f"written: {', '.join(map(str, files))}")
+
+
+def _check_free(out: Path, ticket: Path) -> None:
+    """Raise UsageError where another ticket's measurement lies, which would be lost."""
+    from tombola.storage.files import read_json_object
+
+    if (out / "deploy.json").is_file():
+        other = str(read_json_object(out / "deploy.json").get("ticket"))
+        if Path(other).resolve() != ticket.resolve():
+            raise UsageError(f"--out {out} holds the measurement of {other}: choose another place")
 
 
 def _dense_score(directory: Path) -> float | None:

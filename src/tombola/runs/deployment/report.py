@@ -121,15 +121,20 @@ class Report:
 
 def _verdict(row: Row, dense: Sequence[Row]) -> str:
     """Return what a row gains over the fastest dense network in each setting, and over the smallest one on disk."""
-    ratios = {
-        f"{{}} times as fast at {setting}": min(each.seconds[setting] for each in dense) / seconds
-        for setting, seconds in row.seconds.items()
-    }
-    ratios["{} times as small on disk"] = min(each.bytes for each in dense) / row.bytes
-    gained = [words.format(f"{ratio:.3g}") for words, ratio in ratios.items() if ratio >= GAIN]
-    rest = [words.format(f"{ratio:.3g}") for words, ratio in ratios.items() if ratio < GAIN]
+    speed = {setting: min(each.seconds[setting] for each in dense) / row.seconds[setting] for setting in row.seconds}
+    size = min(each.bytes for each in dense) / row.bytes
+    ratios = {f"{_times(ratio)}as fast at {setting}": ratio for setting, ratio in speed.items()}
+    ratios[f"{_times(size)}as small on disk" if size >= GAIN else f"{_times(1 / size)}as large on disk"] = size
+    gained = [words for words, ratio in ratios.items() if ratio >= GAIN]
+    rest = [words for words, ratio in ratios.items() if ratio < GAIN]
     nothing = [f"nothing is gained {'otherwise' if gained else 'at all'} ({', '.join(rest)})"] if rest else []
     return f"{row.name}, beside the best dense network: {'; '.join([*gained, *nothing])}"
+
+
+def _times(ratio: float) -> str:
+    """Return a ratio in words; nothing of one that is 1."""
+    digits = f"{ratio:.3g}"
+    return "" if digits == "1" else f"{digits} times "
 
 
 def _line(cells: Sequence[str]) -> str:
