@@ -362,7 +362,7 @@ def test_compare_on_a_terminal(monkeypatch, study, width):
     assert re.search(r"(better|worse|undecided) \([+-]\d+\.\d\d\)", row)
     assert "LTR takes" not in text
     assert ("There is no room for" in text) == (width == 80)
-    words = "The last column says what the first finder is beside this one, by the 95 % interval"
+    words = "The last column says what random is beside the row's finder, by the 95 % interval"
     assert words in " ".join(text.split())
 
 

@@ -370,6 +370,12 @@ def test_tables_in_every_format(holes, tmp_path, capsys):
         assert main(["table", str(holes), "--what", what]) == 0
 
 
+def test_a_table_says_who_is_held_against_the_others(holes, capsys):
+    for given, who in (((), "cts"), (("--against", "random"), "random")):
+        _, text, _ = command(capsys, "table", holes, *given)
+        assert f"The last column says what {who} is beside the row's finder, by the 95 % interval" in text
+
+
 def test_a_table_is_shown_without_pytorch(holes):
     assert loaded([["table", str(holes)]]) == [["scipy"]]
 

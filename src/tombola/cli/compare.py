@@ -87,7 +87,7 @@ def show_comparison(
     print_table(table)
     if left_out:
         show_text(f"There is no room for {', '.join(left_out)}; {out / 'table.csv'} has them.")
-    explain(rows, dense, found["failures"], left_out)
+    explain(rows, first, dense, found["failures"], left_out)
     _show_objectives(rows)
     _show_dynamics(rows)
     return status

@@ -59,16 +59,23 @@ def _are_several(dense: Mapping[str, float]) -> bool:
 
 
 def explain(
-    rows: "Sequence[Row]", dense: Mapping[str, float], failures: Sequence[Mapping[str, Any]], left_out: Sequence[str]
+    rows: "Sequence[Row]",
+    against: str,
+    dense: Mapping[str, float],
+    failures: Sequence[Mapping[str, Any]],
+    left_out: Sequence[str],
 ) -> None:
-    """Say in lines what a table's columns mean, and what deserves a look; dense: as `comparison_table` takes it."""
+    """Say in lines what a table's columns mean, and what deserves a look.
+
+    against: the finder that others are held against. dense: as `comparison_table` takes it.
+    """
     measure = rows[0].measure if rows else ACCURACY
     several = "dense: the network that was trained as the row's tickets were"
     reached = several if _are_several(dense) else f"dense network: {measure.shown(next(iter(dense.values())))}"
     show_text(f"{reached}. seconds, and dense trainings' worth of work, count from the initial weights on.")
     if len({row.finder for row in rows}) > 1:
         show_text(
-            "The last column says what the first finder is beside this one, by the 95 % interval of its gain, paired "
+            f"The last column says what {against} is beside the row's finder, by the 95 % interval of its gain, paired "
             "by seed and holding over all densities together: better, worse, "
             + ("not worse (by half a point), " if measure.in_percent else "")
             + "or undecided."

@@ -78,7 +78,7 @@ def _show(study: "Study", against: str) -> None:
     print_table(table)
     if left_out:
         show_text(f"There is no room for {', '.join(left_out)}; --format csv has them.")
-    explain(study.rows, dense, failures(study.outcomes), left_out)
+    explain(study.rows, against, dense, failures(study.outcomes), left_out)
     show_others(study)
     if study.missing:
         show_text(f"{len(study.missing)} of {len(study.outcomes)} cells are missing.")
