@@ -58,6 +58,12 @@ def test_a_page_says_what_was_compared_and_found_and_needs_nothing_else(made):
     assert (made / link / "result.json").is_file()
 
 
+def test_what_seeds_do_not_decide_is_a_sentence(tmp_path):
+    out = study(tmp_path / "s", ["cts", "snip", "random"], densities=(0.1,), seeds=1, tickets=False)
+    said = "The seeds do not decide whether cts is better or worse than snip and random at every density."
+    assert said in list(words.finding(read(out), "cts"))
+
+
 def test_names_of_others_are_text_and_nothing_else(tmp_path):
     page = page_of(study(tmp_path / "s", HOSTILE, densities=(0.2, 0.1), seeds=2))
     text = without_plotly(page)

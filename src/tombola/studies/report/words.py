@@ -122,7 +122,8 @@ def _verdicts(study: Study, against: str) -> Iterator[str]:
         if verdict in found:
             yield f"{against} is {verdict} than {_places(study, found[verdict])}, by the 95 % interval paired by seed."
     if "undecided" in found:
-        yield f"The seeds do not decide between {against} and {_places(study, found['undecided'])}."
+        others = _places(study, found["undecided"])
+        yield f"The seeds do not decide whether {against} is better or worse than {others}."
 
 
 def _places(study: Study, at: Mapping[str, list[float]]) -> str:
