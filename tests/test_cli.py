@@ -76,6 +76,25 @@ BAD = [
     ),
     (["list"], "DIR is missing: the --out that the runs were made with"),
     (["audit"], "TICKET is missing: ticket file, or run directory"),
+    (["study"], "FILE is missing: YAML file, or the name of a study that comes with tombola"),
+    (["table"], "DIR is missing: the --out of a comparison"),
+    (["export", "a", "b c", "d"], "export: give one TICKET (ticket file, or run directory), not also b c d"),
+    (["evaluate", "a", "b", "--split", "test"], "give one TICKET (ticket file, or run directory), not also b\n"),
+    (["info", "a", "b"], "give one TICKET (ticket file, run directory, or directory of a comparison), not also b"),
+    (["list", "a", "b"], "give one DIR (the --out that the runs were made with), not also b"),
+    (["export", "a", "b", "--zip"], "give one TICKET (ticket file, or run directory), not also b\n"),
+    (["run", "digits"], "run: takes options alone, which begin with --, not digits"),
+    (["run", "--finder", "cst"], "MODULE:NAME; did you mean cts?"),
+    (["run", "--recipe", "standrad"], "--recipe 'standrad' is not one of the preset digits; allowed are standard; did"),
+    (["run", "--precision", "32-ture"], "got '32-ture'; did you mean 32-true?"),
+    (["table", "x", "--what", "summry"], "metrics, layers, got summry; did you mean summary?"),
+    (["table", "x", "--format", "markdwon"], "latex, got markdwon; did you mean markdown?"),
+    (["study", "digits-minii"], "there is no study digits-minii: give a YAML file, or one of "),
+    (["study", "digits-minii"], "vgg16-cifar10; did you mean digits-mini?"),
+    (
+        ["study", "digits-mini", "--engine", "rya"],
+        "--engine must be one of local, ray, slurm, got rya; did you",
+    ),
     (["run", "--density", "0.1", "--sparsity", "0.9"], "--density excludes --sparsity: give one of them"),
     (["run", "--sparsity", "110%"], "--sparsity must lie in [0, 1)"),
     (["run", "--finder", "magic"], "--finder 'magic' is unknown; allowed are "),
@@ -338,7 +357,7 @@ def test_evaluate_measures_what_the_run_measured(capsys, finished):
     assert "lacks fc1.bias, fc2.bias, fc3.bias" in err
     status, _, err = command(capsys, "evaluate", finished, "--split", "train")
     assert status == 2
-    assert "--split must be test or held-out, got train" in err
+    assert "--split must be one of test, held-out, got train" in err
 
 
 def test_preview_lists_what_would_be_pruned(capsys):

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from tombola.errors import UsageError
+from tombola.errors import UsageError, nearest
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,11 @@ def test_errors_survive_copies_and_pickles(again):
     found = again(UsageError("must be above 0", option="std"))
     assert type(found) is UsageError
     assert (str(found), found.message, found.option) == ("std must be above 0", "must be above 0", "std")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("cst", "cts"), ("est", "set"), ("synflwo", "synflow"), ("randon", "random"), ("x", ""), ("", "")],
+)
+def test_the_nearest_name_has_two_letters_exchanged_or_is_the_most_alike(name, meant):
+    assert nearest(name, ["set", "cts", "synflow", "random"]) == meant

@@ -225,6 +225,7 @@ def test_every_format_is_written_and_holds_the_network(name, capsys, finished, t
     ("arguments", "message"),
     [
         (["--format", "zip"], "--format 'zip' is unknown; allowed are plain, sparse, tombola, compacted, onnx"),
+        (["--format", "onxx"], "compacted, onnx; did you mean onnx?"),
         (["--format", "sparse", "--out", "x.pt"], "--out must end in .safetensors for the format sparse, got x.pt"),
         (["--format", "tombola", "--out", "none/x.tombola"], "cannot write none/x.tombola: none is not a directory"),
         (["--format", "compacted", "--model", "resnet20"], "weights.safetensors lacks conv.weight"),

@@ -1,7 +1,7 @@
 """What can go wrong, in one place."""
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 # A message that begins like this says something of its option, and follows its name after a space.
 _PREDICATES = ("must ", "needs ", "takes ", "is ", "are ", "cannot ", "excludes ", "has ", "'", '"')
@@ -22,12 +22,27 @@ def shown(name: object) -> str:
     )
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?" of what a name is near to, or nothing where it is near to none."""
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that a mistyped one stands for, or nothing: two letters exchanged, else the most alike."""
     from difflib import get_close_matches  # not for every command
 
-    near = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    names = list(known)
+    exchanged = {f"{name[:at]}{name[at : at + 2][::-1]}{name[at + 2 :]}" for at in range(len(name) - 1)}
+    near = [each for each in names if each in exchanged] or get_close_matches(name, names, n=1)
+    return near[0] if near else ""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean X?" of what a name is near to, or nothing where it is near to none."""
+    near = nearest(name, known)
+    return f"; did you mean {near}?" if near else ""
+
+
+def check_one_of(allowed: Collection[str], value: str, option: str) -> None:
+    """Raise UsageError unless an option's value is one of some names."""
+    if value not in allowed:
+        words = f"must be one of {', '.join(allowed)}, got {value}{did_you_mean(value, allowed)}"
+        raise UsageError(words, option=option)
 
 
 def lacks_memory(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser
 from tombola.cli.options import add_json_option, add_ticket_options, make_parser, weights_for
 from tombola.cli.runs import configure_for_ticket
 from tombola.cli.show import show_json, show_table
-from tombola.errors import UsageError, did_you_mean
+from tombola.errors import check_one_of
 
 
 def _parser() -> ArgumentParser:
@@ -27,9 +27,7 @@ def _parser() -> ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
     options, config, directory, ticket = configure_for_ticket(_parser, arguments, ("data", "model", "machine"))
-    if options.split not in {"test", "held-out"}:
-        hint = did_you_mean(options.split, ("test", "held-out"))
-        raise UsageError(f"--split must be test or held-out, got {options.split}{hint}")
+    check_one_of(("test", "held-out"), options.split, "split")
     weights = weights_for(options.weights, directory)
 
     from tombola.runs.pipeline import evaluate_ticket

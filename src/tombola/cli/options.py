@@ -3,13 +3,12 @@
 import argparse
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from tombola import alive
-from tombola.errors import UsageError
+from tombola.errors import UsageError, nearest
 
 # What else people call an option; of several, the first that a command has is meant.
 _SYNONYMS = {
@@ -151,17 +150,24 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         found = parser.parse_args(list(arguments))
     except ArgumentError as error:
         options = [name for name in known if name != "finder" or "finders" not in known]
-        raise UsageError(_missing(str(error), parser) or _sentence(str(error), options)) from None
+        raise UsageError(_miscounted(str(error), parser) or _sentence(str(error), options)) from None
     _refuse_empty(parser, found, arguments)
     alive.options_are_read()
     return found
 
 
-def _missing(message: str, parser: ArgumentParser) -> str:
-    """Return what a missing argument would be in one sentence, or nothing where none is missing."""
+def _miscounted(message: str, parser: ArgumentParser) -> str:
+    """Return what a missing argument would be, or one too many is, in one sentence; nothing where there is neither."""
+    known = {action.dest: action for action in parser._actions if not action.option_strings}
     missing = re.search(r"the following arguments are required: (\w+)", message)
-    found = [action for action in parser._actions if missing and action.dest == missing[1]]
-    return f"{found[0].metavar} is missing: {found[0].help}" if found else ""
+    if missing and missing[1] in known:
+        return f"{known[missing[1]].metavar} is missing: {known[missing[1]].help}"
+    more = re.search(r"unrecognized arguments: (?!-)(.*?)(?: -|$)", message)
+    if not more:
+        return ""
+    for action in known.values():
+        return f"give one {action.metavar} ({action.help}), not also {more[1]}"
+    return f"takes options alone, which begin with --, not {more[1]}"
 
 
 def _refuse_empty(parser: ArgumentParser, found: Namespace, arguments: Sequence[str]) -> None:
@@ -196,17 +202,16 @@ def _sentence(message: str, known: Sequence[str]) -> str:
                 "are done side by side by --jobs, each on a GPU of its own, or by an engine of tombola study"
             )
         near = _meant(name, known)
-        hint = f"; did you mean {near[0] if unknown[1] else '--' + near[0].replace('_', '-')}?" if near else ""
+        hint = f"; did you mean {near if unknown[1] else '--' + near.replace('_', '-')}?" if near else ""
         return f"{unknown[1] or unknown[2]} is not an option{hint}"
     return " ".join(message.split())
 
 
-def _meant(name: str, known: Sequence[str]) -> list[str]:
+def _meant(name: str, known: Sequence[str]) -> str:
     """Return the option that an unknown name probably stands for, or nothing."""
     all_known = [*known, "sparsity"] if "density" in known else list(known)
-    return [option for option in _SYNONYMS.get(name, ()) if option in all_known] or get_close_matches(
-        name, all_known, 1
-    )
+    synonyms = [option for option in _SYNONYMS.get(name, ()) if option in all_known]
+    return synonyms[0] if synonyms else nearest(name, all_known)
 
 
 def is_run(directory: Path) -> bool:

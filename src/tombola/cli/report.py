@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
         "tombola report runs --out report.html",
         "DIR",
     )
-    parser.add_argument("directory", type=str, help="the --out of a comparison")
+    parser.add_argument("directory", metavar="DIR", type=str, help="the --out of a comparison")
     add_study_option(parser)
     parser.add_argument("--out", type=str, default="", help="the page (default: report.html in DIR)")
     parser.add_argument("--figures", type=str, default="", help="directory for the figures")

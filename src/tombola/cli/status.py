@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
         "tombola status studies/digits-mini",
         "DIR",
     )
-    parser.add_argument("directory", type=str, help="the --out of the study")
+    parser.add_argument("directory", metavar="DIR", type=str, help="the --out of the study")
     add_study_option(parser)
     parser.add_argument("--tracebacks", action="store_true", help="show where failures were raised")
     add_json_option(parser)

@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 from tombola.cli.board import Later, board
 from tombola.cli.options import add_json_option, check_jobs, make_parser, out_directory, parse
 from tombola.cli.show import show_json, show_table, show_text, size_words
-from tombola.errors import UsageError
+from tombola.errors import UsageError, check_one_of
 from tombola.studies.shipped import study_names
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ def _options(arguments: Sequence[str]) -> Namespace:
         "tombola study digits-mini --jobs 2",
         "FILE",
     )
-    parser.add_argument("study", type=str, help="YAML file, or the name of a study that comes with tombola")
+    parser.add_argument(
+        "study", metavar="FILE", type=str, help="YAML file, or the name of a study that comes with tombola"
+    )
     parser.add_argument("--out", type=str, default="", help="directory of the results (default: studies/NAME)")
     parser.add_argument("--engine", type=str, default="local", help=f"where workers run: {', '.join(ENGINES)}")
     parser.add_argument(
@@ -73,8 +75,7 @@ def _engine(options: Namespace, study: "StudyPlan") -> "Engine":
     from tombola.studies.engines import Local, OnRay, OnSlurm
     from tombola.studies.engines.on_slurm import SlurmOptions
 
-    if options.engine not in ENGINES:
-        raise UsageError(f"must be one of {', '.join(ENGINES)}, got {options.engine}", option="engine")
+    check_one_of(ENGINES, options.engine, "engine")
     for name, engine in (("address", "ray"), ("slurm", "slurm")):
         if getattr(options, name) and options.engine != engine:
             raise UsageError(f"needs --engine {engine}", option=name)

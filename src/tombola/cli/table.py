@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tombola.cli.comparison import comparison_table, explain
 from tombola.cli.options import add_study_option, make_parser, parse
 from tombola.cli.show import print_table, show_others, show_table, show_text, terminal_width
-from tombola.errors import UsageError
+from tombola.errors import UsageError, check_one_of
 from tombola.literal import literal
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
         "tombola table runs --format markdown",
         "DIR",
     )
-    parser.add_argument("directory", type=str, help="the --out of a comparison")
+    parser.add_argument("directory", metavar="DIR", type=str, help="the --out of a comparison")
     add_study_option(parser)
     parser.add_argument(
         "--what",
@@ -42,8 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=str, default="", help="file to write (default: standard output)")
     options = parse(parser, arguments)
     for name, allowed in (("what", KINDS), ("format", FORMATS)):
-        if getattr(options, name) not in allowed:
-            raise UsageError(f"must be one of {', '.join(allowed)}, got {getattr(options, name)}", option=name)
+        check_one_of(allowed, getattr(options, name), name)
     if options.format == "parquet" and not options.out:
         raise UsageError("needs --out: parquet is not for a terminal", option="format")
     if options.format == "rich" and options.out:

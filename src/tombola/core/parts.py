@@ -14,15 +14,19 @@ from functools import cache
 from typing import Any, ClassVar, Protocol, Union, get_args, get_origin, get_type_hints
 
 from tombola.core.plugins import code_of, explained
-from tombola.errors import UsageError
+from tombola.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Must:
-    """What the value of an option must be: a test, and words that follow on the type's, such as "above 0"."""
+    """What the value of an option must be: a test, and words that follow on the type's, such as "above 0".
+
+    names: all that there are, where it is one of some.
+    """
 
     holds: Callable[[Any], bool]
     words: str
+    names: Collection[str] = ()
 
 
 # What may be multiplied a little and still be a float32.
@@ -39,7 +43,7 @@ FINITE = Must(math.isfinite, "that is finite")
 
 def one_of(names: Collection[str]) -> Must:
     """Return the demand that a value be one of some names."""
-    return Must(lambda value: value in names, f"one of {', '.join(names)}")
+    return Must(lambda value: value in names, f"one of {', '.join(names)}", names)
 
 
 class Reads(Protocol):
@@ -121,7 +125,8 @@ def checked(f: "Field[Any]", kind: Any, value: Any) -> Any:
     value = tuple(value) if isinstance(value, list) else value
     must: Must | None = f.metadata.get("must")
     if not fits(value, kind) or (value is not None and must is not None and not must.holds(value)):
-        raise UsageError(f"must be {allowed_words(kind, must)}, got {value!r}", option=flag_of(f))
+        hint = did_you_mean(value, must.names) if must is not None and isinstance(value, str) else ""
+        raise UsageError(f"must be {allowed_words(kind, must)}, got {value!r}{hint}", option=flag_of(f))
     return _as_floats(value, _plain(kind))
 
 

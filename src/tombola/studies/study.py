@@ -10,7 +10,7 @@ from typing import Any
 from tombola.core.parts import identify, plain, written_name
 from tombola.core.selection import Density
 from tombola.core.written import from_text
-from tombola.errors import TombolaError, UsageError
+from tombola.errors import TombolaError, UsageError, did_you_mean
 from tombola.runs.config import STANDARD, density_list, from_dict, load_preset
 from tombola.storage.files import read_json_object, read_yaml
 from tombola.storage.identity import digest
@@ -152,7 +152,8 @@ def read_study(given: str) -> StudyPlan:
     if given in study_names():
         path = path_of(given)
     elif not path.is_file():
-        raise UsageError(f"there is no study {given}: give a YAML file, or one of {', '.join(study_names())}")
+        hint = did_you_mean(given, study_names())
+        raise UsageError(f"there is no study {given}: give a YAML file, or one of {', '.join(study_names())}{hint}")
     values = read_yaml(path, f"study {path}")
     try:
         return _study(path.stem, values)

@@ -28,9 +28,8 @@ def load_preset(name: str, recipe: str = STANDARD) -> dict[str, Any]:
     values = _read_preset(name)
     recipes = {STANDARD: {}, **values.pop("recipes", {})}
     if recipe not in recipes:
-        raise UsageError(
-            f"{recipe!r} is not one of the preset {name}; allowed are {', '.join(recipes)}", option="recipe"
-        )
+        words = f"{recipe!r} is not one of the preset {name}; allowed are {', '.join(recipes)}"
+        raise UsageError(f"{words}{did_you_mean(recipe, recipes)}", option="recipe")
     found: dict[str, Any] = values | recipes[recipe]
     return found
 
