@@ -103,6 +103,15 @@ BAD = [
         "--preset 'imagenet' is unknown; allowed are cifar10-resnet20, cifar10-resnet20-fast, cifar10-vgg16",
     ),
     (["run", "--recipe", "published"], "--recipe 'published' is not one of the preset digits; allowed are standard"),
+    (
+        ["run", "--preset", "tabular-mlp", "--epochs", "4"],
+        "--rewind-to must lie between 1 and 3 (draw-at rewind, 4 epochs), got 4, the preset's\n",
+    ),
+    (["run", "--preset", "tabular-mlp", "--rewind-to", "40"], "(draw-at rewind, 40 epochs), got 40\n"),
+    (
+        ["compare", "--preset", "tabular-mlp", "--epochs", "4", "--finders", "cts"],
+        "--rewind-to must lie between 1 and 3 (draw-at rewind, 4 epochs), got 4, the preset's (finder cts)",
+    ),
     (["run", "--clip-norm", "x"], "--clip-norm must be a number above 0, at most 1e+30, got x"),
     (["run", "--std", "[0.1,0.2]"], "--std must have one number for each of 1 channels, got (0.1, 0.2)"),
     (["run", "--fit", "nowhere:train"], "--fit 'nowhere:train' cannot be imported"),
@@ -166,7 +175,7 @@ BAD = [
     ),
     (
         ["run", "--lr-schedule", "one-cycle"],
-        "--milestones must be empty ([]) where lr_schedule is one-cycle, got [15, 25]",
+        "--milestones must be empty ([]) where lr_schedule is one-cycle, got [15, 25], the preset's\n",
     ),
     (["run", "--label-smoothing", "1"], "--label-smoothing must be a number in [0, 1), got 1"),
     (["run", "--nesterov", "true", "--momentum", "0"], "--nesterov must be false where momentum is 0"),

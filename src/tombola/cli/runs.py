@@ -26,6 +26,7 @@ from tombola.runs.config import (
     load_preset,
     parse_sparsity,
     path_of,
+    preset_named,
     preset_names,
     recipe_names,
     short_forms,
@@ -59,7 +60,9 @@ def configure(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespa
     With --print_config, prints the configuration, if it is sound, and ends the program.
     """
     asked = ask(parser, arguments)
-    config = asked.config
+    with preset_named(asked.layers):
+        config = asked.config
+        config.check()
     if asked.options.print_config:
         from tombola.runs.cell import resolve
 

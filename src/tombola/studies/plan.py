@@ -9,7 +9,7 @@ from tombola.core.selection import Density
 from tombola.errors import UsageError
 from tombola.finders import FINDERS, needs_of
 from tombola.runs.cell import resolve
-from tombola.runs.config import RunConfig, lay_over, short_forms, start
+from tombola.runs.config import RunConfig, lay_over, preset_named, short_forms, start
 from tombola.studies.dense import recipe_of
 
 
@@ -86,7 +86,7 @@ def expand(
         if density in (asked.densities or densities)
     ]
     for cell in cells:
-        with _of(cell.label):
+        with _of(cell.label), preset_named(layers):
             resolve(cell.config)
     return cells
 

@@ -1,7 +1,17 @@
 """The configuration of a run: one typed dataclass, from presets, YAML files and the command line."""
 
 from tombola.runs.config.densities import density_list, density_words, parse_density, parse_sparsity
-from tombola.runs.config.layers import ShortForm, built, from_dict, lay_over, path_of, settled, short_forms, start
+from tombola.runs.config.layers import (
+    ShortForm,
+    built,
+    from_dict,
+    lay_over,
+    path_of,
+    preset_named,
+    settled,
+    short_forms,
+    start,
+)
 from tombola.runs.config.presets import STANDARD, load_preset, preset_names, recipe_names
 from tombola.runs.config.run import RunConfig
 
@@ -18,6 +28,7 @@ __all__ = [
     "parse_density",
     "parse_sparsity",
     "path_of",
+    "preset_named",
     "preset_names",
     "recipe_names",
     "settled",

@@ -5,6 +5,7 @@ of parts within the finder or the training, those options have one that declare 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, dataclass
 from functools import cache
 from types import MappingProxyType
@@ -202,6 +203,18 @@ def built(layers: Sequence[Mapping[str, Any]]) -> RunConfig:
         spec = lay_over(spec, layer)
     config: RunConfig = spec.build()
     return config
+
+
+@contextmanager
+def preset_named(layers: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Say of a value at fault that it is the first layer's, a preset's, where no later layer speaks of its option."""
+    try:
+        yield
+    except UsageError as error:
+        preset, *later = layers
+        if error.option not in preset or any(error.option in str(layer).replace("-", "_") for layer in later):
+            raise
+        raise UsageError(f"{error.message}, the preset's", option=error.option) from None
 
 
 def from_dict(values: Any) -> RunConfig:
