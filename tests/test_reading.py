@@ -75,6 +75,13 @@ def test_compare_from_python_returns_rows_and_frames(compared):
     assert searched.expected_density.notna().all()
 
 
+def test_a_study_is_printed_on_one_line(holes):
+    assert repr(read(holes)) == (
+        f"<Study {holes}: cts, snip, random, ltr at 20 %, 5 %, 2 % of the weights, 31 of 36 cells finished; "
+        "see .summary(), .differences(), .cells>"
+    )
+
+
 def test_compare_from_python_refuses_what_cannot_be():
     with pytest.raises(UsageError, match=r"^finders must be a list of finders, got 'cts'"):
         tombola.compare("cts", densities=[0.1])

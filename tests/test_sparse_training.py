@@ -300,6 +300,18 @@ def test_an_accelerated_network_that_cannot_run_sparse_says_so_once():
         found = fast(x)
     assert torch.allclose(found, ticket.apply_(copy.deepcopy(model))(x))
     fast(x)
+    why = "it holds an operation that has no sparse form: LayerNorm"
+    assert f"runs samples of [6]: dense: {why}" in repr(fast)
+
+
+def test_an_accelerated_network_says_how_it_runs():
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))
+    fast = Ticket({"0.weight": torch.arange(30).reshape(6, 5) < 9}).accelerate(model)
+    assert repr(fast) == (
+        "Accelerated(Sequential, 9 of 30 weights kept; the first call says whether it can run sparse)"
+    )
+    fast(torch.zeros(1, 5))
+    assert repr(fast) == "Accelerated(Sequential, 9 of 30 weights kept; runs samples of [5]: by its kept weights)"
 
 
 def test_several_threads_may_use_an_accelerated_network():

@@ -39,7 +39,8 @@ class Accelerated(nn.Module):
         super().__init__()
         self._model = [model.eval()]
         self._masks = dict(masks)
-        self._programs: dict[tuple[int, ...], Program | None] = {}
+        # By the shape of a sample; where the model runs dense, why.
+        self._programs: dict[tuple[int, ...], Program | str] = {}
         self._plans = threading.local()
         self._lock = threading.Lock()
         self.eval()
@@ -58,7 +59,7 @@ class Accelerated(nn.Module):
             if inputs.shape[1:] not in self._programs:
                 self._programs[inputs.shape[1:]] = self._trace(inputs[:1])
         program = self._programs[inputs.shape[1:]]
-        if program is None or not len(inputs):
+        if isinstance(program, str) or not len(inputs):
             found: Tensor = self._model[0](inputs)
             return found
         threads = torch.get_num_threads()
@@ -69,13 +70,24 @@ class Accelerated(nn.Module):
         run, pieces = partial(self._run, program), inputs.split(size)
         return torch.cat(list(shared_threads(threads).map(run, pieces) if threads > 1 else map(run, pieces)))
 
-    def _trace(self, example: Tensor) -> Program | None:
+    def extra_repr(self) -> str:
+        """Return what `print` shows: the weights kept, and how the model runs on the samples that it was given."""
+        kept = sum(int(mask.sum()) for mask in self._masks.values())
+        total = sum(mask.numel() for mask in self._masks.values())
+        runs = [
+            f"{list(shape)}: {f'dense: {found}' if isinstance(found, str) else 'by its kept weights'}"
+            for shape, found in self._programs.items()
+        ]
+        how = "; ".join(f"runs samples of {words}" for words in runs) or "the first call says whether it can run sparse"
+        return f"{type(self._model[0]).__name__}, {kept:,} of {total:,} weights kept; {how}"
+
+    def _trace(self, example: Tensor) -> Program | str:
         model, masks = self._compacted(example)
         try:
             program = trace(model, masks, {}, example, False)
         except Untraceable as error:
             warnings.warn(f"the model runs dense: {error}", TicketWarning, stacklevel=4)
-            return None
+            return str(error)
         return _folded(program)
 
     def _compacted(self, example: Tensor) -> tuple[nn.Module, dict[str, NDArray[np.bool_]]]:

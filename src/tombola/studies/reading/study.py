@@ -36,7 +36,7 @@ class ReadCell:
     recipe: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Study:
     """A comparison.
 
@@ -51,6 +51,14 @@ class Study:
     problems: tuple[str, ...] = ()
     name: str = ""
     others: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        densities = ", ".join(f"{100 * density:.4g} %" for density in self.densities)
+        done = f"{len(self.done)} of {len(self.outcomes)} cells finished"
+        return (
+            f"<Study {self.directory}: {', '.join(self.finders)} at {densities} of the weights, {done}; "
+            "see .summary(), .differences(), .cells>"
+        )
 
     @property
     def finders(self) -> list[str]:
