@@ -75,6 +75,15 @@ def test_compare_from_python_returns_rows_and_frames(compared):
     assert searched.expected_density.notna().all()
 
 
+def test_a_finder_may_be_named_without_its_options(tmp_path, capsys):
+    finders = ["random", "cts:steps=60", "snip:rounds=2", "snip:rounds=3"]
+    found = read(made_studies.study(tmp_path / "s", finders, densities=(0.1,), seeds=2, tickets=False))
+    assert set(found.differences("cts").finder) == {"cts:steps=60"}
+    assert (found.chosen(), found.chosen("snip:rounds=3")) == ("random", "snip:rounds=3")
+    with pytest.raises(UsageError, match=f"against must be one of {', '.join(finders)}, got snip"):
+        found.chosen("snip")
+
+
 def test_a_study_is_printed_on_one_line(holes):
     assert repr(read(holes)) == (
         f"<Study {holes}: cts, snip, random, ltr at 20 %, 5 %, 2 % of the weights, 31 of 36 cells finished; "

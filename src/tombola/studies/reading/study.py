@@ -16,6 +16,7 @@ from tombola.studies.dense import DenseNetwork, dense_networks, recipe_of
 from tombola.studies.manifest import CellEntry
 from tombola.studies.outcome import CellOutcome
 from tombola.studies.reading.found import discovered
+from tombola.studies.reading.questions import base_name
 from tombola.studies.table import Row, measure_of, tabulate
 
 if TYPE_CHECKING:
@@ -175,10 +176,16 @@ class Study:
         return falls_frame(self)
 
     def chosen(self, against: str = "") -> str:
-        """Return the finder that others are held against, the first by default; raises UsageError for one not here."""
-        if against and against not in self.finders:
+        """Return the finder that others are held against, the first by default.
+
+        A name without its options will do where one finder alone has it. Raises UsageError for one not here.
+        """
+        if not against or against in self.finders:
+            return against or self.finders[0]
+        meant = [label for label in self.finders if base_name(label) == against]
+        if len(meant) != 1:
             raise UsageError(f"must be one of {', '.join(self.finders)}, got {against}", option="against")
-        return against or self.finders[0]
+        return meant[0]
 
 
 def _as_read(outcome: CellOutcome) -> ReadCell:
