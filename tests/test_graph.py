@@ -371,6 +371,7 @@ def test_a_study_at_a_glance_before_it_is_begun(tmp_path, capsys, monkeypatch):
     assert 6 * weights < found["bytes"] < 20 * weights
     assert found["gpu_hours"] == 0
     _, text, _ = command(capsys, "study", path, "--dry-run", "--jobs", "2")
+    assert ("GPU hours" in text) == (found["gpu_hours"] > 0), "of no machine without a GPU"
     assert "0 of 8 tasks are done" in text
     assert "With 2 at a time, their start included: " in text
     assert "Guessed: that later steps take as long as the first; how many files a task writes." in text

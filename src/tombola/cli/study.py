@@ -149,7 +149,8 @@ def _forecast(study: "StudyPlan", out: Path, engine: "Engine", options: Namespac
     done = sum(state == "done" for state in states.values())
     show_text(f"{done} of {len(rows)} tasks are done; the others are about {duration_words(found.work)} of work.")
     wall = duration_words(found.wall(workers))
-    show_text(f"With {workers} at a time, their start included: {wall}, and {gpu_hours:.1f} GPU hours in all.")
+    on_gpu = f", and {gpu_hours:.1f} GPU hours in all" if found.on_gpu else ""
+    show_text(f"With {workers} at a time, their start included: {wall}{on_gpu}.")
     show_text(f"On the disk they will take about {size_words(found.disk)}.")
     show_text(
         "Measured just now: preparing a cell, steps of training and of each finder from loading the batch on, "
