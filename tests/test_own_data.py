@@ -135,3 +135,10 @@ def test_a_function_may_take_the_data_directory(module):
     assert DATASETS.read(at("brought:there", module)) == Own("brought:there", str(module))
     with pytest.raises(UsageError, match="'download' is not an option of it, which has data_dir"):
         DATASETS.read(at("brought:there", module, download=True))
+
+
+@pytest.mark.parametrize("data", ["table", "text", "folder", "images"])
+@pytest.mark.parametrize("name", ["nohouse.csv", "reviews"])
+def test_data_that_are_not_there_are_said_to_be_missing(data, name, tmp_path):
+    with pytest.raises(UsageError, match=rf"^data_dir: there is no file or folder .*/{name}$"):
+        load(at(data, tmp_path / name))

@@ -7,7 +7,7 @@ from typing import Any
 from tombola.core.parts import Part, option, written_name
 from tombola.data.splits import Raw, Splits, Wanted, split
 from tombola.data.targets import outputs_for
-from tombola.errors import UsageError, in_words
+from tombola.errors import UsageError, in_words, shown
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,14 @@ def needed(data_dir: str | None, what: str, hint: str = "") -> Path:
     if data_dir is None:
         raise UsageError(f"{what} needs the folder with its files{hint and ', '}{hint}", option="data_dir")
     return Path(data_dir)
+
+
+def existing(data_dir: str | None, what: str) -> Path:
+    """Return the same, or one file with all; raises UsageError where it was not given, or is not there."""
+    place = needed(data_dir, what)
+    if not place.exists():
+        raise UsageError(f"there is no file or folder {shown(place)}", option="data_dir")
+    return place
 
 
 def fetched(what: str, data_dir: str | None) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tombola.data.folder import load_part
-from tombola.data.sources.base import Source, data_dir_option, needed
+from tombola.data.sources.base import Source, data_dir_option, existing
 from tombola.data.splits import Raw
 from tombola.errors import UsageError
 
@@ -21,7 +21,7 @@ class Folder(Source):
 
     def read(self, image_size: int | None) -> Raw:
         """Return the images; raises UsageError naming what is at fault."""
-        root = needed(self.data_dir, self.name)
+        root = existing(self.data_dir, self.name)
         train, labels, classes = load_part(root, "train", image_size)
         test, test_labels, test_classes = load_part(root, "test", image_size)
         if classes != test_classes:

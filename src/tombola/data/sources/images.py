@@ -9,7 +9,7 @@ import torch
 from tombola.core.parts import NATURAL, option, written_name
 from tombola.data.image_parts import labelled
 from tombola.data.photographs import Photographs
-from tombola.data.sources.base import Source, data_dir_option, needed
+from tombola.data.sources.base import Source, data_dir_option, existing
 from tombola.data.sources.table import targets_option
 from tombola.data.splits import Splits, Wanted, stratified
 from tombola.data.targets import outputs_for
@@ -48,7 +48,7 @@ class Images(Source):
 
     def splits(self, wanted: Wanted) -> Splits:
         """Return the splits; raises UsageError naming what of the folders or options is at fault."""
-        root = needed(self.data_dir, self.name)
+        root = existing(self.data_dir, self.name)
         if wanted.image_size is None:
             raise UsageError("must say how many pixels of images are shown, such as 224", option="image_size")
         cores = len(os.sched_getaffinity(0))

@@ -14,7 +14,7 @@ from tombola.data.encoding import Part, encode_inputs, encode_targets, named_col
 from tombola.data.resizing import resize
 from tombola.data.rows import Rows
 from tombola.data.saved import find_saved, is_saved
-from tombola.data.sources.base import Source, data_dir_option, needed
+from tombola.data.sources.base import Source, data_dir_option, existing
 from tombola.data.splits import SPLIT_SEED, Split, Splits, Wanted, cut_off, stratified
 from tombola.data.tables import ENDINGS, USUAL_TARGETS, chosen, find_table, read_columns
 from tombola.data.targets import Targets
@@ -70,7 +70,7 @@ class Table(Source):
         return Splits(made[0], None if held is None else made[1], made[-1], outputs)
 
     def _parts(self) -> tuple[Part, Part]:
-        place = needed(self.data_dir, self.name)
+        place = existing(self.data_dir, self.name)
         if place.is_dir() and not (is_saved(place) and find_saved(place, "train") is None):
             train, test = (find_table(place, part) for part in ("train", "test"))
             return Part(train, read_columns(train)), Part(test, read_columns(test))

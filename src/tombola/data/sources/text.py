@@ -10,7 +10,7 @@ from torch import Tensor
 from tombola.core.parts import COUNT, Must, option
 from tombola.data import tokenising
 from tombola.data.encoding import Part, encode_targets, named_columns
-from tombola.data.sources.base import Source, data_dir_option, needed
+from tombola.data.sources.base import Source, data_dir_option, existing
 from tombola.data.sources.table import targets_option
 from tombola.data.splits import Splits, Wanted, cut_off, stratified
 from tombola.data.tables import TEXT_ENDINGS, USUAL_TARGETS, chosen, find_table, read_columns
@@ -73,7 +73,7 @@ class Text(Source):
         ):
             if given:
                 raise UsageError("is for images; texts have none", option=name)
-        root = needed(self.data_dir, self.name)
+        root = existing(self.data_dir, self.name)
         paths = [find_table(root, part, TEXT_ENDINGS) for part in ("train", "test")]
         train, test = (Part(path, read_columns(path)) for path in paths)
         targets = named_columns(train.columns, self.targets, USUAL_TARGETS, train.path)
