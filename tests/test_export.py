@@ -242,6 +242,20 @@ def test_what_cannot_be_exported_is_said_in_a_sentence(arguments, message, capsy
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["tombola", "sparse"])
+def test_an_export_is_evaluated_by_the_weights_that_it_holds(name, capsys, finished, tmp_path):
+    path = tmp_path / FORMATS[name].default
+    assert main(["export", str(finished), "--format", name, "--out", str(path)]) == 0
+    capsys.readouterr()
+    found = []
+    for ticket in (finished, path):
+        assert main(["evaluate", str(ticket), "--preset", "digits", "--threads", "1", "--json"]) == 0
+        found.append({**json.loads(capsys.readouterr().out), "ticket": ""})
+    assert found[0] == found[1]
+    assert main(["evaluate", str(path), "--preset", "digits", "--model", "resnet20", "--threads", "1"]) == 2
+    assert f"{path} lacks " in capsys.readouterr().err
+
+
 def test_without_the_extra_onnx_says_what_to_install(finished, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(onnx, "find_spec", lambda name: None if name == "onnxscript" else name)
     assert main(["export", str(finished), "--format", "onnx", "--out", str(tmp_path / "n.onnx")]) == 2

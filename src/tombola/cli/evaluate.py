@@ -28,9 +28,12 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command."""
     options, config, directory, ticket = configure_for_ticket(_parser, arguments, ("data", "model", "machine"))
     check_one_of(("test", "held-out"), options.split, "split")
-    weights = weights_for(options.weights, directory)
 
     from tombola.runs.pipeline import evaluate_ticket
+    from tombola.ticket.formats import is_network
+
+    holds_weights = not options.weights and is_network(ticket)
+    weights = None if holds_weights else weights_for(options.weights, directory)
 
     found, measure = evaluate_ticket(config, ticket, weights, options.split.replace("-", "_"))
     facts = {

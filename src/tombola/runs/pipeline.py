@@ -44,6 +44,7 @@ from tombola.sparse.choice import first_inputs
 from tombola.storage.leading import LedStore, led
 from tombola.storage.store import CHECKPOINT_SECONDS, DiskStore
 from tombola.ticket import Ticket
+from tombola.ticket.formats import load_network
 from tombola.trackers import Following, follow
 from tombola.training import State
 
@@ -212,17 +213,22 @@ def _train_alone(cell: Cell, ticket: Ticket, start: State, trainer: Trainer, dir
     ranks.given(lambda: write_trained(directory, trained, rows, values))
 
 
-def evaluate_ticket(config: RunConfig, ticket_file: Path, weights: Path, split: str) -> tuple[Evaluation, Measure]:
+def evaluate_ticket(
+    config: RunConfig, ticket_file: Path, weights: Path | None, split: str
+) -> tuple[Evaluation, Measure]:
     """Evaluate weights under a ticket; return also what the metric is called.
 
-    config: model and data. weights: a file with the model's state_dict. split: "test" or "held_out".
+    config: model and data. weights: a file with the model's state_dict, None where the ticket's file is a network's,
+    which holds them. split: "test" or "held_out".
     """
-    tensors = read_weights(weights)
+    ticket, tensors = (
+        load_network(ticket_file) if weights is None else (Ticket.load(ticket_file), read_weights(weights))
+    )
     with on_threads(config.threads):
         cell = Cell.prepare(resolve(replace(config, weights=None)))
         model = copy.deepcopy(cell.model)
-        load_into(model, tensors, weights)
-        Ticket.load(ticket_file, model).apply_(model)
+        load_into(model, tensors, weights or ticket_file)
+        ticket.apply_(model)
         return cell.evaluate(State.of(model), split), cell.task.measure
 
 

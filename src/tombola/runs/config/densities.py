@@ -89,4 +89,5 @@ def _number(text: Any, option_name: str) -> Fraction:
             return Fraction(content[:-1].strip()) / 100
         return Fraction(content)
     except (ValueError, ZeroDivisionError):
-        raise UsageError(f"must be a number such as 0.02, 2% or 0.8**22, got {text!r}", option=option_name) from None
+        got = repr(text) if content else "nothing"
+        raise UsageError(f"must be a number such as 0.02, 2% or 0.8**22, got {got}", option=option_name) from None

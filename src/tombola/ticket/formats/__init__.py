@@ -3,6 +3,7 @@
 from tombola.errors import UsageError, did_you_mean
 from tombola.ticket.formats.base import Format, Subject, check_ending
 from tombola.ticket.formats.compacted import Compacted
+from tombola.ticket.formats.masked import is_network
 from tombola.ticket.formats.masked import read as load_network
 from tombola.ticket.formats.onnx import Onnx
 from tombola.ticket.formats.packed import Packed
@@ -11,7 +12,7 @@ from tombola.ticket.formats.sparse import Sparse
 
 FORMATS: dict[str, Format] = {each.name: each for each in (Plain(), Sparse(), Packed(), Compacted(), Onnx())}
 
-__all__ = ["FORMATS", "Format", "Packed", "Subject", "check_ending", "format_named", "load_network"]
+__all__ = ["FORMATS", "Format", "Packed", "Subject", "check_ending", "format_named", "is_network", "load_network"]
 
 
 def format_named(name: str) -> Format:

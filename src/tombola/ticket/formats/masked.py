@@ -97,6 +97,14 @@ def read(path: Path) -> tuple[Ticket, dict[str, Tensor]]:
     return Ticket({name: mask.unpack() for name, mask in masks.items()}), state
 
 
+def is_network(path: Path) -> bool:
+    """Whether a file's header says that it holds a network, whole or damaged."""
+    try:
+        return "network" in header_of(path, unseal(path, "network")[0])
+    except UsageError:
+        return False
+
+
 def _checked(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Bits]:
     """Return the masks; raises UsageError where the header is not what `write` makes."""
     described, tied = header.get("masks"), header.get("tied")
