@@ -225,7 +225,9 @@ class OwnController:
         ({"density": {}}, "density must hold patterns with their densities, got none"),
         ({"density": {"0.*": 0.5}}, r"density: no pattern matches 2\.weight; end with '\*' for all the rest"),
         ({"density": {"*": 0.5, "0.*": 0.1}}, r"density: the pattern '0\.\*' decides about no prunable layer"),
-        ({"density": {"*": 2}}, r"density must lie in \(0, 1\], got 2"),
+        ({"density": {"*": 2}}, r"density must lie in \(0, 1\], got 2; did you mean 0\.02\?$"),
+        ({"density": 5}, r"density must lie in \(0, 1\], got 5; did you mean 0\.05\?$"),
+        ({"density": 500}, r"density must lie in \(0, 1\], got 500$"),
         ({"density": "2%"}, r"density must be a number in \(0, 1\], such as 0\.02, got '2%'"),
         (
             {"steps": 5, "finder": "snip"},

@@ -138,7 +138,7 @@ BAD = [
     (["compare", "--devices", "2"], "--devices is for run, draw and train, which divide one cell over processes"),
     (["study", "digits-mini", "--num-nodes=2"], "--num-nodes is for run, draw and train"),
     (["run", "--densty=3"], "--densty is not an option; did you mean --density?"),
-    (["run", "--sparsity"], "--sparsity must be a number"),
+    (["run", "--sparsity"], "--sparsity must be a number such as 0.02, 2% or 0.8**22, got nothing\n"),
     (["run", "--density", "0.8**100000000"], "--density takes powers up to 9999"),
     (["run", "--threads", "99999999"], "--threads must lie between 1 and"),
     (["run", "--device", "meta"], "--device 'meta' is not supported; allowed are auto, cpu, cuda and cuda:N"),

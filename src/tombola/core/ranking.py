@@ -17,7 +17,8 @@ def check_density(density: float) -> float:
     if isinstance(density, bool) or not isinstance(density, int | float):
         raise UsageError(f"must be a number in (0, 1], such as 0.02, got {density!r}", option="density")
     if not 0 < density <= 1:
-        raise UsageError(f"must lie in (0, 1], got {density!r}", option="density")
+        hint = f"; did you mean {density / 100:g}?" if 1 < density < 100 else ""
+        raise UsageError(f"must lie in (0, 1], got {density!r}{hint}", option="density")
     return float(density)
 
 
