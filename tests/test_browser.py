@@ -22,7 +22,7 @@ FLAGS = (
 )  # fmt: skip
 DESKTOP, PHONE = (1280, 900), (390, 844)
 DRAWN = """
-return [...document.querySelectorAll('.plot')].map(place => ({
+return document.documentElement.dataset.drawn !== undefined && [...document.querySelectorAll('.plot')].map(place => ({
     points: place.querySelectorAll('.scatterlayer .points path').length,
     names: place.querySelectorAll('.annotation').length,
     title: place.parentElement.querySelector('h3').textContent,
@@ -47,13 +47,15 @@ def browser(tmp_path_factory):
 
 
 def opened(browser, page, size=DESKTOP, dark=False):
+    from selenium.webdriver.support.ui import WebDriverWait
+
     width, height = size
     screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
     browser.get(page.as_uri())
-    return browser.execute_script(DRAWN)
+    return WebDriverWait(browser, 60, 0.1).until(lambda browser: browser.execute_script(DRAWN))
 
 
 def asked(browser, page):

@@ -110,8 +110,9 @@
     place.parentElement.querySelector("h3").innerHTML = plot.title;
     place.parentElement.classList.toggle("broad", columnsOf(plot) > BROAD);
     const config = { displaylogo: false, responsive: false, displayModeBar: false };
-    Plotly.react(place, structuredClone(plot.data), layoutOf(plot, places.indexOf(place), place.clientWidth), config);
-    if (place.dataset.ready) return;
+    const layout = layoutOf(plot, places.indexOf(place), place.clientWidth);
+    const done = Plotly.react(place, structuredClone(plot.data), layout, config);
+    if (place.dataset.ready) return done;
     place.dataset.ready = "yes";
     place.on("plotly_click", (event) => {
       const cell = event.points[0].customdata;
@@ -123,11 +124,17 @@
       if (keys.some((key) => key.endsWith(".autorange"))) drawOne(place, plot);
       else if (keys.some((key) => /axis\.range/.test(key))) hideNames(place, plot);
     });
+    return done;
   }
 
+  let drawings = 0;
   function draw() {
-    places.forEach((place, number) => drawOne(place, plots[number]));
-    root.dataset.drawn = String(plots.length);
+    const own = ++drawings;
+    delete root.dataset.drawn;
+    // Plotly may leave the last of a drawing for later; one that another has overtaken says nothing.
+    Promise.all(places.map((place, number) => drawOne(place, plots[number]))).then(() => {
+      if (own === drawings) root.dataset.drawn = String(plots.length);
+    });
   }
 
   document.getElementById("theme").addEventListener("click", () => {
