@@ -1,9 +1,9 @@
 """Accuracy against latency: every ticket of a study in its fastest exact form, beside the dense network.
 
 A ticket's network is measured by `tombola deploy` as it is (masked), compacted, and accelerated, on one thread; seeds
-of one finder and density are averaged.
+of one finder and density are averaged. --seeds 1 measures the first seed alone, for accuracies too.
 
-usage: python -m scripts.results.latency STUDY_DIR FILE.json FILE.svg [--batch 64] [--seconds 1]
+usage: python -m scripts.results.latency STUDY_DIR FILE.json FILE.svg [--batch 64] [--seconds 1] [--seeds N]
 """
 
 import argparse
@@ -53,11 +53,12 @@ def granularity_of(finder: str) -> str:
     return found[1] if found else "weight"
 
 
-def measured(study: Path, batch: int, seconds: int) -> list[dict[str, Any]]:
+def measured(study: Path, batch: int, seconds: int, seeds: int | None) -> list[dict[str, Any]]:
     """Return a row for each finder and density: accuracies, and the fastest forms of ticket and dense network."""
     cells = read(study).cells
+    chosen = sorted(set(cells.seed))[:seeds]
     found = []
-    for cell in cells[cells.state == "finished"].itertuples():
+    for cell in cells[(cells.state == "finished") & cells.seed.isin(chosen)].itertuples():
         forms = deployed(study / str(cell.run), batch, seconds)
         print(f"{cell.run}: {len(forms)} forms", file=sys.stderr)
         tickets = [form for form in forms if form["network"] != "dense"]
@@ -114,8 +115,9 @@ def main() -> None:
     parser.add_argument("picture", type=Path, help="file to draw, .svg, .pdf or .png")
     parser.add_argument("--batch", type=int, default=64, choices=(1, 64), help="samples at once")
     parser.add_argument("--seconds", type=int, default=1, help="for each setting of each run")
+    parser.add_argument("--seeds", type=int, help="measure only so many, the first ones (default: all)")
     asked = parser.parse_args()
-    rows = measured(asked.study, asked.batch, asked.seconds)
+    rows = measured(asked.study, asked.batch, asked.seconds, asked.seeds)
     asked.figures.write_text(json.dumps(rows, indent=2) + "\n")
     draw(rows, asked.batch, asked.picture)
 
