@@ -165,9 +165,10 @@ def _miscounted(message: str, parser: ArgumentParser) -> str:
     more = re.search(r"unrecognized arguments: (?!-)(.*?)(?: -|$)", message)
     if not more:
         return ""
-    for action in known.values():
-        return f"give one {action.metavar} ({action.help}), not also {more[1]}"
-    return f"takes options alone, which begin with --, not {more[1]}"
+    if not known:
+        return f"takes options alone, which begin with --, not {more[1]}"
+    action = next(iter(known.values()))
+    return f"give one {action.metavar} ({action.help}), not also {more[1]}"
 
 
 def _refuse_empty(parser: ArgumentParser, found: Namespace, arguments: Sequence[str]) -> None:

@@ -41,10 +41,10 @@ def dense_networks(outcomes: Sequence[CellOutcome]) -> list[DenseNetwork]:
     scores: dict[str, dict[int, float]] = {}
     for outcome in outcomes:
         if outcome.values is not None:
-            cell = outcome.cell
-            labels.setdefault(cell.recipe, []).append(cell.label)
+            cell, recipe = outcome.cell, outcome.cell.recipe  # which writes a whole configuration out
+            labels.setdefault(recipe, []).append(cell.label)
             dense = outcome.values[measure_in(outcome.values).dense_test]
-            scores.setdefault(cell.recipe, {})[cell.seed] = dense
+            scores.setdefault(recipe, {})[cell.seed] = dense
     return [DenseNetwork(tuple(dict.fromkeys(labels[recipe])), found) for recipe, found in scores.items()]
 
 
