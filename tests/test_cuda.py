@@ -11,7 +11,7 @@ from benchmarks.cases import REVERSE_KL, Case
 from tombola import Recipe, Task, draw
 from tombola.core.progress import Silent
 from tombola.core.ranking import count_kept
-from tombola.data import ListFeed
+from tombola.data import AUGMENTATIONS, Arrays, FlipCrop, ListFeed, on_device
 from tombola.finders import FINDERS
 from tombola.networks.models import build
 from tombola.networks.runtime import Runtime
@@ -150,3 +150,32 @@ def test_a_training_goes_on_to_the_same_bits(device, tmp_path):
     with pytest.raises(Killed):
         trained(Dying(DiskStore(tmp_path).entry("train", {}), 4))
     assert trained(DiskStore(tmp_path).entry("train", {})).digest == expected.digest
+
+
+@pytest.mark.parametrize("augmentation", [None, FlipCrop(), FlipCrop(padding=0)])
+def test_images_in_memory_are_the_same_batches_on_every_device(device, augmentation):
+    raw = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    arrays = Arrays(raw, torch.arange(40), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
+    feed = arrays.feed(16, 0, "training", augmentation=augmentation)
+    found = list(on_device(feed, torch.device(device)).epoch(3, 1))
+    assert len(found) == 2
+    for item, there in zip(feed.epoch(3, 1), found, strict=True):
+        assert torch.equal(item.key, there.key)
+        for expected, tensor in zip(item.batch, there.batch, strict=True):
+            assert tensor.device.type == device
+            assert torch.equal(expected, tensor.cpu())
+
+
+def test_images_that_are_many_or_change_one_by_one_stay_in_memory(monkeypatch):
+    where = torch.device("meta")
+    images = Arrays(
+        torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), (0.5,) * 3, (1.0,) * 3
+    )
+    assert on_device(images.feed(2, 0, "training"), where).samples.inputs.device == where
+    one_by_one = images.feed(2, 0, "training", augmentation=AUGMENTATIONS["resized-crop"])
+    assert on_device(one_by_one, where) is one_by_one
+    monkeypatch.setattr("tombola.data.arrays.LARGEST_ON_DEVICE", 767)
+    feed = images.feed(2, 0, "training")
+    assert on_device(feed, where) is feed
+    batches = [(torch.zeros(2), torch.zeros(2))]
+    assert on_device(held := ListFeed(batches), where) is held

@@ -1,6 +1,6 @@
 """Sources, batches, augmentation."""
 
-from tombola.data.arrays import ArrayFeed, Arrays
+from tombola.data.arrays import ArrayFeed, Arrays, on_device
 from tombola.data.augmentation import AUGMENTATIONS, FlipCrop
 from tombola.data.feeds import Feed, Item, ListFeed, OutputTable, Rows, StreamFeed, forever
 from tombola.data.loading import file_stamp, load, shared
@@ -39,5 +39,6 @@ __all__ = [
     "file_stamp",
     "forever",
     "load",
+    "on_device",
     "shared",
 ]

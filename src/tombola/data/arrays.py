@@ -1,17 +1,20 @@
 """Small datasets in memory: bytes as they come, normalised batch by batch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from tombola.core.seeds import generator
-from tombola.data.augmentation import Augmentation
-from tombola.data.feeds import RowFeed
+from tombola.data.augmentation import Augmentation, FlipCrop
+from tombola.data.feeds import Feed, RowFeed
 from tombola.data.rows import InMemory
 from tombola.storage.identity import digest
+
+# Images of more bytes stay in the machine's memory, and travel to another device batch by batch.
+LARGEST_ON_DEVICE = 2**32
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,11 @@ class Arrays(InMemory):
         """Return float32 inputs, standardised per channel."""
         mean = torch.tensor(self.mean).view(1, -1, 1, 1) * self.scale
         std = torch.tensor(self.std).view(1, -1, 1, 1) * self.scale
-        return (raw.float() - mean) / std
+        return (raw.float() - mean.to(raw.device)) / std.to(raw.device)
+
+    def on(self, device: torch.device) -> "Arrays":
+        """Return the same images on a device, these where they lie there."""
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
 
 def channel_statistics(inputs: Tensor, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -73,6 +80,7 @@ class ArrayFeed(RowFeed):
 
     def batch(self, rows: Tensor, number: int, position: int) -> tuple[Tensor, Tensor]:
         """Return inputs, augmented and normalised, and targets of some rows."""
+        rows = rows.to(self.samples.inputs.device)
         raw = self.samples.inputs[rows]
         if self.augmentation is not None:
             raw = self.augmentation(raw, generator(self.seed, self.purpose, "augment", number, position))
@@ -82,3 +90,14 @@ class ArrayFeed(RowFeed):
     def repeatable(self) -> bool:
         """Unless augmented."""
         return self.augmentation is None
+
+    def on(self, device: torch.device) -> "ArrayFeed":
+        """Return a feed of the same batches, made on a device; this one where images are many or changed one by one."""
+        small = self.samples.inputs.nbytes <= LARGEST_ON_DEVICE
+        at_once = self.augmentation is None or isinstance(self.augmentation, FlipCrop)
+        return replace(self, samples=self.samples.on(device)) if small and at_once else self
+
+
+def on_device(feed: Feed, device: torch.device) -> Feed:
+    """Return a feed that makes its batches on a device, if it is one that can."""
+    return feed.on(device) if isinstance(feed, ArrayFeed) and device.type != "cpu" else feed

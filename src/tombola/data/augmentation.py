@@ -55,18 +55,18 @@ class FlipCrop:
             )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return new images (N, C, H, W) of the same type."""
+        """Return new images (N, C, H, W) of the same type, where the old ones lie; the generator is of the CPU."""
         count, _, height, width = images.shape
         span = 2 * self.padding + 1
         top = torch.randint(span, (count, 1), generator=generator)
         left = torch.randint(span, (count, 1), generator=generator)
         flip = torch.rand(count, 1, generator=generator) < 0.5
         columns = torch.arange(width).expand(count, width)
-        columns = left + torch.where(flip, width - 1 - columns, columns)
-        rows = top + torch.arange(height)
+        columns = (left + torch.where(flip, width - 1 - columns, columns)).to(images.device)
+        rows = (top + torch.arange(height)).to(images.device)
         padded = F.pad(images.float(), (self.padding,) * 4, mode="reflect").to(images.dtype)
-        sample = torch.arange(count).view(-1, 1, 1, 1)
-        channel = torch.arange(images.shape[1]).view(1, -1, 1, 1)
+        sample = torch.arange(count, device=images.device).view(-1, 1, 1, 1)
+        channel = torch.arange(images.shape[1], device=images.device).view(1, -1, 1, 1)
         return padded[sample, channel, rows.view(count, 1, height, 1), columns.view(count, 1, 1, width)]
 
     def whole(self, image: Tensor, size: int, generator: torch.Generator) -> Tensor:

@@ -17,7 +17,18 @@ from tombola.core.progress import Progress
 from tombola.core.ranks import ALONE, Ranks
 from tombola.core.seeds import seeded
 from tombola.core.selection import VERSION as SELECTION_VERSION
-from tombola.data import AUGMENTATIONS, Feed, MixedFeed, Normalisation, Split, Splits, Targets, file_stamp, load
+from tombola.data import (
+    AUGMENTATIONS,
+    Feed,
+    MixedFeed,
+    Normalisation,
+    Split,
+    Splits,
+    Targets,
+    file_stamp,
+    load,
+    on_device,
+)
 from tombola.data import VERSION as DATA_VERSION
 from tombola.errors import UsageError
 from tombola.finders import Finder, arithmetic_of, check_divides, followed, needs_of, selection_of, silences
@@ -302,7 +313,7 @@ class Cell:
         setup = TrainingSetup(
             self.model,
             config.task.smoothed(self.task, config.label_smoothing),
-            _training_feed(config, self.splits),
+            on_device(_training_feed(config, self.splits), self.runtime.device),
             self._feed(self.splits.held_out),
             config.training,
             self.runtime,
@@ -331,7 +342,7 @@ class Cell:
             model=self.model,
             layout=self.survey.layout,
             task=self.task,
-            feed=self.splits.train.feed(samples, config.seed, "search"),
+            feed=self._search_feed(samples),
             weights=weights,
             seed=config.seed,
             runtime=self.search_runtime,
@@ -339,7 +350,7 @@ class Cell:
             store=store,
             progress=progress,
             trainer=trainer,
-            probe=self.splits.train.feed(min(PROBE_BATCH, self.splits.train.at_once), config.seed, "search"),
+            probe=self._search_feed(min(PROBE_BATCH, self.splits.train.at_once)),
             held_out=_mixed(self.splits.held_out),
             identity={
                 "data": self._data_identity(),
@@ -365,4 +376,9 @@ class Cell:
         if split is None:
             return None
         by_batch = uses_batch_statistics(self.model)
-        return split.feed(self.config.batch_size if by_batch else split.at_once, 0, "evaluation", shuffle=by_batch)
+        feed = split.feed(self.config.batch_size if by_batch else split.at_once, 0, "evaluation", shuffle=by_batch)
+        return on_device(feed, self.runtime.device)
+
+    def _search_feed(self, samples: int) -> Feed:
+        feed = self.splits.train.feed(samples, self.config.seed, "search")
+        return on_device(feed, self.search_runtime.device)

@@ -94,7 +94,7 @@ class Loop:
         self.epoch = self._first = start.epoch
         self.meter = Meter()
         self._position = 0
-        self._loss_sum = torch.zeros((), dtype=torch.float64)
+        self._loss_sum = self._zero()
         self._counted = 0
         self._ranks = setup.runtime.ranks
         running = ((m.running_mean, m.running_var) for m in statistics_modules(self._execution.network))
@@ -124,7 +124,7 @@ class Loop:
         self._execution.restore(state, self._optimizer)
         self._callback.restore(state["callback"])
         self.epoch, self._position = state["epoch"], state["position"]
-        self._loss_sum, self._counted = state["loss_sum"].clone(), state["samples"]
+        self._loss_sum, self._counted = state["loss_sum"].to(self._setup.runtime.device, copy=True), state["samples"]
         GlobalState.from_dict(state["generators"]).restore(self._setup.runtime.device)
         self.meter = Meter(Cost(**state["cost"]))
 
@@ -168,7 +168,7 @@ class Loop:
     def _count(self, samples: int, counted: int, loss: torch.Tensor) -> None:
         self._position += 1
         self._counted += counted
-        self._loss_sum += loss.detach().double().cpu() * counted
+        self._loss_sum += loss.detach().double() * counted
         self.meter.count(forward=samples, backward=samples)
 
     def finish_epoch(self, title: str) -> dict[str, Any]:
@@ -187,8 +187,12 @@ class Loop:
             **self._ranks.given(self._callback.row),
         }
         self.epoch, self._position, self._counted = self.epoch + 1, 0, 0
-        self._loss_sum = torch.zeros((), dtype=torch.float64)
+        self._loss_sum = self._zero()
         return row
+
+    def _zero(self) -> torch.Tensor:
+        """Return the sum of no losses, on the device: a look at each step's would wait for it."""
+        return torch.zeros((), dtype=torch.float64, device=self._setup.runtime.device)
 
     def _mean_loss(self, title: str) -> float:
         """Return the epoch's; raises SearchError where it is no number."""
