@@ -129,7 +129,7 @@ BAD = [
         ["run", "--search-precision", "fp4"],
         "--search-precision must be one of auto, 32-true, bf16-mixed, got 'fp4'",
     ),
-    (["run", "--search-lr-schedule", "x"], "--search-lr-schedule must be one of one-cycle, drop, got 'x'"),
+    (["run", "--search-lr-schedule", "x"], "--search-lr-schedule must be one of one-cycle, drop, constant, got 'x'"),
     (["run", "--model", "mine.py:build"], "--model 'mine.py:build' must name the module without .py: mine:build"),
     (["run", "--objective", "feature-mse", "--features", "nope"], "--features: no module's name matches nope"),
     (["train", "--preset", "digits", "none.safetensors"], "there is no ticket file none.safetensors"),
@@ -458,7 +458,7 @@ def test_help_says_whose_a_default_is(capsys):
     text = " ".join(command(capsys, "run", "--help")[1].replace("-\n", "-").split())
     rounds = "2 (continuous-sparsification); 60 (force); 29 (gem-miner); 50 (gradual); 100 (synflow); else 1"
     assert f"(default: {rounds})" in re.sub(r"- +", "-", text)
-    assert "588/steps, at most 1, or 0.1 with drop (cts); else 0.1" in text
+    assert "588/steps, at most 1, with one-cycle, or 0.1 (cts); else 0.1" in text
     assert "Debian's package puts them (fashion-mnist)" in text
 
 

@@ -202,7 +202,7 @@ def test_none_is_for_options_that_may_be_unset():
         ("cts:steps=0", "steps must be a whole number of at least 1, got 0"),
         ("cts:learning_rate=0", r"search_learning_rate must be a number above 0, at most 1e\+30, got 0"),
         ("cts:epsilon=inf", "search_epsilon must be a number above 0"),
-        ("cts:lr_schedule=up", "search_lr_schedule must be one of one-cycle, drop, got 'up'"),
+        ("cts:lr_schedule=up", "search_lr_schedule must be one of one-cycle, drop, constant, got 'up'"),
         ("cts:objective=feature-mse:features=[a:steps=3", r"features must be a list of texts such as .*, got '\[a:"),
         ("cts:controller=random", "controller 'random' is unknown"),
         ("cts:controller=[gradbalance", "controller must be"),

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tombola.cli.main import main
 from tombola.cli.runs import read_config
 from tombola.networks.models import build, publish_batch_norm_
 from tombola.runs.cell import Cell
-from tombola.runs.config import from_dict, load_preset
+from tombola.runs.config import built, from_dict, load_preset
 from tombola.training import SGD, State, fit
 
 from .conftest import as_json, batches, mlp
@@ -80,6 +81,8 @@ def test_the_published_recipe_is_the_papers(preset):
         steps=1960, controller="gradbalance", batch_size=512, epsilon=1e-10, learning_rate=0.1, lr_schedule="drop",
         teacher="batch",
     )  # fmt: skip
+    files = built([load_preset(preset, "published"), {"search": "published-files"}])
+    assert files.finder == replace(config.finder, lr_schedule="constant", learning_rate=0.15)
     assert config.training == Recipe(
         epochs=160, milestones=(80, 120), learning_rate=0.1, optimizer=SGD(momentum=0.9), weight_decay=1e-3,
         summed=True, clip_norm=2.0,

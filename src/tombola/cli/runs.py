@@ -229,8 +229,9 @@ def _add_options(
             type=str,
             default=argparse.SUPPRESS,
             metavar="TEXT",
-            help="settings by one name: default, or published (of cts: controller, schedule, rate, epsilon, batches, "
-            "the dense network's statistics, as in the paper's runs) (default: default)",
+            help="settings by one name: default, published (of cts: controller, schedule, rate, epsilon, batches, the "
+            "dense network's statistics, as in the paper's code), or published-files (rate and schedule as in its "
+            "result files) (default: default)",
         )
 
 

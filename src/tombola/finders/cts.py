@@ -54,7 +54,18 @@ SEARCH_SCHEDULES = {
         lambda steps: min(1.0, REACH / steps), lambda step, steps: one_cycle(step / steps, RISE)
     ),
     "drop": SearchSchedule(lambda steps: 0.1, drop),
+    "constant": SearchSchedule(lambda steps: 0.1, lambda step, steps: 1.0),
 }
+# The published search: of the paper's later code, and of the result files, whose logits were scaled by τ.
+PUBLISHED = {
+    "controller": "gradbalance",
+    "lr_schedule": "drop",
+    "learning_rate": 0.1,
+    "epsilon": 1e-10,
+    "batch_size": 512,
+    "teacher": "batch",
+}
+PUBLISHED_FILES = {**PUBLISHED, "lr_schedule": "constant", "learning_rate": 0.15}
 
 
 @dataclass(frozen=True)
@@ -71,14 +82,8 @@ class CTS(ObjectiveFinder):
     version: ClassVar[int] = 7
     # Settings by one name each, so that nobody forgets a piece.
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "published": {
-            "controller": "gradbalance",
-            "lr_schedule": "drop",
-            "learning_rate": 0.1,
-            "epsilon": 1e-10,
-            "batch_size": 512,
-            "teacher": "batch",
-        }
+        "published": PUBLISHED,
+        "published-files": PUBLISHED_FILES,
     }
     steps: int = option(1960, "length of the search", must=COUNT, group="search")
     controller: Controller = option(
@@ -90,12 +95,12 @@ class CTS(ObjectiveFinder):
         "learning rate of the logits, gates or scores, at its highest",
         must=POSITIVE,
         flag="search-learning-rate",
-        unset="588/steps, at most 1, or 0.1 with drop",
+        unset="588/steps, at most 1, with one-cycle, or 0.1",
         group="search",
     )
     lr_schedule: str = option(
         "one-cycle",
-        "how that of cts moves: one-cycle, drop (as published: by ten, for the last fifth)",
+        "how that of cts moves: one-cycle, drop (as published: by ten, for the last fifth), constant",
         must=one_of(SEARCH_SCHEDULES),
         flag="search-lr-schedule",
         group="search",
@@ -116,7 +121,7 @@ class CTS(ObjectiveFinder):
     @classmethod
     def published(cls, **settings: Any) -> "CTS":
         """Return the published search, with further settings."""
-        return cls(**{**cls.variants["published"], **settings})
+        return cls(**{**PUBLISHED, **settings})
 
     @property
     def schedule(self) -> SearchSchedule:
