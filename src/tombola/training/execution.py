@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tombola.errors import UsageError
-from tombola.networks.masking import Attachment
+from tombola.networks.masking import hold
 from tombola.networks.runtime import Runtime
 from tombola.sparse.choice import first_inputs
 from tombola.sparse.rules import is_mostly_dense
@@ -51,7 +51,7 @@ class DenseExecution:
     def hold(self, optimizer: Optimizer) -> None:
         """Hold the ticket's masks, if there is one."""
         if self._masks:
-            Attachment(self.network, [optimizer], self._masks)
+            hold(self.network, optimizer, self._masks)
 
     def state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Return the model's state and the optimiser's."""
@@ -96,7 +96,7 @@ class SparseExecution:
         """Hold the masks of layers that run dense; the others have no pruned weights."""
         masks = {name: self._ticket[name] for name in self._sparse.left_dense} | self._silenced
         if masks:
-            Attachment(self._sparse.dense, [optimizer], masks)
+            hold(self._sparse.dense, optimizer, masks)
 
     def state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Return the plain model's state, and the optimiser's as if it stepped that."""

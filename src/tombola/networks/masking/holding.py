@@ -45,6 +45,18 @@ def zero_(parameters: Mapping[str, nn.Parameter], pruned: Mapping[str, Tensor]) 
         parameter.masked_fill_(pruned[name], 0.0)
 
 
+def hold(model: nn.Module, optimizer: Optimizer, masks: Mapping[str, Tensor]) -> None:
+    """Zero the pruned weights now, and after every step of an optimiser, for as long as that lives.
+
+    For trainings in which nobody else writes to the weights. `Attachment` is for all others: it looks for what came
+    alive between steps, which on a GPU waits for the device.
+    """
+    parameters = check_masks(model, masks)
+    pruned = pruned_of(parameters, masks)
+    zero_(parameters, pruned)
+    optimizer.register_step_post_hook(lambda *_: zero_(parameters, pruned))
+
+
 # Where wrappers keep the optimiser that they wrap.
 INNER = ("optimizer", "base_optimizer", "optim", "inner_optimizer", "_optimizer", "opt")
 
