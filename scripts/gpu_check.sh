@@ -2,7 +2,7 @@
 # On a machine with CUDA: the tests that need one, the step benchmark, then cells of the headline (ResNet-20 on CIFAR-10 at
 # 0.8^22: dense, CTS, SNIP, LTR, seeds 0 to 2) until the minutes are over. Started again, it goes on where it stopped.
 # usage: scripts/gpu_check.sh DATA_DIR OUT_DIR MINUTES
-#   DATA_DIR: train and test, each a folder or tar of class folders (`tombola run --data folder`)
+#   DATA_DIR: what `tombola run --data cifar10` reads; with DATA=folder, train and test, folders or tars of class folders
 #   TEXTS, IMAGENET: folders for cells of sst2-transformer and imagenet-resnet50 (a search of 50 steps), left out without
 #   LARGE: networks for searches beside dense training, scripts/results/large.py (resnet50,vit-b-16,billion; none on a cpu)
 #   PYTHON: the interpreter (python); DEVICE: cuda, or cpu to try the script out; OPTIONS: more options of tombola
@@ -30,7 +30,7 @@ for seed in ${SEEDS:-0 1 2}; do
     break
   fi
   # Interrupted, a comparison keeps its checkpoints; what it has finished is in the store.
-  if timeout --signal=INT "$left" "$python" -m tombola compare --preset cifar10-resnet20 --data folder --data-dir "$data" \
+  if timeout --signal=INT "$left" "$python" -m tombola compare --preset cifar10-resnet20 --data "${DATA:-cifar10}" --data-dir "$data" \
     --device "$device" --finders cts,snip,ltr --seed "$seed" --seeds 1 --out "$out/runs" --json ${OPTIONS:-} \
     >"$out/headline-$seed.part"; then
     mv "$out/headline-$seed.part" "$out/headline-$seed.json"

@@ -90,7 +90,7 @@ def test_the_check_for_machines_with_cuda_runs_on_a_cpu_and_goes_on(tmp_path):
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     options = "--epochs 2 --rewind-to 1 --milestones [] --steps 2 --search-batch-size 8 --batch-size 8 --rate 0.9"
     environment = {**os.environ, "PYTHON": sys.executable, "DEVICE": "cpu", "OPTIONS": options, "SEEDS": "0 1"}
-    environment |= {"TOMBOLA_CACHE": str(tmp_path / "cache"), "LARGE": "resnet50"}
+    environment |= {"TOMBOLA_CACHE": str(tmp_path / "cache"), "LARGE": "resnet50", "DATA": "folder"}
 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "steps.json").write_text("measured before")

@@ -167,8 +167,9 @@ def test_measurements_of_other_tickets_are_left_alone(capsys, finished, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seconds", "-1"], "--seconds must be a whole number of at least 0, got -1"),
-        (["--seconds", "soon"], "--seconds must be a whole number"),
+        (["--seconds", "-0.5"], "--seconds must be a number of at least 0, got -0.5"),
+        (["--seconds", ".inf"], "--seconds must be a number of at least 0, got inf"),
+        (["--seconds", "soon"], "--seconds must be a number, got"),
         (["--out", "RUN"], "is the run directory, whose files are the run's own"),
         (["--out", "RUN/config.yaml"], "is a file; it must be a directory"),
     ],

@@ -409,7 +409,8 @@ def test_which_layers_torchs_format_would_take():
     mask = torch.tensor([True, False, True, False]).repeat(64, 16)
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 10), nn.Linear(10, 3))
     masks = {"0.weight": mask, "1.weight": mask[:10], "2.weight": torch.ones(3, 10, dtype=torch.bool)}
-    said = semi_structured(Ticket(masks), model)
+    ticket = Ticket(masks)
+    said = semi_structured(ticket, ticket.apply_(model))
     assert said.startswith("2 of 3 layers keep at most 2 of every 4 weights along their inputs")
     on_cpu = "1 of them matrices that the format takes; not converted, which needs a GPU"
     assert said.endswith("1 converted multiply as they do dense" if torch.cuda.is_available() else on_cpu)

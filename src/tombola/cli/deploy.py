@@ -1,5 +1,6 @@
 """`tombola deploy`: what a ticket's network gains in bytes and in time, beside the dense one."""
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--out", type=str, default="", help="directory for deploy.json and deploy.md (default: deploy/RUN)"
     )
-    parser.add_argument("--seconds", type=int, default=10, help="for each batch size and number of threads")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each batch size and number of threads")
     add_json_option(parser)
     return parser
 
@@ -37,8 +38,8 @@ def main(arguments: Sequence[str]) -> None:
     options, config, directory, ticket = configure_for_ticket(_parser, arguments, ("data", "model", "machine"))
     options.out = options.out or f"deploy/{directory.resolve().name if is_run(directory) else ticket.stem}"
     out = out_directory(options)
-    if options.seconds < 0:
-        raise UsageError(f"--seconds must be a whole number of at least 0, got {options.seconds}")
+    if not 0 <= options.seconds < math.inf:
+        raise UsageError(f"--seconds must be a number of at least 0, got {options.seconds:g}")
     if out.resolve() == directory.resolve() and is_run(directory):
         raise UsageError(f"--out {out} is the run directory, whose files are the run's own: choose another place")
     _check_free(out, ticket)

@@ -190,10 +190,9 @@ def _sentence(message: str, known: Sequence[str]) -> str:
     wrong_type = re.search(r'Parser key "(\w+)"', message)
     if wrong_type:
         given = re.search(r"(?:Given|Got) value: (.*)", message)
-        # Options of runs are texts here, and read later; commands have but whole numbers of their own.
-        return (
-            f"--{wrong_type[1].replace('_', '-')} must be a whole number, got {given[1] if given else 'something else'}"
-        )
+        # Options of runs are texts here, and read later; commands have but numbers of their own.
+        kind = "number" if "float" in message else "whole number"
+        return f"--{wrong_type[1].replace('_', '-')} must be a {kind}, got {given[1] if given else 'something else'}"
     unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: (--?[^\s=]+)", message)
     if unknown:
         name = (unknown[1] or unknown[2]).lstrip("-").replace("-", "_")

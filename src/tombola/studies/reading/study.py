@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tombola.core.measure import Measure, measure_in
-from tombola.errors import TombolaError, UsageError
+from tombola.errors import TombolaError, UsageError, check_one_of
 from tombola.storage import digests
 from tombola.storage.files import read_json, read_json_object, read_yaml
 from tombola.studies import manifest
@@ -183,8 +183,10 @@ class Study:
         if not against or against in self.finders:
             return against or self.finders[0]
         meant = [label for label in self.finders if base_name(label) == against]
-        if len(meant) != 1:
-            raise UsageError(f"must be one of {', '.join(self.finders)}, got {against}", option="against")
+        if len(meant) > 1:
+            raise UsageError(f"must say which one: {', '.join(meant)}, got {against}", option="against")
+        if not meant:
+            check_one_of(self.finders, against, "against")
         return meant[0]
 
 
