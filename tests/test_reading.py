@@ -82,7 +82,7 @@ def test_a_finder_may_be_named_without_its_options(tmp_path, capsys):
     assert (found.chosen(), found.chosen("snip:rounds=3")) == ("random", "snip:rounds=3")
     with pytest.raises(UsageError, match="against must say which one: snip:rounds=2, snip:rounds=3, got snip"):
         found.chosen("snip")
-    with pytest.raises(UsageError, match="against must be one of .*, got randm; did you mean random"):
+    with pytest.raises(UsageError, match=r"against must be one of .*, got randm; did you mean random"):
         found.chosen("randm")
 
 
