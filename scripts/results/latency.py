@@ -8,7 +8,6 @@ usage: python -m scripts.results.latency STUDY_DIR FILE.json FILE.svg [--batch 6
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,8 +18,11 @@ import matplotlib as mpl
 
 mpl.use("agg")
 import pandas as pd
+import yaml
 from matplotlib import pyplot as plt
 
+from tombola.core.parts import written_name
+from tombola.runs.config import from_dict
 from tombola.studies import read
 from tombola.studies.figures.style import COLOURS
 
@@ -47,10 +49,10 @@ def deployed(run: Path, batch: int, seconds: int) -> list[dict[str, Any]]:
     ]
 
 
-def granularity_of(finder: str) -> str:
-    """Return the granularity that a finder is written with."""
-    found = re.search(r"granularity=\[?([\w:-]+?)(?:\]|:(?=\w+=)|$)", finder)
-    return found[1] if found else "weight"
+def granularity_of(run: Path) -> str:
+    """Return the granularity of a run's finder, of blocks with their shape."""
+    part = from_dict(yaml.safe_load((run / "config.yaml").read_text())).finder.granularity
+    return f"{written_name(part)} {getattr(part, 'shape', '')}".strip()
 
 
 def measured(study: Path, batch: int, seconds: int, seeds: int | None) -> list[dict[str, Any]]:
@@ -67,6 +69,7 @@ def measured(study: Path, batch: int, seconds: int, seeds: int | None) -> list[d
         found.append(
             {
                 "finder": cell.finder,
+                "granularity": granularity_of(study / str(cell.run)),
                 "density": cell.density,
                 "accuracy": cell.test_accuracy,
                 "dense_accuracy": cell.dense_test_accuracy,
@@ -76,7 +79,7 @@ def measured(study: Path, batch: int, seconds: int, seeds: int | None) -> list[d
                 "form": fastest["form"],
             }
         )
-    groups = pd.DataFrame(found).groupby(["finder", "density"], sort=False)
+    groups = pd.DataFrame(found).groupby(["finder", "granularity", "density"], sort=False)
     rows = groups.mean(numeric_only=True).assign(
         std=groups.accuracy.std(), seeds=groups.size(), form=groups.form.agg(lambda forms: ", ".join(sorted({*forms})))
     )
@@ -86,11 +89,12 @@ def measured(study: Path, batch: int, seconds: int, seeds: int | None) -> list[d
 def draw(rows: list[dict[str, Any]], batch: int, target: Path) -> None:
     """Draw accuracy over latency: granularities by colour, finders by marker, densities of one of both joined."""
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    kinds = list(dict.fromkeys(granularity_of(row["finder"]) for row in rows))
+    granularities = {row["finder"]: row["granularity"] for row in rows}
+    kinds = list(dict.fromkeys(granularities.values()))
     finders = list(dict.fromkeys(row["finder"].split(":")[0] for row in rows))
-    for name in dict.fromkeys(row["finder"] for row in rows):
+    for name, kind in granularities.items():
         points = sorted((row["milliseconds"], row["accuracy"]) for row in rows if row["finder"] == name)
-        kind, finder = granularity_of(name), name.split(":")[0]
+        finder = name.split(":")[0]
         axes.plot(
             *zip(*points, strict=True),
             color=COLOURS[kinds.index(kind)],
