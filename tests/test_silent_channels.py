@@ -6,19 +6,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.func import functional_call
 
 import tombola
 from tombola import UsageError
 from tombola.core.granularity import GRANULARITIES
 from tombola.core.parts import identify
 from tombola.core.progress import Silent
-from tombola.finders import Magnitude, draw
-from tombola.sparse.channels import silenced
+from tombola.finders import FINDERS, Magnitude, draw
+from tombola.networks.masking import survey
+from tombola.networks.network import FrozenNetwork, GatedNetwork
+from tombola.networks.task import Task
+from tombola.sparse.channels import gated_along, silenced
 from tombola.ticket import Ticket
 
 from .conftest import as_json, batches, images
 from .test_granularity import Residual
-from .test_rivals import problem
+from .test_rivals import CPU, problem
 
 pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
 
@@ -194,4 +198,94 @@ def test_trainings_with_and_without_have_other_names(tmp_path, capsys):
     again = as_json(capsys, "train", run["ticket"], "--out", str(tmp_path))
     trained = load_file(f"{again['run_dir']}/weights.safetensors")
     assert all(torch.equal(trained[name], value) for name, value in weights["run"].items())
-    assert identify(GRANULARITIES.read("channel"))["version"] == 2
+    assert identify(GRANULARITIES.read("channel"))["version"] == 3
+
+
+def places(layout, model, coupled=True, size=4):
+    found = gated_along(model, layout, torch.randn(2, 1, size, size), coupled)
+    return {name: each.tolist() for name, each in found.items()}
+
+
+def test_with_which_weights_biases_scales_and_shifts_go():
+    """By hand: the layers' weights begin at 0, 36, 252 and 282, and an output channel has 9, 36 and 6 of them."""
+    model = Deep()
+    first, second, hidden = [0, 9, 18, 27], [36 + 36 * at for at in range(6)], [252 + 6 * at for at in range(5)]
+    expected = {
+        "first.bias": first, "first_norm.weight": first, "first_norm.bias": first,
+        "second_norm.weight": second, "second_norm.bias": second, "hidden.bias": hidden,
+    }  # fmt: skip
+    assert places(survey(model).layout, model) == expected
+    # What is not pruned has no gate.
+    few = survey(model, exclude=("second.*", "hidden.*")).layout
+    assert places(few, model) == {name: each for name, each in expected.items() if name.startswith("first")}
+
+
+def test_a_channel_that_two_layers_write_has_one_gate_where_they_are_coupled():
+    model = Residual()
+    both = {"norm.weight": [0, 9, 18, 27], "norm.bias": [0, 9, 18, 27]}
+    assert places(survey(model).layout, model) == both
+    assert places(survey(model).layout, model, coupled=False) == {}
+
+
+def test_a_gate_before_normalisation_by_the_batch_matters_only_on_its_scale_and_shift():
+    torch.manual_seed(0)
+    model, (inputs, labels) = shifted(Deep), (torch.randn(32, 1, 6, 6), torch.randint(3, (32,)))
+    layout = survey(model).layout
+    beside = gated_along(model, layout, inputs, True)
+    pulls, shut = {}, torch.ones(layout.total)
+    shut[:9] = 0.0
+    for name, with_it in (("weights alone", {}), ("whole", beside)):
+        network = FrozenNetwork(model, layout, Task(), CPU, beside=with_it)
+        network.use_batch_statistics()
+        mask = torch.ones(layout.total, requires_grad=True)
+        loss = nn.functional.cross_entropy(network.masked(mask, (inputs, labels)), labels)
+        by_weight = torch.autograd.grad(loss, mask)[0]
+        pulls[name] = by_weight[:36].view(4, 9).sum(dim=1)
+        if with_it:
+            with torch.no_grad():
+                for each in (model.first.bias, model.first_norm.weight, model.first_norm.bias):
+                    each[0] = 0.0
+                model.first.weight[0] = 0.0
+                found, expected = network.masked(shut, (inputs, labels)), model.train()(inputs)
+            assert torch.allclose(found, expected, atol=1e-5)
+    assert pulls["weights alone"].abs().max() < 1e-4
+    assert pulls["whole"].abs().min() > 1e-4
+
+
+def test_gates_of_a_training_are_on_scales_and_shifts_and_are_taken_off_again():
+    torch.manual_seed(0)
+    model, inputs = shifted(Deep), torch.randn(8, 1, 6, 6)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    layout = survey(model).layout
+    beside = gated_along(model, layout, inputs, True)
+    network = GatedNetwork(model, layout, Task(), beside)
+    mask = torch.rand(layout.total, requires_grad=True)
+    output = network.under(mask, (inputs, torch.zeros(8, dtype=torch.long)))
+    output.square().sum().backward()
+    assert all(torch.equal(value, dict(model.named_parameters())[name]) for name, value in before.items())
+
+    again = mask.detach().clone().requires_grad_()
+    leaves = {name: value.clone().requires_grad_() for name, value in before.items()}
+    gates = {**layout.views(again), **{name: again[each] for name, each in beside.items()}}
+    gated = {name: leaf * gates[name] if name in gates else leaf for name, leaf in leaves.items()}
+    expected = functional_call(shifted(Deep).train(), gated, inputs)
+    expected.square().sum().backward()
+    assert torch.allclose(output, expected, atol=1e-5)
+    assert torch.allclose(mask.grad, again.grad, rtol=1e-3, atol=1e-4)
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter.grad, leaves[name].grad, rtol=1e-3, atol=1e-4), name
+    with torch.no_grad():
+        for name, value in dict(network.masked(mask.detach()).named_parameters()).items():
+            assert torch.allclose(value, gated[name])
+
+
+@pytest.mark.parametrize("finder", ["cts:steps=5", "joint", "continuous-sparsification", "edge-popup:steps=5"])
+def test_searches_over_channels_gate_them_whole(finder):
+    tickets = []
+    for granularity in ("channel", "[channel:silent=false]"):
+        torch.manual_seed(0)
+        at = problem(shifted(Deep), images(size=8), epochs=2)
+        tickets.append(draw(FINDERS.read(f"{finder}:granularity={granularity}"), at, 0.5))
+    whole, alone = (each.ticket.scores for each in tickets)
+    assert whole.keys() == alone.keys()
+    assert any(not torch.equal(whole[name], alone[name]) for name in whole)

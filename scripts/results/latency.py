@@ -51,7 +51,8 @@ def deployed(run: Path, batch: int, seconds: int) -> list[dict[str, Any]]:
 
 def granularity_of(run: Path) -> str:
     """Return the granularity of a run's finder, of blocks with their shape."""
-    part = from_dict(yaml.safe_load((run / "config.yaml").read_text())).finder.granularity
+    finder = from_dict(yaml.safe_load((run / "config.yaml").read_text())).finder
+    part = getattr(finder, "granularity", None)
     return f"{written_name(part)} {getattr(part, 'shape', '')}".strip()
 
 

@@ -158,7 +158,7 @@ class Channel(Channels):
     """
 
     name: ClassVar[str] = "channel"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     silent: bool = option(
         True,
         "whether a pruned channel's bias, and its scale and shift of BatchNorm, are held at zero in training",

@@ -19,7 +19,7 @@ from tombola.errors import UsageError
 from tombola.finders import diagnostics
 from tombola.finders.problem import Problem
 from tombola.networks.network import FrozenNetwork, vector_dtype
-from tombola.sparse.channels import follow
+from tombola.sparse.channels import follow, gated_along
 from tombola.sparse.choice import first_inputs
 from tombola.ticket import Provenance, Ticket
 from tombola.training import State
@@ -187,6 +187,21 @@ def following(finder: Any, problem: Problem) -> Problem:
 def silences(finder: Any) -> bool:
     """Whether a finder's tickets prune channels whole, with their biases and normalisation."""
     return bool(getattr(getattr(finder, "granularity", None), "silent", False))
+
+
+def gated_beside(finder: Any, problem: Problem) -> dict[str, Tensor]:
+    """Return which biases, scales and shifts the gates of a finder's channels are on beside the weights, and where.
+
+    See `tombola.sparse.channels.gated_along`; nothing where its tickets do not prune channels whole.
+    """
+    if not silences(finder):
+        return {}
+    try:
+        example = first_inputs(problem.task, problem.feed)
+        return gated_along(problem.model, problem.layout, example, finder.granularity.coupled)
+    except UsageError as error:
+        problem.progress.say(f"gates leave biases and normalisation alone: {error.message}")
+        return {}
 
 
 def arithmetic_of(finder: Any, selection: Selection, model: nn.Module, device: torch.device) -> dict[str, Any]:

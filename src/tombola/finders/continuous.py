@@ -14,7 +14,7 @@ from tombola.core.cost import Cost
 from tombola.core.parts import COUNT, FINITE, NOT_NEGATIVE, POSITIVE, Must, identify, option
 from tombola.core.selection import Density, Selection
 from tombola.finders import diagnostics
-from tombola.finders.base import Drawn, drawn
+from tombola.finders.base import Drawn, drawn, gated_beside
 from tombola.finders.gates import Gates
 from tombola.finders.problem import Problem
 from tombola.finders.training_finder import TrainingFinder
@@ -128,7 +128,7 @@ class HardeningGates(TrainingCallback):
     """Gates σ(β s) beside the weights, s learning by SGD."""
 
     def __init__(self, finder: ContinuousSparsification, problem: Problem, selection: Selection, start: Tensor) -> None:
-        self._finder, self._layout, self._selection, self._start = finder, problem.layout, selection, start
+        self._finder, self._problem, self._selection, self._start = finder, problem, selection, start
         self._forming = Hardening()
         self._step = 0
 
@@ -140,7 +140,7 @@ class HardeningGates(TrainingCallback):
     def begin(self, model: nn.Module, task: Task) -> None:
         """Put gates on the model's weights."""
         super().begin(model, task)
-        self._network = GatedNetwork(model, self._layout, task)
+        self._network = GatedNetwork(model, self._problem.layout, task, gated_beside(self._finder, self._problem))
         sgd = partial(torch.optim.SGD, lr=self._finder.learning_rate, momentum=MOMENTUM)
         start = self._start.to(next(model.parameters()).device)
         self._gates = Gates(start, self._selection.groups, self._forming, sgd)

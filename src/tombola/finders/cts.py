@@ -15,7 +15,7 @@ from tombola.core.parts import COUNT, POSITIVE, one_of, option
 from tombola.core.schedules import one_cycle
 from tombola.core.selection import Density
 from tombola.finders import diagnostics
-from tombola.finders.base import Drawn, Needs, drawn, search_batch_size
+from tombola.finders.base import Drawn, Needs, drawn, gated_beside, search_batch_size
 from tombola.finders.objective_finder import ObjectiveFinder, check_objective
 from tombola.finders.problem import Problem
 from tombola.finders.search import Search, run_steps
@@ -147,8 +147,8 @@ class CTS(ObjectiveFinder):
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density."""
         finder = self.settled(problem)
-        model = problem.network()
-        network = FrozenNetwork(model, problem.layout, problem.task, problem.runtime, shared=True)
+        model, beside = problem.network(), gated_beside(finder, problem)
+        network = FrozenNetwork(model, problem.layout, problem.task, problem.runtime, shared=True, beside=beside)
         network.use_batch_statistics()
         teacher = finder._teacher(problem, model)
         check_objective(finder.settled_objective, problem, teacher)

@@ -17,7 +17,7 @@ from tombola.core.seeds import generator
 from tombola.core.selection import Density, Selection
 from tombola.data import Item
 from tombola.errors import SearchError
-from tombola.finders.base import ALLOCATION_HELP, Drawn, Finder, Needs, drawn, search_batch_size
+from tombola.finders.base import ALLOCATION_HELP, Drawn, Finder, Needs, drawn, gated_beside, search_batch_size
 from tombola.finders.gates import Forming, Gates
 from tombola.finders.problem import Problem
 from tombola.finders.search import RECORD_EVERY, run_steps
@@ -94,7 +94,8 @@ class ScoreSearch:
 
     def __init__(self, finder: ScoreFinder, problem: Problem, selection: Selection) -> None:
         self._finder, self._problem, self.selection = finder, problem, selection
-        self._network = FrozenNetwork(problem.network(), problem.layout, problem.task, problem.runtime)
+        beside = gated_beside(finder, problem)
+        self._network = FrozenNetwork(problem.network(), problem.layout, problem.task, problem.runtime, beside=beside)
         self._network.use_batch_statistics()
         start, forming = self.begin()
         sgd = partial(torch.optim.SGD, lr=finder.learning_rate, momentum=MOMENTUM, weight_decay=self.weight_decay)

@@ -16,7 +16,7 @@ from tombola.core.selection import Density, Selection
 from tombola.errors import SearchError
 from tombola.finders import diagnostics
 from tombola.finders.balance import start_logits
-from tombola.finders.base import Drawn, drawn
+from tombola.finders.base import Drawn, drawn, gated_beside
 from tombola.finders.problem import Problem
 from tombola.finders.steering import arithmetic, steering
 from tombola.finders.training_finder import TrainingFinder, falling_share
@@ -100,7 +100,7 @@ class JointSearch(TrainingCallback):
     def begin(self, model: nn.Module, task: Task) -> None:
         """Put gates on the model's weights."""
         super().begin(model, task)
-        self._network = GatedNetwork(model, self._problem.layout, task)
+        self._network = GatedNetwork(model, self._problem.layout, task, gated_beside(self._finder, self._problem))
         like = torch.empty(0, device=next(model.parameters()).device)
         start = start_logits(self._selection, lambda _: START_LOGIT, like)
         self._steering = steering(

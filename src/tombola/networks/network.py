@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property, reduce
 from typing import Any
@@ -129,6 +130,30 @@ class _Strangers(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+NOTHING: Mapping[str, Tensor] = {}
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Parameters of a network, by its own names, that a flat mask is on beside the weights, and where in the mask."""
+
+    parameters: Mapping[str, Tensor]
+    places: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, named: Mapping[str, tuple[str, Tensor]], places: Mapping[str, Tensor]) -> "Beside":
+        """Return them. named: the network's own names and parameters, by canonical names, as places are."""
+        chosen = [(*named[name], each) for name, each in places.items()]
+        return cls({own: held for own, held, _ in chosen}, {own: each.to(held.device) for own, held, each in chosen})
+
+    def products(self, mask: Tensor) -> dict[str, Tensor]:
+        """Return the parameters times the mask (d,) at their places, times one at the place -1."""
+        return {
+            own: torch.where(places < 0, 1.0, mask[places.clamp(min=0)]).to(held.dtype) * held
+            for (own, held), places in zip(self.parameters.items(), self.places.values(), strict=True)
+        }
+
+
 # Makes of a flat vector what stands in place of a network's weights, by its own names.
 _Placed = Callable[[Tensor], dict[str, Tensor]]
 
@@ -141,9 +166,18 @@ class FrozenNetwork:
     uses weights of the original.
 
     shared: the model is a private copy already, and its tensors are taken as they are, also by several networks.
+    beside: parameters that a mask is on too, by canonical name: for each number the place of its weight, (C,), or -1.
     """
 
-    def __init__(self, model: nn.Module, layout: Layout, task: Task, runtime: Runtime, shared: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: Layout,
+        task: Task,
+        runtime: Runtime,
+        shared: bool = False,
+        beside: Mapping[str, Tensor] = NOTHING,
+    ) -> None:
         self.runtime = runtime
         self.layout = layout
         copied = sharing_copy(model) if shared else private_copy(model)
@@ -151,6 +185,7 @@ class FrozenNetwork:
         named = {name: (own, parameter) for name, own, parameter in named_parameters(self.model)}
         self._own_names = {name: named[name][0] for name in layout.names}
         self._chosen = {name: named[name][1] for name in layout.names}
+        self._beside = Beside.of(named, beside)
         self._dtypes = {name: parameter.dtype for name, parameter in self._chosen.items()}
         self._task, self._forward = task, _Forward(self.model, task)
         self._passes = Passes(self.model)
@@ -244,7 +279,8 @@ class FrozenNetwork:
     def _products(self, mask: Tensor) -> dict[str, Tensor]:
         """Return a mask times the weights, by the copy's own names."""
         parts, weights = self.layout.views(mask), self.layout.views(self.weights)
-        return {own: (parts[name] * weights[name]).to(self._dtypes[name]) for name, own in self._own_names.items()}
+        found = {own: (parts[name] * weights[name]).to(self._dtypes[name]) for name, own in self._own_names.items()}
+        return found | self._beside.products(mask)
 
     def _call(self, replaced: Mapping[str, Tensor], batch: Batch) -> Output:
         # Buffers that change in forward change in copies: each run depends on its weights and its batch alone.
@@ -269,7 +305,7 @@ class FrozenNetwork:
 
     def other_parameters(self) -> dict[str, Tensor]:
         """Return fresh leaves for the parameters that are not in the layout, for `under`."""
-        chosen = set(self._own_names.values())
+        chosen = {*self._own_names.values(), *self._beside.parameters}
         return {
             name: parameter.detach().clone().requires_grad_()
             for name, parameter in self.model.named_parameters()
@@ -323,14 +359,15 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Any]) -> nn.Module:
 class GatedNetwork:
     """A model in training that runs with its weights times a mask; gradients reach both.
 
-    model: is trained in place by its owner. layout: its weights that have a gate.
+    model: is trained in place by its owner. layout: its weights that have a gate. beside: as of `FrozenNetwork`.
     """
 
-    def __init__(self, model: nn.Module, layout: Layout, task: Task) -> None:
+    def __init__(self, model: nn.Module, layout: Layout, task: Task, beside: Mapping[str, Tensor] = NOTHING) -> None:
         self._layout = layout
         self._model, self._task = model, task
         named = {name: (own, parameter) for name, own, parameter in named_parameters(model)}
         self._chosen = {name: named[name] for name in layout.names}
+        self._beside = Beside.of(named, beside)
         self._places = places(model)
 
     def under(self, mask: Tensor, batch: Batch) -> Output:
@@ -360,7 +397,7 @@ class GatedNetwork:
             with without_reentry():
                 yield
         finally:
-            put(self._places, dict(self._chosen.values()))
+            put(self._places, {**dict(self._chosen.values()), **self._beside.parameters})
 
     def masked(self, mask: Tensor) -> nn.Module:
         """Return a copy of the model with the mask multiplied into its weights."""
@@ -373,7 +410,8 @@ class GatedNetwork:
 
     def _masked(self, mask: Tensor) -> dict[str, Tensor]:
         views = self._layout.views(mask)
-        return {own: views[name].to(parameter.dtype) * parameter for name, (own, parameter) in self._chosen.items()}
+        found = {own: views[name].to(parameter.dtype) * parameter for name, (own, parameter) in self._chosen.items()}
+        return found | self._beside.products(mask)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from tombola.errors import UsageError
 from tombola.networks.masking import named_parameters
 from tombola.networks.network import private_copy
 from tombola.sparse.compaction.reading import passages
-from tombola.sparse.compaction.silence import silence
+from tombola.sparse.compaction.silence import companions, silence
 from tombola.sparse.compaction.tracing import trace
 
 # Raised when channels without input are held at zero in another way.
@@ -58,6 +58,20 @@ def silenced(model: nn.Module, masks: Mapping[str, Tensor], example: Any) -> dic
         raise UsageError(SEVERAL)
     try:
         return silence(model, masks, example[:2].to(next(model.parameters()).device))
+    except UsageError as error:
+        raise UsageError(error.message.partition(": ")[2]) from None
+
+
+def gated_along(model: nn.Module, layout: Layout, example: Any, coupled: bool) -> dict[str, Tensor]:
+    """Return with which weights biases, scales and shifts go, see `tombola.sparse.compaction.silence.companions`.
+
+    What normalises by the batch undoes a gate on the weights before it, unless the gate is on its scale and shift too.
+    example: what the model is called with. Raises UsageError, with the reason, where channels cannot be followed.
+    """
+    if not isinstance(example, Tensor):
+        raise UsageError(SEVERAL)
+    try:
+        return companions(model, layout, example[:2].to(next(model.parameters()).device), coupled)
     except UsageError as error:
         raise UsageError(error.message.partition(": ")[2]) from None
 

@@ -1,15 +1,18 @@
 """Channels that pruning leaves without input, and what must be zero for them to be zero themselves."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from tombola.core.flat import Layout
+from tombola.core.granularity import outputs_of
 from tombola.networks.masking import named_parameters
 from tombola.networks.network import private_copy
 from tombola.sparse.compaction import operations as ops
-from tombola.sparse.compaction.plan import Flags, Value
+from tombola.sparse.compaction.plan import Flags, Places, Value
 from tombola.sparse.compaction.reading import Reader
 from tombola.sparse.compaction.tracing import Traced, trace
 
@@ -33,6 +36,58 @@ def silence(model: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> d
     silencer.read()
     found = {names[parameter]: torch.from_numpy(alive) for parameter, alive in silencer.alive.items()}
     return {name: alive for name, alive in found.items() if not alive.all()}
+
+
+@torch.no_grad()
+def companions(model: nn.Module, layout: Layout, example: Tensor, coupled: bool) -> dict[str, Tensor]:
+    """Return with which weights biases, and BatchNorm's scales and shifts, go: places in the flat vector of weights.
+
+    By canonical name, (C,); at each channel's place there is a weight that writes the channel, -1 for channels that the
+    network gives, that weights outside of the layout write too, or several weights do that are not coupled. Parameters
+    without any such channel are left out. example, and what is raised: as in `silence`.
+    """
+    twin = private_copy(model).eval()
+    names = {parameter: name for name, _, parameter in named_parameters(twin)}
+    reader = _Noting(trace(twin, example))
+    leaders, _ = reader.read().leaders()
+    writers: dict[int, set[int]] = {}
+    for weight, _, outputs in reader.weighted():
+        for unit, place in zip(leaders[outputs].tolist(), _first_of_channels(layout, names[weight]), strict=False):
+            writers.setdefault(unit, set()).add(place)
+    for unit in leaders[sorted(reader.ends)].tolist():
+        writers[unit] = {-1}
+
+    def place_of(unit: int) -> int:
+        places = writers.get(unit, {-1})
+        return min(places) if coupled or len(places) == 1 else -1
+
+    found = {names[held]: torch.tensor([place_of(unit) for unit in leaders[units]]) for held, units in reader.held}
+    return {name: places for name, places in found.items() if (places >= 0).any()}
+
+
+def _first_of_channels(layout: Layout, name: str) -> Iterable[int]:
+    """Return where in the flat vector the first weight of each output channel of a layer lies; -1 outside of it."""
+    if name not in layout.names:
+        return itertools.repeat(-1)
+    at = layout.names.index(name)
+    shape = layout.shapes[at]
+    channels = outputs_of(shape, layout.wiring(at)).expand(shape).reshape(-1)
+    _, first = np.unique(channels.numpy(), return_index=True)
+    found: list[int] = (sum(layout.counts[:at]) + first).tolist()
+    return found
+
+
+class _Noting(Reader):
+    """Notes what would keep channels from being zero. held: parameters, and the units that each has a number for."""
+
+    def __init__(self, traced: Traced) -> None:
+        super().__init__(traced)
+        self.held: list[tuple[nn.Parameter, Places]] = []
+
+    def noted(self, node: fx.Node, found: Value) -> Value:
+        if node.op == "call_module":
+            self.held += [(parameter, found.units) for parameter in _held(self.module_of(node))]
+        return found
 
 
 def _reduce_to_masks(module: nn.Module, masks: Mapping[str, Tensor], names: Mapping[nn.Parameter, str]) -> None:
