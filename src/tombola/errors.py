@@ -8,6 +8,12 @@ _PREDICATES = ("must ", "needs ", "takes ", "is ", "are ", "cannot ", "excludes 
 # Control characters, halves of characters (bytes of a file's name that are no UTF-8), ends of lines and paragraphs.
 _UNSHOWN = {"Cc", "Cs", "Zl", "Zp"}
 
+# What is said of options that divide one cell, where there are many.
+OF_ONE_CELL = (
+    "is for run, draw and train, which divide one cell over processes; cells are done side by side by --jobs, each on a "
+    "GPU of its own, or by an engine of tombola study"
+)
+
 
 def in_words(error: BaseException) -> str:
     """Return an error's kind and text on one line."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from tombola import alive
-from tombola.errors import UsageError, nearest
+from tombola.errors import OF_ONE_CELL, UsageError, nearest
 
 # What else people call an option; of several, the first that a command has is meant.
 _SYNONYMS = {
@@ -197,10 +197,7 @@ def _sentence(message: str, known: Sequence[str]) -> str:
     if unknown:
         name = (unknown[1] or unknown[2]).lstrip("-").replace("-", "_")
         if name in ("devices", "num_nodes") and "jobs" in known:
-            return (
-                f"{unknown[1] or unknown[2]} is for run, draw and train, which divide one cell over processes; cells "
-                "are done side by side by --jobs, each on a GPU of its own, or by an engine of tombola study"
-            )
+            return f"{unknown[1] or unknown[2]} {OF_ONE_CELL}"
         near = _meant(name, known)
         hint = f"; did you mean {near if unknown[1] else '--' + near.replace('_', '-')}?" if near else ""
         return f"{unknown[1] or unknown[2]} is not an option{hint}"

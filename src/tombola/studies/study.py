@@ -10,7 +10,7 @@ from typing import Any
 from tombola.core.parts import identify, plain, written_name
 from tombola.core.selection import Density
 from tombola.core.written import from_text
-from tombola.errors import TombolaError, UsageError, did_you_mean
+from tombola.errors import OF_ONE_CELL, TombolaError, UsageError, did_you_mean
 from tombola.runs.config import STANDARD, density_list, from_dict, load_preset
 from tombola.storage.files import read_json_object, read_yaml
 from tombola.storage.identity import digest
@@ -169,8 +169,7 @@ def _study(name: str, values: Mapping[str, Any]) -> StudyPlan:
         raise UsageError("must be given, or model and data", option="preset")
     preset = load_preset(values["preset"], values.get("recipe", STANDARD)) if "preset" in values else {}
     for key in sorted({"devices", "num_nodes"} & values.keys()):
-        words = "is for run, draw and train, which divide one cell over processes; cells are done by --jobs"
-        raise UsageError(f"{words} or an engine, to which resources says what each needs", option=key)
+        raise UsageError(f"{OF_ONE_CELL}, to which resources says what each needs", option=key)
     options = {key: value for key, value in values.items() if key not in _OWN}
     finders = _listed(values["finders"], "finders")
     layers = [{k: v for k, v in layer.items() if k != "density"} for layer in (preset, options)]
