@@ -10,8 +10,8 @@ _UNSHOWN = {"Cc", "Cs", "Zl", "Zp"}
 
 # What is said of options that divide one cell, where there are many.
 OF_ONE_CELL = (
-    "is for run, draw and train, which divide one cell over processes; cells are done side by side by --jobs, each on a "
-    "GPU of its own, or by an engine of tombola study"
+    "is for run, draw and train, which divide one cell over processes; cells are done side by side by --jobs, each on "
+    "a GPU of its own, or by an engine of tombola study"
 )
 
 
