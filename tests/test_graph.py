@@ -377,6 +377,15 @@ def test_a_study_at_a_glance_before_it_is_begun(tmp_path, capsys, monkeypatch):
     assert "With 2 at a time, their start included: " in text
     assert "Guessed: that later steps take as long as the first; how many files a task writes." in text
 
+    monkeypatch.setattr("tombola.cli.study.MOST_LISTED", 7)
+    _, text, _ = command(capsys, "study", path, "--dry-run")
+    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in text.splitlines() if "│" in line]
+    kinds = {words.partition(" of ")[0] for words, _, _ in rows}
+    assert kinds == {task["kind"] for task in found["tasks"]}
+    assert ["dense", "2", "0"] in rows
+    assert sum(int(count) for _, count, _ in rows) == 8
+    assert "--json lists them one by one." in text
+
 
 @pytest.mark.parametrize(
     ("options", "message"),

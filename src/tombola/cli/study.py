@@ -1,6 +1,6 @@
 """`tombola study FILE`: many cells from a small file, on this machine or a cluster."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,11 @@ from tombola.studies.shipped import study_names
 if TYPE_CHECKING:
     from tombola.studies import StudyPlan
     from tombola.studies.engines import Engine
+    from tombola.studies.graph import Graph
 
 ENGINES = ("local", "ray", "slurm")
+# Tasks that a dry run shows one by one; more of them are shown by kind and finder.
+MOST_LISTED = 60
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -141,13 +144,20 @@ def _forecast(study: "StudyPlan", out: Path, engine: "Engine", options: Namespac
         guessed = {"start_seconds": found.start, "guesses": list(found.guesses)}
         show_json({"tasks": tasks, "work_seconds": found.work, **whole, **guessed})
         return
-    rows = [
-        (task.words, states[name], duration_words(found.seconds[name]) if name in found.seconds else "")
-        for name, task in graph.tasks.items()
-    ]
-    show_table(f"{study.name}: {len(rows)} tasks for {len(study.cells)} cells", ("task", "state", "about"), rows)
+    title = f"{study.name}: {len(graph.tasks)} tasks for {len(study.cells)} cells"
+    if len(graph.tasks) > MOST_LISTED:
+        show_table(title, ("tasks", "how many", "done", "about"), _grouped(graph, states, found.seconds))
+        show_text("--json lists them one by one.")
+    else:
+        rows = [
+            (task.words, states[name], duration_words(found.seconds[name]) if name in found.seconds else "")
+            for name, task in graph.tasks.items()
+        ]
+        show_table(title, ("task", "state", "about"), rows)
     done = sum(state == "done" for state in states.values())
-    show_text(f"{done} of {len(rows)} tasks are done; the others are about {duration_words(found.work)} of work.")
+    show_text(
+        f"{done} of {len(graph.tasks)} tasks are done; the others are about {duration_words(found.work)} of work."
+    )
     wall = duration_words(found.wall(workers))
     on_gpu = f", and {gpu_hours:.1f} GPU hours in all" if found.on_gpu else ""
     show_text(f"With {workers} at a time, their start included: {wall}{on_gpu}.")
@@ -156,3 +166,24 @@ def _forecast(study: "StudyPlan", out: Path, engine: "Engine", options: Namespac
         "Measured just now: preparing a cell, steps of training and of each finder from loading the batch on, "
         f"evaluation, and a file written. Guessed: {'; '.join(found.guesses)}."
     )
+
+
+def _grouped(
+    graph: "Graph", states: Mapping[str, str], seconds: Mapping[str, float]
+) -> list[tuple[str, str, str, str]]:
+    """Return a row for the tasks of each kind and finder: what they are, how many, how many done, what is left."""
+    from tombola.studies.status import duration_words
+
+    groups: dict[str, list[str]] = {}
+    for name, task in graph.tasks.items():
+        shared = task.kind in ("dense", "teacher")  # by finders that are not told apart here
+        groups.setdefault(task.kind if shared else f"{task.kind} of {task.finder}", []).append(name)
+    return [
+        (
+            words,
+            str(len(names)),
+            str(sum(states[name] == "done" for name in names)),
+            duration_words(sum(seconds.get(name, 0.0) for name in names)),
+        )
+        for words, names in groups.items()
+    ]
