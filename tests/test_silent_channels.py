@@ -13,10 +13,12 @@ from tombola import UsageError
 from tombola.core.granularity import GRANULARITIES
 from tombola.core.parts import identify
 from tombola.core.progress import Silent
+from tombola.data import Item
 from tombola.finders import FINDERS, Magnitude, draw
 from tombola.networks.masking import survey
 from tombola.networks.network import FrozenNetwork, GatedNetwork
 from tombola.networks.task import Task
+from tombola.objectives import MaskedBatch
 from tombola.sparse.channels import gated_along, silenced
 from tombola.ticket import Ticket
 
@@ -277,6 +279,26 @@ def test_gates_of_a_training_are_on_scales_and_shifts_and_are_taken_off_again():
     with torch.no_grad():
         for name, value in dict(network.masked(mask.detach()).named_parameters()).items():
             assert torch.allclose(value, gated[name])
+
+
+@pytest.mark.parametrize("every_parameter", [False, True])
+def test_gradients_under_a_mask_are_those_of_the_channels_as_it_leaves_them(every_parameter):
+    torch.manual_seed(0)
+    model, batch = shifted(Deep), (torch.randn(8, 1, 6, 6), torch.randint(3, (8,)))
+    layout = survey(model).layout
+    beside = gated_along(model, layout, batch[0], True)
+    network = FrozenNetwork(model, layout, Task(), CPU, beside=beside)
+    network.use_batch_statistics()
+    mask = torch.rand(layout.total)
+    found = MaskedBatch(network, Task(), mask, Item(batch), batch).gradient(network, mask, every_parameter)
+
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in model.named_parameters()}
+    gates = {**layout.views(mask), **{name: mask[each] for name, each in beside.items()}}
+    gated = {name: leaf * gates[name] if name in gates else leaf for name, leaf in leaves.items()}
+    nn.functional.cross_entropy(functional_call(model.train(), gated, batch[0]), batch[1]).backward()
+    wanted = [*layout.names, *(name for name in leaves if name not in layout.names and every_parameter)]
+    expected = torch.cat([leaves[name].grad.reshape(-1) for name in wanted])
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("finder", ["cts:steps=5", "joint", "continuous-sparsification", "edge-popup:steps=5"])

@@ -146,10 +146,10 @@ class Beside:
         chosen = [(*named[name], each) for name, each in places.items()]
         return cls({own: held for own, held, _ in chosen}, {own: each.to(held.device) for own, held, each in chosen})
 
-    def products(self, mask: Tensor) -> dict[str, Tensor]:
-        """Return the parameters times the mask (d,) at their places, times one at the place -1."""
+    def products(self, mask: Tensor, values: Mapping[str, Tensor] = NOTHING) -> dict[str, Tensor]:
+        """Return the parameters, or values in their stead, times the mask (d,) at their places, by one at -1."""
         return {
-            own: torch.where(places < 0, 1.0, mask[places.clamp(min=0)]).to(held.dtype) * held
+            own: torch.where(places < 0, 1.0, mask[places.clamp(min=0)]).to(held.dtype) * values.get(own, held)
             for (own, held), places in zip(self.parameters.items(), self.places.values(), strict=True)
         }
 
@@ -236,6 +236,10 @@ class FrozenNetwork:
         """
         return self._run(mask, batch, self._products, {})
 
+    def gated(self, mask: Tensor, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return values of parameters that are not in the layout, by the copy's own names, as a mask leaves them."""
+        return {**others, **self._beside.products(mask, others)}
+
     def _run(self, vector: Tensor, batch: Batch, placed: _Placed, others: Mapping[str, Tensor]) -> Output:
         if not torch.is_grad_enabled() or not any(each.requires_grad for each in (vector, *others.values())):
             return self._call({**placed(vector), **others}, batch)
@@ -260,7 +264,8 @@ class FrozenNetwork:
             self._rest = {}
             if met and has_own_functions(found):
                 # Functions that run modules again ask for the gradients of all their parameters.
-                self._rest = self.other_parameters()
+                gated = self._beside.parameters
+                self._rest = {own: leaf for own, leaf in self.other_parameters().items() if own not in gated}
                 found = self._followed(vector, batch, placed, others)
         if self._rest and twice.is_active():
             raise UsageError(
@@ -305,7 +310,7 @@ class FrozenNetwork:
 
     def other_parameters(self) -> dict[str, Tensor]:
         """Return fresh leaves for the parameters that are not in the layout, for `under`."""
-        chosen = {*self._own_names.values(), *self._beside.parameters}
+        chosen = set(self._own_names.values())
         return {
             name: parameter.detach().clone().requires_grad_()
             for name, parameter in self.model.named_parameters()

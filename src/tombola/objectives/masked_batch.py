@@ -65,8 +65,8 @@ class MaskedBatch:
         weights = network.weights.detach().clone().requires_grad_()
         others = network.other_parameters() if every_parameter else {}
         with torch.enable_grad(), twice_differentiable():
-            masked = weights if mask is None else mask * weights
-            loss = self.task.loss(network.under(masked, self.batch, others), self.batch)
+            masked, placed = (weights, others) if mask is None else (mask * weights, network.gated(mask, others))
+            loss = self.task.loss(network.under(masked, self.batch, placed), self.batch)
             parts = torch.autograd.grad(
                 loss, [weights, *others.values()], create_graph=mask is not None, materialize_grads=True
             )
