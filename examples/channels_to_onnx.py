@@ -53,7 +53,7 @@ class Exported:
     said: str
 
 
-def main(epochs: int = 4, density: float = 0.3, finder: str = "snip:allocation=uniform") -> Exported:
+def main(epochs: int = 12, density: float = 0.5, finder: str = "snip:allocation=uniform") -> Exported:
     """Draw a ticket of channels after an epoch, train it, cut dead channels out, and export what is left."""
     torch.manual_seed(0)
     train, test = digits()

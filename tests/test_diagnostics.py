@@ -7,8 +7,9 @@ import torch
 
 import tombola
 from tombola import CTS, GradBalance, Lagrangian, ProportionalBalance, TicketWarning
+from tombola.core.progress import Silent
 from tombola.data import ListFeed
-from tombola.finders import draw
+from tombola.finders import Magnitude, draw
 from tombola.finders.diagnostics import SearchFindings, closed_gates, missed_density, search_signs
 from tombola.finders.problem import Problem
 from tombola.networks.masking import survey
@@ -16,7 +17,9 @@ from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task
 from tombola.training import State
 
-from .conftest import batches, mlp, train
+from .conftest import batches, images, mlp, train
+from .test_granularity import Residual
+from .test_rivals import problem
 
 
 def trained(hidden=64):
@@ -136,3 +139,26 @@ def test_the_held_out_value_is_the_objective_on_those_batches():
     )
     found = ticket.provenance.objective
     assert found["held_out"] == pytest.approx(found["hard"], rel=1e-5)
+
+
+def test_a_layer_without_weights_cuts_the_network_unless_something_leads_around_it():
+    def warned(model, weight, data):
+        with torch.no_grad():
+            weight(model).mul_(1e-9)
+        said = []
+
+        class Heard(Silent):
+            def say(self, text):
+                said.append(text)
+
+        at = replace(problem(model, data), progress=Heard())
+        warnings = draw(Magnitude(), at, 0.5).ticket.provenance.warnings
+        return warnings, said
+
+    found, said = warned(mlp(), lambda model: model[2].weight, batches())
+    assert found[0] == "no weight is left in 2.weight"
+    assert found[1].startswith("the ticket's output is the same for every input: every path through the network is cut")
+    assert said == [f"warning: {found[1]}"]
+    found, said = warned(Residual(), lambda model: model.narrow.weight, images())
+    assert found == ("no weight is left in narrow.weight",)
+    assert said == []

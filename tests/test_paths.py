@@ -21,7 +21,7 @@ def test_an_mlp_by_hand():
     first = torch.tensor([[1, 1], [0, 0], [1, 0]]).bool()
     second = torch.tensor([[1, 0, 0], [0, 1, 0]]).bool()
     found = Ticket({"0.weight": first, "2.weight": second}).paths(mlp(2, 3, 2), torch.zeros(4, 2))
-    assert (found.nodes, found.of) == (2, 5)
+    assert (found.nodes, found.of, found.weights) == (2, 5, 3)
     assert found.log_paths == pytest.approx(math.log(2))
     assert found.to_dict()["log_paths"] == found.log_paths
 
@@ -38,12 +38,23 @@ def test_paths_are_the_sum_of_the_masks_product(sizes, seed):
     number = float(product.sum())
     assert found.log_paths == (pytest.approx(math.log(number), abs=1e-9) if number else -math.inf)
     assert (found.nodes > 0) == (number > 0)
+    # A weight counts if paths are lost without it.
+    counts = 0
+    for name, mask in masks.items():
+        for place in mask.nonzero().tolist():
+            without = {**masks, name: mask.clone()}
+            without[name][tuple(place)] = False
+            left = torch.ones(sizes[0], dtype=torch.float64)
+            for each in without.values():
+                left = each.double() @ left
+            counts += float(left.sum()) < number
+    assert found.weights == counts
 
 
 def test_a_cut_network_has_none():
     masks = {"0.weight": torch.ones(3, 2).bool(), "2.weight": torch.zeros(2, 3).bool()}
     found = Ticket(masks).paths(mlp(2, 3, 2), torch.zeros(1, 2))
-    assert (found.nodes, found.of, found.to_dict()["log_paths"]) == (0, 5, None)
+    assert (found.nodes, found.of, found.weights, found.to_dict()["log_paths"]) == (0, 5, 0, None)
 
 
 def test_a_convolution_with_normalisation_by_hand():
@@ -56,7 +67,7 @@ def test_a_convolution_with_normalisation_by_hand():
     conv[:2, :, 1, 1] = True
     head[0, :32] = head[1, 63] = True
     found = Ticket({"conv.weight": conv, "head.weight": head}).paths(model, torch.zeros(2, 1, 4, 4))
-    assert (found.nodes, found.of) == (3, 7)
+    assert (found.nodes, found.of, found.weights) == (3, 7, 34)
     assert found.log_paths == pytest.approx(math.log(32))
     assert float(model.norm.running_mean[0]) == 7.0, "the model is left alone"
 

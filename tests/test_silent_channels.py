@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call
 
 import tombola
-from tombola import UsageError
+from tombola import TicketWarning, UsageError
 from tombola.core.granularity import GRANULARITIES
 from tombola.core.parts import identify
 from tombola.core.progress import Silent
@@ -155,6 +155,8 @@ def test_a_training_function_and_a_loop_of_ones_own_hold_channels_at_zero_too():
     with ticket.attach(model, optimizer := torch.optim.SGD(model.parameters(), lr=0.05), example=example):
         loop(model, optimizer, data)
     assert not any(dict(model.named_parameters())[name][~alive].any() for name, alive in held.items())
+    with pytest.warns(TicketWarning, match=r"of pruned channels train on.*: give attach\(\.\.\., example=inputs\)"):
+        ticket.attach(model, optimizer).detach()
     for other in (Ticket(dict(ticket)), tombola.draw(model, data, density=0.5, finder="magnitude", progress=False)):
         with pytest.raises(UsageError, match="example is for tickets of granularity channel, this one's is weight"):
             other.attach(model, optimizer, example=example)

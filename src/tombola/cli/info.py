@@ -127,6 +127,8 @@ def _further(result: Mapping[str, Any]) -> Iterator[str]:
     if "nodes" in paths:
         number = "none" if paths["log_paths"] is None else f"e^{paths['log_paths']:.2f}"
         yield f"effective nodes: {paths['nodes']:,} of {paths['of']:,}; paths from inputs to outputs: {number}"
+        if "weights" in paths:
+            yield f"effective weights, on a path from an input to an output: {paths['weights']:,}"
     if kept:
         own, measure = "kept weights, of the finder's own training, no ticket", measure_in(result)
         yield f"{own}: {measure.shown(kept[measure.test])} test {measure.name}"

@@ -124,7 +124,8 @@ class Selection:
             beyond = [i for i in part if i not in layers]
             if beyond:
                 names = f"{self.layout.names[next(i for i in part if i in layers)]} and {self.layout.names[beyond[0]]}"
-                raise UsageError(f"{names} share groups of weights, and must share a density", option="density")
+                words = "share groups of weights, and must share a density, unless exclude leaves one of them dense"
+                raise UsageError(f"{names} {words}", option="density")
         return found
 
     def _allocated(self, parts: Sequence[int], counts: Mapping[int, int]) -> list[Pool]:

@@ -302,7 +302,9 @@ def drawn(
         if vector.shape != (problem.layout.total,):
             wanted = f"the {what} must be a vector of {problem.layout.total:,} numbers, one a weight"
             raise UsageError(f"{written_name(finder)!r}: {wanted}, got {list(vector.shape)}", option="finder")
-    warnings = [*diagnostics.empty_layers(problem.layout.views(mask)), *facts.pop("warnings", ())]
+    empty = diagnostics.empty_layers(problem.layout.views(mask))
+    cut = _cut(finder, problem, mask) if empty else []
+    warnings = dict.fromkeys([*empty, *cut, *facts.pop("warnings", ())])
     provenance = Provenance(
         finder=describe(finder),
         density=density,
@@ -319,6 +321,19 @@ def drawn(
     views = problem.layout.views
     ticket = Ticket(views(mask.cpu()), provenance, views(scores.detach().float().cpu()))
     return Drawn(ticket, problem.entry.rows(), start, kept)
+
+
+def _cut(finder: Any, problem: Problem, mask: Tensor) -> list[str]:
+    """Warn of a mask that leaves no path, which a layer without weights need not mean: others may lead around it."""
+    beside = gated_beside(finder, problem)
+    network = FrozenNetwork(
+        problem.network(), problem.layout, problem.task, problem.runtime, shared=True, beside=beside
+    )
+    network.use_batch_statistics()
+    found = diagnostics.cut_paths(network, mask.to(network.weights.device), problem.feed, problem.runtime)
+    for warning in found:
+        problem.progress.say(f"warning: {warning}")
+    return found
 
 
 def decided(finder: Any, problem: Problem, density: Density, selection: Selection) -> Drawn:

@@ -66,7 +66,10 @@ def cut_paths(network: FrozenNetwork, mask: Tensor, feed: Feed, runtime: Runtime
     for item in islice(feed.epoch(0), 1):
         output = network.masked(mask.to(network.weights.dtype), runtime.move(item.batch))
         if isinstance(output, Tensor) and output.dim() and len(output) > 1 and bool((output == output[:1]).all()):
-            return ["the ticket's output is the same for every input: every path through the network is cut"]
+            return [
+                "the ticket's output is the same for every input: every path through the network is cut; allocation "
+                "uniform or erk leaves every layer some weights"
+            ]
     return []
 
 

@@ -1,4 +1,4 @@
-"""Effective nodes and paths of a masked network: what of it lies between its inputs and its outputs.
+"""Effective nodes, weights and paths of a masked network: what of it lies between its inputs and its outputs.
 
 Source: Pham et al. 2023, Towards Data-Agnostic Pruning at Initialization: What Makes a Good Sparse Mask? (NPB).
 """
@@ -27,12 +27,14 @@ class Paths:
     """What a mask leaves of a network's ways from inputs to outputs.
 
     nodes: units (features, channels) of masked layers that lie on a path of kept weights from an input to an output, of
-    `of` in all. log_paths: natural logarithm of the number of such paths for an input of one everywhere, -infinity
-    where there is none. What pools by averages takes a path by its share, and of a maximum the most.
+    `of` in all. weights: kept weights that do. log_paths: natural logarithm of the number of such paths for an input of
+    one everywhere, -infinity where there is none. What pools by averages takes a path by its share, and of a maximum
+    the most.
     """
 
     nodes: int
     of: int
+    weights: int
     log_paths: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -40,12 +42,13 @@ class Paths:
         return {
             "nodes": self.nodes,
             "of": self.of,
+            "weights": self.weights,
             "log_paths": self.log_paths if math.isfinite(self.log_paths) else None,
         }
 
 
 def effective_paths(model: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> Paths:
-    """Return effective nodes and paths of a model under masks, by name.
+    """Return effective nodes, weights and paths of a model under masks, by name.
 
     Weights become their masks, all other weights of layers one, biases zero, and normalisation does nothing; an input
     of ones then adds up paths, and how its sum depends on a unit, times that unit, those through it. example: inputs
@@ -66,17 +69,24 @@ def effective_paths(model: nn.Module, masks: Mapping[str, Tensor], example: Tens
         found = counted(ones.requires_grad_())
         total = _sum(found)
         flat = [each for parts in outputs.values() for each in parts]
-        slopes = torch.autograd.grad(total, flat, allow_unused=True)
+        kept = [parameter for parameter in counted.parameters() if parameter.requires_grad]
+        slopes = torch.autograd.grad(total, [*flat, *kept], allow_unused=True)
     for handle in handles:
         handle.remove()
     _check_homogeneous(counted, ones.shape)
     total = total.detach()
+    # What a sum of products depends on through a factor, times that factor, are the products with it.
+    weights = sum(
+        int((weight * slope > 0).sum())
+        for weight, slope in zip(kept, slopes[len(flat) :], strict=True)
+        if slope is not None
+    )
     nodes, places = 0, iter(slopes)
     for name, parts in outputs.items():
         through = sum((_by_unit(layers[name], each, next(places)) for each in parts), torch.zeros(()))
         nodes += int((through > 0).sum())
     count = sum(masks[name].shape[0] for name in layers)
-    return Paths(nodes, count, math.log(float(total)) if total > 0 else -math.inf)
+    return Paths(nodes, count, weights, math.log(float(total)) if total > 0 else -math.inf)
 
 
 @torch.no_grad()
@@ -131,5 +141,5 @@ def _counting(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     for name, parameter in counting.named_parameters():
         parameter.fill_(0.0 if name.rpartition(".")[2] == "bias" else 1.0)
     for name, parameter in check_masks(counting, masks).items():
-        parameter.copy_(masks[name])
+        parameter.copy_(masks[name]).requires_grad_()
     return counting

@@ -1,6 +1,7 @@
 """Ticket: immutable masks by parameter name, and where they come from."""
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tombola.core.compiling import numba_works
-from tombola.errors import UsageError
+from tombola.errors import TicketWarning, UsageError
 from tombola.networks.masking import Attachment, check_masks, pruned_of, zero_
 from tombola.networks.network import private_copy
 from tombola.networks.paths import Paths, effective_paths
@@ -195,6 +196,13 @@ class Ticket(Mapping[str, Tensor]):
         ticket's parameters; issues a TicketWarning when they lack some that ask for gradients, and the first time that
         pruned weights have come alive outside of their steps.
         """
+        if example is None and self.silent:
+            warnings.warn(
+                "the biases, scales and shifts of pruned channels train on, and keep the channels in the network: give "
+                "attach(..., example=inputs)",
+                TicketWarning,
+                stacklevel=2,
+            )
         return Attachment(model, optimizers, self if example is None else {**self, **self._silenced(model, example)})
 
     def _silenced(self, model: nn.Module, example: Tensor) -> dict[str, Tensor]:

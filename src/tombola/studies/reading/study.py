@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tombola.core.measure import Measure, measure_in
-from tombola.errors import TombolaError, UsageError, check_one_of
+from tombola.errors import TombolaError, UsageError, did_you_mean
 from tombola.storage import digests
 from tombola.storage.files import read_json, read_json_object, read_yaml
 from tombola.studies import manifest
@@ -186,7 +186,8 @@ class Study:
         if len(meant) > 1:
             raise UsageError(f"must say which one: {', '.join(meant)}, got {against}", option="against")
         if not meant:
-            check_one_of(self.finders, against, "against")
+            near = did_you_mean(against, {*self.finders, *map(base_name, self.finders)})
+            raise UsageError(f"must be one of {', '.join(self.finders)}, got {against}{near}", option="against")
         return meant[0]
 
 
