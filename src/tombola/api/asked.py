@@ -86,7 +86,8 @@ def _of_settings(finder: Finds | str | None, settings: dict[str, Any]) -> Finds:
             words = f"is not an option of the finder {written_name(spec.part)}, which has {known}"
             raise UsageError(words, option=name)
     if given:
-        raise UsageError("excludes steps, objective and controller: give them to the finder itself, as in finder='cts:steps=500'", option="finder")
+        words = "excludes steps, objective and controller: give them to the finder itself, as in finder='cts:steps=500'"
+        raise UsageError(words, option="finder")
     found: Finds = spec.build()
     return found
 
