@@ -46,7 +46,8 @@ def test_a_channel_ticket_in_onnx():
     assert kept["second.weight"] == stream < 32
     assert found.after == 4 * stream + 2 * inner + 9 * (stream + 2 * stream * inner) + 10 * (stream + 1)
     assert found.after < 0.3 * found.before
-    assert found.said == "an ONNX network, compacted; onnxruntime gives PyTorch's outputs"
+    words = f"an ONNX network, compacted to {found.after:,} of {found.before:,} parameters"
+    assert found.said == f"{words}; onnxruntime gives PyTorch's outputs"
 
 
 def test_fine_tuning_to_two_of_every_four():

@@ -15,6 +15,7 @@ from tombola.storage.files import write_bytes
 from tombola.ticket.file import check_place
 from tombola.ticket.formats.base import Subject
 from tombola.ticket.formats.checks import check_outputs
+from tombola.ticket.formats.compacted import parameters
 from tombola.ticket.formats.exporting import quiet, reason
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -34,9 +35,10 @@ class Onnx:
         check_installed()
         check_place(path)
         model, example = subject.network()
-        words = "an ONNX network, compacted"
+        whole = parameters(model)
         try:
             model = compact(model, subject.ticket, example)
+            words = f"an ONNX network, compacted to {parameters(model):,} of {whole:,} parameters"
         except UsageError as error:
             words = f"an ONNX network, not compacted ({error})"
         content = onnx_bytes(model, example)
