@@ -137,6 +137,9 @@ def test_a_run_is_measured_in_every_form(capsys, finished, tmp_path, monkeypatch
     assert len(found["verdicts"]) == 4
     assert found["verdicts"][0] in " ".join(out.split())
     assert "| accelerated, tombola |" in (tmp_path / "d" / "deploy.md").read_text()
+    said = "The ticket's scores are of float32; the run's own are of bf16-mixed"
+    assert said not in out
+    assert said in deployed(capsys, finished, "--out", tmp_path / "d", "--precision", "bf16-mixed")
 
 
 def test_who_cannot_be_built_is_listed_with_the_reason(capsys, finished, tmp_path, monkeypatch):  # noqa: F811

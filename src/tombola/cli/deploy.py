@@ -57,6 +57,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     title = f"{written_name(config.model)} on {written_name(config.data)}, float32, on the CPU"
     show_table(title, report.columns(), report.cells())
+    if config.precision == "bf16-mixed":
+        show_text("The ticket's scores are of float32; the run's own are of bf16-mixed, in which it was trained.")
     for verdict in [*report.verdicts, f"semi-structured: {report.facts['semi_structured']}"]:
         show_text(verdict)
     show_text(f"written: {', '.join(map(str, files))}")
