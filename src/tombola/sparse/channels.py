@@ -78,6 +78,7 @@ def gated_along(model: nn.Module, layout: Layout, example: Any, coupled: bool) -
 
 def _refusal(why: str) -> UsageError:
     return UsageError(
-        f"the model's channels cannot be followed: {why}; channel:coupled=false takes each layer's by themselves",
+        f"the model's channels cannot be followed: {why}; channel:coupled=false takes each layer's by themselves, "
+        "but such a ticket's network cannot be made smaller",
         option="granularity",
     )
