@@ -110,7 +110,7 @@ def test_what_is_unset_may_be_said():
         ({"steps": 1.5}, "steps must be a whole number of at least 1, got 1.5"),
         ({"controller": None}, "controller must be one of gradbalance, .*, got None"),
         ({"controller": "null"}, "controller 'null' is unknown"),
-        ({"search": "papers"}, "search must be default, published for the finder cts, got papers"),
+        ({"search": "papers"}, "search must be default, published, published-files for the finder cts, got papers"),
         ({"finder": "snip", "search": "published"}, "search must be default for the finder snip, got published"),
         ({"training": {"optimizer": "sgd:nesterov=true:momentum=0"}}, "nesterov must be false where momentum is 0"),
         ({"milestones": [9, 3]}, "milestones must be epochs from 1 on, in rising order"),
