@@ -1,6 +1,6 @@
 """The channels of a network, followed through its layers: which of them can only go together."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -54,12 +54,7 @@ def silenced(model: nn.Module, masks: Mapping[str, Tensor], example: Any) -> dic
     By canonical name, bool (C,), False where a channel has none; see `tombola.sparse.compaction.silence`. example: what
     the model is called with. Raises UsageError, with the reason, where channels cannot be followed.
     """
-    if not isinstance(example, Tensor):
-        raise UsageError(SEVERAL)
-    try:
-        return silence(model, masks, example[:2].to(next(model.parameters()).device))
-    except UsageError as error:
-        raise UsageError(error.message.partition(": ")[2]) from None
+    return _on_two(model, example, lambda inputs: silence(model, masks, inputs))
 
 
 def gated_along(model: nn.Module, layout: Layout, example: Any, coupled: bool) -> dict[str, Tensor]:
@@ -68,10 +63,15 @@ def gated_along(model: nn.Module, layout: Layout, example: Any, coupled: bool) -
     What normalises by the batch undoes a gate on the weights before it, unless the gate is on its scale and shift too.
     example: what the model is called with. Raises UsageError, with the reason, where channels cannot be followed.
     """
+    return _on_two(model, example, lambda inputs: companions(model, layout, inputs, coupled))
+
+
+def _on_two(model: nn.Module, example: Any, call: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return what is found by two samples on the model's device; raises UsageError with the reason alone."""
     if not isinstance(example, Tensor):
         raise UsageError(SEVERAL)
     try:
-        return companions(model, layout, example[:2].to(next(model.parameters()).device), coupled)
+        return call(example[:2].to(next(model.parameters()).device))
     except UsageError as error:
         raise UsageError(error.message.partition(": ")[2]) from None
 
