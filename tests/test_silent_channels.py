@@ -231,6 +231,20 @@ def test_a_channel_that_two_layers_write_has_one_gate_where_they_are_coupled():
     assert places(survey(model).layout, model, coupled=False) == {}
 
 
+def test_a_normalisation_that_runs_behind_two_layers_has_the_gate_of_neither():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.norm = nn.Conv2d(1, 3, 1), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+            self.head = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.head(torch.relu(self.norm(self.two(torch.relu(self.norm(self.one(x)))))).mean((2, 3)))
+
+    model = Shared()
+    assert places(survey(model).layout, model) == {"one.bias": [0, 1, 2], "two.bias": [3, 6, 9]}
+
+
 def test_a_gate_before_normalisation_by_the_batch_matters_only_on_its_scale_and_shift():
     torch.manual_seed(0)
     model, (inputs, labels) = shifted(Deep), (torch.randn(32, 1, 6, 6), torch.randint(3, (32,)))

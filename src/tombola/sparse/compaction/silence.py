@@ -43,8 +43,9 @@ def companions(model: nn.Module, layout: Layout, example: Tensor, coupled: bool)
     """Return with which weights biases, and BatchNorm's scales and shifts, go: places in the flat vector of weights.
 
     By canonical name, (C,); at each channel's place there is a weight that writes the channel, -1 for channels that the
-    network gives, that weights outside of the layout write too, or several weights do that are not coupled. Parameters
-    without any such channel are left out. example, and what is raised: as in `silence`.
+    network gives, that weights outside of the layout write too, or several weights do that are not coupled, and for
+    those of modules that run behind several layers. Parameters without any such channel are left out. example, and
+    what is raised: as in `silence`.
     """
     twin = private_copy(model).eval()
     names = {parameter: name for name, _, parameter in named_parameters(twin)}
@@ -61,7 +62,11 @@ def companions(model: nn.Module, layout: Layout, example: Tensor, coupled: bool)
         places = writers.get(unit, {-1})
         return min(places) if coupled or len(places) == 1 else -1
 
-    found = {names[held]: torch.tensor([place_of(unit) for unit in leaders[units]]) for held, units in reader.held}
+    found: dict[str, Tensor] = {}
+    for held, units in reader.held:
+        places = torch.tensor([place_of(unit) for unit in leaders[units]])
+        # Of a module that runs several times, those channels alone that have one gate everywhere.
+        found[names[held]] = places.where(found.get(names[held], places) == places, -1)
     return {name: places for name, places in found.items() if (places >= 0).any()}
 
 
