@@ -377,6 +377,9 @@ def test_preview_lists_what_would_be_pruned(capsys):
     assert "keeps 2,904 weights" in out
     _, out, _ = command(capsys, "preview", "--json")
     assert json.loads(out)["prunable"] == 50_200
+    channels = ("preview", "--model", "resnet20-w8", "--granularity", "channel", "--sparsity", "80%")
+    assert "channel: 224 groups of 72 to 1,018 weights, kept or pruned whole" in command(capsys, *channels)[1]
+    assert json.loads(command(capsys, *channels, "--json")[1])["groups"] == 224
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pt"])

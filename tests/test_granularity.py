@@ -340,6 +340,21 @@ def test_coupled_channels_stay_consistent_and_can_be_cut_out(name):
     assert small.head.weight.shape == (3, 16 * max(1, int(stream.sum())))
 
 
+def test_layers_of_which_no_channel_can_be_cut_out_are_named():
+    mixed = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.GroupNorm(2, 4),
+        nn.Conv2d(4, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3),
+    )  # fmt: skip
+    fixed = follow_all(mixed, torch.randn(2, 1, 4, 4)).wirings
+    assert [fixed[name].fixed for name in ("0.weight", "3.weight", "5.weight", "8.weight")] == [
+        "GroupNorm mixes them", "GroupNorm mixes them", "", "",
+    ]  # fmt: skip
+    magnitude = replace(FINDERS.read("magnitude"), granularity=GRANULARITIES.read("channel"))
+    ticket = draw(magnitude, problem(mixed, images(), epochs=1), 0.5).ticket
+    assert ticket.provenance.warnings == ("compaction cuts no channel out of 0.weight, 3.weight: GroupNorm mixes them",)
+    assert draw(magnitude, problem(Residual(), images(), epochs=1), 0.5).ticket.provenance.warnings == ()
+
+
 def test_shared_weights_share_their_channels():
     class Tied(nn.Module):
         def __init__(self):

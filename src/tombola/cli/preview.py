@@ -17,17 +17,29 @@ def main(arguments: Sequence[str]) -> None:
     add_json_option(parser)
     options, config = configure(parser, arguments)
 
-    from tombola.finders import selection_of
+    from tombola.core.parts import written_name
+    from tombola.finders.diagnostics import immovable
     from tombola.runs.cell import Cell, resolve
     from tombola.runs.config import density_words
 
     cell = Cell.prepare(resolve(config))
-    kept = selection_of(config.finder, cell.survey.layout, config.density).kept
+    selection = cell.selection()
+    sizes, warnings = selection.groups.sizes, immovable(selection.layout)
     if options.json:
         entries = [
             {name: value for name, value in vars(entry).items() if name != "wiring"} for entry in cell.survey.entries
         ]
-        show_json({"parameters": entries, "prunable": cell.survey.prunable, "total": cell.survey.total, "kept": kept})
+        survey = {"parameters": entries, "prunable": cell.survey.prunable, "total": cell.survey.total}
+        groups = None if sizes is None else len(sizes)
+        show_json({**survey, "kept": selection.kept, "groups": groups, "warnings": warnings})
         return
     show_lines(str(cell.survey))
-    show_text(f"a ticket of density {density_words(config.density)} keeps {kept:,} weights")
+    if sizes is not None:
+        smallest, largest = int(sizes.min()), int(sizes.max())
+        each = f"{smallest:,}" if smallest == largest else f"{smallest:,} to {largest:,}"
+        show_text(
+            f"{written_name(selection.granularity)}: {len(sizes):,} groups of {each} weights, kept or pruned whole"
+        )
+    for warning in warnings:
+        show_text(f"warning: {warning}")
+    show_text(f"a ticket of density {density_words(config.density)} keeps {selection.kept:,} weights")

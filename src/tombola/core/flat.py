@@ -32,9 +32,10 @@ class Wiring:
 
     inputs_first: whether its inputs come first. groups: into how many its channels fall, each reading its own inputs.
     outputs, inputs: for each of its channels the number of what it is in the whole network, where that has been
-    followed: channels that are added, or pass through a depthwise convolution, are one. stays: whether its outputs have
-    to stay, such as the network's own. heads: for each output channel, or input channel where it reads them, the number
-    of the head of attention that it belongs to. unknown_heads: the module of attention of which that is not known.
+    followed: channels that are added, or pass through a depthwise convolution, are one. stays: whether its outputs
+    have to stay, such as the network's own. fixed: why neither its inputs nor its outputs can go, if so. heads: for
+    each output channel, or input channel where it reads them, the number of the head of attention that it belongs
+    to. unknown_heads: the module of attention of which that is not known.
     """
 
     inputs_first: bool = False
@@ -42,6 +43,7 @@ class Wiring:
     outputs: tuple[int, ...] | None = None
     inputs: tuple[int, ...] | None = None
     stays: bool = False
+    fixed: str = ""
     heads: tuple[int, ...] = ()
     reads_heads: bool = False
     unknown_heads: str = ""

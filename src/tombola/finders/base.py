@@ -304,7 +304,7 @@ def drawn(
             raise UsageError(f"{written_name(finder)!r}: {wanted}, got {list(vector.shape)}", option="finder")
     empty = diagnostics.empty_layers(problem.layout.views(mask))
     cut = _cut(finder, problem, mask) if empty else []
-    warnings = dict.fromkeys([*empty, *cut, *facts.pop("warnings", ())])
+    warnings = dict.fromkeys([*empty, *cut, *diagnostics.immovable(problem.layout), *facts.pop("warnings", ())])
     provenance = Provenance(
         finder=describe(finder),
         density=density,

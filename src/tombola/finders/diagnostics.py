@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tombola.core.flat import Layout
 from tombola.data import Feed
 from tombola.networks.network import FrozenNetwork
 from tombola.networks.runtime import Runtime
@@ -55,6 +56,21 @@ def empty_layers(masks: Mapping[str, Tensor]) -> list[str]:
     """Warn of layers without any weight."""
     empty = [name for name, mask in masks.items() if not mask.any()]
     return [f"no weight is left in {', '.join(empty)}"] if empty else []
+
+
+def immovable(layout: Layout) -> list[str]:
+    """Warn of layers whose channels can be zero, but cannot be cut out: of neither their inputs nor their outputs."""
+    names: dict[str, list[str]] = {}
+    for place, name in enumerate(layout.names):
+        if why := layout.wiring(place).fixed:
+            names.setdefault(why, []).append(name)
+    return [f"compaction cuts no channel out of {_shortly(found)}: {why}" for why, found in names.items()]
+
+
+def _shortly(names: Sequence[str], most: int = 3) -> str:
+    """Return names, the first of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 @torch.no_grad()

@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from tombola.core.compiling import numba_works
+from tombola.core.flat import Layout
 from tombola.core.parts import identify, written_name
 from tombola.core.plugins import imported_function, source
 from tombola.core.progress import Progress
 from tombola.core.ranks import ALONE, Ranks
 from tombola.core.seeds import seeded
 from tombola.core.selection import VERSION as SELECTION_VERSION
+from tombola.core.selection import Selection
 from tombola.data import (
     AUGMENTATIONS,
     Feed,
@@ -167,6 +169,11 @@ def _two_inputs(config: RunConfig, splits: Splits) -> Any:
     return first_inputs(config.task.build(), splits.train.feed(2, 0, "probe", shuffle=False))
 
 
+def _followed(config: RunConfig, splits: Splits, model: nn.Module, found: Survey) -> Layout:
+    """Return the layout of prunable weights as the finder's granularity needs it."""
+    return followed(config.finder, model, found.layout, lambda: _two_inputs(config, splits))
+
+
 def _execution(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, runtime: Runtime) -> tuple[str, str]:
     """Return how tickets are trained, "sparse" or "dense", and what to say of it."""
     kept = selection_of(config.finder, found.layout, config.density).kept
@@ -233,8 +240,7 @@ class Cell:
         found = survey(model, config.include or "*", config.exclude)
         selection_of(config.finder, found.layout, config.density)
         wrong = _probe(config, splits, model, found, runtime)
-        layout = followed(config.finder, model, found.layout, lambda: _two_inputs(config, splits))
-        selection_of(config.finder, layout, config.density)
+        selection_of(config.finder, _followed(config, splits, model, found), config.density)
         runtime = runtime.with_safe_precision(wrong, config.precision)
         asked = {"loss", *needs_of(config.finder).task}
         runtime = over_ranks(model, found.layout, config.task.build(), _training_feed(config, splits), runtime, asked)
@@ -250,6 +256,11 @@ class Cell:
             layout=runtime.memory_format,
         )
         return cls(settled, splits, model, found, runtime, search, config.task.build(), note)
+
+    def selection(self) -> Selection:
+        """Return what tickets keep, channels that go together followed."""
+        layout = _followed(self.config, self.splits, self.model, self.survey)
+        return selection_of(self.config.finder, layout, self.config.density)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the result depends on: what differs from defaults, and versions of what took part."""

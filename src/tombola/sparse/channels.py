@@ -44,6 +44,7 @@ def follow(model: nn.Module, layout: Layout, example: Any) -> Layout:
                 outputs=tuple(passage.outputs.tolist()),
                 inputs=tuple(passage.inputs.tolist()),
                 stays=passage.stays,
+                fixed=passage.fixed,
             )
     return replace(layout, wirings=wirings)
 

@@ -74,7 +74,7 @@ class Plan:
     layers: list[Layer] = field(default_factory=list)
     followers: list[Follower] = field(default_factory=list)
     _leaders: list[int] = field(default_factory=list)
-    _pinned: set[int] = field(default_factory=set)
+    _pinned: dict[int, str] = field(default_factory=dict)
 
     def new(self, count: int) -> Places:
         """Return new units, (count,)."""
@@ -82,9 +82,14 @@ class Plan:
         self._leaders.extend(range(first, first + count))
         return np.arange(first, first + count)
 
-    def pin(self, units: Places) -> None:
+    def pin(self, units: Places, why: str) -> None:
         """Keep some units."""
-        self._pinned.update(units.tolist())
+        for unit in units.tolist():
+            self._pinned.setdefault(unit, why)
+
+    def reasons(self) -> dict[int, str]:
+        """Return why units have to stay, by the number that stands for each and all that are joined with it."""
+        return {self._leader(unit): why for unit, why in reversed(self._pinned.items())}
 
     def join(self, some: Places, others: Places) -> None:
         """Make one unit of each pair."""

@@ -18,12 +18,16 @@ from tombola.sparse.compaction.tracing import Traced, refusal
 
 @dataclass(frozen=True)
 class Passage:
-    """Where channels pass through a weight. inputs, outputs: the numbers of its channels. stays: whether these stay."""
+    """Where channels pass through a weight.
+
+    inputs, outputs: the numbers of its channels. stays: whether these stay. fixed: why neither side can go, if so.
+    """
 
     weight: nn.Parameter
     inputs: Places
     outputs: Places
     stays: bool
+    fixed: str
 
 
 def passages(traced: Traced) -> list[Passage]:
@@ -40,12 +44,14 @@ def passages(traced: Traced) -> list[Passage]:
         for inputs, outputs in others:
             plan.join(first_in, inputs)
             plan.join(first_out, outputs)
-    leaders, pinned = plan.leaders()
+    (leaders, pinned), reasons = plan.leaders(), plan.reasons()
     found = []
     for weight, ((inputs, outputs), *_) in uses.items():
         # Where neither side can go, the one is as good as the other, but for what the network gives.
-        stays = bool(pinned[outputs].all() and (reader.ends >= set(outputs.tolist()) or not pinned[inputs].all()))
-        found.append(Passage(weight, leaders[inputs], leaders[outputs], stays))
+        given, both = reader.ends >= set(outputs.tolist()), bool(pinned[inputs].all() and pinned[outputs].all())
+        stays = bool(pinned[outputs].all() and (given or not both))
+        fixed = reasons[int(leaders[outputs[0]])] if both and not given else ""
+        found.append(Passage(weight, leaders[inputs], leaders[outputs], stays, fixed))
     return found
 
 
@@ -68,12 +74,14 @@ class Reader:
         for node in self._traced.graph.nodes:
             if node.op == "output":
                 for each in node.all_input_nodes:
-                    self._pin(each)
+                    self._pin(each, "the network gives them")
                     self.ends.update(self._values[each].units.tolist() if each in self._values else ())
             elif node in self._traced.tuples:
                 raise self._unknown(node)
             elif node in self._traced.shapes and node.op != "get_attr":
-                self._values[node] = self._fixed(node) if node.op == "placeholder" else self._read(node)
+                self._values[node] = (
+                    self._fixed(node, "the network reads them") if node.op == "placeholder" else self._read(node)
+                )
         return self._plan
 
     def weighted(self) -> Iterator[tuple[nn.Parameter, Places, Places]]:
@@ -91,7 +99,7 @@ class Reader:
             # Sizes of tensors, used as numbers.
             for each in node.all_input_nodes:
                 if each not in self._traced.shapes:
-                    self._pin(each)
+                    self._pin(each, "their number is used")
         found = self.noted(node, rule(node))
         if self._is_in_place(node):
             self._values[node.all_input_nodes[0]] = found
@@ -143,8 +151,8 @@ class Reader:
         units = self._plan.new(len(weight))
         layer = Layer(str(node.target), source, units, (weight != 0).any(axis=2), weight.sum(axis=2), _pads(module))
         if self._is_shared(module):
-            self._plan.pin(source.units)
-            self._plan.pin(units)
+            for each in (source.units, units):
+                self._plan.pin(each, f"{node.target} shares its weights")
         self._plan.layers.append(layer)
         folded = layer.bias_for(layer.folds) + (0.0 if module.bias is None else _array(module.bias))
         varies = (layer.reads & ~layer.folds).any(axis=1)
@@ -184,7 +192,7 @@ class Reader:
 
     def _follow(self, node: fx.Node, source: Value, tensors: tuple[str, ...], counts: tuple[str, ...]) -> None:
         if self._is_shared(self.module_of(node)):
-            self._plan.pin(source.units)
+            self._plan.pin(source.units, f"{node.target} is used more than once")
         self._plan.followers.append(Follower(str(node.target), source.units, tensors, counts))
 
     # Without weights
@@ -207,9 +215,9 @@ class Reader:
             if each in whole:
                 self._plan.join(value.units, self._values[each].units)
             else:
-                self._pin(each)
+                self._pin(each, "they stand beside others of another number")
         if any(math.prod(shapes[each]) > 1 for each in others):
-            self._plan.pin(value.units)
+            self._plan.pin(value.units, "a tensor of the model's own stands beside them")
         if len(node.all_input_nodes) > len(operands):
             return Value(value.units, np.full(count, np.nan))
         return Value(value.units, self._applied(node, operands, count))
@@ -264,7 +272,7 @@ class Reader:
         if len(before) < 2 or len(after) < 2 or before[0] != after[0]:
             raise self._unknown(node)
         if _writes_sizes(self._traced.name_of(node), node):
-            self._plan.pin(source.units)
+            self._plan.pin(source.units, "sizes are written out")
         if before[1] == after[1]:
             return source
         if after[1] != math.prod(before[1:]):
@@ -273,9 +281,10 @@ class Reader:
         return Value(np.repeat(source.units, block), np.repeat(source.constant, block))
 
     def _mix(self, node: fx.Node) -> Value:
+        why = f"{self._traced.name_of(node)} mixes them"
         for each in node.all_input_nodes:
-            self._pin(each)
-        return self._fixed(node)
+            self._pin(each, why)
+        return self._fixed(node, why)
 
     def _refuse(self, node: fx.Node) -> Value:
         raise self._unknown(node)
@@ -293,20 +302,20 @@ class Reader:
             raise self._unknown(node)
         return self._values[first]
 
-    def _fixed(self, node: fx.Node) -> Value:
+    def _fixed(self, node: fx.Node, why: str) -> Value:
         """Return channels that vary and stay."""
         shape = self._traced.shapes[node]
         units = self._plan.new(shape[1] if len(shape) > 1 else 0)
-        self._plan.pin(units)
+        self._plan.pin(units, why)
         return Value(units, np.full(len(units), np.nan))
 
-    def _pin(self, node: fx.Node) -> None:
+    def _pin(self, node: fx.Node, why: str) -> None:
         """Keep the channels of a tensor, or of those whose sizes a number comes from."""
         if node in self._values:
-            self._plan.pin(self._values[node].units)
+            self._plan.pin(self._values[node].units, why)
         elif node not in self._traced.shapes:
             for each in node.all_input_nodes:
-                self._pin(each)
+                self._pin(each, why)
 
     def _is_shared(self, module: nn.Module) -> bool:
         return any(id(parameter) in self._shared for parameter in module.parameters())
