@@ -10,8 +10,6 @@ from tombola.finders.base import Finds as Finds
 from tombola.finders.base import Needs as Needs
 from tombola.finders.base import arithmetic_of as arithmetic_of
 from tombola.finders.base import check_divides as check_divides
-from tombola.finders.base import draw as draw
-from tombola.finders.base import drawn as drawn
 from tombola.finders.base import followed as followed
 from tombola.finders.base import following as following
 from tombola.finders.base import needs_of as needs_of
@@ -19,6 +17,8 @@ from tombola.finders.base import selection_of as selection_of
 from tombola.finders.base import silences as silences
 from tombola.finders.continuous import ContinuousSparsification as ContinuousSparsification
 from tombola.finders.cts import CTS as CTS
+from tombola.finders.drawing import draw as draw
+from tombola.finders.drawing import drawn as drawn
 from tombola.finders.edge_popup import EdgePopup as EdgePopup
 from tombola.finders.gem_miner import GemMiner as GemMiner
 from tombola.finders.gradual import Gradual as Gradual

@@ -14,7 +14,8 @@ from tombola.core.cost import Cost
 from tombola.core.parts import COUNT, FINITE, NOT_NEGATIVE, POSITIVE, Must, identify, option
 from tombola.core.selection import Density, Selection
 from tombola.finders import diagnostics
-from tombola.finders.base import Drawn, drawn, gated_beside
+from tombola.finders.base import Drawn, gated_beside
+from tombola.finders.drawing import drawn
 from tombola.finders.gates import Gates
 from tombola.finders.problem import Problem
 from tombola.finders.training_finder import TrainingFinder

@@ -15,7 +15,8 @@ from tombola.core.parts import COUNT, POSITIVE, one_of, option
 from tombola.core.schedules import one_cycle
 from tombola.core.selection import Density
 from tombola.finders import diagnostics
-from tombola.finders.base import Drawn, Needs, drawn, gated_beside, search_batch_size
+from tombola.finders.base import Drawn, Needs, gated_beside, search_batch_size
+from tombola.finders.drawing import drawn
 from tombola.finders.objective_finder import ObjectiveFinder, check_objective
 from tombola.finders.problem import Problem
 from tombola.finders.search import Search, run_steps

@@ -17,7 +17,8 @@ from tombola.core.seeds import generator
 from tombola.core.selection import Density, Selection
 from tombola.data import Item
 from tombola.errors import SearchError
-from tombola.finders.base import ALLOCATION_HELP, Drawn, Finder, Needs, drawn, gated_beside, search_batch_size
+from tombola.finders.base import ALLOCATION_HELP, Drawn, Finder, Needs, gated_beside, search_batch_size
+from tombola.finders.drawing import drawn
 from tombola.finders.gates import Forming, Gates
 from tombola.finders.problem import Problem
 from tombola.finders.search import RECORD_EVERY, run_steps

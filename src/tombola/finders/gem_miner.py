@@ -10,7 +10,8 @@ from torch import Tensor
 from tombola.core.parts import COUNT, NOT_NEGATIVE, option
 from tombola.core.seeds import generator
 from tombola.core.selection import Density
-from tombola.finders.base import Drawn, drawn
+from tombola.finders.base import Drawn
+from tombola.finders.drawing import drawn
 from tombola.finders.edge_popup import ScoreFinder, ScoreSearch
 from tombola.finders.gates import Forming
 from tombola.finders.problem import Problem

@@ -16,7 +16,8 @@ from tombola.core.selection import Density, Selection
 from tombola.errors import SearchError
 from tombola.finders import diagnostics
 from tombola.finders.balance import start_logits
-from tombola.finders.base import Drawn, drawn, gated_beside
+from tombola.finders.base import Drawn, gated_beside
+from tombola.finders.drawing import drawn
 from tombola.finders.problem import Problem
 from tombola.finders.steering import arithmetic, steering
 from tombola.finders.training_finder import TrainingFinder, falling_share

@@ -7,7 +7,8 @@ from torch import Tensor
 from tombola.core.cost import Meter
 from tombola.core.groups import Groups
 from tombola.core.selection import Density
-from tombola.finders.base import Drawn, Finder, drawn
+from tombola.finders.base import Drawn, Finder
+from tombola.finders.drawing import drawn
 from tombola.finders.problem import Problem
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from tombola.core.cost import Cost
 from tombola.core.parts import INSIDE, option
 from tombola.core.selection import Density, Selection
-from tombola.finders.base import Drawn, Finder, Needs, drawn
+from tombola.finders.base import Drawn, Finder, Needs
+from tombola.finders.drawing import drawn
 from tombola.finders.problem import Problem
 from tombola.finders.training_finder import REWINDS
 from tombola.ticket import Ticket

@@ -18,7 +18,8 @@ from tombola.core.seeds import generator
 from tombola.core.selection import Density, Selection
 from tombola.data import Item, forever
 from tombola.errors import SearchError, UsageError
-from tombola.finders.base import Drawn, Finder, Needs, drawn, search_batch_size
+from tombola.finders.base import Drawn, Finder, Needs, search_batch_size
+from tombola.finders.drawing import drawn
 from tombola.finders.objective_finder import ObjectiveFinder, check_objective
 from tombola.finders.problem import Problem
 from tombola.networks.network import FrozenNetwork

@@ -8,7 +8,8 @@ from torch import Tensor
 from tombola.core.parts import COUNT, SHARE, option
 from tombola.core.selection import Density, Selection
 from tombola.errors import UsageError
-from tombola.finders.base import Drawn, Finder, Needs, drawn
+from tombola.finders.base import Drawn, Finder, Needs
+from tombola.finders.drawing import drawn
 from tombola.finders.moving_mask import MovingMask
 from tombola.finders.problem import Problem
 from tombola.networks.network import load_weights
