@@ -171,6 +171,11 @@ def test_the_study_of_the_guide(tmp_path):
             ("finder: magnitude", "finders: magnitude"),
             "finders must be texts such as cts:steps=500, or",
         ),
+        (("densities: [0.5]", "density: 0.5"), "density is called densities where it is a finder's own"),
+        (
+            ("finder: {name: snip, rounds: 3}", "finder: {name: snip, granularity: '2:4'}"),
+            "density must be 0.5 where the granularity fixes it, or 1 by a pattern, got 0.64 (finder",
+        ),
         (("label: magnitude at init", "label: snip:rounds=3"), "finders must be a list without repetitions"),
     ],
 )

@@ -55,6 +55,11 @@ class OfEveryM(Part):
                 f"must keep fewer weights than there are, such as 2:4, got {self.n}:{self.m}", option="granularity"
             )
 
+    @property
+    def density(self) -> float:
+        """The only one below 1 that there is."""
+        return self.n / self.m
+
     def groups(self, layout: Layout) -> Groups:
         """Return groups of one, of which a selection keeps n of every m."""
         return OfEvery(layout, self.n, self.m)

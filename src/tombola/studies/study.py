@@ -221,6 +221,8 @@ def _asked(entry: Any) -> Asked:
     values = dict(entry)
     finder, label = values.pop("finder"), values.pop("label", None)
     densities = _densities(values.pop("densities")) if "densities" in values else ()
+    if "density" in values:
+        raise UsageError("is called densities where it is a finder's own", option="density")
     return Asked(finder, str(label or _label(finder)), values, densities)
 
 
