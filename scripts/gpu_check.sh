@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # On a machine with CUDA: the tests that need one, the step benchmark, then cells of the headline (ResNet-20 on CIFAR-10 at
-# 0.8^22: dense, CTS, SNIP, LTR, seeds 0 to 2) until the minutes are over. Started again, it goes on where it stopped.
+# 0.8^22: dense, CTS, SNIP, LTR, seeds 0 to 2) and studies until the minutes are over. Started again, it goes on where it
+# stopped.
 # usage: scripts/gpu_check.sh DATA_DIR OUT_DIR MINUTES
 #   DATA_DIR: what `tombola run --data cifar10` reads; with DATA=folder, train and test, folders or tars of class folders
 #   TEXTS, IMAGENET: folders for cells of sst2-transformer and imagenet-resnet50 (a search of 50 steps), left out without
 #   LARGE: networks for searches beside dense training, scripts/results/large.py (resnet50,vit-b-16,billion; none on a cpu)
 #   PYTHON: the interpreter (python); DEVICE: cuda, or cpu to try the script out; OPTIONS: more options of tombola
-#   SEEDS: "0 1 2"
+#   SEEDS: "0 1 2"; empty, without the headline. TESTS: empty, without tests and benchmark
+#   STUDIES: files or names of studies, with JOBS (3) tasks at a time; their data_dir data is DATA_DIR, and sst2 is TEXTS
 set -euo pipefail
 usage="usage: scripts/gpu_check.sh DATA_DIR OUT_DIR MINUTES"
 data=$(realpath "${1:?$usage}")
@@ -20,10 +22,12 @@ end=$(($(date +%s) + 60 * minutes))
 
 # Tests that fail are reported, and the figures are taken all the same.
 tests=0
-"$python" -m pytest tests/test_cuda.py -m cuda -rs | tee "$out/tests.txt" || tests=$?
-[[ -f $out/steps.json ]] || "$python" -m benchmarks.run "$out/steps.json" --steps --device "$device"
+if [[ -n ${TESTS-tests} ]]; then
+  "$python" -m pytest tests/test_cuda.py -m cuda -rs | tee "$out/tests.txt" || tests=$?
+  [[ -f $out/steps.json ]] || "$python" -m benchmarks.run "$out/steps.json" --steps --device "$device"
+fi
 
-for seed in ${SEEDS:-0 1 2}; do
+for seed in ${SEEDS-0 1 2}; do
   left=$((end - $(date +%s)))
   if ((left <= 0)); then
     echo "the minutes are over before seed $seed; run the same again to go on"
@@ -67,6 +71,20 @@ large() {
 large
 [[ -z ${TEXTS:-} ]] || cell texts run --preset sst2-transformer --data-dir "$TEXTS"
 [[ -z ${IMAGENET:-} ]] || cell imagenet draw --preset imagenet-resnet50 --data-dir "$IMAGENET" --draw-at init --steps 50
+
+# A study reads what it calls data and sst2 below the directory that it is started in.
+ln -sfn "$data" "$out/data"
+[[ -z ${TEXTS:-} ]] || ln -sfn "$(realpath "$TEXTS")" "$out/sst2"
+for study in ${STUDIES:-}; do
+  left=$((end - $(date +%s)))
+  if ((left <= 0)); then
+    echo "the minutes are over before $study; run the same again to go on"
+    break
+  fi
+  [[ ! -f $study ]] || study=$(realpath "$study")
+  (cd "$out" && timeout --signal=INT "$left" "$python" -m tombola study "$study" --jobs "${JOBS:-3}") ||
+    echo "$study did not come to its end"
+done
 
 if ((tests)); then
   echo "the tests failed: see $out/tests.txt"

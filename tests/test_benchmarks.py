@@ -77,6 +77,18 @@ def test_a_run_writes_one_file_and_a_missed_goal_does_not_fail(tmp_path, capsys)
     assert len(json.loads((tmp_path / "full.json").read_text())["figures"]) == 2
 
 
+LITTLE = """
+preset: photos-resnet18
+data_dir: data
+model: resnet20-w8
+image_size: 32
+epochs: 2
+batch_size: 8
+finders: [magnitude]
+densities: [0.5]
+"""
+
+
 @pytest.mark.hard
 def test_the_check_for_machines_with_cuda_runs_on_a_cpu_and_goes_on(tmp_path):
     data = tmp_path / "data"
@@ -91,6 +103,8 @@ def test_the_check_for_machines_with_cuda_runs_on_a_cpu_and_goes_on(tmp_path):
     options = "--epochs 2 --rewind-to 1 --milestones [] --steps 2 --search-batch-size 8 --batch-size 8 --rate 0.9"
     environment = {**os.environ, "PYTHON": sys.executable, "DEVICE": "cpu", "OPTIONS": options, "SEEDS": "0 1"}
     environment |= {"TOMBOLA_CACHE": str(tmp_path / "cache"), "LARGE": "resnet50", "DATA": "folder"}
+    (tmp_path / "little.yaml").write_text(LITTLE)
+    environment |= {"STUDIES": str(tmp_path / "little.yaml"), "JOBS": "1"}
 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "steps.json").write_text("measured before")
@@ -110,6 +124,7 @@ def test_the_check_for_machines_with_cuda_runs_on_a_cpu_and_goes_on(tmp_path):
         rows = json.loads((tmp_path / "out" / f"headline-{seed}.json").read_text())["rows"]
         assert [row["finder"] for row in rows] == ["cts", "snip", "ltr"]
         assert {row["kept"] for row in rows} == {count_kept(0.8**22, 291_376 - 8 * 64)}, "two classes, not ten"
+    assert json.loads((tmp_path / "out" / "studies" / "little" / "table.json").read_text())["rows"]
 
 
 @pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
