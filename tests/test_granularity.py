@@ -466,6 +466,10 @@ def test_the_command_line_draws_shows_and_audits_groups(tmp_path, capsys):
     options += ["--train-samples", "300", "--out", str(tmp_path)]
     run = as_json(capsys, "run", *options, "--finder", "magnitude", "--granularity", "channel", "--density", "0.1")
     assert run["kept"] < 5020
+    assert main(["run", *options, "--finder", "magnitude", "--granularity", "channel", "--density", "0.1"]) == 0
+    at_work, shown = run["paths"]["weights"], " ".join(capsys.readouterr().out.split())
+    assert at_work < run["kept"]
+    assert f"an input to an output lie {at_work:,} of the {run['kept']:,} weights kept" in shown
     assert main(["info", run["run_dir"]]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "magnitude, with granularity channel (by mean coupled True silent True)" in shown

@@ -170,9 +170,12 @@ def show_lines(text: str) -> None:
 
 
 def show_ticket_words(values: Mapping[str, Any]) -> None:
-    """Print the warnings of a ticket, and where it lies."""
+    """Print the warnings of a ticket, how many of its weights are at work where some are not, and where it lies."""
     for warning in values.get("warnings", ()):
         show_text(f"warning: {warning}")
+    at_work = (values.get("paths") or {}).get("weights")
+    if at_work is not None and at_work < values["kept"]:
+        show_text(f"on a path from an input to an output lie {at_work:,} of the {values['kept']:,} weights kept")
     show_text(f"ticket: {values['ticket']}")
 
 
