@@ -355,7 +355,9 @@ def test_layers_of_which_no_channel_can_be_cut_out_are_named():
     }  # fmt: skip
     magnitude = replace(FINDERS.read("magnitude"), granularity=GRANULARITIES.read("channel"))
     ticket = draw(magnitude, problem(mixed, images(), epochs=1), 0.5).ticket
-    assert ticket.provenance.warnings == ("compaction cuts no channel out of 4.weight, 6.weight: GroupNorm mixes them",)
+    assert ticket.provenance.warnings[-1:] == (
+        "compaction cuts no channel out of 4.weight, 6.weight: GroupNorm mixes them",
+    )
     assert draw(magnitude, problem(Residual(), images(), epochs=1), 0.5).ticket.provenance.warnings == ()
 
 
