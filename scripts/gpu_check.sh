@@ -8,7 +8,8 @@
 #   LARGE: networks for searches beside dense training, scripts/results/large.py (resnet50,vit-b-16,billion; none on a cpu)
 #   PYTHON: the interpreter (python); DEVICE: cuda, or cpu to try the script out; OPTIONS: more options of tombola
 #   SEEDS: "0 1 2"; empty, without the headline. TESTS: empty, without tests and benchmark
-#   STUDIES: files or names of studies, with JOBS (3) tasks at a time; their data_dir data is DATA_DIR, and sst2 is TEXTS
+#   STUDIES: files or names of studies, with JOBS (3) tasks at a time; their data_dir data is DATA_DIR, and sst2
+#     is TEXTS; on the device that they name, whatever DEVICE is
 set -euo pipefail
 usage="usage: scripts/gpu_check.sh DATA_DIR OUT_DIR MINUTES"
 data=$(realpath "${1:?$usage}")
@@ -18,7 +19,15 @@ python=${PYTHON:-python} device=${DEVICE:-cuda}
 cd "$(dirname "$0")/.."
 mkdir -p "$out"
 out=$(realpath "$out")
+# Studies are started in OUT_DIR.
+[[ $python != */* ]] || python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
 end=$(($(date +%s) + 60 * minutes))
+
+# Sets left to the seconds that are left; says where none are before what.
+in_time() {
+  left=$((end - $(date +%s)))
+  ((left > 0)) || { echo "the minutes are over before $1; run the same again to go on" && return 1; }
+}
 
 # Tests that fail are reported, and the figures are taken all the same.
 tests=0
@@ -28,11 +37,7 @@ if [[ -n ${TESTS-tests} ]]; then
 fi
 
 for seed in ${SEEDS-0 1 2}; do
-  left=$((end - $(date +%s)))
-  if ((left <= 0)); then
-    echo "the minutes are over before seed $seed; run the same again to go on"
-    break
-  fi
+  in_time "seed $seed" || break
   # Interrupted, a comparison keeps its checkpoints; what it has finished is in the store.
   if timeout --signal=INT "$left" "$python" -m tombola compare --preset cifar10-resnet20 --data "${DATA:-cifar10}" --data-dir "$data" \
     --device "$device" --finders cts,snip,ltr --seed "$seed" --seeds 1 --out "$out/runs" --json ${OPTIONS:-} \
@@ -49,22 +54,16 @@ done
 
 # One cell each of texts and of photographs, if there is time: does the search run there, and how long does a step take?
 cell() {
-  local name=$1 left=$((end - $(date +%s)))
+  local name=$1
   shift
-  if ((left <= 0)); then
-    echo "the minutes are over before $name; run the same again to go on"
-    return
-  fi
+  in_time "$name" || return 0
   timeout --signal=INT "$left" "$python" -m tombola "$@" --device "$device" --out "$out/runs" --json ${OPTIONS:-} \
     >"$out/$name.part" && mv "$out/$name.part" "$out/$name.json" || echo "$name did not come to its end"
 }
 large() {
-  local left=$((end - $(date +%s))) networks=${LARGE-resnet50,vit-b-16,billion}
+  local networks=${LARGE-resnet50,vit-b-16,billion}
   if [[ -z ${LARGE+given} && $device == cpu ]] || [[ -z $networks || -f $out/large.json ]]; then return; fi
-  if ((left <= 0)); then
-    echo "the minutes are over before the large networks; run the same again to go on"
-    return
-  fi
+  in_time "the large networks" || return 0
   timeout --signal=INT "$left" "$python" -m scripts.results.large "$out/large.part" --cases "$networks" --steps 50 \
     --most 100 --device "$device" && mv "$out/large.part" "$out/large.json" || echo "large did not come to its end"
 }
@@ -76,11 +75,7 @@ large
 ln -sfn "$data" "$out/data"
 [[ -z ${TEXTS:-} ]] || ln -sfn "$(realpath "$TEXTS")" "$out/sst2"
 for study in ${STUDIES:-}; do
-  left=$((end - $(date +%s)))
-  if ((left <= 0)); then
-    echo "the minutes are over before $study; run the same again to go on"
-    break
-  fi
+  in_time "$study" || break
   [[ ! -f $study ]] || study=$(realpath "$study")
   (cd "$out" && timeout --signal=INT "$left" "$python" -m tombola study "$study" --jobs "${JOBS:-3}") ||
     echo "$study did not come to its end"

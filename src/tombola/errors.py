@@ -1,7 +1,7 @@
 """What can go wrong, in one place."""
 
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 # A message that begins like this says something of its option, and follows its name after a space.
 _PREDICATES = ("must ", "needs ", "takes ", "is ", "are ", "cannot ", "excludes ", "has ", "'", '"')
@@ -26,6 +26,12 @@ def shown(name: object) -> str:
         character.encode("unicode_escape").decode() if unicodedata.category(character) in _UNSHOWN else character
         for character in str(name)
     )
+
+
+def the_first(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -56,7 +56,7 @@ class OfEveryM(Part):
             )
 
     @property
-    def density(self) -> float:
+    def fixed_density(self) -> float:
         """The only one below 1 that there is."""
         return self.n / self.m
 

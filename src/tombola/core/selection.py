@@ -27,6 +27,13 @@ SCORES = "scores"
 Density = float | Mapping[str, float]
 
 
+def check_fixed(density: float, fixed: float) -> None:
+    """Raise UsageError unless a density below 1 is the one that a granularity fixes."""
+    if density < 1 and not isclose(density, fixed, rel_tol=1e-6):
+        allowed = f"must be {fixed:g} where the granularity fixes it, or 1 by a pattern, got {density:g}"
+        raise UsageError(allowed, option="density")
+
+
 @dataclass(frozen=True)
 class Pool:
     """Layers that are ranked together.
@@ -97,9 +104,8 @@ class Selection:
     def _count(self, density: float, layers: Sequence[int], total: int) -> int:
         """Return how many weights of some layers stay; raises UsageError where groups do not allow that."""
         fixed = self.groups.fixed(layers) if check_density(density) < 1 else None
-        if fixed is not None and self.at_least is None and not isclose(density * total, fixed, rel_tol=1e-6):
-            allowed = f"must be {fixed / total:g} where the granularity fixes it, or 1 by a pattern, got {density:g}"
-            raise UsageError(allowed, option="density")
+        if fixed is not None and self.at_least is None:
+            check_fixed(density, fixed / total)
         if fixed is not None and not isinstance(self.allocation, Global | Uniform):
             got = written_name(self.allocation)
             words = f"must be global or uniform where the granularity fixes the density, got {got}"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tombola.core.flat import Layout
 from tombola.data import Feed
+from tombola.errors import the_first
 from tombola.networks.network import FrozenNetwork
 from tombola.networks.runtime import Runtime
 
@@ -64,13 +65,7 @@ def immovable(layout: Layout) -> list[str]:
     for place, name in enumerate(layout.names):
         if why := layout.wiring(place).fixed:
             names.setdefault(why, []).append(name)
-    return [f"compaction cuts no channel out of {_shortly(found)}: {why}" for why, found in names.items()]
-
-
-def _shortly(names: Sequence[str], most: int = 3) -> str:
-    """Return names, the first of many."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return [f"compaction cuts no channel out of {the_first(found)}: {why}" for why, found in names.items()]
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tombola.errors import TicketWarning, UsageError
+from tombola.errors import TicketWarning, UsageError, the_first
 from tombola.networks.masking.names import by_canonical_name
 
 
@@ -143,9 +143,8 @@ class Attachment:
         layers = [name for name, count in counts.items() if count]
         if not self._has_warned:
             self._has_warned = True
-            more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
             warnings.warn(
-                f"{sum(counts.values()):,} pruned weights of {', '.join(layers[:3])}{more} came alive outside of the "
+                f"{sum(counts.values()):,} pruned weights of {the_first(layers)} came alive outside of the "
                 "steps of the attached optimizers (by load_state_dict, another optimizer, or averages written back) "
                 "and are zero again; attach the ticket to all optimizers, and apply_ it to what is loaded or averaged",
                 TicketWarning,

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
-from tombola.errors import UsageError
+from tombola.errors import UsageError, the_first
 from tombola.storage.archives import load_archive, save_archive
 from tombola.storage.digests import check_digest
 from tombola.storage.files import write_atomically, write_bytes
@@ -66,8 +66,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Any], path: Path, option: 
         (shapes, "has in another shape"),
     ):
         if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UsageError(f"{option} {path} {what} {', '.join(names[:3])}{more}", option=option)
+            raise UsageError(f"{option} {path} {what} {the_first(names)}", option=option)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

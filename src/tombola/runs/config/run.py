@@ -2,11 +2,10 @@
 
 import os
 from dataclasses import dataclass, replace
-from math import isclose
 from typing import Any, ClassVar
 
 from tombola.core.parts import BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, Part, describe, one_of, option, written_name
-from tombola.core.selection import Density
+from tombola.core.selection import Density, check_fixed
 from tombola.core.written import Family
 from tombola.data import AUGMENTATIONS, DATASETS, Source
 from tombola.errors import UsageError
@@ -192,7 +191,9 @@ class RunConfig(Part):
             f"lie between {lowest} and {epochs - 1} (draw-at {self.draw_at}, {epochs} epochs)",
             self.rewind_to,
         )
-        self._check_density()
+        fixed = getattr(getattr(self.finder, "granularity", None), "fixed_density", None)
+        if fixed is not None and isinstance(self.density, float):
+            check_fixed(self.density, fixed)
         needs = needs_of(self.finder)
         needs.check_at(written_name(self.finder), self.draw_at)
         if self.fit and not needs.own_training:
@@ -204,12 +205,6 @@ class RunConfig(Part):
             self.tracker.check()
         if hasattr(self.finder, "check_start"):
             self.finder.check_start(self.rewind_to if self.draw_at == "rewind" else 0)
-
-    def _check_density(self) -> None:
-        fixed = getattr(getattr(self.finder, "granularity", None), "density", None)
-        if fixed is not None and isinstance(self.density, float) and self.density < 1:
-            allowed = f"be {fixed:g} where the granularity fixes it, or 1 by a pattern"
-            _demand(isclose(self.density, fixed, rel_tol=1e-6), "density", allowed, f"{self.density:g}")
 
     def with_threads(self) -> "RunConfig":
         """Return the configuration with the number of threads written out."""
