@@ -393,6 +393,12 @@ def test_a_study_at_a_glance_before_it_is_begun(tmp_path, capsys, monkeypatch):
     assert "--json lists them one by one." in text
 
 
+def test_a_search_shorter_than_what_is_measured_is_forecast(tmp_path, capsys):
+    # It comes to its end, where its mask is looked at on batches longer than its own.
+    path = written(tmp_path, name="cts:objective=reverse-kl:steps=2", densities="0.5", seeds="1")
+    assert as_json(capsys, "study", path, "--dry-run")["work_seconds"] > 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

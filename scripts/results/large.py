@@ -234,7 +234,7 @@ def run_case(network: str, name: str, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Run the cases, each in a process of its own, and write their rows."""
+    """Run the cases, each in a process of its own, and write their rows as they come."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, nargs="?")
     parser.add_argument("--cases", default="resnet50,vit-b-16,billion")
@@ -247,16 +247,16 @@ def main() -> None:
     if options.case:
         run_case(options.case[0], options.case[1], options)
         return
-    rows = []
+    where = torch.cuda.get_device_name() if options.device != "cpu" else platform.machine()
+    rows: list[Row] = []
+    facts = {"torch": torch.__version__, "device": where, "threads": torch.get_num_threads(), "rows": rows}
     for network in options.cases.split(","):
         for name in cases(options.steps, options.device)[network]:
             if options.only in name:
                 rows.append(measured(network, name, options))
                 print(json.dumps(rows[-1]), flush=True)
-    if options.file:
-        where = torch.cuda.get_device_name() if options.device != "cpu" else platform.machine()
-        facts = {"torch": torch.__version__, "device": where, "threads": torch.get_num_threads(), "rows": rows}
-        options.file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+                if options.file:  # after each, so that nothing measured is lost
+                    options.file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
