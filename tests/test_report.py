@@ -124,6 +124,23 @@ def test_warnings_that_differ_in_figures_alone_are_one(tmp_path):
     assert second.endswith("%: no path is left")
 
 
+def test_what_of_a_ticket_is_at_work(tmp_path):
+    out = study(tmp_path / "s", ["joint"], densities=(0.2, 0.05), seeds=2, tickets=False)
+    for number, path in enumerate(sorted(out.glob("run-*/result.json"))):
+        values = json.loads(path.read_text())
+        if values["density"] < 0.1:
+            paths = {"nodes": 4, "of": 20, "log_paths": None}
+        else:
+            paths = {"nodes": 9, "of": 20, "weights": 70 + number, "log_paths": 2}
+        write_json(path, values | {"kept": 100, "paths": paths})
+    table = page_of(out).partition("Effective nodes, weights and paths")[2].partition("</table>")[0]
+    weights = read(out).cells["effective_weights"].dropna()
+    assert len(weights) == 2
+    rows = [re.findall("<td[^>]*>(.*?)</td>", row) for row in table.split("<tr>")]
+    assert ["joint", "20 %", "9 of 20", f"{sum(weights) / 2:.0f} of 100", "2.00"] in rows
+    assert ["joint", "5 %", "4 of 20", "", "no path"] in rows, "of results from before weights were counted"
+
+
 def test_the_command_writes_the_page(made, tmp_path, capsys):
     status, out, _ = command(capsys, "report", made, "--out", tmp_path / "r.html", "--against", "snip")
     assert status == 0

@@ -25,6 +25,7 @@ def _cell(outcome: Any, measured: Sequence[str]) -> dict[str, Any]:
     stages: Mapping[str, float] = values.get("seconds_by_stage") or {}
     cost: Mapping[str, Any] = values.get("cost") or {}
     objective: Mapping[str, Any] = values.get("objective") or {}
+    paths: Mapping[str, Any] = values.get("paths") or {}
     return {
         "finder": outcome.cell.label,
         "density": outcome.cell.density,
@@ -34,8 +35,9 @@ def _cell(outcome: Any, measured: Sequence[str]) -> dict[str, Any]:
         f"kept_weights_{measured[0].removeprefix('test_')}": (values.get("kept_weights") or {}).get(measured[0]),
         "trained_from": values.get("trained_from"),
         "optimizer": values.get("optimizer"),
-        "effective_nodes": (values.get("paths") or {}).get("nodes"),
-        "log_paths": (values.get("paths") or {}).get("log_paths"),
+        "effective_nodes": paths.get("nodes"),
+        "effective_weights": paths.get("weights"),
+        "log_paths": paths.get("log_paths"),
         "kept": values.get("kept"),
         "prunable": values.get("prunable"),
         "seconds": cost.get("seconds"),

@@ -116,21 +116,27 @@ def _tables(study: Study, against: str) -> Iterator[Table]:
 
 
 def _paths(study: Study) -> Iterator[Table]:
-    """Yield the table of effective nodes and paths, where runs know them."""
+    """Yield the table of effective nodes, weights and paths, where runs know them."""
     rows = []
     for row in study.rows:
         found = [
-            values["paths"]
+            values["paths"] | {"kept": values["kept"]}
             for cell, values in study.done
             if (cell.label, cell.density) == (row.finder, row.density) and "nodes" in (values.get("paths") or {})
         ]
         if found:
             logs = [each["log_paths"] for each in found if each["log_paths"] is not None]
             nodes = f"{fmean(each['nodes'] for each in found):,.0f} of {found[0]['of']:,}"
-            rows.append((row.finder, percent(row.density), nodes, f"{fmean(logs):.2f}" if logs else "no path"))
+            # Results of before weights were counted lack them.
+            known = [each for each in found if "weights" in each]
+            at_work = fmean(each["weights"] for each in known) if known else 0
+            weights = f"{at_work:,.0f} of {fmean(each['kept'] for each in known):,.0f}" if known else ""
+            paths = f"{fmean(logs):.2f}" if logs else "no path"
+            rows.append((row.finder, percent(row.density), nodes, weights, paths))
     if rows:
-        note = "Units on a path of kept weights from inputs to outputs, and the logarithm of the number of such paths."
-        yield Table("Effective nodes and paths", note, ("finder", "density", "nodes", "ln paths"), tuple(rows))
+        note = "Units and weights on a path of kept weights from inputs to outputs, and the logarithm of the paths."
+        columns = ("finder", "density", "nodes", "weights", "ln paths")
+        yield Table("Effective nodes, weights and paths", note, columns, tuple(rows))
 
 
 def _scores(study: Study, against: str) -> Table:
