@@ -193,8 +193,8 @@ def test_studies_that_are_shipped():
     assert study_names() == [
         "cifar10-granularity", "cifar10-headline", "digits-granularity", "digits-mini",
         "enlarged-cifar10-resnet18", "enlarged-cifar10-vit", "equal-cost-resnet20", "fashion-mnist-all",
-        "fashion-mnist-lenet", "joint-or-ltr", "joint-or-ltr-resnet20", "resnet20-cifar10", "resnet50-imagenet",
-        "sst2-granularity", "sst2-transformer", "vgg16-cifar10",
+        "fashion-mnist-lenet", "joint-or-ltr", "joint-or-ltr-cifar10", "joint-or-ltr-resnet20", "resnet20-cifar10",
+        "resnet50-imagenet", "sst2-granularity", "sst2-transformer", "vgg16-cifar10",
     ]  # fmt: skip
     for name in study_names():
         assert read_study(name).cells
