@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tombola import SearchError, UsageError
+from tombola.cli import compare
 from tombola.core.progress import Silent
 from tombola.finders import LTR, ContinuousSparsification, Random
 from tombola.runs import pipeline
@@ -30,7 +31,7 @@ from tombola.studies.worker import work
 
 from .conftest import as_json, command
 from .test_pipeline import contents
-from .test_readme import GUIDE, blocks
+from .test_readme import GUIDE, ROOT, blocks
 
 QUICK = [load_preset("digits"), {"epochs": 3, "rewind_to": 1, "milestones": (), "threads": 1, "steps": 10}]
 
@@ -191,10 +192,11 @@ def test_study_files_that_cannot_be_run(tmp_path, capsys, monkeypatch, change, m
 
 def test_studies_that_are_shipped():
     assert study_names() == [
-        "cifar10-granularity", "cifar10-headline", "digits-granularity", "digits-mini",
+        "cifar10-granularity", "cifar10-headline", "cifar10-published", "digits-granularity", "digits-mini", "digits-nine",
         "enlarged-cifar10-resnet18", "enlarged-cifar10-vit", "equal-cost-resnet20", "fashion-mnist-all",
-        "fashion-mnist-lenet", "joint-or-ltr", "joint-or-ltr-cifar10", "joint-or-ltr-resnet20", "resnet20-cifar10",
-        "resnet50-imagenet", "sst2-granularity", "sst2-transformer", "vgg16-cifar10",
+        "fashion-mnist-lenet", "fashion-mnist-resnet20-w8", "fashion-mnist-sixteen", "joint-or-ltr",
+        "joint-or-ltr-cifar10", "joint-or-ltr-resnet20", "resnet20-cifar10", "resnet50-imagenet", "sst2-granularity",
+        "sst2-transformer", "vgg16-cifar10",
     ]  # fmt: skip
     for name in study_names():
         assert read_study(name).cells
@@ -208,6 +210,25 @@ def test_studies_that_are_shipped():
         UsageError, match="there is no study nothing: give a YAML file, or one of cifar10-granularity, "
     ):
         read_study("nothing")
+
+
+@pytest.mark.parametrize("name", ["digits-nine", "fashion-mnist-resnet20-w8", "fashion-mnist-sixteen"])
+def test_a_study_holds_the_cells_of_the_comparison_that_measured(name, monkeypatch, tmp_path):
+    class Asked(Exception):
+        pass
+
+    def asked(study, *_, **__):
+        raise Asked(study)
+
+    monkeypatch.setattr("tombola.studies.comparison.carry_out", asked)
+    monkeypatch.chdir(tmp_path)
+    before, _, _ = (ROOT / "docs" / "results.md").read_text().partition(f"`tombola study {name}`")
+    words = blocks(before, "")[-1].split()
+    assert words[:2] == ["tombola", "compare"]
+    with pytest.raises(Asked) as found:
+        compare.main(words[2:])
+    cells = [[(cell.label, cell.config) for cell in each.cells] for each in (found.value.args[0], read_study(name))]
+    assert sorted(cells[0], key=str) == sorted(cells[1], key=str)
 
 
 def test_lists_of_densities():
