@@ -192,8 +192,8 @@ def test_study_files_that_cannot_be_run(tmp_path, capsys, monkeypatch, change, m
 
 def test_studies_that_are_shipped():
     assert study_names() == [
-        "cifar10-granularity", "cifar10-headline", "cifar10-published", "digits-granularity", "digits-mini", "digits-nine",
-        "enlarged-cifar10-resnet18", "enlarged-cifar10-vit", "equal-cost-resnet20", "fashion-mnist-all",
+        "cifar10-granularity", "cifar10-headline", "cifar10-published", "digits-granularity", "digits-mini",
+        "digits-nine", "enlarged-cifar10-resnet18", "enlarged-cifar10-vit", "equal-cost-resnet20", "fashion-mnist-all",
         "fashion-mnist-lenet", "fashion-mnist-resnet20-w8", "fashion-mnist-sixteen", "joint-or-ltr",
         "joint-or-ltr-cifar10", "joint-or-ltr-resnet20", "resnet20-cifar10", "resnet50-imagenet", "sst2-granularity",
         "sst2-transformer", "vgg16-cifar10",
