@@ -180,6 +180,19 @@ def test_sparsify_refuses_a_rewind_point_at_the_end():
         UsageError, match="rewind_to must be a whole number between 0 and 2, the recipe's last epoch but one, got 3"
     ):
         tombola.sparsify(mlp(), batches(), batches(), density=0.5, recipe=Recipe(epochs=3), rewind_to=3)
+    with pytest.raises(UsageError, match="rewind_to must be 0 for the finder imp, got 1"):
+        tombola.sparsify(mlp(), batches(), batches(), density=0.5, finder="imp")
+
+
+def test_a_model_whose_shapes_are_not_known_yet_is_refused():
+    model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3))
+    message = r"the shape of 0\.weight is not known yet: run the model on a batch once before"
+    with pytest.raises(UsageError, match=message):
+        tombola.draw(model, batches(), density=0.5)
+    with pytest.raises(UsageError, match=message):
+        tombola.preview(model)
+    with pytest.raises(UsageError, match="seed must be a whole number that is not negative, got True"):
+        tombola.draw(mlp(), batches(), density=0.5, seed=True)
 
 
 def test_the_modules_of_the_python_interface_are_there_at_once():

@@ -70,7 +70,7 @@ def tied():
 def test_a_network_of_tied_weights_is_read_as_it_was_written(name, tmp_path):
     subject, path = tied(), tmp_path / f"n{FORMATS[name].endings[0]}"
     FORMATS[name].write(path, subject)
-    ticket, state = load_network(path)
+    ticket, state = load_network(str(path))
     assert ticket == subject.ticket
     assert state.keys() == subject.state.keys()
     assert all(

@@ -487,6 +487,10 @@ def test_the_command_line_draws_shows_and_audits_groups(tmp_path, capsys):
     assert [check["why"] for check in checks[:3]] == ["", "", ""]
     assert main(["draw", *options, "--finder", "random", "--granularity", "2:4"]) == 2
     assert "--density must be 0.5 where the granularity fixes it" in " ".join(capsys.readouterr().err.split())
+    for asked, got in (([], "got 0.02, the preset's"), (["--density", "0.05"], "got 0.05 (finder random)")):
+        compare = ["compare", *options, "--finders", "random", "--seeds", "1", "--granularity", "2:4", *asked]
+        assert main(compare) == 2
+        assert got in " ".join(capsys.readouterr().err.split())
     two = as_json(capsys, "draw", *options, "--finder", "snip", "--granularity", "2:4", "--density", "0.5")
     masks = Ticket.load(two["ticket"])
     assert all((mask.view(-1, 4).sum(dim=1) == 2).all() for mask in masks.values())

@@ -177,6 +177,10 @@ def test_the_study_of_the_guide(tmp_path):
             ("finder: {name: snip, rounds: 3}", "finder: {name: snip, granularity: '2:4'}"),
             "density must be 0.5 where the granularity fixes it, or 1 by a pattern, got 0.64 (finder",
         ),
+        (
+            ("finder: magnitude", "finder: 'rigl:granularity=2:4'"),
+            "must be global or uniform where the granularity fixes the density, got erk, the default of rigl",
+        ),
         (("label: magnitude at init", "label: snip:rounds=3"), "finders must be a list without repetitions"),
     ],
 )

@@ -236,6 +236,18 @@ def test_clean_keeps_results_and_what_an_unfinished_run_needs(capsys, out):
     assert as_json(capsys, "clean", out)["deleted"] == []
 
 
+def test_what_was_begun_before_the_first_run_is_kept_and_can_be_cleaned_away(capsys, out):
+    for run in visible(out):
+        shutil.rmtree(run)
+    as_json(capsys, "clean", out)  # files that no run shares any more
+    assert as_json(capsys, "clean", out)["deleted"] == []
+    assert "tombola clean deletes nothing of it while something is unfinished" in command(capsys, "list", out)[1]
+    assert list((out / ".store").glob("dense-*/checkpoint.pt")), "a study goes on from there"
+    as_json(capsys, "clean", out, "--all")
+    assert not (out / ".store").exists()
+    assert "holds no runs of tombola" in command(capsys, "clean", out)[2]
+
+
 def test_clean_all_deletes_the_store_and_no_result(capsys, original, out):
     before = results(out)
     text = command(capsys, "clean", out, "--all", "--dry-run")[1]

@@ -89,8 +89,10 @@ def test_a_page_of_one_cell_and_of_holes(tmp_path):
     assert "14 of 18 cells are finished, 1 failed and 3 are missing, so that what follows is not the last word." in text
     assert "snip at 20 %, seed 0, failed: SearchError: it broke" in text
     assert "At 2 %, snip alone has the best mean" in text
-    nothing = study(tmp_path / "none", ["cts"], densities=(0.1,), seeds=1, missing=[("cts", 0.1, 0)])
-    assert "Nothing is finished yet." in page_of(nothing)
+    for densities in ((0.1,), (0.2, 0.1)):
+        missing = [("cts", density, 0) for density in densities]
+        nothing = study(tmp_path / f"none-{len(densities)}", ["cts"], densities=densities, seeds=1, missing=missing)
+        assert "Nothing is finished yet." in page_of(nothing)
 
 
 def test_audits_are_shown_where_they_were_done(made, tmp_path):

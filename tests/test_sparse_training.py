@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 
@@ -254,6 +255,29 @@ def test_sparsify_trains_sparse_where_it_is_asked_to():
         assert torch.allclose(found["sparse"].model.get_parameter(name), wanted, atol=2e-4)
     with pytest.raises(UsageError, match="execution 'fast' is unknown"):
         tombola.sparsify(model, data, data, execution="fast", **given)
+
+
+class Sum(nn.Module):
+    """Takes two tensors, by place or by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, one, other):
+        return self.layer(one + other)
+
+
+def test_a_model_of_two_inputs_is_accelerated_to_itself():
+    model, x = Sum(), torch.randn(5, 4)
+    ticket = tombola.Ticket({"layer.weight": torch.rand(3, 4) < 0.5})
+    fast, masked = ticket.accelerate(model), ticket.apply_(copy.deepcopy(model))
+    with pytest.warns(TicketWarning, match="the model runs dense: it is called with something else than one tensor"):
+        found = fast(x, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fast(x, other=x).equal(found)
+    assert found.equal(masked(x, x))
 
 
 @pytest.mark.parametrize("samples", [0, 1, 3, 70])

@@ -39,6 +39,40 @@ def test_segmentation_ignores_labels_by_hand():
     assert task.divergence(output, reference, nothing).item() == 0
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32])
+@pytest.mark.parametrize("metric", ["pixel-accuracy", "mean-iou"])
+def test_classes_of_pixels_are_whole_numbers_of_any_type(kind, metric):
+    task, classes = Task.segmentation(metric=metric), 20  # 20 times 20 is more than a byte holds
+    targets = torch.arange(36).view(1, 6, 6) % classes
+    targets[0, 0, 0] = 255
+    output = torch.randn(1, classes, 6, 6)
+    for part in (task.loss, task.metric):
+        score = part.counts if metric == "mean-iou" and part is task.metric else part
+        assert score(output, (None, targets.to(kind))).equal(score(output, (None, targets)))
+
+
+def test_targets_of_pixels_that_are_no_classes_are_named():
+    task, output = Task.segmentation(), torch.randn(2, 3, 4, 4)
+    wrong = torch.zeros(2, 4, 4).long()
+    wrong[1, 2, 3] = 7
+    for targets, message in (
+        (wrong, "data has the label 7; the model's outputs are 0 to 2"),
+        (torch.zeros(2, 4, 4), "type float32, must be the whole numbers of pixels' classes"),
+        (torch.zeros(2, 4, 4).bool(), "type bool, must be the whole numbers"),
+        (torch.zeros(2, 5, 4).long(), r"targets of shape \(2, 5, 4\) do not fit the model's outputs"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            task.loss(output, (None, targets))
+    with pytest.raises(UsageError, match=r"targets of shape \(2, 4, 4\) do not fit the model's outputs"):
+        task.loss(torch.randn(2, 3), (None, wrong))
+
+
+def test_no_label_of_a_class_is_left_out():
+    targets = torch.tensor([0, -100])
+    with pytest.raises(UsageError, match="data has the label -100; the model's outputs are 0 to 2"):
+        Task().loss(torch.randn(2, 3), (None, targets))
+
+
 class Segmenter(nn.Module):
     """A model with a dictionary of outputs, as torchvision's have."""
 

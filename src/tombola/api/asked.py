@@ -109,7 +109,7 @@ def check_kind(name: str, value: object, kind: type) -> None:
 
 def check_seed(seed: int) -> None:
     """Raise UsageError unless a seed is a whole number from 0 on."""
-    if not isinstance(seed, int) or seed < 0:
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise UsageError(f"must be a whole number that is not negative, got {seed!r}", option="seed")
 
 

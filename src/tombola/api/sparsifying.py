@@ -22,6 +22,7 @@ from tombola.api.asked import (
 )
 from tombola.core.flat import Layout
 from tombola.core.granularity import Granularity
+from tombola.core.parts import written_name
 from tombola.core.plugins import code_of
 from tombola.core.progress import Silent, expected_time, progress_on
 from tombola.core.ranks import ranks_of
@@ -118,6 +119,8 @@ def sparsify(
         check_out(Path(out))
     ranks = ranks_of(fabric)
     search = finder_of(finder, {"steps": steps}, granularity)
+    if rewind_to and "rewind" not in needs_of(search).at:
+        raise UsageError(f"must be 0 for the finder {written_name(search)}, got {rewind_to}", option="rewind_to")
     layout = survey(model, include, exclude).layout
     selection_of(search, layout, density)
     runtime = Runtime.choose(model, device_of(model, fabric), precision, ranks=ranks)

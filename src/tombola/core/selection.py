@@ -34,6 +34,14 @@ def check_fixed(density: float, fixed: float) -> None:
         raise UsageError(allowed, option="density")
 
 
+def check_even(allocation: Allocation, whose: str = "") -> None:
+    """Raise UsageError for an allocation that gives layers other densities than a granularity fixes; whose: it is."""
+    if not isinstance(allocation, Global | Uniform):
+        got = f"{written_name(allocation)}{whose}"
+        words = f"must be global or uniform where the granularity fixes the density, got {got}"
+        raise UsageError(words, option="allocation")
+
+
 @dataclass(frozen=True)
 class Pool:
     """Layers that are ranked together.
@@ -106,10 +114,8 @@ class Selection:
         fixed = self.groups.fixed(layers) if check_density(density) < 1 else None
         if fixed is not None and self.at_least is None:
             check_fixed(density, fixed / total)
-        if fixed is not None and not isinstance(self.allocation, Global | Uniform):
-            got = written_name(self.allocation)
-            words = f"must be global or uniform where the granularity fixes the density, got {got}"
-            raise UsageError(words, option="allocation")
+        if fixed is not None:
+            check_even(self.allocation)
         return count_kept(density, total)
 
     def _refuse_too_few(self, kept: int, parts: Sequence[int]) -> None:

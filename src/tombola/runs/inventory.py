@@ -162,7 +162,7 @@ def clean(out: Path, everything: bool = False, dry: bool = False) -> Cleaned:
     store, also what an unfinished run would go on from. dry: only say what. Raises UsageError where there are no runs.
     """
     runs, kept = _runs(out), kept_by_sparsify(out)
-    if not runs and not kept:
+    if not runs and not kept and not _is_shared(out):
         raise UsageError(f"{out} holds no runs of tombola; nothing was deleted")
     stores = (out / STORE, out)
     with held_alone([Lease(path) for store in stores for path in sorted((store / LOCKS).glob("*"))]) as busy:
@@ -181,7 +181,7 @@ def could_free(out: Path, everything: bool = False) -> int:
 
 def is_under_way(out: Path) -> bool:
     """Whether some run, or a call of sparsify, would go on from what lies in the store."""
-    return _is_unfinished(_runs(out)) or any(map(_is_begun, kept_by_sparsify(out)))
+    return _is_unfinished(out, _runs(out)) or any(map(_is_begun, kept_by_sparsify(out)))
 
 
 def _cleaned(
@@ -190,14 +190,20 @@ def _cleaned(
     store = out / STORE
     found = [partial for directory in (out, *runs) for partial in sweep(directory, dry)]
     if store.is_dir():
-        found += _delete_store(store, dry) if everything else _thin(store, busy, _is_unfinished(runs), dry)
+        found += _delete_store(store, dry) if everything else _thin(store, busy, _is_unfinished(out, runs), dry)
     if everything:
         return found + [_delete(entry, dry) for entry in kept]
     return found + _thin_entries(kept, busy, any(map(_is_begun, kept)), dry)
 
 
-def _is_unfinished(runs: list[Path]) -> bool:
-    return any(_state(directory) != FINISHED for directory in runs)
+def _is_unfinished(out: Path, runs: list[Path]) -> bool:
+    """Whether some run is, or what the first ones share was begun alone."""
+    return any(_state(directory) != FINISHED for directory in runs) or (not runs and _is_shared(out))
+
+
+def _is_shared(out: Path) -> bool:
+    """Whether a store of ours lies in a directory."""
+    return (out / STORE / LOCKS).is_dir()
 
 
 def _is_begun(entry: Path) -> bool:

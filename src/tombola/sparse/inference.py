@@ -41,6 +41,7 @@ class Accelerated(nn.Module):
         self._masks = dict(masks)
         # By the shape of a sample; where the model runs dense, why.
         self._programs: dict[tuple[int, ...], Program | str] = {}
+        self._called_otherwise = False
         self._plans = threading.local()
         self._lock = threading.Lock()
         self.eval()
@@ -53,8 +54,11 @@ class Accelerated(nn.Module):
         return copy.deepcopy(self._model[0])
 
     @torch.no_grad()
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the model's output for inputs (N, ...)."""
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """Return the model's output for inputs (N, ...); called with anything but one tensor, the model runs dense."""
+        if named or len(given) != 1 or not isinstance(given[0], Tensor):
+            return self._as_called(*given, **named)
+        (inputs,) = given
         with self._lock:
             if inputs.shape[1:] not in self._programs:
                 self._programs[inputs.shape[1:]] = self._trace(inputs[:1])
@@ -69,6 +73,14 @@ class Accelerated(nn.Module):
             return self._run(program, inputs)
         run, pieces = partial(self._run, program), inputs.split(size)
         return torch.cat(list(shared_threads(threads).map(run, pieces) if threads > 1 else map(run, pieces)))
+
+    def _as_called(self, *given: Any, **named: Any) -> Any:
+        with self._lock:
+            first, self._called_otherwise = not self._called_otherwise, True
+        if first:
+            why = "the model runs dense: it is called with something else than one tensor"
+            warnings.warn(why, TicketWarning, stacklevel=5)
+        return self._model[0](*given, **named)
 
     def extra_repr(self) -> str:
         """Return what `print` shows: the weights kept, and how the model runs on the samples that it was given."""

@@ -85,8 +85,10 @@ def expand(
         for asked, variant in variants
         if density in (asked.densities or densities)
     ]
+    # Densities are a layer of their own, unless they are the preset's.
+    asked_for = {} if list(densities) == [layers[0].get("density")] else {"density": densities}
     for cell in cells:
-        with _of(cell.label), preset_named(layers):
+        with _of(cell.label), preset_named([*layers, asked_for]):
             resolve(cell.config)
     return cells
 

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from tombola.core.flat import PLAIN, Layout, Wiring
@@ -92,6 +93,7 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise UsageError(f"model must be a torch.nn.Module that is not scripted, got {type(model).__name__}")
     _refuse_sharded(model)
+    _refuse_lazy(model)
     model = without_fabric(model)
     _refuse_parametrised(model)
     _refuse_quantised(model)
@@ -286,6 +288,12 @@ def _refuse_sharded(model: nn.Module) -> None:
             "torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
             "options=StateDictOptions(full_state_dict=True)), load them into a plain model, and give that"
         )
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise UsageError(f"the shape of {lazy[0]} is not known yet: run the model on a batch once before")
 
 
 def _refuse_parametrised(model: nn.Module) -> None:

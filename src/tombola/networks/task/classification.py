@@ -14,6 +14,8 @@ from tombola.core.numeric import at_least_float32, softmax_kl
 from tombola.errors import UsageError
 from tombola.networks.task.batches import Batch, Output
 
+# No label is left out; PyTorch would leave out -100, of the loss alone.
+IGNORED = -(2**31)
 # How far the probabilities of a sample may be from 1 together: what rounding in half precision leaves.
 ROUNDING = 1e-2
 
@@ -90,17 +92,21 @@ def _cross_entropy(output: Output, batch: Batch, smoothing: float) -> Tensor:
             "exclude each other, Task.regression() for numbers"
         )
     try:
-        return F.cross_entropy(scores, targets, label_smoothing=smoothing)
+        return F.cross_entropy(scores, targets, ignore_index=IGNORED, label_smoothing=smoothing)
     except IndexError as error:
-        classes = scores.shape[1]
-        wrong = targets[(targets < 0) | (targets >= classes)]
-        if not wrong.numel():
-            raise
-        raise UsageError(f"data has the label {int(wrong[0])}; the model's outputs are 0 to {classes - 1}") from error
+        raise wrong_label(targets, scores.shape[1]) or error from error
     except (RuntimeError, ValueError, TypeError) as error:
         raise UsageError(
             f"data's targets {in_shape(targets)} do not fit the model's outputs {in_shape(output)}: {error}"
         ) from error
+
+
+def wrong_label(targets: Tensor, classes: int) -> UsageError | None:
+    """Return what to say of the first label that is none of so many classes, None where all are."""
+    wrong = targets[(targets < 0) | (targets >= classes)]
+    if not wrong.numel():
+        return None
+    return UsageError(f"data has the label {int(wrong[0])}; the model's outputs are 0 to {classes - 1}")
 
 
 @torch.no_grad()

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from tombola.core.numeric import at_least_float32, softmax_kl
 from tombola.errors import UsageError
 from tombola.networks.task.batches import Batch, Output
-from tombola.networks.task.classification import forward_inputs, of_classes, probabilities, targets_of
+from tombola.networks.task.classification import (
+    forward_inputs,
+    in_shape,
+    of_classes,
+    probabilities,
+    targets_of,
+    wrong_label,
+)
 from tombola.networks.task.metrics import confusion_of
 
 
@@ -33,11 +40,14 @@ class Pixels:
         return int((targets_of(batch) != self.ignored).sum())
 
     def loss(self, output: Output, batch: Batch) -> Tensor:
-        """Cross-entropy."""
+        """Cross-entropy; raises UsageError naming a target that is none of the C classes."""
         scores = at_least_float32(of_classes(output))
-        return self._mean(
-            F.cross_entropy(scores, targets_of(batch), ignore_index=self.ignored, reduction="none"), batch
-        )
+        targets = self._targets(scores[:, 0], batch)
+        try:
+            values = F.cross_entropy(scores, targets, ignore_index=self.ignored, reduction="none")
+        except IndexError as error:
+            raise wrong_label(targets[targets != self.ignored], scores.shape[1]) or error from error
+        return self._mean(values, batch)
 
     def divergence(self, output: Output, reference: Output, batch: Batch) -> Tensor:
         """KL( softmax output || softmax reference )."""
@@ -49,8 +59,8 @@ class Pixels:
 
     def confusion(self, output: Output, batch: Batch) -> Tensor:
         """Return how often pixels of each class were taken for each, (C, C), for the mean IoU."""
-        scores, targets = of_classes(output), targets_of(batch)
-        self._check(scores[:, 0], targets)
+        scores = of_classes(output)
+        targets = self._targets(scores[:, 0], batch)
         counted = targets != self.ignored
         return confusion_of(scores.argmax(dim=1)[counted], targets[counted], scores.shape[1])
 
@@ -59,15 +69,18 @@ class Pixels:
         return probabilities(output)
 
     def _mean(self, values: Tensor, batch: Batch) -> Tensor:
-        targets = targets_of(batch)
-        self._check(values, targets)
-        counted = targets != self.ignored
+        counted = self._targets(values, batch) != self.ignored
         return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)
 
     @staticmethod
-    def _check(values: Tensor, targets: Tensor) -> None:
+    def _targets(values: Tensor, batch: Batch) -> Tensor:
+        """Return a batch's targets, whole numbers of any type, as int64, one for each of some values."""
+        targets = targets_of(batch)
         if values.shape != targets.shape:
             raise UsageError(
                 f"data's targets of shape {tuple(targets.shape)} do not fit the model's outputs, which need some of "
                 f"shape {tuple(values.shape)}"
             )
+        if targets.is_floating_point() or targets.dtype == torch.bool:
+            raise UsageError(f"data's targets, {in_shape(targets)}, must be the whole numbers of pixels' classes")
+        return targets.long()

@@ -1,15 +1,15 @@
 """RunConfig: everything that a run is made from, parts as objects, and what its values may be."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from tombola.core.parts import BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, Part, describe, one_of, option, written_name
-from tombola.core.selection import Density, check_fixed
+from tombola.core.selection import Density, check_even, check_fixed
 from tombola.core.written import Family
 from tombola.data import AUGMENTATIONS, DATASETS, Source
 from tombola.errors import UsageError
-from tombola.finders import CTS, FINDERS, ORIGINS, Finds, needs_of
+from tombola.finders import CTS, FINDERS, ORIGINS, Finder, Finds, needs_of
 from tombola.finders.origins import ORIGIN_HELP
 from tombola.networks.models import MODELS, Model
 from tombola.networks.runtime import MEMORY_FORMATS, PRECISIONS
@@ -177,6 +177,17 @@ class RunConfig(Part):
         """The epoch of the dense training at which the ticket is drawn."""
         return {"init": 0, "rewind": self.rewind_to, "trained": self.training.epochs}[self.draw_at]
 
+    def _check_fixed(self) -> None:
+        """Raise UsageError for densities that a granularity such as 2:4 does not leave open."""
+        fixed = getattr(getattr(self.finder, "granularity", None), "fixed_density", None)
+        if fixed is None or not isinstance(self.density, float) or self.density == 1:
+            return
+        check_fixed(self.density, fixed)
+        if isinstance(self.finder, Finder):
+            default = next(field.default for field in fields(self.finder) if field.name == "allocation")
+            whose = f", the default of {written_name(self.finder)}" if self.finder.allocation == default else ""
+            check_even(self.finder.allocation, whose)
+
     def check(self) -> None:
         """Raise UsageError, naming the option and what is allowed, for values that do not go together."""
         cores = os.cpu_count() or 1
@@ -191,9 +202,7 @@ class RunConfig(Part):
             f"lie between {lowest} and {epochs - 1} (draw-at {self.draw_at}, {epochs} epochs)",
             self.rewind_to,
         )
-        fixed = getattr(getattr(self.finder, "granularity", None), "fixed_density", None)
-        if fixed is not None and isinstance(self.density, float):
-            check_fixed(self.density, fixed)
+        self._check_fixed()
         needs = needs_of(self.finder)
         needs.check_at(written_name(self.finder), self.draw_at)
         if self.fit and not needs.own_training:

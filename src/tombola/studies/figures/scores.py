@@ -104,7 +104,7 @@ def _ranked(study: Study, density: float, look: dict[str, Style], level: Level |
     lines = tuple(Line(row.finder, look[row.finder], (_mark(row, n, row.score.mean),), False) for n, row in rows)
     return Dots(
         f"{percent(density)} of the weights",
-        score_axis(_extent(lines, level) or [0.0, 100.0], study.measure),
+        score_axis(_extent(lines, level), study.measure),
         lines,
         level,
     )
@@ -112,7 +112,8 @@ def _ranked(study: Study, density: float, look: dict[str, Style], level: Level |
 
 def _extent(lines: Sequence[Line], level: Level | None) -> list[float]:
     """Return what an axis must span: means, and the dense network's. Intervals of few seeds would squeeze them."""
-    return [*(mark.y for line in lines for mark in line.marks), *([level.value] if level else [])]
+    found = [*(mark.y for line in lines for mark in line.marks), *([level.value] if level else [])]
+    return found or [0.0, 100.0]  # nothing is finished
 
 
 def _over_density(

@@ -72,11 +72,12 @@ def _tied(state: Mapping[str, Tensor], entries: set[str]) -> dict[str, str]:
     return found
 
 
-def read(path: Path) -> tuple[Ticket, dict[str, Tensor]]:
+def read(path: str | Path) -> tuple[Ticket, dict[str, Tensor]]:
     """Return the ticket, its provenance not known, and the state_dict, pruned weights zero, of a file.
 
     Raises UsageError for a file that is damaged, or of another kind.
     """
+    path = Path(path)
     text, tensors = unseal(path, "network")
     header = header_of(path, text)
     if header.get("network") != FORMAT:
