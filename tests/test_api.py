@@ -2,6 +2,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -275,6 +276,13 @@ def test_python_arguments_of_the_wrong_kind_get_a_sentence():
         tombola.sparsify(mlp(), data, data, density=0.5, out="s3://bucket/runs", progress=False)
     with pytest.raises(UsageError, match="data gives a batch without samples"):
         tombola.draw(mlp(), [(torch.zeros(0, 6), torch.zeros(0).long())], density=0.5, progress=False)
+    few = torch.utils.data.TensorDataset(torch.zeros(3, 6), torch.zeros(3).long())
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(UsageError, match="the data gave no batch, as loaders with drop_last"),
+    ):
+        warnings.simplefilter("error")
+        tombola.draw(mlp(), torch.utils.data.DataLoader(few, 8, drop_last=True), density=0.5, progress=False)
 
 
 def test_data_that_do_not_fit_the_model_get_a_sentence_before_any_training():

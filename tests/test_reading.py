@@ -309,6 +309,16 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(holes, capsys):
     assert as_json(capsys, "info", holes)["missing"] == 4
 
 
+def test_where_nothing_is_finished_there_is_no_table(tmp_path, capsys):
+    out = made_studies.study(tmp_path / "s", ["cts"], densities=(0.1,), seeds=1, missing=[("cts", 0.1, 0)])
+    for what in ("summary", "differences", "equal-cost", "falls", "metrics", "layers"):
+        assert command(capsys, "table", out, "--what", what)[::2] == (
+            2,
+            f"tombola table: no cell of {out} is finished yet\n",
+        )
+    assert command(capsys, "table", out, "--what", "cells")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -54,6 +54,8 @@ def main(arguments: Sequence[str]) -> None:
 
     study = read(options.directory, options.study)
     against = study.chosen(options.against)
+    if options.format == "rich" and options.what != "cells" and not study.dense:
+        raise UsageError(f"no cell of {study.directory} is finished yet")
     if options.format == "rich" and options.what == "summary":
         _show(study, against)
         return
@@ -70,8 +72,6 @@ def _show(study: "Study", against: str) -> None:
     from tombola.studies.dense import means_by_finder
     from tombola.studies.report.words import title_of
 
-    if not study.dense:
-        raise UsageError(f"no cell of {study.directory} is finished yet")
     dense = means_by_finder(study.dense)
     table, left_out = comparison_table(title_of(study), study.rows, against, terminal_width(), dense)
     print_table(table)

@@ -13,7 +13,7 @@ from tombola.core.flat import Layout
 from tombola.core.progress import Progress
 from tombola.core.seeds import seeded
 from tombola.data import Feed, Item, OutputTable
-from tombola.errors import TicketWarning
+from tombola.errors import TicketWarning, UsageError
 from tombola.networks.network import FrozenNetwork, estimate_statistics, lacks_statistics, uses_batch_statistics
 from tombola.networks.runtime import Runtime
 from tombola.networks.task import Batch, Output, Task, batch_size, exchanged
@@ -160,7 +160,7 @@ def is_informed(
     Its loss is compared with that of its own mean output, which knows nothing of the input. By Jensen's inequality
     outputs that are independent of the targets cannot have the lower loss, for a loss convex in the output. Where
     outputs cannot be averaged over the samples, its loss is compared with that for targets of other samples. Returns
-    None where batches do not tell their targets either.
+    None where batches do not tell their targets either. Raises UsageError where there is no batch.
     """
     frozen = FrozenNetwork(model, layout, task, runtime)
     if lacks_statistics(model):
@@ -168,7 +168,7 @@ def is_informed(
     with seeded(0, "teacher", device=runtime.device):
         batches = [runtime.move(item.batch) for item in islice(feed.epoch(0), most)]
         if not batches:
-            return None
+            raise UsageError("the data gave no batch, as loaders with drop_last do that hold less than one")
         outputs = [frozen.dense(batch) for batch in batches]
         if all(_has_rows(output, task.samples(batch)) for output, batch in zip(outputs, batches, strict=True)):
             own, other = _against_mean(task, [output.float() for output in outputs], batches)
