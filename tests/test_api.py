@@ -277,12 +277,11 @@ def test_python_arguments_of_the_wrong_kind_get_a_sentence():
     with pytest.raises(UsageError, match="data gives a batch without samples"):
         tombola.draw(mlp(), [(torch.zeros(0, 6), torch.zeros(0).long())], density=0.5, progress=False)
     few = torch.utils.data.TensorDataset(torch.zeros(3, 6), torch.zeros(3).long())
-    with (
-        warnings.catch_warnings(),
-        pytest.raises(UsageError, match="the data gave no batch, as loaders with drop_last"),
-    ):
+    none = torch.utils.data.DataLoader(few, 8, drop_last=True)
+    with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tombola.draw(mlp(), torch.utils.data.DataLoader(few, 8, drop_last=True), density=0.5, progress=False)
+        with pytest.raises(UsageError, match="the data gave no batch, as loaders with drop_last"):
+            tombola.draw(mlp(), none, density=0.5, progress=False)
 
 
 def test_data_that_do_not_fit_the_model_get_a_sentence_before_any_training():
