@@ -31,6 +31,7 @@ def rows(text):
         ("results", "table.py", ["docs/results/cifar10-resnet20-twelve-epochs.json"]),
         ("results", "table.py", ["docs/results/fashion-mnist-all.csv", "densities"]),
         ("results", "table.py", ["docs/results/joint-or-ltr.csv", "priced"]),
+        ("results", "table.py", ["docs/results/joint-or-ltr-resnet20.csv", "priced"]),
         ("results", "table.py", ["docs/results/equal-cost-resnet20.csv", "priced"]),
         ("granularity", "table.py", ["docs/results/cifar10-granularity.csv", "densities"]),
         ("granularity", "table.py", ["docs/results/sst2-granularity.csv", "densities"]),
