@@ -3,7 +3,6 @@
 import json
 import os
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,8 @@ import torch
 
 from tombola import SearchError, UsageError
 from tombola.cli import compare
-from tombola.core.parts import describe
 from tombola.core.progress import Silent
 from tombola.finders import LTR, ContinuousSparsification, Random
-from tombola.networks.models import shown_name
 from tombola.runs import pipeline
 from tombola.runs.config import density_list, load_preset
 from tombola.storage import stopping
@@ -217,14 +214,6 @@ def test_studies_that_are_shipped():
         UsageError, match="there is no study nothing: give a YAML file, or one of cifar10-granularity, "
     ):
         read_study("nothing")
-
-
-def test_titles_name_the_network_as_options_do():
-    titles = {name: read_study(name).title for name in ("joint-or-ltr-resnet20", "cifar10-headline", "digits-mini")}
-    assert list(titles.values()) == ["resnet20-w8 on cifar10", "resnet20 on cifar10", "lenet-300-100 on digits"]
-    model = read_study("joint-or-ltr-resnet20").cells[0].config.model
-    assert shown_name(describe(model)) == "resnet20-w8"
-    assert shown_name(describe(replace(model, width=12))) == "resnet20"
 
 
 @pytest.mark.parametrize("name", ["digits-nine", "fashion-mnist-resnet20-w8", "fashion-mnist-sixteen"])

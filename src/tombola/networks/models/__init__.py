@@ -1,7 +1,7 @@
 """Plain modules, built for the shape of the data; models by name."""
 
 from tombola.networks.models.base import Model
-from tombola.networks.models.registry import MODELS, build, shown_name
+from tombola.networks.models.registry import MODELS, build
 from tombola.networks.models.resnet import publish_batch_norm_
 from tombola.networks.models.weights import load_into, read_weights, tensors_as_bytes, unshared, write_weights
 
@@ -16,7 +16,6 @@ __all__ = [
     "load_into",
     "publish_batch_norm_",
     "read_weights",
-    "shown_name",
     "tensors_as_bytes",
     "unshared",
     "write_weights",

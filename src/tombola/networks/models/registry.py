@@ -1,12 +1,12 @@
 """Models by name: ours, torchvision's, and the user's own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from tombola.core.parts import Part, plain
+from tombola.core.parts import Part
 from tombola.core.written import Family
 from tombola.errors import UsageError
 from tombola.networks.models.base import Model, OwnModel
@@ -72,14 +72,6 @@ MODELS: Family[Model] = _Models(
     Model,
     OwnModel.of,
 )
-
-
-def shown_name(described: Any) -> str:
-    """Return what a model is called in titles, "resnet20-w8" say; described: its name, or that and its options."""
-    if not isinstance(described, Mapping):
-        return str(described or "")
-    same = (name for name, model in MODELS.known.items() if plain(model) == described)
-    return next(same, str(described.get("name", "")))
 
 
 def build(model: Model | str, shape: tuple[int, ...], classes: int) -> nn.Module:

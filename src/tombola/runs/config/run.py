@@ -4,25 +4,14 @@ import os
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
-from tombola.core.parts import (
-    BELOW_ONE,
-    COUNT,
-    NATURAL,
-    NOT_NEGATIVE,
-    Part,
-    describe,
-    one_of,
-    option,
-    plain,
-    written_name,
-)
+from tombola.core.parts import BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, Part, describe, one_of, option, written_name
 from tombola.core.selection import Density, check_even, check_fixed
 from tombola.core.written import Family
 from tombola.data import AUGMENTATIONS, DATASETS, Source
 from tombola.errors import UsageError
 from tombola.finders import CTS, FINDERS, ORIGINS, Finder, Finds, needs_of
 from tombola.finders.origins import ORIGIN_HELP
-from tombola.networks.models import MODELS, Model, shown_name
+from tombola.networks.models import MODELS, Model
 from tombola.networks.runtime import MEMORY_FORMATS, PRECISIONS
 from tombola.networks.task import TASKS, NamedTask
 from tombola.runs.config.densities import parse_density
@@ -187,11 +176,6 @@ class RunConfig(Part):
     def drawn_at(self) -> int:
         """The epoch of the dense training at which the ticket is drawn."""
         return {"init": 0, "rewind": self.rewind_to, "trained": self.training.epochs}[self.draw_at]
-
-    @property
-    def title(self) -> str:
-        """The network and the data, in words."""
-        return f"{shown_name(plain(self.model))} on {written_name(self.data)}"
 
     def _check_fixed(self) -> None:
         """Raise UsageError for densities that a granularity such as 2:4 does not leave open."""
