@@ -187,7 +187,7 @@ def test_sparsify_refuses_a_rewind_point_at_the_end():
 
 def test_a_model_whose_shapes_are_not_known_yet_is_refused():
     model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3))
-    message = r"the shape of 0\.weight is not known yet: run the model on a batch once before"
+    message = r"0\.weight is not initialised yet; run the model once on a batch first"
     with pytest.raises(UsageError, match=message):
         tombola.draw(model, batches(), density=0.5)
     with pytest.raises(UsageError, match=message):

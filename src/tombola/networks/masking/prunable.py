@@ -260,8 +260,6 @@ def _clause(why: str) -> str:
 
 
 def _refuse_unusable(name: str, parameter: nn.Parameter) -> None:
-    if isinstance(parameter, nn.parameter.UninitializedParameter):
-        raise UsageError(f"{name} is not initialised yet; run the model once on a batch first")
     if parameter.is_meta:
         raise UsageError(f"{name} is on the meta device and holds no values; materialise the model first")
     if parameter.is_quantized or not parameter.is_floating_point():
@@ -293,7 +291,7 @@ def _refuse_sharded(model: nn.Module) -> None:
 def _refuse_lazy(model: nn.Module) -> None:
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:
-        raise UsageError(f"the shape of {lazy[0]} is not known yet: run the model on a batch once before")
+        raise UsageError(f"{lazy[0]} is not initialised yet; run the model once on a batch first")
 
 
 def _refuse_parametrised(model: nn.Module) -> None:
