@@ -112,9 +112,9 @@ class Selection:
     def _count(self, density: float, layers: Sequence[int], total: int) -> int:
         """Return how many weights of some layers stay; raises UsageError where groups do not allow that."""
         fixed = self.groups.fixed(layers) if check_density(density) < 1 else None
-        if fixed is not None and self.at_least is None:
-            check_fixed(density, fixed / total)
         if fixed is not None:
+            if self.at_least is None:
+                check_fixed(density, fixed / total)
             check_even(self.allocation)
         return count_kept(density, total)
 

@@ -93,8 +93,8 @@ def survey(model: nn.Module, include: Patterns = "*", exclude: Patterns = ()) ->
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise UsageError(f"model must be a torch.nn.Module that is not scripted, got {type(model).__name__}")
     _refuse_sharded(model)
-    _refuse_lazy(model)
     model = without_fabric(model)
+    _refuse_lazy(model)
     _refuse_parametrised(model)
     _refuse_quantised(model)
     owners, heads = _owners(model), heads_of(model)
@@ -289,9 +289,9 @@ def _refuse_sharded(model: nn.Module) -> None:
 
 
 def _refuse_lazy(model: nn.Module) -> None:
-    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
-    if lazy:
-        raise UsageError(f"{lazy[0]} is not initialised yet; run the model once on a batch first")
+    for name, _, parameter in named_parameters(model):
+        if is_lazy(parameter):
+            raise UsageError(f"{name} is not initialised yet; run the model once on a batch first")
 
 
 def _refuse_parametrised(model: nn.Module) -> None:

@@ -94,19 +94,19 @@ def _cross_entropy(output: Output, batch: Batch, smoothing: float) -> Tensor:
     try:
         return F.cross_entropy(scores, targets, ignore_index=IGNORED, label_smoothing=smoothing)
     except IndexError as error:
-        raise wrong_label(targets, scores.shape[1]) or error from error
+        refuse_wrong_label(targets, scores.shape[1], error)
+        raise
     except (RuntimeError, ValueError, TypeError) as error:
         raise UsageError(
             f"data's targets {in_shape(targets)} do not fit the model's outputs {in_shape(output)}: {error}"
         ) from error
 
 
-def wrong_label(targets: Tensor, classes: int) -> UsageError | None:
-    """Return what to say of the first label that is none of so many classes, None where all are."""
+def refuse_wrong_label(targets: Tensor, classes: int, error: IndexError) -> None:
+    """Raise UsageError naming the first label that is none of so many classes, where there is one."""
     wrong = targets[(targets < 0) | (targets >= classes)]
-    if not wrong.numel():
-        return None
-    return UsageError(f"data has the label {int(wrong[0])}; the model's outputs are 0 to {classes - 1}")
+    if wrong.numel():
+        raise UsageError(f"data has the label {int(wrong[0])}; the model's outputs are 0 to {classes - 1}") from error
 
 
 @torch.no_grad()

@@ -14,8 +14,8 @@ from tombola.networks.task.classification import (
     in_shape,
     of_classes,
     probabilities,
+    refuse_wrong_label,
     targets_of,
-    wrong_label,
 )
 from tombola.networks.task.metrics import confusion_of
 
@@ -46,7 +46,8 @@ class Pixels:
         try:
             values = F.cross_entropy(scores, targets, ignore_index=self.ignored, reduction="none")
         except IndexError as error:
-            raise wrong_label(targets[targets != self.ignored], scores.shape[1]) or error from error
+            refuse_wrong_label(targets[targets != self.ignored], scores.shape[1], error)
+            raise
         return self._mean(values, batch)
 
     def divergence(self, output: Output, reference: Output, batch: Batch) -> Tensor:

@@ -3,7 +3,7 @@
 import json
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -127,16 +127,20 @@ def _paths(study: Study) -> Iterator[Table]:
         if found:
             logs = [each["log_paths"] for each in found if each["log_paths"] is not None]
             nodes = f"{fmean(each['nodes'] for each in found):,.0f} of {found[0]['of']:,}"
-            # Results of before weights were counted lack them.
-            known = [each for each in found if "weights" in each]
-            at_work = fmean(each["weights"] for each in known) if known else 0
-            weights = f"{at_work:,.0f} of {fmean(each['kept'] for each in known):,.0f}" if known else ""
             paths = f"{fmean(logs):.2f}" if logs else "no path"
-            rows.append((row.finder, percent(row.density), nodes, weights, paths))
+            rows.append((row.finder, percent(row.density), nodes, _at_work(found), paths))
     if rows:
         note = "Units and weights on a path of kept weights from inputs to outputs, and the logarithm of the paths."
         columns = ("finder", "density", "nodes", "weights", "ln paths")
         yield Table("Effective nodes, weights and paths", note, columns, tuple(rows))
+
+
+def _at_work(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many kept weights lie on a path, a mean; nothing of results from before they were counted."""
+    known = [each for each in found if "weights" in each]
+    if not known:
+        return ""
+    return f"{fmean(each['weights'] for each in known):,.0f} of {fmean(each['kept'] for each in known):,.0f}"
 
 
 def _scores(study: Study, against: str) -> Table:
