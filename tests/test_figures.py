@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -233,6 +234,15 @@ def test_the_papers_cells_have_its_curves_underneath(tmp_path):
     assert [line.label for line in quiet] == [f"published: {curve.label}" for curve in curves]
     assert all(1.7 <= mark.x <= 23.1 for line in quiet for mark in line.marks)
     assert "published by the authors of arXiv 2512.07142, not measured here" in figure.caption
+
+
+@pytest.mark.parametrize("other", ["model: {name: resnet20, depth: 20, width: 8}", "train_samples: 1000"])
+def test_other_networks_and_fewer_images_have_no_published_curves(tmp_path, other):
+    made = study(tmp_path / "s", ["cts", "snip"], densities=(0.2,), seeds=1, tickets=False)
+    for path in made.glob("run-*/config.yaml"):
+        papers = yaml.safe_load(path.read_text()) | {"data": "cifar10", "model": "resnet20"}
+        path.write_text(yaml.safe_dump(papers | yaml.safe_load(other)))
+    assert published_curves(read(made)) == []
 
 
 def test_a_large_family_has_panels_of_even_sizes(tmp_path):

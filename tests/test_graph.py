@@ -146,6 +146,11 @@ def test_a_study_file(tmp_path):
     assert found.title == "lenet-300-100 on digits"
 
 
+def test_titles_tell_networks_of_other_widths_apart():
+    assert read_study("joint-or-ltr-resnet20").title == "resnet20 of width 8 on cifar10"
+    assert read_study("joint-or-ltr-cifar10").title == "resnet20 on cifar10"
+
+
 def test_the_study_of_the_guide(tmp_path):
     (text,) = blocks(GUIDE, "yaml")
     (tmp_path / "guide.yaml").write_text(text)

@@ -11,7 +11,6 @@ from tombola.cli.options import add_json_option, add_ticket_options, is_run, mak
 from tombola.cli.runs import configure_for_ticket
 from tombola.cli.show import show_json, show_table, show_text
 from tombola.core.measure import measure_in
-from tombola.core.parts import written_name
 from tombola.errors import UsageError
 
 
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.json:
         show_json(report.to_dict())
         return
-    title = f"{written_name(config.model)} on {written_name(config.data)}, float32, on the CPU"
+    title = f"{config.title}, float32, on the CPU"
     show_table(title, report.columns(), report.cells())
     if config.precision == "bf16-mixed":
         show_text("The ticket's scores are of float32; the run's own are of bf16-mixed, in which it was trained.")

@@ -6,7 +6,6 @@ from tombola.cli.options import add_output_options, make_parser, out_directory
 from tombola.cli.processes import add_processes_options, begin, join
 from tombola.cli.runs import configure
 from tombola.cli.show import show_json, show_table, show_ticket_words
-from tombola.core.parts import written_name
 
 
 def main(arguments: Sequence[str]) -> int | None:
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str]) -> int | None:
         return None
     row = (values["finder"], f"{values['kept']:,} of {values['prunable']:,}", f"{values['seconds']:.1f}")
     show_table(
-        f"{written_name(config.model)} on {written_name(config.data)}, seed {config.seed}",
+        f"{config.title}, seed {config.seed}",
         ("ticket", "weights kept", "seconds"),
         [row],
     )

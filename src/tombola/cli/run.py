@@ -6,7 +6,6 @@ from tombola.cli.options import add_output_options, make_parser, out_directory
 from tombola.cli.processes import add_processes_options, begin, join
 from tombola.cli.runs import configure
 from tombola.cli.show import cells_table, show_json, show_text, show_ticket_words
-from tombola.core.parts import written_name
 
 
 def main(arguments: Sequence[str]) -> int | None:
@@ -36,6 +35,6 @@ def main(arguments: Sequence[str]) -> int | None:
         return None
     if result.repeated:
         show_text(f"This run was finished already; its result lies in {result.directory}")
-    cells_table(f"{written_name(config.model)} on {written_name(config.data)}, seed {config.seed}", [result.values])
+    cells_table(f"{config.title}, seed {config.seed}", [result.values])
     show_ticket_words(result.values)
     return None

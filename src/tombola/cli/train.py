@@ -10,7 +10,6 @@ from tombola.cli.processes import add_processes_options, begin, join
 from tombola.cli.runs import configure_for_ticket
 from tombola.cli.show import show_json, show_table, show_ticket_words
 from tombola.core.measure import measure_in
-from tombola.core.parts import written_name
 
 
 def _parser() -> ArgumentParser:
@@ -53,6 +52,6 @@ def main(arguments: Sequence[str]) -> int | None:
     weights = f"{values['kept']:,} of {values['prunable']:,}"
     row = (values.get("finder", "ticket"), measure.shown(values[measure.test]), weights, f"{values['seconds']:.1f}")
     columns = ("ticket", f"test {measure.name}", "weights kept", "seconds of training")
-    show_table(f"{written_name(config.model)} on {written_name(config.data)}, seed {config.seed}", columns, [row])
+    show_table(f"{config.title}, seed {config.seed}", columns, [row])
     show_ticket_words(values)
     return None

@@ -226,6 +226,18 @@ def plain(value: Any) -> Any:
     return [plain(inner) for inner in value] if isinstance(value, tuple) else value
 
 
+# An option of a network that belongs to what it is called, and the value that goes without saying.
+_TITLED = {"width": 16}
+
+
+def called(described: Any) -> str:
+    """Return what a part is called in titles, "resnet20 of width 8" say; described: as `plain` gives it, or nothing."""
+    if not isinstance(described, Mapping):
+        return str(described or "")
+    more = (f" of {name} {described[name]}" for name, usual in _TITLED.items() if described.get(name, usual) != usual)
+    return "".join([str(described.get("name", "")), *more])
+
+
 def identify(part: Any) -> dict[str, Any]:
     """Return what a result depends on of a part: its name, version, options that differ from their defaults, own code.
 

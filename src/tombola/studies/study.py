@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tombola.core.parts import identify, plain, written_name
+from tombola.core.parts import identify, plain
 from tombola.core.selection import Density
 from tombola.core.written import from_text
 from tombola.errors import OF_ONE_CELL, TombolaError, UsageError, did_you_mean
@@ -46,8 +46,7 @@ class StudyPlan:
     @property
     def title(self) -> str:
         """The network and the data, in words."""
-        config = self.cells[0].config
-        return f"{written_name(config.model)} on {written_name(config.data)}"
+        return self.cells[0].config.title
 
     def on_threads(self, threads: int) -> "StudyPlan":
         """Return the same with the threads of cells that do not say theirs written out."""

@@ -4,7 +4,19 @@ import os
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
-from tombola.core.parts import BELOW_ONE, COUNT, NATURAL, NOT_NEGATIVE, Part, describe, one_of, option, written_name
+from tombola.core.parts import (
+    BELOW_ONE,
+    COUNT,
+    NATURAL,
+    NOT_NEGATIVE,
+    Part,
+    called,
+    describe,
+    one_of,
+    option,
+    plain,
+    written_name,
+)
 from tombola.core.selection import Density, check_even, check_fixed
 from tombola.core.written import Family
 from tombola.data import AUGMENTATIONS, DATASETS, Source
@@ -176,6 +188,11 @@ class RunConfig(Part):
     def drawn_at(self) -> int:
         """The epoch of the dense training at which the ticket is drawn."""
         return {"init": 0, "rewind": self.rewind_to, "trained": self.training.epochs}[self.draw_at]
+
+    @property
+    def title(self) -> str:
+        """The network and the data, in words."""
+        return f"{called(plain(self.model))} on {called(plain(self.data))}"
 
     def _check_fixed(self) -> None:
         """Raise UsageError for densities that a granularity such as 2:4 does not leave open."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from tombola.core.parts import called
 from tombola.studies.figures.style import COLOURS, DASHES, FAMILIES, OWN, family_of
 from tombola.studies.reading import Study
 from tombola.studies.reading.questions import base_name
@@ -30,20 +31,16 @@ def published_curves(study: Study) -> list[Curve]:
     found: dict[str, Curve] = {}
     known: Mapping[str, Mapping[str, Any]] | None = None
     for label, config in study.configurations.items():
-        if _name(config.get("data")) != _DATA or config.get("image_size"):
+        if called(config.get("data")) != _DATA or config.get("image_size") or config.get("train_samples"):
             continue
         if known is None:
             known = json.loads(files(__package__).joinpath("published.json").read_text(encoding="utf-8"))["curves"]
-        curves = known.get(_name(config.get("model")), {})
+        curves = known.get(called(config.get("model")), {})
         for name in (name for name in curves if _belongs(name, label, config)):
             colour = COLOURS[[*FAMILIES, OWN].index(family_of(label))]
             points = tuple((float(kept), float(mean), float(std)) for kept, mean, std in curves[name])
             found.setdefault(name, Curve(name, colour, DASHES[len(found) % len(DASHES)], points))
     return list(found.values())
-
-
-def _name(value: object) -> str:
-    return str(value.get("name", "")) if isinstance(value, Mapping) else str(value or "")
 
 
 def _belongs(name: str, label: str, config: Mapping[str, Any]) -> bool:
@@ -53,5 +50,5 @@ def _belongs(name: str, label: str, config: Mapping[str, Any]) -> bool:
     if finder != "cts":
         return name == f"{finder}@{place}"
     settings = config.get("finder")
-    objective = _name(settings.get("objective")) if isinstance(settings, Mapping) else ""
+    objective = called(settings.get("objective")) if isinstance(settings, Mapping) else ""
     return name == f"cts {_NEAREST.get(objective or None, objective)} @{place}"

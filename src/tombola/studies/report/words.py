@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tombola.core.measure import ACCURACY
+from tombola.core.parts import called
 from tombola.studies.dense import means_by_finder
 from tombola.studies.figures.scores import percent, some_densities
 from tombola.studies.reading import Study, falls
@@ -22,12 +23,8 @@ def listed(names: Sequence[str], most: int = _MOST_NAMES) -> str:
 def title_of(study: Study) -> str:
     """Return what a comparison is of: network and data."""
     configs = list(study.configurations.values())
-    pairs = {(_name(config.get("model")), _name(config.get("data"))) for config in configs if config}
+    pairs = {(called(config.get("model")), called(config.get("data"))) for config in configs if config}
     return " and ".join(f"{model} on {data}" for model, data in sorted(pairs)) or "a comparison"
-
-
-def _name(value: object) -> str:
-    return str(value.get("name", "")) if isinstance(value, Mapping) else str(value or "")
 
 
 def compared(study: Study) -> Iterator[str]:
