@@ -70,13 +70,13 @@ def test_the_method_on_one_page():
 @pytest.mark.parametrize("data", ["folder", "images"])
 def test_photographs_of_ones_own(data, tmp_path, cache, capsys):
     example("own_photographs").main(tmp_path, data, epochs=2, steps=3)
-    assert "resnet20 on " + data in capsys.readouterr().out
+    assert "resnet20 of width 8 on " + data in capsys.readouterr().out
 
 
 def test_texts_of_ones_own(tmp_path, capsys):
     pytest.importorskip("transformers")
     example("own_texts").main(tmp_path, epochs=2, steps=3)
-    assert "hf:bert on text" in capsys.readouterr().out
+    assert "hf:bert of width 32 on text" in capsys.readouterr().out
 
 
 @pytest.mark.hard

@@ -10,6 +10,7 @@ import torch
 
 from tombola import SearchError, UsageError
 from tombola.cli import compare
+from tombola.core.parts import called
 from tombola.core.progress import Silent
 from tombola.finders import LTR, ContinuousSparsification, Random
 from tombola.runs import pipeline
@@ -149,6 +150,7 @@ def test_a_study_file(tmp_path):
 def test_titles_tell_networks_of_other_widths_apart():
     assert read_study("joint-or-ltr-resnet20").title == "resnet20 of width 8 on cifar10"
     assert read_study("joint-or-ltr-cifar10").title == "resnet20 on cifar10"
+    assert called({"name": "hf:bert", "layers": None, "width": None}) == "hf:bert"
 
 
 def test_the_study_of_the_guide(tmp_path):

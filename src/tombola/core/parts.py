@@ -226,15 +226,15 @@ def plain(value: Any) -> Any:
     return [plain(inner) for inner in value] if isinstance(value, tuple) else value
 
 
-# An option of a network that belongs to what it is called, and the value that goes without saying.
-_TITLED = {"width": 16}
+# Options of a network that belong to what it is called, and values that go without saying: unset, and the paper's.
+_TITLED = {"width": (None, 16)}
 
 
 def called(described: Any) -> str:
     """Return what a part is called in titles, "resnet20 of width 8" say; described: as `plain` gives it, or nothing."""
     if not isinstance(described, Mapping):
         return str(described or "")
-    more = (f" of {name} {described[name]}" for name, usual in _TITLED.items() if described.get(name, usual) != usual)
+    more = (f" of {name} {described[name]}" for name, usual in _TITLED.items() if described.get(name) not in usual)
     return "".join([str(described.get("name", "")), *more])
 
 
