@@ -347,11 +347,30 @@ class Branching(nn.Sequential):
         (nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (2, 2))), "what Unflatten does to channels is not known"),
         (nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Linear(2, 4)), "what Unflatten does"),
         (nn.Sequential(nn.Unflatten(1, (2, 2)), nn.LSTM(2, 2)), "what Unflatten does"),
+        (nn.Sequential(nn.Linear(4, 6), nn.MaxPool1d(2), nn.Linear(3, 2)), "what MaxPool1d does"),
     ],
 )
 def test_what_cannot_be_compacted_is_refused_in_a_sentence(model, why):
     with pytest.raises(UsageError, match=f"^the model cannot be compacted: {why}"):
         compact(model, {}, torch.randn(2, 4))
+
+
+class Remembering(nn.Linear):
+    def forward(self, x):
+        self.seen = super().forward(x)
+        return self.seen
+
+
+def test_what_cannot_be_compacted_at_all_is_refused_in_a_sentence_alone(capfd):
+    model = Remembering(4, 4)
+    model(torch.randn(2, 4))
+    with pytest.raises(UsageError, match="^model cannot be copied"):
+        compact(model, {}, torch.randn(2, 4))
+    with pytest.raises(UsageError, match="^model must be a torch.nn.Module, got"):
+        compact(model.state_dict(), {}, torch.randn(2, 4))
+    with pytest.raises(UsageError, match="mat1 and mat2 shapes cannot be multiplied"):
+        compact(nn.Sequential(nn.Linear(4, 4)), {}, torch.randn(2, 5))
+    assert capfd.readouterr().err == ""
 
 
 def test_linear_layers_of_sequences_and_functions_with_weights_are_refused():

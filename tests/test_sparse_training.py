@@ -374,3 +374,64 @@ def test_the_store_keeps_sparse_and_dense_trainings_apart():
         entry.put("x", 1)
     assert trainers[1].ticket_entry(None, State.of(model)).get("x") is None
     assert RunConfig().execution == "auto"
+
+
+class Woven(nn.Module):
+    """Reads a tensor again after an operation in place has changed it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3), nn.Linear(32, 10)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = self.first(x)
+        out = self.second(self.relu(x))
+        return self.last(out.mean((2, 3)) + x.mean((2, 3)))
+
+
+def unnormed():
+    conv = nn.Conv2d(3, 32, 3)
+    return nn.Sequential(conv, nn.BatchNorm2d(32, track_running_stats=False), nn.Flatten(), nn.Linear(32 * 36, 10))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "why"),
+    [
+        (Woven, (3, 8, 8), "its outputs would be off by"),
+        (unnormed, (3, 8, 8), "BatchNorm without running statistics"),
+        (lambda: nn.Sequential(nn.Linear(8, 90), nn.ReLU(), nn.MaxPool1d(9), nn.Linear(10, 4)), (8,), "MaxPool1d"),
+    ],
+)
+def test_what_the_sparse_steps_would_get_wrong_runs_dense_and_says_so(model, shape, why, capfd):
+    model, x = model(), torch.randn(6, *shape)
+    ticket = Ticket({n: torch.rand(p.shape) < 0.05 for n, p in model.named_parameters() if p.dim() > 1})
+    fast = ticket.accelerate(model)
+    with pytest.warns(TicketWarning, match=why):
+        found = fast(x)
+    assert found.equal(ticket.apply_(copy.deepcopy(model)).eval()(x.clone()))
+    assert capfd.readouterr().err == "", "no traceback of torch.fx"
+
+
+def test_sparse_where_it_was_asked_for_is_checked_too():
+    model = Woven()
+    with pytest.raises(UsageError, match="execution cannot be sparse: its outputs would be off by"):
+        choice.choose("sparse", model, survey(model).layout, 0.2, lambda: torch.randn(4, 3, 8, 8), 4)
+
+
+def test_a_model_that_keeps_its_network_in_an_attribute_named_module_is_accelerated():
+    class Held(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = nn.Sequential(nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10))
+
+        def forward(self, x):
+            return self.module(x)
+
+    model, x = Held(), torch.randn(4, 64)
+    ticket = ticket_of(model)
+    fast = ticket.accelerate(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.allclose(fast(x), ticket.apply_(copy.deepcopy(model))(x), atol=1e-5)
+    assert repr(fast).endswith("by its kept weights)")

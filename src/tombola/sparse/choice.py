@@ -19,8 +19,6 @@ from tombola.sparse.rules import is_faster_sparse
 EXECUTIONS = ("auto", "sparse", "dense")
 # Raised when the same sparse training trains otherwise.
 VERSION = 2
-# How far outputs may lie from the dense network's, over their size: far above rounding, far below a wrong operation.
-TOLERANCE = 1e-3
 
 
 def execution_identity(execution: str) -> dict[str, Any]:
@@ -63,7 +61,7 @@ def choose(
     reason = against or ("numba is missing: pip install 'tombola[fast]'" if not numba_works() else "")
     faster = True
     if not reason:
-        reason, faster = _tried(model, layout, density, example(), samples)
+        reason, faster = _tried(model, layout, density, example(), samples, execution == "sparse")
     if execution == "sparse" and reason:
         raise UsageError(f"cannot be sparse: {reason}", option="execution")
     if reason:
@@ -73,9 +71,11 @@ def choose(
     return "sparse", "tickets train sparse, by their kept weights alone"
 
 
-def _tried(model: nn.Module, layout: Layout, density: float, example: Any, samples: int) -> tuple[str, bool]:
-    """Return why a model cannot run sparse, if it cannot, and whether it would be faster."""
-    from tombola.sparse.network import SparseNetwork, error_of
+def _tried(
+    model: nn.Module, layout: Layout, density: float, example: Any, samples: int, asked: bool
+) -> tuple[str, bool]:
+    """Return why a model cannot run sparse, if it cannot, and whether it would be faster; asked: it runs so anyway."""
+    from tombola.sparse.network import TOLERANCE, SparseNetwork, error_of
     from tombola.sparse.tracing import Untraceable
 
     if not isinstance(example, Tensor):
@@ -87,10 +87,11 @@ def _tried(model: nn.Module, layout: Layout, density: float, example: Any, sampl
         network = SparseNetwork(masked, masks, example[:2])
     except Untraceable as error:
         return str(error), False
-    if not is_faster_sparse(network.costs, samples):
+    faster = is_faster_sparse(network.costs, samples)
+    if not faster and not asked:
         return "", False
     off = error_of(network, example[:2])
-    return ("" if off < TOLERANCE else f"its outputs would be off by {off:.1g}"), True
+    return ("" if off < TOLERANCE else f"its outputs would be off by {off:.1g}"), faster
 
 
 def _spread_masks(layout: Layout, density: float) -> dict[str, Tensor]:

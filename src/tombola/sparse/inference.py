@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from tombola.core.compiling import shared_threads
 from tombola.errors import TicketWarning, UsageError
+from tombola.networks.masking import named_parameters
+from tombola.networks.network import uses_batch_statistics
 from tombola.sparse import kernels
 from tombola.sparse.compaction import compact
+from tombola.sparse.network import TOLERANCE, distance
 from tombola.sparse.program import Program, as_value
 from tombola.sparse.run import Run, Workspace
 from tombola.sparse.steps import Flatten, Step, as_samples, in_four
@@ -96,11 +99,21 @@ class Accelerated(nn.Module):
     def _trace(self, example: Tensor) -> Program | str:
         model, masks = self._compacted(example)
         try:
-            program = trace(model, masks, {}, example, False)
+            if uses_batch_statistics(model):
+                raise Untraceable("BatchNorm without running statistics normalises by each batch as a whole")
+            program = _folded(trace(model, masks, {}, example, False))
+            self._check(program, example.shape[1:])
         except Untraceable as error:
             warnings.warn(f"the model runs dense: {error}", TicketWarning, stacklevel=4)
             return str(error)
-        return _folded(program)
+        return program
+
+    def _check(self, program: Program, shape: torch.Size) -> None:
+        """Raise Untraceable where a program does something else than the model: torch.fx need not show all of it."""
+        example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+        off = distance(self._model[0](example.clone()), _Plan(program, example.shape)(example))
+        if not off < TOLERANCE:
+            raise Untraceable(f"its outputs would be off by {off:.1g}")
 
     def _compacted(self, example: Tensor) -> tuple[nn.Module, dict[str, NDArray[np.bool_]]]:
         """Return the model without its dead units, where they can be removed, and what is kept of its weights."""
@@ -108,8 +121,12 @@ class Accelerated(nn.Module):
         try:
             model = compact(model, self._masks, example)
         except UsageError:  # their channels cannot be followed; whether its steps can is another question
-            return model, {name: mask.numpy() for name, mask in self._masks.items()}
-        return model, {name: (model.get_parameter(name) != 0).numpy() for name in self._masks}
+            return model, {own: self._masks[name].numpy() for name, own in self._own_names(model)}
+        return model, {own: (model.get_parameter(own) != 0).numpy() for _, own in self._own_names(model)}
+
+    def _own_names(self, model: nn.Module) -> list[tuple[str, str]]:
+        """Return the names of masks, with the model's own."""
+        return [(name, own) for name, own, _ in named_parameters(model) if name in self._masks]
 
     def _run(self, program: Program, inputs: Tensor) -> Tensor:
         plans: dict[Any, _Plan] = self._plans.__dict__.setdefault("plans", {})

@@ -13,6 +13,9 @@ from tombola.sparse.rules import LayerCost
 from tombola.sparse.run import Run, Workspace
 from tombola.sparse.tracing import trace
 
+# How far outputs may lie from the dense network's, over their size: far above rounding, far below a wrong operation.
+TOLERANCE = 1e-3
+
 
 class _Pass(torch.autograd.Function):
     """A whole network as one function of its input and parameters."""
@@ -125,6 +128,13 @@ def error_of(network: SparseNetwork, example: Tensor) -> float:
     mode = network.training
     network.eval()
     with torch.no_grad():
-        wanted, found = network.dense(example), network(example)
+        wanted, found = network.dense(example.clone()), network(example)
     network.train(mode)
+    return distance(wanted, found)
+
+
+def distance(wanted: Tensor, found: Tensor) -> float:
+    """Return the largest difference between two outputs, over their size; infinite for two shapes."""
+    if wanted.shape != found.shape:
+        return float("inf")
     return float((wanted - found).abs().max() / wanted.abs().max().clamp(min=1e-6))

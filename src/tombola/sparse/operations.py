@@ -26,3 +26,8 @@ RELUS = {F.relu, torch.relu, F.relu_, torch.relu_, "relu", "relu_"}
 FLATTENINGS = {torch.flatten, "flatten", "view", "reshape", torch.reshape}
 MEANS = {torch.mean, "mean"}
 CONCATENATIONS = {torch.cat, torch.concat, torch.concatenate}
+
+
+def dims_of(name: str) -> int | None:
+    """Return how many dimensions a batch has for an operation of a name such as max_pool2d; None where any will do."""
+    return int(name[-2]) + 2 if name[-2:] in {"1d", "2d", "3d"} else None

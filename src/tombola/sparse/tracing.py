@@ -3,9 +3,10 @@
 import copy
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from functools import partial
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from tombola.sparse.operations import (
     PLANEWISE_METHODS,
     PLANEWISE_MODULES,
     RELUS,
+    dims_of,
 )
 from tombola.sparse.program import Program, settle
 from tombola.sparse.rules import LayerCost
@@ -67,7 +69,7 @@ def trace(
         except Untraceable:
             raise
         except Exception as error:  # the model is the user's: anything may come out of it
-            raise Untraceable(f"torch.fx cannot follow it ({in_words(error)})") from error
+            raise Untraceable(f"torch.fx cannot follow it ({in_words(error.__cause__ or error)})") from error
 
 
 @contextmanager
@@ -98,8 +100,8 @@ def _shapes(model: nn.Module, graph: fx.Graph, inputs: Tensor) -> dict[fx.Node, 
     """Return the shape of every node that is a tensor."""
     twin = copy.deepcopy(model).eval()
     module = fx.GraphModule(twin, copy.deepcopy(graph))
-    with torch.no_grad(), seeded(0, "shapes"):
-        ShapeProp(module).propagate(inputs)
+    with torch.no_grad(), seeded(0, "shapes"), redirect_stderr(StringIO()):  # where it prints what it raises as well
+        ShapeProp(module).propagate(inputs.clone())
     found = {}
     for ours, theirs in zip(graph.nodes, module.graph.nodes, strict=True):
         meta = theirs.meta.get("tensor_meta")
@@ -162,8 +164,11 @@ class _Builder:
         else:
             self._handle_function(node)
         if node not in self._values:
-            what = type(self._modules[str(node.target)]).__name__ if node.op == "call_module" else node.target
-            raise Untraceable(f"it holds an operation that has no sparse form: {getattr(what, '__name__', what)}")
+            raise Untraceable(f"it holds an operation that has no sparse form: {self._name_of(node)}")
+
+    def _name_of(self, node: fx.Node) -> str:
+        what = type(self._modules[str(node.target)]) if node.op == "call_module" else node.target
+        return str(getattr(what, "__name__", what))
 
     # Modules
 
@@ -287,7 +292,7 @@ class _Builder:
     def _planewise(self, node: fx.Node, sources: tuple[fx.Node, ...], function: Callable[..., Tensor]) -> None:
         dims = tuple(self._dims(source) for source in sources)
         inputs = tuple(self._values[source] for source in sources)
-        if len(set(dims)) == 1:
+        if len(set(dims)) == 1 and dims_of(self._name_of(node)) in {None, dims[0]}:
             self.program.steps.append(Planewise(inputs, self._new(node), function, dims))
 
     # What they share

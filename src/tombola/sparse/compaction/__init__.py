@@ -1,13 +1,13 @@
 """Exact compaction: a masked network as a smaller dense one, dead units removed and constants folded into biases."""
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from tombola.networks.masking import check_masks, pruned_of, unwrap, zero_
+from tombola.networks.masking import check_masks, pruned_of, zero_
+from tombola.networks.network import private_copy
 from tombola.sparse.compaction.cutting import cut
 from tombola.sparse.compaction.reading import read
 from tombola.sparse.compaction.tracing import refusal, trace
@@ -30,7 +30,8 @@ def compact(model: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> n
     masks: bool tensors by canonical name. example: a batch of inputs, (N, ...), on the model's device. Raises
     UsageError where torch.fx cannot trace the model, or for an operation that does something unknown to channels.
     """
-    twin = copy.deepcopy(unwrap(model)).eval()
+    check_masks(model, masks)
+    twin = private_copy(model).eval()
     parameters = check_masks(twin, masks)
     zero_(parameters, pruned_of(parameters, masks))
     traced = trace(twin, example)

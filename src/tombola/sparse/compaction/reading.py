@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from tombola.sparse.compaction import operations as ops
 from tombola.sparse.compaction.plan import Floats, Follower, Layer, Places, Plan, Value
 from tombola.sparse.compaction.tracing import Traced, refusal
+from tombola.sparse.operations import dims_of
 
 
 @dataclass(frozen=True)
@@ -239,10 +240,11 @@ class Reader:
         return np.where(varies, np.nan, np.broadcast_to(result.reshape(-1).numpy(), count))
 
     def _pool(self, node: fx.Node) -> Value:
-        source = self._source(node)
+        source, name = self._source(node), self._traced.name_of(node)
+        if dims_of(name) not in {None, len(self._traced.shapes[node.all_input_nodes[0]])}:
+            raise self._unknown(node)  # it pools over the features, not within each
         module = self.module_of(node) if node.op == "call_module" else None
         if module is None:
-            name = self._traced.name_of(node)
             padding = node.kwargs.get("padding", node.args[3] if len(node.args) > 3 else 0)
             pads = name in ops.AVERAGING and padding not in (0, (0,), (0, 0), (0, 0, 0))
         else:

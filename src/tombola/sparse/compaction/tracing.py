@@ -1,6 +1,8 @@
 """A model as a graph of operations with shapes, by torch.fx."""
 
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 
 import torch
 from torch import Tensor, fx, nn
@@ -38,9 +40,10 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
     try:
         graph = fx.Tracer().trace(model)
         whole = fx.GraphModule(model, graph)
-        ShapeProp(whole).propagate(example.clone())
+        with redirect_stderr(StringIO()):  # where it prints what it raises as well
+            ShapeProp(whole).propagate(example.clone())
     except Exception as error:  # the model is the user's: anything may come out of it
-        raise refusal(f"torch.fx cannot trace it ({in_words(error)})") from error
+        raise refusal(f"torch.fx cannot trace it ({in_words(error.__cause__ or error)})") from error
     seen = {node: node.meta["tensor_meta"] for node in graph.nodes if "tensor_meta" in node.meta}
     shapes = {node: meta.shape for node, meta in seen.items() if isinstance(meta, TensorMetadata)}
     return Traced(graph, dict(model.named_modules()), shapes, frozenset(seen.keys() - shapes.keys()))
