@@ -364,9 +364,9 @@ class Remembering(nn.Linear):
 def test_what_cannot_be_compacted_at_all_is_refused_in_a_sentence_alone(capfd):
     model = Remembering(4, 4)
     model(torch.randn(2, 4))
-    with pytest.raises(UsageError, match="^model cannot be copied"):
+    with pytest.raises(UsageError, match=r"^model cannot be copied"):
         compact(model, {}, torch.randn(2, 4))
-    with pytest.raises(UsageError, match="^model must be a torch.nn.Module, got"):
+    with pytest.raises(UsageError, match=r"^model must be a torch.nn.Module, got"):
         compact(model.state_dict(), {}, torch.randn(2, 4))
     with pytest.raises(UsageError, match="mat1 and mat2 shapes cannot be multiplied"):
         compact(nn.Sequential(nn.Linear(4, 4)), {}, torch.randn(2, 5))
