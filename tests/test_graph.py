@@ -147,6 +147,16 @@ def test_a_study_file(tmp_path):
     assert found.title == "lenet-300-100 on digits"
 
 
+def test_cells_that_differ_in_their_execution_alone_are_tasks_of_their_own(tmp_path):
+    path = tmp_path / "e.yaml"
+    each = "".join(f"\n  - {{finder: random, label: {way}, execution: {way}}}" for way in ("sparse", "dense", "auto"))
+    path.write_text(f"preset: digits\nfinders:{each}\ndensities: [0.1]\n")
+    graph = read_study(str(path)).graph(tmp_path)
+    assert len({names for _, names in graph.cells}) == 3
+    for cell, (name,) in graph.cells:
+        assert graph.tasks[name].config.execution == cell.label
+
+
 def test_titles_tell_networks_of_other_widths_apart():
     assert read_study("joint-or-ltr-resnet20").title == "resnet20 of width 8 on cifar10"
     assert read_study("joint-or-ltr-cifar10").title == "resnet20 on cifar10"
@@ -175,6 +185,10 @@ def test_the_study_of_the_guide(tmp_path):
         (("draw_at: init", "draw_at: nowhere"), "draw_at must be"),
         (("memory: 2 GB", "memory: much"), "memory must be a size such as 8 GB, got much"),
         (("cpus: 2", "processors: 2"), "resources must have keys of cpus, gpus, memory"),
+        (("gpus: 0.5", "gpus: one"), "resources must be at least one CPU and no negative number of GPUs"),
+        (("gpus: 0.5", "gpus: .nan"), "resources must be at least one CPU and no negative number of GPUs"),
+        (("preset: digits", "preset: 5"), "preset must be a name, got 5"),
+        (("preset: digits", "preset: digits\nrecipe: [a]"), "recipe must be a name, got ['a']"),
         (
             ("finder: magnitude", "finders: magnitude"),
             "finders must be texts such as cts:steps=500, or",

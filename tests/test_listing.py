@@ -15,11 +15,15 @@ from tombola import UsageError
 from tombola.cli.main import main
 from tombola.cli.runs import read_config
 from tombola.cli.show import size_words
+from tombola.core.progress import Silent
 from tombola.runs import pipeline
+from tombola.runs.config import load_preset
 from tombola.runs.inventory import clean, list_runs
 from tombola.runs.rundir import run_name
 from tombola.storage.files import size_of
 from tombola.storage.leases import Lease
+from tombola.storage.store import DiskEntry
+from tombola.studies import manifest, plan, run_all
 
 from .conftest import Killed, as_json, batches, command, dying, mlp
 from .test_pipeline import contents
@@ -305,6 +309,22 @@ def test_clean_leaves_alone_what_another_process_works_on(out):
     assert not checkpoint.exists()
 
 
+def test_what_an_unfinished_study_would_go_on_from_is_left_alone(capsys, tmp_path, monkeypatch):
+    layers = [load_preset("digits"), {"epochs": 3, "rewind_to": 1, "milestones": (), "threads": 1}]
+    cells = plan(layers, ["random"], [0.1], seeds=2)
+    run_all(cells[:1], tmp_path, Silent())
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskEntry, "due", lambda entry: True)
+        with pytest.raises(Killed), dying(1, "dense"):
+            run_all(cells, tmp_path, Silent())
+    assert all(run.state == "finished" for run in list_runs(tmp_path)), "that of the second seed has no directory yet"
+    assert "deletes nothing of it while something is unfinished" in command(capsys, "list", tmp_path)[1]
+    assert as_json(capsys, "clean", tmp_path)["deleted"] == []
+    assert manifest.is_unfinished(tmp_path)
+    run_all(cells, tmp_path, Silent())
+    assert not manifest.is_unfinished(tmp_path)
+
+
 def test_clean_follows_no_links(out, tmp_path):
     elsewhere = shutil.copytree(out, tmp_path / "elsewhere")
     shutil.rmtree(out / ".store")
@@ -316,8 +336,6 @@ def test_clean_follows_no_links(out, tmp_path):
 def test_an_interrupted_run_survives_cleaning(original, tmp_path):
     config = read_config(next(original.glob("random-0.02-s0-*")))
     config = replace(config, seed=5)
-    from tombola.core.progress import Silent
-
     expected = contents(pipeline.run(config, tmp_path / "straight", Silent()).directory)
     with pytest.raises(Killed), dying(1, "train"):
         pipeline.run(config, tmp_path / "killed", Silent(), checkpoint_seconds=0)

@@ -17,6 +17,7 @@ from tombola.runs.cell import stamp
 from tombola.runs.config import built, load_preset
 from tombola.storage.files import write_json
 from tombola.studies import StudyPlan, manifest, plan, read, run_all, run_study, summary, tabulate
+from tombola.studies.engines import Local
 from tombola.studies.figures import figures_of
 from tombola.studies.figures.scores import dense_level
 from tombola.studies.outcome import CellOutcome
@@ -152,6 +153,19 @@ def test_what_is_not_as_it_was_written_is_made_again(tmp_path):
     assert len(read(tmp_path).done) == 1
 
 
+def test_damaged_files_of_a_run_are_made_again_by_its_study(tmp_path):
+    study = StudyPlan("two", tuple(plan([load_preset("digits"), QUICK], ["random", "magnitude"], [0.1], seeds=1)))
+    run_study(study, tmp_path, Local(), Silent())
+    lost = next(tmp_path.glob("random*")) / "ticket.safetensors"
+    damaged = next(tmp_path.glob("magnitude*")) / "weights.safetensors"
+    before = [path.read_bytes() for path in (lost, damaged)]
+    lost.unlink()
+    damaged.unlink()  # a link to what runs share, which is damaged alone
+    damaged.write_bytes(b"x" + before[1][1:])
+    run_study(study, tmp_path, Local(), Silent())
+    assert [path.read_bytes() for path in (lost, damaged)] == before
+
+
 def test_stamps_tell_what_names_alone_do_not(tmp_path, brought):
     def of(**changes):
         (cell,) = plan([load_preset("digits"), {**QUICK, **changes}], ["random"], [0.1], seeds=1)
@@ -245,6 +259,35 @@ def test_runs_of_which_defaults_are_not_known_are_named_in_full(tmp_path):
     for path in tmp_path.glob("*/identity.json"):
         path.write_text("{")
     assert {cell.label for cell in discovered(tmp_path)} == {"snip:rounds=1", "snip:rounds=2"}
+
+
+def test_runs_that_the_machine_sets_apart_are_no_seeds_of_one_finder(tmp_path):
+    labels = made_alone(tmp_path, {"finder": "snip"}, {"finder": "snip", "precision": "bf16-mixed"}, {"finder": "cts"})
+    assert labels == {"snip --precision auto", "snip --precision bf16-mixed", "cts"}
+
+
+def test_runs_that_nothing_tells_apart_go_by_their_directories(tmp_path):
+    labels = made_alone(tmp_path, {"finder": "snip"}, {"finder": "snip"})
+    assert labels == {f"snip in {run.name}" for run in tmp_path.iterdir()}
+    assert {row.seeds for row in read(tmp_path).rows} == {(0,)}
+
+
+def test_the_density_of_a_moving_mask_is_not_the_cells(tmp_path):
+    name = made_studies.write_run(tmp_path, "gradual", 0.05, 0, 90.0)
+    row = {"stage": "gradual", "epoch": 2, "density": 0.0555}
+    (tmp_path / name / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    (line,) = read(tmp_path).metrics.to_dict("records")
+    assert (line["density"], line["mask_density"]) == (0.05, 0.0555)
+
+
+def test_dense_networks_of_two_precisions_are_two(tmp_path):
+    for label, dense, precision in (("cts", 97.0, "32-true"), ("snip", 96.0, "bf16-mixed")):
+        options = {"precision": precision}
+        made_studies.write_run(tmp_path, label, 0.05, 0, 90.0, dense=dense, options=options)
+    assert {each.finders: each.summary.mean for each in read(tmp_path).dense} == {
+        ("cts",): 97.0,
+        ("snip",): 96.0,
+    }
 
 
 def test_each_row_is_held_against_its_own_dense_network(two_lengths, capsys):

@@ -58,7 +58,9 @@ def test_differences_are_paired():
         ([0.1, -0.1, 0.2, -0.2, 0.0], "not worse"),
         ([-3.0, 3.0, 1.0, -1.0, 0.5], "undecided"),
         ([0.0, 0.0, 0.0, 0.0, 0.0], "not worse"),
-        ([1.0, 1.0, 1.0], "better"),
+        ([1.0, 1.0, 1.0, 1.0, 1.0], "better"),
+        ([1.0, 1.0], "undecided"),
+        ([0.0, 0.0, 0.0], "undecided"),
         ([-1.0, -1.1, -0.9], "worse"),
         ([-0.4, -0.41, -0.39, -0.4], "worse"),
     ],
@@ -68,8 +70,14 @@ def test_verdicts(gains, expected):
 
 
 def test_nothing_that_varies():
-    assert compare_paired([1.0, 1.0], [1.0, 1.0]).p == 1.0
-    assert compare_paired([2.0, 2.0], [1.0, 1.0]).p == 0.0
+    assert compare_paired([1.0] * 5, [1.0] * 5).p == 1.0
+    assert compare_paired([2.0] * 5, [1.0] * 5).p == 0.0
+
+
+def test_few_seeds_that_agree_decide_nothing():
+    few = compare_paired([2.0, 2.0], [1.0, 1.0])
+    assert (few.summary.mean, few.summary.std, few.summary.low, few.summary.high, few.p) == (1.0, 0.0, None, None, None)
+    assert summarise([97.5, 97.5 + 1e-12]).low is None, "the same but for rounding"
 
 
 def test_holm_by_hand():

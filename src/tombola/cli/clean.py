@@ -27,8 +27,10 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(parser, arguments)
 
     from tombola.runs.inventory import clean
+    from tombola.studies.manifest import is_unfinished
 
-    cleaned = clean(Path(options.directory), options.all, options.dry_run)
+    out = Path(options.directory)
+    cleaned = clean(out, options.all, options.dry_run, is_unfinished(out))
     if options.json:
         paths = [{"path": str(path), "bytes": size} for path, size in cleaned.paths]
         busy = list(cleaned.busy)

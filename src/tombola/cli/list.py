@@ -58,11 +58,13 @@ def main(arguments: Sequence[str]) -> None:
 def _cleaning(out: Path, directory: str) -> str:
     """Return what cleaning would delete, in words."""
     from tombola.runs.inventory import could_free, is_under_way
+    from tombola.studies.manifest import is_unfinished
 
-    freed = could_free(out)
+    begun = is_unfinished(out)
+    freed = could_free(out, begun=begun)
     if freed:
         return f"tombola clean {directory} deletes {size_words(freed)}"
-    if is_under_way(out):
+    if begun or is_under_way(out):
         return "tombola clean deletes nothing of it while something is unfinished"
     return f"tombola clean {directory} has nothing to delete; with --all, what further runs could use again"
 

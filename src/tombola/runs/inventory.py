@@ -152,14 +152,15 @@ class Cleaned:
         return sum(size for _, size in self.paths)
 
 
-def clean(out: Path, everything: bool = False, dry: bool = False) -> Cleaned:
+def clean(out: Path, everything: bool = False, dry: bool = False, begun: bool = False) -> Cleaned:
     """Delete what can be made again and no finished run needs; results stay.
 
     A directory of `tombola.sparsify(..., out=...)` holds nothing but what its calls share.
 
     That is partial files of processes that are gone, files that no run shares any more, and, unless some run is
     unfinished and would begin anew, checkpoints and what is only on the way to other results. everything: the whole
-    store, also what an unfinished run would go on from. dry: only say what. Raises UsageError where there are no runs.
+    store, also what an unfinished run would go on from. dry: only say what. begun: whether something is unfinished that
+    has no run yet, such as a study. Raises UsageError where there are no runs.
     """
     runs, kept = _runs(out), kept_by_sparsify(out)
     if not runs and not kept and not _is_shared(out):
@@ -170,13 +171,16 @@ def clean(out: Path, everything: bool = False, dry: bool = False) -> Cleaned:
             raise UsageError(
                 f"another process works below {out} ({', '.join(busy)}); nothing was deleted", option="all"
             )
-        found = _cleaned(out, runs, kept, busy, everything, dry)
+        found = _cleaned(out, runs, kept, busy, everything, dry, begun or _is_unfinished(out, runs))
     return Cleaned(tuple(found), tuple(busy))
 
 
-def could_free(out: Path, everything: bool = False) -> int:
+def could_free(out: Path, everything: bool = False, begun: bool = False) -> int:
     """Return how many bytes `clean` would delete, without keeping anybody out meanwhile."""
-    return sum(size for _, size in _cleaned(out, _runs(out), kept_by_sparsify(out), [], everything, dry=True))
+    runs = _runs(out)
+    unfinished = begun or _is_unfinished(out, runs)
+    found = _cleaned(out, runs, kept_by_sparsify(out), [], everything, True, unfinished)
+    return sum(size for _, size in found)
 
 
 def is_under_way(out: Path) -> bool:
@@ -185,12 +189,12 @@ def is_under_way(out: Path) -> bool:
 
 
 def _cleaned(
-    out: Path, runs: list[Path], kept: list[Path], busy: list[str], everything: bool, dry: bool
+    out: Path, runs: list[Path], kept: list[Path], busy: list[str], everything: bool, dry: bool, unfinished: bool
 ) -> list[tuple[Path, int]]:
     store = out / STORE
     found = [partial for directory in (out, *runs) for partial in sweep(directory, dry)]
     if store.is_dir():
-        found += _delete_store(store, dry) if everything else _thin(store, busy, _is_unfinished(out, runs), dry)
+        found += _delete_store(store, dry) if everything else _thin(store, busy, unfinished, dry)
     if everything:
         return found + [_delete(entry, dry) for entry in kept]
     return found + _thin_entries(kept, busy, any(map(_is_begun, kept)), dry)

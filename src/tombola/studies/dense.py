@@ -13,7 +13,7 @@ from tombola.studies.statistics import Summary, summarise
 # What a configuration says of tickets, of the machine, or of one cell among many; the dense network is the same.
 _NOT_OF_DENSE = (
     "finder", "density", "seed", "draw_at", "rewind_to", "train_from", "search_precision", "include", "exclude",
-    "tracker", "device", "precision", "layout", "execution", "threads",
+    "tracker", "device", "execution", "threads",
 )  # fmt: skip
 
 

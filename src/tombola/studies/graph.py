@@ -240,6 +240,7 @@ class _Maker:
     def _key(self, config: RunConfig) -> str:
         """Return a short hash of all that a configuration's results depend on, but for the machine."""
         unnamed = [config.device, config.precision, config.layout, config.search_precision]
+        unnamed += [config.execution] if config.execution != "auto" else []  # so that older tasks keep their names
         content = [self._basis[data_key(config)], self._basis.get(config.weights or "")]
         code = source(config.fit) if config.fit else ""
         return digest([identify(config), unnamed, content, code, VERSIONS])[:KEY]

@@ -15,7 +15,7 @@ from typing import Any
 from tombola.core.plugins import told
 from tombola.core.progress import Bar, Progress
 from tombola.errors import TombolaError, UsageError
-from tombola.runs.rundir import STORE, read_result
+from tombola.runs.rundir import FILES, STORE, is_whole, read_result
 from tombola.storage.files import read_json_object, write_json
 from tombola.storage.leases import Holder, Lease, holder_of
 from tombola.storage.store import LOCKS
@@ -133,6 +133,14 @@ class Ledger:
         """Let tasks that failed be tried again."""
         for task in tasks:
             self._failure(task).unlink(missing_ok=True)
+
+    def forget_damaged(self, tasks: Iterable[Task]) -> None:
+        """Let cells be done again whose files are missing or are not as they were written."""
+        for task in tasks:
+            found = self.done(task) if task.kind == CELL else None
+            if found is not None and not is_whole(self.out / found["directory"], FILES):
+                self._record(task).unlink(missing_ok=True)
+                del self._done[task.name]
 
     def underway(self, task: Task) -> Underway | None:
         """Return who works on a task and how far that is, or None where nobody does."""

@@ -68,6 +68,15 @@ def names(out: Path) -> list[str]:
     return sorted(path.stem for path in (out / EACH).glob("[!.]*.json"))
 
 
+def is_unfinished(out: Path) -> bool:
+    """Whether some comparison below `out` has cells still to be done, or cannot be read."""
+    try:
+        found = [read(out, name) for name in [*names(out), ""]]
+    except UsageError:
+        return True
+    return any(not (cell.run or cell.failure) for each in found if each for cell in each.cells)
+
+
 def read(out: Path, name: str = "") -> Manifest | None:
     """Return the manifest of a comparison below `out`, without a name the last; None where there is none at all.
 

@@ -93,6 +93,7 @@ def _carry_out(
     """
     with shared(), prepared_once():
         graph, ledger = study.graph(out), Ledger(out)
+        ledger.forget_damaged(graph.tasks.values())
         if READY in survey(graph, ledger).values():
             _check_some(study.cells)
         study.begin(out)

@@ -20,7 +20,8 @@ ENOUGH_SEEDS = 5
 class Summary:
     """Mean and sample standard deviation of n values, and the t interval of the mean.
 
-    std, low, high: None of one value.
+    std: None of one value. low, high: None of one value, and of fewer than five that are all the same: accuracies are
+    measured in steps, so that so few may agree by chance, and an interval of no length would call that certain.
     """
 
     n: int
@@ -49,6 +50,8 @@ def summarise(values: Sequence[float], comparisons: int = 1) -> Summary:
     mean = float(np.mean(values))
     if len(values) == 1:
         return Summary(1, mean, None, None, None)
+    if _are_few_and_alike(values):
+        return Summary(len(values), mean, 0.0, None, None)
     from scipy.special import stdtrit  # Student's t; scipy.stats takes half a second to load
 
     std = float(np.std(values, ddof=1))
@@ -62,7 +65,7 @@ class Difference:
     """What a method gains on another, paired by seed.
 
     summary: of what is gained, in points or in the measure's unit, above 0 where the method is better. p: of the paired
-    t test, None of one pair. verdict: in words.
+    t test, None where `summary` has no interval. verdict: in words.
     """
 
     summary: Summary
@@ -84,10 +87,18 @@ def compare_paired(
     return Difference(summary, _p_value(gains), verdict(summary, measure.margin))
 
 
+def _are_alike(values: Sequence[float]) -> bool:
+    return math.isclose(max(values), min(values), abs_tol=1e-9)
+
+
+def _are_few_and_alike(values: Sequence[float]) -> bool:
+    return len(values) < ENOUGH_SEEDS and _are_alike(values)
+
+
 def _p_value(gains: Sequence[float]) -> float | None:
-    if len(gains) < 2:
+    if len(gains) < 2 or _are_few_and_alike(gains):
         return None
-    if math.isclose(max(gains), min(gains), abs_tol=1e-9):  # t is NaN, or noise, where nothing varies
+    if _are_alike(gains):  # t is NaN, or noise
         return 1.0 if math.isclose(gains[0], 0, abs_tol=1e-9) else 0.0
     from scipy.special import stdtr
 

@@ -1,5 +1,6 @@
 """A study: cells, and what their workers are given; read from a small file, or made from a comparison's flags."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -166,6 +167,8 @@ def _study(name: str, values: Mapping[str, Any]) -> StudyPlan:
         raise UsageError("must be given", option=missing[0])
     if "preset" not in values and not {"model", "data"} <= values.keys():
         raise UsageError("must be given, or model and data", option="preset")
+    for key in [key for key in ("preset", "recipe") if not isinstance(values.get(key, ""), str)]:
+        raise UsageError(f"must be a name, got {values[key]!r}", option=key)
     preset = load_preset(values["preset"], values.get("recipe", STANDARD)) if "preset" in values else {}
     for key in sorted({"devices", "num_nodes"} & values.keys()):
         raise UsageError(f"{OF_ONE_CELL}, to which resources says what each needs", option=key)
@@ -237,14 +240,10 @@ def _resources(values: Any) -> Resources:
     known = {f.name for f in fields(Resources)}
     if not isinstance(values, Mapping) or not set(values) <= known:
         raise UsageError(f"must have keys of {', '.join(sorted(known))}, got {values}", option="resources")
-    found = Resources(
-        cpus=values.get("cpus", 1),
-        gpus=float(values.get("gpus", 0.0)),
-        memory=memory_bytes(values["memory"]) if "memory" in values else None,
-    )
-    if not isinstance(found.cpus, int) or found.cpus < 1 or found.gpus < 0:
+    cpus, gpus = values.get("cpus", 1), values.get("gpus", 0.0)
+    if type(cpus) is not int or cpus < 1 or type(gpus) not in {int, float} or not 0 <= gpus < math.inf:
         raise UsageError(f"must be at least one CPU and no negative number of GPUs, got {values}", option="resources")
-    return found
+    return Resources(cpus, float(gpus), memory_bytes(values["memory"]) if "memory" in values else None)
 
 
 def memory_bytes(text: Any) -> int:

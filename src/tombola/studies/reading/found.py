@@ -1,6 +1,7 @@
 """The cells of a directory of runs that no study.json describes."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ from tombola.errors import TombolaError
 from tombola.storage.files import read_json_object, read_yaml
 from tombola.studies.manifest import CellEntry
 
-# What sets cells of one finder apart, or the machine, and not the finder.
-_OF_CELLS = ("density", "seed", "threads", "device", "precision", "search_precision", "layout", "tracker")
-
-
+# What sets cells of one finder apart, and not the finder.
+_OF_CELLS = ("density", "seed", "tracker")
+# What the machine may have chosen: it is part of a label only where runs differ in nothing else.
+_OF_MACHINE = ("threads", "device", "precision", "search_precision", "layout")
 # What identity.json says nothing of: where data and weights lie, code of one's own.
-_UNNAMED = ("data", "weights", "fit")
+_UNNAMED = ("data", "weights", "fit", *_OF_MACHINE)
 
 # An option's place in a configuration, as the names of fields: (finder, controller, momentum).
 _Place = tuple[str, ...]
@@ -24,12 +25,23 @@ def discovered(out: Path) -> tuple[CellEntry, ...]:
     """Return the finished runs below a directory as cells of a comparison.
 
     A finder goes by its name, and, where runs of that name were configured differently, by the options in question, as
-    commands take them: those that are not as by default.
+    commands take them: those that are not as by default. Runs that nothing tells apart go by their directories: no seed
+    counts twice.
     """
     found = {path.name: config for path in sorted(out.iterdir()) if (config := _configuration(path))}
-    labels = _labels(out, found)
+    labels = _labels(out, found, (*_OF_CELLS, *_OF_MACHINE))
+    twice = _ambiguous(labels, found)
+    labels |= {run: label for run, label in _labels(out, found, _OF_CELLS).items() if labels[run] in twice}
+    twice = _ambiguous(labels, found)
+    labels |= {run: f"{label} in {run}" for run, label in labels.items() if label in twice}
     cells = [CellEntry(labels[run], config["density"], config["seed"], run) for run, config in found.items()]
     return tuple(sorted(cells, key=lambda cell: (cell.seed, -cell.density)))
+
+
+def _ambiguous(labels: Mapping[str, str], found: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Return the labels that several runs of one density and seed have."""
+    places = Counter((labels[run], config["density"], config["seed"]) for run, config in found.items())
+    return {label for (label, _, _), count in places.items() if count > 1}
 
 
 def _configuration(path: Path) -> dict[str, Any] | None:
@@ -51,23 +63,23 @@ def _name(config: Mapping[str, Any]) -> str:
     return str(finder.get("name", "")) if isinstance(finder, Mapping) else str(finder or "")
 
 
-def _flat(values: Mapping[str, Any], place: _Place = ()) -> dict[_Place, Any]:
-    """Return options by their places; that of a part itself has its name."""
+def _flat(values: Mapping[str, Any], without: Sequence[str] = (), place: _Place = ()) -> dict[_Place, Any]:
+    """Return options by their places; that of a part itself has its name. without: options of the run to leave out."""
     found: dict[_Place, Any] = {}
     for key, value in values.items():
-        if key in ("name", "version", "code") or (not place and key in _OF_CELLS):
+        if key in ("name", "version", "code") or (not place and key in without):
             continue
         inner = (*place, key)
         if isinstance(value, Mapping):
             found[inner] = value.get("name")
-            found |= _flat(value, inner)
+            found |= _flat(value, (), inner)
         else:
             found[inner] = value
     return found
 
 
-def _labels(out: Path, found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    options = {run: _flat(config) for run, config in found.items()}
+def _labels(out: Path, found: Mapping[str, Mapping[str, Any]], without: Sequence[str]) -> dict[str, str]:
+    options = {run: _flat(config, without) for run, config in found.items()}
     differing: dict[str, dict[_Place, Any]] = {}
     for run, own in options.items():
         alike = [options[other] for other, config in found.items() if _name(config) == _name(found[run])]

@@ -55,13 +55,21 @@ def _cell(outcome: Any, measured: Sequence[str]) -> dict[str, Any]:
 
 
 def metrics(study: Study) -> pd.DataFrame:
-    """Return what was noted over time: finder, density, seed, stage, epoch or step, and the figures of that stage."""
+    """Return what was noted over time: finder, density, seed, stage, epoch or step, and the figures of that stage.
+
+    mask_density: of a mask that moves, at that time.
+    """
     lines = [
-        {"finder": cell.label, "density": cell.density, "seed": cell.seed, **row}
+        {"finder": cell.label, "density": cell.density, "seed": cell.seed, **_beside_the_cell(row)}
         for cell, _ in study.done
         for row in study.metrics_of(cell)
     ]
     return pd.DataFrame(lines, columns=None if lines else [*_KEYS, "stage"])
+
+
+def _beside_the_cell(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return figures whose names are none of the cell's own: a mask that moves has a density of the moment."""
+    return {f"mask_{name}" if name in _KEYS else name: value for name, value in row.items()}
 
 
 def layers(study: Study) -> pd.DataFrame:
