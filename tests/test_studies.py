@@ -82,7 +82,7 @@ def outcome(label, density, seed, accuracy, seconds=60.0, failure=""):
 
 
 def test_a_table_by_hand():
-    accuracies = {"cts": (80.0, 82.0, 84.0), "ltr": (79.0, 81.0, 83.0), "random": (10.0, 20.0, 30.0)}
+    accuracies = {"cts": (80.0, 82.0, 84.0), "ltr": (79.0, 81.0, 82.9), "random": (10.0, 20.0, 30.0)}
     outcomes = [
         outcome(label, density, seed, value, seconds=600.0 if label == "ltr" else 60.0)
         for density in (0.05, 0.1)
@@ -95,7 +95,7 @@ def test_a_table_by_hand():
     assert (cts.score.mean, cts.score.std, cts.score.n) == (82.0, 2.0, 3)
     assert (cts.speed_up, ltr.speed_up, random.speed_up) == (10.0, None, None)
     gain, p = cts.differences["ltr"]
-    assert (gain.summary.mean, gain.verdict, p) == (1.0, "better", 0.0)
+    assert (gain.summary.mean, gain.verdict, p) == (pytest.approx(3.1 / 3), "better", 2 * gain.p)
     assert ltr.differences["cts"][0].verdict == "worse"
     # Gains over random: 70, 62, 54. Two densities ask: t(0.9875, 2) = 6.205, times 8 / sqrt(3).
     gain, p = cts.differences["random"]
