@@ -133,6 +133,29 @@ def test_images_and_masks_of_an_npz(tmp_path):
     assert inputs.mean().item() == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("part", "label", "pixels", "words"),
+    [
+        ("test", 3, 1, r"test.npz: column y has the label 3; the classes of the training rows are 0 to 2"),
+        ("test", -1, 1, r"test.npz: column y has the label -1; the classes"),
+        ("train", -1, 1, r"train.npz: column y has the label -1; the classes"),
+        ("train", 255, 256, r"train.npz: column y has no pixel in the training rows but those to be ignored, 255"),
+        ("test", 255, 1, None),
+    ],
+)
+def test_labels_of_pixels_are_classes_of_the_training_rows(tmp_path, part, label, pixels, words):
+    x, y = np.zeros((4, 3, 8, 8), np.uint8), np.arange(4 * 64).reshape(4, 8, 8) % 3
+    masks = {"train": y.copy(), "test": y.copy()}
+    masks[part].flat[:pixels] = label
+    for name, values in masks.items():
+        np.savez(tmp_path / f"{name}.npz", x=x, y=values)
+    if words is None:
+        assert read(tmp_path, Targets.PIXELS).classes == 3
+        return
+    with pytest.raises(UsageError, match=words):
+        read(tmp_path, Targets.PIXELS)
+
+
 SHORT = ["--epochs", "2", "--rewind-to", "1", "--steps", "3", "--search-batch-size", "16"]
 
 

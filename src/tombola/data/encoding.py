@@ -14,6 +14,8 @@ from tombola.errors import UsageError, shown
 
 # A column with more different texts than this is hardly one of categories.
 MOST_CATEGORIES = 100
+# The label of pixels that do not count, by custom.
+IGNORED = 255
 
 
 @dataclass(frozen=True)
@@ -153,12 +155,22 @@ def _class_names(values: np.ndarray, are_numbers: bool) -> np.ndarray:
 
 
 def _pixels(parts: Sequence[Part], name: str) -> tuple[list[Tensor], int]:
+    """Return labels (N, H, W) of each part, which but for those to be ignored are classes of the training rows."""
     arrays = [part.columns[name] for part in parts]
     if any(values.ndim != 3 or values.dtype.kind not in "iu" for values in arrays):
         raise UsageError(f"needs an array {name} of whole numbers (samples, height, width)", option="task")
     found = [torch.from_numpy(values.astype(np.int64)) for values in arrays]
-    counted = found[0][found[0] != 255]  # by custom what is to be ignored
-    return found, int(counted.max()) + 1 if counted.numel() else 0
+    counted = [labels[labels != IGNORED] for labels in found]
+    if not counted[0].numel():
+        what = f"column {name} has no pixel in the training rows but those to be ignored, {IGNORED}"
+        raise UsageError(f"{shown(parts[0].path)}: {what}", option="data_dir")
+    classes = int(counted[0].max()) + 1
+    for part, labels in zip(parts, counted, strict=True):
+        wrong = labels[(labels < 0) | (labels >= classes)]
+        if wrong.numel():
+            what = f"column {name} has the label {int(wrong[0])}; the classes of the training rows are 0 to"
+            raise UsageError(f"{shown(part.path)}: {what} {classes - 1}", option="data_dir")
+    return found, classes
 
 
 def _target_numbers(part: Part, names: Sequence[str]) -> np.ndarray:
