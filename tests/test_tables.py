@@ -121,6 +121,90 @@ def test_every_kind_of_file_says_the_same(tmp_path, kind):
     assert DATASETS.read(str(path)).data_dir == str(path), "a table's path stands for the source"
 
 
+def write(path, **columns):
+    """A table of sixty rows in one file, of its kind."""
+    columns = {"size": np.arange(60.0), "sold": np.arange(60) % 2, **columns}
+    if path.suffix == ".npz":
+        np.savez(path, **columns)
+        return
+    whole = pd.DataFrame({name: list(values) for name, values in columns.items()})
+    match path.suffix:
+        case ".csv":
+            whole.to_csv(path, index=False)
+        case ".jsonl":
+            whole.to_json(path, orient="records", lines=True, double_precision=15)
+        case ".parquet":
+            pytest.importorskip("pyarrow")
+            whole.to_parquet(path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz"])
+@pytest.mark.parametrize("row", [4, 17, 42])
+@pytest.mark.parametrize(("value", "what"), [(-np.inf, "finite number"), (np.nan, "value")])
+def test_a_number_that_is_none_is_named_by_its_row_in_the_file(tmp_path, kind, row, value, what):
+    wrong = np.arange(60.0)
+    wrong[row - 1] = value
+    write(tmp_path / f"houses.{kind}", size=wrong)
+    words = f"houses.{kind}: column size has no {what} in row {row};"
+    for options, wanted in (
+        ({"targets": ["sold"]}, Targets.CLASSES),
+        ({"targets": ["size"]}, Targets.NUMBERS),
+    ):
+        with pytest.raises(UsageError, match=words):
+            read(tmp_path / f"houses.{kind}", wanted, 0.1, **options)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_lists_of_as_many_numbers_in_each_row_are_inputs(tmp_path, kind):
+    lists = np.random.default_rng(0).normal(size=(60, 3))
+    write(tmp_path / f"list.{kind}", lists=lists)
+    np.savez(tmp_path / "array.npz", size=np.arange(60.0), sold=np.arange(60) % 2, lists=lists)
+    found, same = (read(tmp_path / name, Targets.CLASSES, targets=["sold"]) for name in (f"list.{kind}", "array.npz"))
+    assert found.shape == (4,)
+    assert torch.allclose(batch_of(found.test)[0], batch_of(same.test)[0])
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("lists", [[[1.0], [1.0, 2.0]], [["a"], ["b"]], [[[1.0]], [[2.0]]], [[], []], [None, [1.0]]])
+def test_other_lists_are_refused_where_they_are_used(tmp_path, kind, lists):
+    path = tmp_path / f"list.{kind}"
+    write(path, lists=lists * 30)
+    assert read(path, Targets.CLASSES, targets=["sold"], inputs=["size"]).shape == (1,)
+    with pytest.raises(UsageError, match="column lists holds lists, but not of as many numbers in each row"):
+        read(path, Targets.CLASSES, targets=["sold"])
+
+
+def test_rows_of_train_and_test_are_equally_wide(tmp_path):
+    for part, width in (("train", 2), ("test", 3)):
+        write(tmp_path / f"{part}.jsonl", lists=np.ones((60, width)))
+    for wanted, target in ((Targets.CLASSES, "sold"), (Targets.NUMBERS, "lists")):
+        with pytest.raises(UsageError, match=r"test.jsonl: (size, )?lists: [34] numbers a row here, and [23] in train"):
+            read(tmp_path, wanted, targets=[target])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.array([["a", "b"]] * 60), "several values a row that are no numbers"),
+        (np.array([[["a", "b"]]] * 60), "several values a row that are no numbers"),
+        (np.ones(60) * 1j, "complex numbers"),
+        (np.ones((60, 2)) * 1j, "complex numbers"),
+    ],
+)
+def test_arrays_that_are_neither_numbers_nor_one_text_a_row_are_refused(tmp_path, values, words):
+    write(tmp_path / "houses.npz", odd=values)
+    with pytest.raises(UsageError, match=f"inputs: .*houses.npz: column odd holds {words}; allowed are real numbers"):
+        read(tmp_path / "houses.npz", Targets.CLASSES, targets=["sold"])
+    with pytest.raises(UsageError, match="column odd does not hold numbers"):
+        read(tmp_path / "houses.npz", Targets.NUMBERS, targets=["odd"])
+
+
+def test_several_texts_a_row_are_no_class(tmp_path):
+    write(tmp_path / "houses.npz", towns=np.array([["a", "b"]] * 60))
+    with pytest.raises(UsageError, match="targets: column towns holds several values a row, where one class is wanted"):
+        read(tmp_path / "houses.npz", Targets.CLASSES, targets=["towns"])
+
+
 def test_images_and_masks_of_an_npz(tmp_path):
     random = np.random.default_rng(0)
     x = random.integers(0, 256, (12, 3, 8, 8), dtype=np.uint8)
@@ -131,6 +215,29 @@ def test_images_and_masks_of_an_npz(tmp_path):
     inputs, masks = batch_of(found.train)
     assert (inputs.dtype, masks.shape) == (torch.float32, (12, 8, 8))
     assert inputs.mean().item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("part", "label", "pixels", "words"),
+    [
+        ("test", 3, 1, r"test.npz: column y has the label 3; the classes of the training rows are 0 to 2"),
+        ("test", -1, 1, r"test.npz: column y has the label -1; the classes"),
+        ("train", -1, 1, r"train.npz: column y has the label -1; the classes"),
+        ("train", 255, 256, r"train.npz: column y has no pixel in the training rows but those to be ignored, 255"),
+        ("test", 255, 1, None),
+    ],
+)
+def test_labels_of_pixels_are_classes_of_the_training_rows(tmp_path, part, label, pixels, words):
+    x, y = np.zeros((4, 3, 8, 8), np.uint8), np.arange(4 * 64).reshape(4, 8, 8) % 3
+    masks = {"train": y.copy(), "test": y.copy()}
+    masks[part].flat[:pixels] = label
+    for name, values in masks.items():
+        np.savez(tmp_path / f"{name}.npz", x=x, y=values)
+    if words is None:
+        assert read(tmp_path, Targets.PIXELS).classes == 3
+        return
+    with pytest.raises(UsageError, match=words):
+        read(tmp_path, Targets.PIXELS)
 
 
 SHORT = ["--epochs", "2", "--rewind-to", "1", "--steps", "3", "--search-batch-size", "16"]

@@ -65,6 +65,11 @@ def test_targets_of_pixels_that_are_no_classes_are_named():
             task.loss(output, (None, targets))
     with pytest.raises(UsageError, match=r"targets of shape \(2, 4, 4\) do not fit the model's outputs"):
         task.loss(torch.randn(2, 3), (None, wrong))
+    wrong[0, 0, 0] = 255  # ignored
+    for label in (7, -1):
+        wrong[1, 2, 3] = label
+        with pytest.raises(UsageError, match=f"data has the label {label}; the model's outputs are 0 to 2"):
+            Task.segmentation(metric="mean-iou").metric(output, (None, wrong))
 
 
 def test_no_label_of_a_class_is_left_out():

@@ -140,6 +140,64 @@ def test_a_model_from_a_kind_a_configuration_and_a_folder_with_weights(tmp_path)
             MODELS.read(name).build(shape, 2)
 
 
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64}
+CONFIGURATIONS = {
+    "bert": {**SMALL, "intermediate_size": 32},
+    "opt": {**SMALL, "ffn_dim": 32, "word_embed_proj_dim": 16},
+    "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64},
+    "llama": {**SMALL, "intermediate_size": 32},
+    "xlnet": {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 32, "summary_type": "first"},
+}
+
+
+def configured(folder, kind, **changes):
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, **CONFIGURATIONS[kind], **changes}))
+    return f"hf:{folder / 'config.json'}"
+
+
+@pytest.mark.parametrize("kind", CONFIGURATIONS)
+def test_outputs_for_a_text_do_not_depend_on_how_it_is_padded(kind, tmp_path):
+    pytest.importorskip("transformers")
+    found = read(write(tmp_path))
+    model = build(configured(tmp_path, kind), (20, found.shape[1]), 2, found.padding).eval()
+    inputs, _ = next(iter(found.test.feed(8, 0, "x", shuffle=False).epoch(0))).batch
+    lengths = inputs["attention_mask"].sum(dim=1).tolist()
+    assert len(set(lengths)) > 1
+    with torch.no_grad():
+        padded = model(**inputs).logits
+        for row, length in enumerate(lengths):
+            alone = model(**{name: values[row : row + 1, :length] for name, values in inputs.items()}).logits
+            assert torch.allclose(padded[row], alone[0], atol=1e-6)
+
+
+def test_bert_is_the_same_with_its_own_padding_named():
+    pytest.importorskip("transformers")
+    models = []
+    for padding in (None, 0):
+        torch.manual_seed(0)
+        models.append(build(TINY, (12, 60), 2, padding))
+    assert all(torch.equal(a, b) for a, b in zip(*(each.parameters() for each in models), strict=True))
+
+
+def test_weights_keep_their_padding_or_get_that_of_the_data(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    for kind in ("opt", "gpt2"):
+        (tmp_path / kind).mkdir()
+        model = build(configured(tmp_path, kind), (20, 60), 2)
+        model.save_pretrained(tmp_path / kind)
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "gpt2").pad_token_id is None
+    assert build(f"hf:{tmp_path / 'gpt2'}", (20, 60), 2, 5).config.pad_token_id == 5
+    assert build(f"hf:{tmp_path / 'opt'}", (20, 60), 2, 1).config.pad_token_id == 1
+    with pytest.raises(UsageError, match=r"tokenizer has 0 as the token that pads, and hf:.* has 1; give"):
+        build(f"hf:{tmp_path / 'opt'}", (20, 60), 2, 0)
+
+
+def test_a_model_that_reads_the_last_place_is_refused():
+    pytest.importorskip("transformers")
+    with pytest.raises(UsageError, match="hf:xlnet reads the last place of a text, which may be padding"):
+        build("hf:xlnet", (12, 60), 2)
+
+
 def test_a_run_on_texts_is_repeated_to_the_bit(tmp_path, capsys):
     pytest.importorskip("transformers")
     place = ["--preset", "sst2-transformer", "--data-dir", str(write(tmp_path)), "--vocabulary", "300"]

@@ -14,14 +14,17 @@ from tombola.errors import UsageError, shown
 
 # A column with more different texts than this is hardly one of categories.
 MOST_CATEGORIES = 100
+# The label of pixels that do not count, by custom.
+IGNORED = 255
 
 
 @dataclass(frozen=True)
 class Part:
-    """The columns of one part of the data, and the file that they come from."""
+    """The columns of one part of the data, and the file that they come from; rows: which of its rows, None for all."""
 
     path: Path
     columns: Columns
+    rows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -29,7 +32,12 @@ class Part:
     def taken(self, rows: Tensor) -> "Part":
         """Return some of the rows."""
         chosen = rows.numpy()
-        return Part(self.path, {name: values[chosen] for name, values in self.columns.items()})
+        columns = {name: values[chosen] for name, values in self.columns.items()}
+        return Part(self.path, columns, chosen if self.rows is None else self.rows[chosen])
+
+    def check_whole(self, name: str) -> None:
+        """Raise UsageError naming the first row of the file in which a column has no value, or an infinite number."""
+        check_whole(self.columns[name], name, self.path, self.rows)
 
 
 def encode_inputs(train: Part, others: Sequence[Part], names: Sequence[str]) -> list[Tensor]:
@@ -41,7 +49,8 @@ def encode_inputs(train: Part, others: Sequence[Part], names: Sequence[str]) -> 
     parts = [train, *others]
     for part in parts:
         for name in names:
-            check_whole(part.columns[name], name, part.path)
+            _check_kind(part, name)
+            part.check_whole(name)
     if any(train.columns[name].ndim > 2 for name in names):
         return [_alone(part, names) for part in parts]
     kinds = {name: numbers_of(train.columns[name]) is not None for name in names}
@@ -51,6 +60,17 @@ def encode_inputs(train: Part, others: Sequence[Part], names: Sequence[str]) -> 
         torch.from_numpy(np.concatenate([piece[at] for piece in pieces], axis=1).astype(np.float32))
         for at in range(len(parts))
     ]
+
+
+def _check_kind(part: Part, name: str) -> None:
+    values = part.columns[name]
+    is_complex = values.dtype.kind == "c"
+    if is_complex or (values.ndim > 1 and values.dtype.kind not in "biuf"):
+        what = "complex numbers" if is_complex else "several values a row that are no numbers"
+        raise UsageError(
+            f"{shown(part.path)}: column {name} holds {what}; allowed are real numbers, or one text a row",
+            option="inputs",
+        )
 
 
 def _alone(part: Part, names: Sequence[str]) -> Tensor:
@@ -76,8 +96,17 @@ def _numbers(parts: Sequence[Part], names: Sequence[str]) -> list[np.ndarray]:
                 raise UsageError(f"{shown(part.path)}: {what}", option="data_dir")
             columns.append(values.reshape(len(values), -1))
         found.append(np.concatenate(columns, axis=1))
+    _check_widths(parts, names, found)
     scaler = StandardScaler().fit(found[0])
     return [scaler.transform(values) for values in found]
+
+
+def _check_widths(parts: Sequence[Part], names: Sequence[str], found: Sequence[np.ndarray]) -> None:
+    width = found[0].shape[1]
+    for part, values in zip(parts, found, strict=True):
+        if values.shape[1] != width:
+            what = f"{', '.join(names)}: {values.shape[1]} numbers a row here, and {width} in train"
+            raise UsageError(f"{shown(part.path)}: {what}", option="data_dir")
 
 
 def _categories(parts: Sequence[Part], name: str) -> list[np.ndarray]:
@@ -106,12 +135,13 @@ def encode_targets(
     parts = [train, *others]
     for part in parts:
         for name in names:
-            check_whole(part.columns[name], name, part.path)
+            part.check_whole(name)
     if wanted in (Targets.CLASSES, Targets.TRUTHS):
         return _classes(parts, _only(names, wanted), wanted)
     if wanted is Targets.PIXELS:
         return _pixels(parts, _only(names, wanted))
     found = [_target_numbers(part, names) for part in parts]
+    _check_widths(parts, names, found)
     if wanted is Targets.LABELS:
         for part, values in zip(parts, found, strict=True):
             if not np.isin(values, (0.0, 1.0)).all():
@@ -132,6 +162,8 @@ def _classes(parts: Sequence[Part], name: str, wanted: Targets) -> tuple[list[Te
     numbers = numbers_of(parts[0].columns[name])
     if numbers is not None and (numbers.ndim > 1 or (numbers != np.round(numbers)).any()):
         raise UsageError(f"column {name} holds numbers, not classes; regression is for these", option="task")
+    if any(part.columns[name].ndim > 1 for part in parts):
+        raise UsageError(f"column {name} holds several values a row, where one class is wanted", option="targets")
     values = [_class_names(part.columns[name], numbers is not None) for part in parts]
     classes = np.unique(values[0])
     if len(classes) < 2 or (wanted is Targets.TRUTHS and len(classes) != 2):
@@ -153,12 +185,22 @@ def _class_names(values: np.ndarray, are_numbers: bool) -> np.ndarray:
 
 
 def _pixels(parts: Sequence[Part], name: str) -> tuple[list[Tensor], int]:
+    """Return labels (N, H, W) of each part, which but for those to be ignored are classes of the training rows."""
     arrays = [part.columns[name] for part in parts]
     if any(values.ndim != 3 or values.dtype.kind not in "iu" for values in arrays):
         raise UsageError(f"needs an array {name} of whole numbers (samples, height, width)", option="task")
     found = [torch.from_numpy(values.astype(np.int64)) for values in arrays]
-    counted = found[0][found[0] != 255]  # by custom what is to be ignored
-    return found, int(counted.max()) + 1 if counted.numel() else 0
+    counted = [labels[labels != IGNORED] for labels in found]
+    if not counted[0].numel():
+        what = f"column {name} has no pixel in the training rows but those to be ignored, {IGNORED}"
+        raise UsageError(f"{shown(parts[0].path)}: {what}", option="data_dir")
+    classes = int(counted[0].max()) + 1
+    for part, labels in zip(parts, counted, strict=True):
+        wrong = labels[(labels < 0) | (labels >= classes)]
+        if wrong.numel():
+            what = f"column {name} has the label {int(wrong[0])}; the classes of the training rows are 0 to"
+            raise UsageError(f"{shown(part.path)}: {what} {classes - 1}", option="data_dir")
+    return found, classes
 
 
 def _target_numbers(part: Part, names: Sequence[str]) -> np.ndarray:

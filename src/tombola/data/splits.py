@@ -86,13 +86,15 @@ class Split(Protocol):
 class Splits:
     """Training data, a held-out part (if any) for anything that is chosen, and test data for the end.
 
-    classes: of the targets; of targets that are none, how many outputs a sample needs.
+    classes: of the targets; of targets that are none, how many outputs a sample needs. padding: the token that pads
+    texts; None of other data.
     """
 
     train: Split
     held_out: Split | None
     test: Split
     classes: int
+    padding: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

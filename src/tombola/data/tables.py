@@ -80,7 +80,18 @@ def _of_frame(frame: "pd.DataFrame") -> Columns:
     repeated = frame.columns[frame.columns.duplicated()]
     if len(repeated):
         raise UsageError(f"two columns are called {repeated[0]}; each needs a name of its own", option="data_dir")
-    return {str(name): frame[name].to_numpy() for name in frame.columns}
+    return {str(name): _in_rows(frame[name].to_numpy()) for name in frame.columns}
+
+
+def _in_rows(values: np.ndarray) -> np.ndarray:
+    """Return lists of as many numbers in each row as an array (N, k), all else as it is."""
+    if values.dtype != object or not all(_is_list(value) for value in values):
+        return values
+    try:
+        found = np.stack([np.asarray(value) for value in values])
+    except ValueError:  # of other lengths, which is said where the column is used
+        return values
+    return found if found.ndim == 2 and found.shape[1] and found.dtype.kind in "biuf" else values
 
 
 def _arrays(path: Path) -> Columns:
@@ -102,25 +113,49 @@ def numbers_of(values: np.ndarray) -> np.ndarray | None:
 
     if values.dtype.kind in "biuf":
         return values.astype(np.float64)
-    if values.ndim > 1:
+    if values.ndim > 1 or values.dtype.kind == "c":
         return None
     found = pd.to_numeric(pd.Series(values), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     return None if np.isnan(found).any() else found
 
 
-def check_whole(values: np.ndarray, name: str, path: Path) -> None:
-    """Raise UsageError naming the first row in which a column has no value."""
-    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
-    if values.dtype.kind not in "biuf" and values.ndim == 1:
-        missing = np.array([_is_missing(value) for value in values])
-    rows = np.flatnonzero(missing.reshape(len(values), -1).any(axis=1))
-    if len(rows):
+def check_whole(values: np.ndarray, name: str, path: Path, rows: np.ndarray | None = None) -> None:
+    """Raise UsageError naming the first row in which a column has no value, or an infinite number.
+
+    rows: which ones of the file the values are of; None: all. Of lists, only those that were made an array are whole.
+    """
+    if values.dtype == object and any(_is_list(value) for value in values):
         raise UsageError(
-            f"{shown(path)}: column {name} has no value in row {rows[0] + 1}; fill the gaps first, or leave the column "
-            "out (inputs)",
+            f"{shown(path)}: column {name} holds lists, but not of as many numbers in each row; leave it out (inputs)",
             option="data_dir",
         )
+    for found, what in (
+        (_missing(values), "value in row {}; fill the gaps first"),
+        (_infinite(values), "finite number in row {}; put one there first"),
+    ):
+        wrong = np.flatnonzero(found.reshape(len(values), -1).any(axis=1))
+        if len(wrong):
+            row = wrong[0] if rows is None else rows[wrong[0]]
+            raise UsageError(
+                f"{shown(path)}: column {name} has no {what.format(row + 1)}, or leave the column out (inputs)",
+                option="data_dir",
+            )
+
+
+def _missing(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind not in "biuf" and values.ndim == 1:
+        return np.array([_is_missing(value) for value in values])
+    return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
+
+
+def _infinite(values: np.ndarray) -> np.ndarray:
+    numbers = values if values.dtype.kind in "biuf" else numbers_of(values)
+    return np.zeros(len(values), bool) if numbers is None else np.isinf(numbers)
 
 
 def _is_missing(value: Any) -> bool:
     return value is None or value == "" or value != value  # NaN
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | np.ndarray)

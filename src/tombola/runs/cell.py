@@ -190,7 +190,7 @@ def _execution(config: RunConfig, splits: Splits, model: nn.Module, found: Surve
 
 def _initial_model(config: RunConfig, splits: Splits, seed: int, *purpose: str) -> nn.Module:
     with seeded(seed, *purpose):
-        model = unwrap(build(config.model, splits.shape, splits.classes))
+        model = unwrap(build(config.model, splits.shape, splits.classes, splits.padding))
         if config.batch_norm == "published":
             publish_batch_norm_(model)
     return model

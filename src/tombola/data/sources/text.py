@@ -91,6 +91,7 @@ class Text(Source):
             None if held is None else whole.take(held),
             self._tokens(tokenizer, test, columns, found_test, words),
             outputs,
+            words.padding,
         )
 
     def _columns(self, train: Part) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -58,6 +58,8 @@ class HuggingFaceModel(Part):
     """
 
     name: str = ""  # type: ignore[misc]
+    version: ClassVar[int] = 2
+
     layers: int | None = option(None, "layers", must=COUNT, unset=CONFIGURED)
     width: int | None = option(None, "width, four times as much between", must=COUNT, unset=CONFIGURED)
     heads: int | None = option(None, "attention heads", must=COUNT, unset=CONFIGURED)
@@ -79,8 +81,13 @@ class HuggingFaceModel(Part):
         path = place / "config.json" if place.is_dir() else place
         return path if path.is_file() else None
 
-    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
-        """Return the network for texts; shape: the most tokens of a text, and how many different ones there are."""
+    def build(self, shape: tuple[int, ...], classes: int, padding: int | None = None) -> nn.Module:
+        """Return the network for texts.
+
+        shape: the most tokens of a text, and how many different ones there are. padding: the token that pads shorter
+        texts, which a model has to know that looks for the last token of each; None: the configuration's. Raises
+        UsageError where it does not fit the weights in the folder.
+        """
         try:
             from transformers import AutoModelForSequenceClassification
         except ModuleNotFoundError as error:
@@ -92,7 +99,8 @@ class HuggingFaceModel(Part):
         with_weights = folder.is_dir() and any(folder.glob("*.safetensors"))
         if with_weights and changes:
             raise UsageError(f"{next(iter(changes))} cannot be changed: {shown(folder)} holds weights", option="model")
-        config = self._config(shape, classes, changes, with_weights)
+        config = self._config({**changes, "num_labels": classes})
+        self._fit(config, shape, padding, with_weights)
         try:
             if with_weights:
                 found: nn.Module = AutoModelForSequenceClassification.from_pretrained(
@@ -113,11 +121,10 @@ class HuggingFaceModel(Part):
         }
         return {name: value for name, value in given.items() if value is not None}
 
-    def _config(self, shape: tuple[int, ...], classes: int, changes: dict[str, int], fixed: bool) -> Any:
-        """Return the configuration for data of a shape; fixed: whether its weights are there, which must fit."""
+    def _config(self, changes: dict[str, int]) -> Any:
+        """Return the configuration with some changes."""
         from transformers import CONFIG_MAPPING, AutoConfig
 
-        longest, vocabulary = shape
         if self._file is not None:
             values = json.loads(self.code)
             kind = values.pop("model_type", "")
@@ -127,9 +134,20 @@ class HuggingFaceModel(Part):
             hint = did_you_mean(kind, CONFIG_MAPPING)
             words = f"must be a configuration, a folder with config.json, or a kind of model such as bert, got {kind!r}"
             raise UsageError(f"hf: {words}{hint}", option="model")
-        config = AutoConfig.for_model(kind, **{**values, **changes, "num_labels": classes})
+        config = AutoConfig.for_model(kind, **{**values, **changes})
+        if kind == "xlnet" and config.summary_type != "first":
+            raise UsageError(
+                f"{self.name} reads the last place of a text, which may be padding; give a configuration with "
+                'model_type "xlnet" and summary_type "first"',
+                option="model",
+            )
+        return config
+
+    def _fit(self, config: Any, shape: tuple[int, ...], padding: int | None, fixed: bool) -> None:
+        """Fit a configuration to texts; fixed: whether its weights are there, to which these must fit."""
+        longest, vocabulary = shape
         positions = getattr(config, "max_position_embeddings", longest)
-        if positions < longest:
+        if 0 < positions < longest:  # XLNet's -1: no limit
             raise UsageError(f"must be at most {positions} for {self.name}, got {longest}", option="max_tokens")
         if not fixed:
             config.vocab_size = vocabulary
@@ -138,4 +156,13 @@ class HuggingFaceModel(Part):
                 f"has {vocabulary:,} tokens, and {self.name} knows {config.vocab_size:,}; give the model's own",
                 option="tokenizer",
             )
-        return config
+        if padding is None:
+            return
+        known = getattr(config, "pad_token_id", None)
+        if fixed and known not in (None, padding):
+            raise UsageError(
+                f"has {padding} as the token that pads, and {self.name} has {known}; give the model's own, with its "
+                "padding named in tokenizer.json",
+                option="tokenizer",
+            )
+        config.pad_token_id = padding

@@ -74,9 +74,15 @@ MODELS: Family[Model] = _Models(
 )
 
 
-def build(model: Model | str, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Return a freshly initialised network for inputs of `shape`; model: one, or as it is written."""
-    built = MODELS.read(model).build(shape, classes)
+def build(model: Model | str, shape: tuple[int, ...], classes: int, padding: int | None = None) -> nn.Module:
+    """Return a freshly initialised network for inputs of `shape`.
+
+    model: one, or as it is written. padding: of texts, the token that pads, which Hugging Face's models have to know.
+    """
+    found = MODELS.read(model)
+    if isinstance(found, HuggingFaceModel):
+        return found.build(shape, classes, padding)
+    built = found.build(shape, classes)
     if not isinstance(built, nn.Module):
         raise UsageError(f"the function must return a torch.nn.Module, got {type(built).__name__}", option="model")
     return built

@@ -59,10 +59,14 @@ class Pixels:
         return self._mean((of_classes(output).argmax(dim=1) == targets_of(batch)).double(), batch)
 
     def confusion(self, output: Output, batch: Batch) -> Tensor:
-        """Return how often pixels of each class were taken for each, (C, C), for the mean IoU."""
+        """Return how often pixels of each class were taken for each, (C, C), for the mean IoU.
+
+        Raises UsageError naming a target that is none of the C classes.
+        """
         scores = of_classes(output)
         targets = self._targets(scores[:, 0], batch)
         counted = targets != self.ignored
+        refuse_wrong_label(targets[counted], scores.shape[1])
         return confusion_of(scores.argmax(dim=1)[counted], targets[counted], scores.shape[1])
 
     def probabilities(self, output: Output) -> Tensor:
