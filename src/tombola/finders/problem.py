@@ -12,7 +12,7 @@ from tombola.core.flat import Layout
 from tombola.core.parts import identify
 from tombola.core.progress import Progress, Silent
 from tombola.core.selection import VERSION as SELECTION_VERSION
-from tombola.core.selection import Density
+from tombola.core.selection import Density, Selection
 from tombola.data import Feed, Item
 from tombola.errors import UsageError
 from tombola.finders import diagnostics
@@ -220,6 +220,7 @@ class Problem:
         density: None for what tickets of all densities share. trains: whether the finder trains the weights.
         """
         shapes = zip(self.layout.names, self.layout.shapes, strict=True)
+        turned = [] if density is None else Selection(self.layout, density).turned
         return self.store.entry(
             "draw",
             {
@@ -227,6 +228,7 @@ class Problem:
                 **({"training": digest(self._trainer().identity)} if trains else {}),
                 "finder": dict(finder),
                 "density": dict(density) if isinstance(density, Mapping) else density,
+                **({"turned": turned} if turned else {}),
                 "weights": self.weights.digest,
                 "at": self.at,
                 "epoch": self.weights.epoch,

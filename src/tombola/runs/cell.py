@@ -269,6 +269,7 @@ class Cell:
         selection = selection_of(finder, self.survey.layout, self.config.density)
         return {
             "config": identify(self.config),
+            **({"turned": selection.turned} if selection.turned else {}),
             "data": self._data_identity(),
             "model": self.model_identity(),
             "weights": State.of(self.model).digest,
