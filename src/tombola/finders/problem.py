@@ -54,6 +54,8 @@ class Trainer:
             "runtime": setup.runtime.to_dict(),
             "seed": setup.seed,
             "versions": {"training": TRAINING_VERSION, "evaluation": EVALUATION_VERSION},
+            # Trainings on data that do not say their length were others before they remembered it.
+            **({"length": "seen"} if setup.feed.length is None else {}),
         }
 
     def dense_entry(self) -> StoreEntry:
@@ -205,6 +207,11 @@ class Problem:
     def epochs(self) -> int:
         """Length of a whole training."""
         return self._trainer().setup.recipe.epochs
+
+    @property
+    def has_length(self) -> bool:
+        """Whether the training data say how many batches an epoch has."""
+        return self._trainer().setup.feed.length is not None
 
     def values_of(self, state: State) -> dict[str, Tensor]:
         """Return a state's values of all parameters by canonical name, on the CPU, where states lie."""
