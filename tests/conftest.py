@@ -1,5 +1,6 @@
 """Small models and data that the tests share, and what they do with them."""
 
+import itertools
 import json
 import os
 import sys
@@ -91,6 +92,16 @@ def frozen(model):
 
 def layout(*shapes):
     return Layout(tuple(f"{number}.weight" for number in range(len(shapes))), shapes)
+
+
+class Unsized:
+    """Batches that do not say how many they are; later: those of the epochs from the second on, where they differ."""
+
+    def __init__(self, given, later=None):
+        self._epochs = itertools.chain([given], itertools.repeat(given if later is None else later))
+
+    def __iter__(self):
+        return iter(next(self._epochs))
 
 
 def draw(finder, of, density=0.3):

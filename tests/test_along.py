@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tombola import UsageError
 from tombola.core import concrete
+from tombola.core.allocation import Uniform
 from tombola.core.controllers import GradBalance
 from tombola.core.flat import Layout
 from tombola.core.progress import Silent
@@ -18,7 +19,8 @@ from tombola.core.seeds import fill_uniform
 from tombola.core.selection import Selection
 from tombola.data import Item, StreamFeed
 from tombola.finders import ContinuousSparsification, EdgePopup, Gradual, Joint
-from tombola.finders.continuous import HardeningGates
+from tombola.finders.balance import start_logits
+from tombola.finders.continuous import DECIDED, Hardening, HardeningGates
 from tombola.finders.edge_popup import ScoreSearch, initial_scores
 from tombola.finders.gradual import Pruning, cubic, geometric
 from tombola.finders.joint import JointSearch
@@ -27,7 +29,7 @@ from tombola.networks.task import Task
 from tombola.storage.store import DiskEntry, DiskStore, MemoryStore
 from tombola.training import Recipe, State, TrainingCallback, TrainingSetup, fit
 
-from .conftest import CPU, TinyConv, batches, draw, images, mlp
+from .conftest import CPU, TinyConv, Unsized, batches, draw, images, mlp
 from .test_rivals import Three, problem, three
 
 POINT = (torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0]]))
@@ -111,6 +113,29 @@ def test_continuous_sparsification_by_hand():
     assert weights_of(gates.evaluated()) == pytest.approx(
         [weight / (1 + math.exp(-math.sqrt(200) * s)) for weight, s in zip((2, 1, 0.5), shifted, strict=True)]
     )
+
+
+def test_gates_of_layers_kept_whole_are_one_in_every_round_of_continuous_sparsification(monkeypatch):
+    gates, original = [], Hardening.mask
+
+    def watching(self, parameters, step):
+        gates.append(original(self, parameters, step))
+        return gates[-1]
+
+    monkeypatch.setattr(Hardening, "mask", watching)
+    finder, store = ContinuousSparsification(rounds=2, gate_start=-1.0, penalty=1.0), MemoryStore()
+    draw(finder, problem(mlp(), batches(), store=store), 0.3)
+    shared = len(gates)
+    ticket = draw(finder, problem(mlp(), batches(), store=store), {"2.*": 1.0, "*": 0.1})
+    assert len(gates) == 2 * shared, "rounds of other layers that are whole are others"
+    size = ticket["2.weight"].numel()
+    assert ticket["2.weight"].all()
+    assert all((each[-size:] == 1).all() for each in gates[shared:])
+    assert not any((each[:-size] == 1).any() for each in gates)
+    # And nothing where nothing is kept: 3 % of 24 weights by themselves round to one, of 12 to none.
+    closed = Selection(Layout(("a", "b"), ((24,), (12,))), 0.03, Uniform())
+    first = start_logits(closed, lambda _: 0.0, torch.empty(0), DECIDED)
+    assert original(Hardening(), first, 0)[24:].tolist() == [0.0] * 12
 
 
 def test_continuous_sparsification_closes_what_was_closed_and_stops_when_few_are_open(monkeypatch):
@@ -293,13 +318,10 @@ def record(feed):
 
 
 def test_a_callback_is_told_how_much_of_the_training_is_done():
-    class Endless:
-        def __iter__(self):
-            return iter(batches(2))
-
     of = problem(mlp(), batches(2))
     assert record(of.feed) == pytest.approx([0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1])
-    assert record(StreamFeed(Endless())) == pytest.approx([0, 0, 0, 0, 0.5, 0.5, 0.5, 0.5])
+    # Without a length, from the second epoch on.
+    assert record(StreamFeed(Unsized(batches(2)))) == pytest.approx([0, 0, 0, 0, 0.5, 0.75, 0.75, 1])
 
 
 def test_held_out_figures_of_a_joint_training_are_of_the_gated_network():

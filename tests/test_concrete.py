@@ -8,7 +8,7 @@ from tombola.core.concrete import RELAXATIONS, Concrete, Deterministic, Straight
 from tombola.core.flat import PIECE, Layout
 from tombola.core.granularity import Weight
 from tombola.core.selection import Selection
-from tombola.finders.balance import at_density, start_logits
+from tombola.finders.balance import at_density, far, start_logits
 from tombola.finders.gates import Gates, Sampled
 
 
@@ -32,6 +32,20 @@ def test_search_starts_at_the_wanted_density():
     assert logits.shape == (1000,)
     assert logits[0].item() == pytest.approx(math.log(0.02 / 0.98), rel=1e-6)
     assert concrete.expected_density(logits) == pytest.approx(0.02, rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1e30, 2 / 3, 0.3, 0.01, 1e-12, 1e-40])
+def test_no_noise_reaches_what_is_decided(temperature):
+    relaxation, noise = Concrete(temperature), torch.tensor([0.0, 0.5, 1.0])
+    for logit in (far(relaxation), -far(relaxation)):
+        mask = relaxation.mask(torch.full((3,), logit), noise)
+        assert mask.tolist() == pytest.approx([float(logit > 0)] * 3, abs=1e-9)
+        assert relaxation.slope(mask, mask).tolist() == pytest.approx([0.0] * 3, abs=1e-9)
+
+
+def test_temperatures_at_which_100_is_far_enough_keep_it():
+    assert {far(Concrete(temperature)) for temperature in (0.32, 2 / 3, 9.0)} == {100.0}
+    assert far(Concrete(0.1)) == pytest.approx(270.0)
 
 
 def test_a_gate_is_open_with_the_probability_of_its_logit():

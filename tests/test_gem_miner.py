@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from tombola.core.allocation import Uniform
 from tombola.core.ranking import count_kept
 from tombola.core.selection import Selection
 from tombola.data import Item
-from tombola.finders import GemMiner, draw
+from tombola.finders import GemMiner, draw, holding_of
 from tombola.finders.gem_miner import GemSearch
 
 from .conftest import batches, mlp
@@ -45,6 +46,24 @@ def test_the_lowest_are_frozen_and_never_come_back():
     assert search._gates.mask(1).tolist() == [1.0, 0.0, 0.0]
     search.advance(Item(POINT))
     assert search.ranking().tolist()[1:] == [-torch.inf, -torch.inf]
+
+
+def test_what_is_kept_whole_or_closed_is_so_in_every_step():
+    # Uniform rounds 0.4 of one weight to none; of two, one is to be chosen.
+    finder = GemMiner(steps=9, rounds=3, penalty=0.5, learning_rate=1.0)
+    for density, expected in (({"second*": 1.0, "*": 0.5}, 1.0), (0.4, 0.0)):
+        of = three(b=1.0)
+        search = GemSearch(finder, of, Selection(of.layout, density, Uniform()))
+        gates = []
+        for step in range(finder.steps):
+            gates.append(search._gates.mask(step)[2].item())
+            search.advance(Item(POINT))
+        assert gates == [expected] * finder.steps
+        assert search.selection.keep(search.ranking()).sum() == 1 + expected
+    # Names say so where there are such layers, and are otherwise what they were.
+    layout = three().layout
+    assert holding_of(finder, Selection(layout, {"second*": 1.0, "*": 0.5})) == {"decided": "held"}
+    assert holding_of(finder, Selection(layout, 1 / 3)) == holding_of(finder, Selection(layout, 1.0)) == {}
 
 
 def test_freezings_cut_the_same_share_each_time():

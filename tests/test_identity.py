@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import pytest
 
 import tombola
+from tombola import Ticket
 from tombola.core.parts import identify
 from tombola.core.progress import Silent
 from tombola.finders import Ranked
 from tombola.runs.cell import Cell, resolve
 from tombola.runs.config import built, load_preset
 from tombola.runs.config.run import default_threads
+from tombola.runs.pipeline import draw as draw_run
 from tombola.runs.pipeline import run
 from tombola.storage.identity import digest
 
@@ -56,6 +58,22 @@ PINNED = {
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_the_names_of_results_stay(name):
     assert digest(identify(built(CONFIGURATIONS[name])))[:12] == PINNED[name]
+
+
+def test_densities_by_pattern_in_another_order_are_another_result(tmp_path):
+    layers = [load_preset("digits"), {"finder": "magnitude", "draw_at": "init", "threads": 1}]
+
+    def drawn(density):
+        return draw_run(built([*layers, {"density": density}]), tmp_path, Silent())
+
+    first, second = drawn("fc[12]*=0.1; fc[23]*=0.8"), drawn("fc[23]*=0.8; fc[12]*=0.1")
+    assert not second.repeated
+    kept = [dict(Ticket.load(found.values["ticket"]).density_by_layer) for found in (first, second)]
+    assert (kept[0]["fc3.weight"], kept[1]["fc1.weight"]) == (0.8, pytest.approx(0.1, abs=1e-4))
+    assert kept[0]["fc2.weight"] < 0.2 < kept[1]["fc2.weight"]
+    assert drawn("fc[23]*=0.8; fc[12]*=0.1").repeated
+    # What no order could change keeps its name.
+    assert drawn("fc1*=0.1; fc[23]*=0.8").directory == drawn("fc[23]*=0.8; fc1*=0.1").directory
 
 
 @dataclass(frozen=True)

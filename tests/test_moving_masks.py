@@ -1,24 +1,27 @@
 """AC/DC, dynamic sparse training and GraNet: by hand on few weights, and in real trainings."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tombola import UsageError
+from tombola import Recipe, UsageError, sparsify
 from tombola.core.granularity import Weight
 from tombola.core.ranking import count_kept
 from tombola.core.selection import Selection
+from tombola.data import StreamFeed
 from tombola.finders import ACDC, SET, Gradual, GraNet, RigL, draw
 from tombola.finders.acdc import Phases
 from tombola.finders.moving_mask import MovingMask, exchanged
+from tombola.finders.problem import Trainer
 from tombola.finders.sparse_training import ByChance, Exchanging
 from tombola.networks.masking import by_canonical_name
 from tombola.networks.task import Task
 
-from .conftest import TinyConv, batches, images, layout, mlp
+from .conftest import TinyConv, Unsized, batches, images, layout, mlp
 from .test_along import weights_of
 from .test_rivals import Three, problem, three
 
@@ -176,6 +179,49 @@ def test_the_network_that_is_left_is_sparse_and_another_product_than_the_ticket(
     assert found.ticket.provenance.weights == of.weights.digest
     assert (found.kept.epoch, found.kept.cost.forward) == (4, found.ticket.provenance.cost.forward)
     assert draw(finder, of, 0.2).kept.digest == found.kept.digest, "what was drawn is remembered with it"
+
+
+def streamed(given, later=None, **more):
+    of = problem(TinyConv(), given, **more)
+    setup = replace(of.trainer.setup, feed=StreamFeed(Unsized(given, later)))
+    return replace(of, trainer=Trainer(setup, of.trainer.start, of.store, {}))
+
+
+@of_each
+def test_masks_move_also_where_the_data_do_not_say_their_length(finder, monkeypatch):
+    shares, original = [], MovingMask.after_step
+
+    def watching(self, share):
+        before = self.mask
+        original(self, share)
+        if not torch.equal(before, self.mask):
+            shares.append(share)
+
+    monkeypatch.setattr(MovingMask, "after_step", watching)
+    found = draw(finder, streamed(images(4), epochs=3), 0.2)
+    assert len(shares) > 1
+    assert min(shares) > 1 / 3, "the first epoch tells how long they are"
+    assert found.rows[-1]["density"] == pytest.approx(0.2, abs=0.01)
+    assert not [warning for warning in found.ticket.provenance.warnings if "no length" in warning]
+
+
+@of_each
+def test_one_epoch_of_data_without_a_length_is_refused(finder):
+    with pytest.raises(UsageError, match=r"search_epochs must lie 2 or more above 0, .* without a length, .*; got 1"):
+        draw(replace(finder, epochs=1), streamed(images(4)), 0.2)
+
+
+def test_it_is_refused_before_anything_is_trained(tmp_path):
+    recipe, data = Recipe(epochs=2), Unsized(batches(2))
+    with pytest.raises(UsageError, match="search_epochs must lie 2 or more above 1"):
+        sparsify(mlp(), data, batches(1), density=0.5, recipe=recipe, finder="rigl", out=tmp_path, progress=False)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_mask_that_has_not_come_to_its_end_is_told_of():
+    found = draw(Gradual(share=1.0, rounds=10), streamed(images(4), images(1), epochs=2), 0.2)
+    total = sum(mask.numel() for mask in found.ticket.values())
+    assert f"{count_kept(0.2, total):,} are wanted" in " ".join(found.ticket.provenance.warnings)
 
 
 @pytest.mark.parametrize("finder", [RigL(updates=6), SET(updates=6)], ids=lambda finder: finder.name)

@@ -83,6 +83,19 @@ def test_the_first_pattern_that_matches_counts_and_1_keeps_a_layer_whole():
     assert by_layer(shared.keep(torch.arange(44.0)), of) == [4, 9, 11]
 
 
+def test_the_order_of_patterns_is_said_where_it_counts_and_is_not_the_sorted_one():
+    of = layout((3, 3), (3, 3), (3, 3))  # 0.weight, 1.weight, 2.weight
+
+    def turned(*patterns):
+        return Selection(of, dict.fromkeys(patterns, 0.5)).turned
+
+    assert turned("[12].*", "[01].*") == [["[12].*", "[01].*"]]
+    assert turned("[01].*", "[12].*") == []
+    # The other order would leave one without a layer, or gives every layer the same.
+    assert turned("2.*", "*") == turned("2.*", "0.*", "1.*") == turned("1.*", "[12].*", "*") == []
+    assert Selection(of, 0.5).turned == []
+
+
 @pytest.mark.parametrize(
     ("density", "message"),
     [

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy
 import pytest
@@ -14,8 +14,8 @@ from tombola.core.controllers import CONTROLLERS, GradBalance, Lagrangian, Propo
 from tombola.core.flat import PIECE, Layout
 from tombola.core.selection import Selection
 from tombola.errors import SearchError
-from tombola.finders import CTS, Joint, arithmetic_of, draw, steering
-from tombola.finders.balance import at_density, start_logits
+from tombola.finders import CTS, Joint, arithmetic_of, draw, holding_of, steering
+from tombola.finders.balance import at_density, far, start_logits
 from tombola.finders.steering import COMPILED_FROM, PlainSteering, is_compiled
 from tombola.runs.cell import Cell, resolve
 from tombola.runs.config import built, load_preset
@@ -53,7 +53,7 @@ def one_pool(total):
 def both(selection, controller=PROPORTIONAL, temperature=2 / 3, epsilon=1e-8):
     from tombola.finders.compiled_steering import CompiledSteering
 
-    start = start_logits(selection, at_density, torch.zeros(1))
+    start = start_logits(selection, at_density, torch.zeros(1), far(Concrete(temperature)))
     plain = PlainSteering(selection, start, Concrete(temperature), controller, 3, epsilon)
     return plain, CompiledSteering(selection, start, temperature, controller, 3, epsilon)
 
@@ -91,6 +91,34 @@ def test_masks_are_made_of_the_same_noise(compiled, temperature):
         assert found.requires_grad
         assert found.is_leaf
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.01, 1e-40])
+def test_the_compiled_noise_reaches_no_layer_that_is_decided(compiled, temperature):
+    for steered in both(several_pools(7, 200_000, 20, 3), temperature=temperature):
+        assert (steered.mask(0)[7:200_007] == 1).all()
+        follow(steered, range(2))
+        assert (steered.mask(2)[7:200_007] == 1).all()
+
+
+@pytest.mark.parametrize("finder", [CTS(steps=3), Joint()], ids=lambda finder: finder.name)
+def test_searches_at_low_temperatures_leave_whole_layers_whole(monkeypatch, finder):
+    masks, original = [], PlainSteering.mask
+
+    def watching(self, step):
+        masks.append(original(self, step))
+        return masks[-1]
+
+    monkeypatch.setattr(PlainSteering, "mask", watching)
+    density = {"2.*": 1.0, "*": 0.3}
+    cold = replace(finder, relaxation=Concrete(0.01))
+    draw(cold, problem(mlp(), batches()), density)
+    assert all((mask[-24:] == 1).all() for mask in masks)
+    assert masks
+    # What was found otherwise before is not found again, and nothing else is called another name.
+    selection = Selection(problem(mlp(), batches()).layout, density)
+    assert holding_of(cold, selection) == {"decided": far(Concrete(0.01))}
+    assert holding_of(finder, selection) == holding_of(cold, Selection(selection.layout, 0.3)) == {}
 
 
 @every_controller

@@ -1,12 +1,13 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from tombola.core.progress import Silent
-from tombola.data import ListFeed
+from tombola.data import ListFeed, StreamFeed
 from tombola.errors import SearchError, UsageError
 from tombola.finders.problem import Trainer
 from tombola.networks.evaluation import evaluate
@@ -17,7 +18,7 @@ from tombola.storage.store import DiskStore, MemoryStore
 from tombola.ticket import Ticket
 from tombola.training import SGD, AdamW, Recipe, State, TrainingSetup, fit
 
-from .conftest import CPU, Dying, Killed, TinyConv, batches, images, mlp, train_epoch
+from .conftest import CPU, Dying, Killed, TinyConv, Unsized, batches, images, mlp, train_epoch
 
 
 def setup(model, data, **recipe):
@@ -128,6 +129,29 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, steps):
     assert all(torch.equal(resumed.tensors[name], value) for name, value in expected.tensors.items())
     assert broken.rows() == straight.rows()
     assert resumed.cost.forward == expected.cost.forward
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_a_training_on_data_without_a_length_goes_on_to_the_same_bits(tmp_path, steps):
+    model = mlp()
+
+    def plan():
+        sized = setup(model, [], lr_schedule="cosine")
+        return replace(sized, feed=StreamFeed(Unsized(batches(2))), held_out=ListFeed(batches(1)))
+
+    expected = fit(plan(), State.of(model), 3, entry(DiskStore(tmp_path / "a")), "t")
+    broken = entry(DiskStore(tmp_path / "b"))
+    with pytest.raises(Killed):
+        fit(plan(), State.of(model), 3, Dying(broken, steps), "t")
+    resumed = fit(plan(), State.of(model), 3, entry(DiskStore(tmp_path / "b")), "t")
+    assert resumed.digest == expected.digest
+
+
+def test_what_is_trained_on_data_without_a_length_has_a_name_of_its_own():
+    sized = setup(mlp(), batches(2))
+    unsized = replace(sized, feed=StreamFeed(Unsized(batches(2))))
+    known, other = (Trainer(each, State.of(mlp()), MemoryStore(), {}).identity for each in (sized, unsized))
+    assert other == {**known, "length": "seen"}
 
 
 def test_the_callers_generator_is_left_alone():

@@ -33,6 +33,7 @@ from tombola.finders import ORIGINS, Drawn, Finds, followed, needs_of, origin, s
 from tombola.finders import draw as draw_ticket
 from tombola.finders.origins import redrawn
 from tombola.finders.problem import Problem, Trainer
+from tombola.finders.training_finder import TrainingFinder
 from tombola.networks.evaluation import evaluate
 from tombola.networks.forecast import seconds_of_steps
 from tombola.networks.masking import Patterns, survey, unwrap
@@ -126,6 +127,8 @@ def sparsify(
     runtime = Runtime.choose(model, device_of(model, fabric), precision, ranks=ranks)
     samples = batch_size_of(batch_size, search)
     feeds = _Feeds.of(train, held_out, seed, samples, batch_size_of(search_batch_size, search))
+    if isinstance(search, TrainingFinder):
+        search.check_length(rewind_to, recipe.epochs, feeds.training.length is not None)
     task, runtime = _met(model, layout, task, feeds, runtime, search, precision)
     display = progress_on() if progress and ranks.leads else Silent()
     setup = TrainingSetup(unwrap(model), task, feeds.training, feeds.held_out, recipe, runtime, seed, display)

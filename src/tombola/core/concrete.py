@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tombola.core.flat import over_pieces
-from tombola.core.parts import POSITIVE, Part, option
+from tombola.core.parts import LARGEST, POSITIVE, Part, option
 from tombola.core.written import Family
 
 TEMPERATURE = 2 / 3
+# Below it noise would leave float32's range; there all masks but those at u = 1/2 are 0 or 1 already.
+LOWEST_TEMPERATURE = 1 / LARGEST
 # Bounds of the uniform noise: the published lower one, and the largest float32 below 1.
 SMALLEST, _LARGEST = 1e-10, 1 - 2**-24
 
@@ -28,7 +30,7 @@ def sample(logits: Tensor, noise: Tensor, temperature: float = TEMPERATURE) -> T
 
     logits, noise u in [0, 1): vectors of the same length. Differentiable in the logits.
     """
-    logistic = noise.clamp(SMALLEST, _LARGEST).logit_().div_(temperature)
+    logistic = noise.clamp(SMALLEST, _LARGEST).logit_().div_(max(temperature, LOWEST_TEMPERATURE))
     return torch.sigmoid(logistic.add_(logits))
 
 

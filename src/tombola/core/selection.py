@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import combinations
 from math import isclose
 
 import torch
@@ -163,6 +164,21 @@ class Selection:
         if idle:
             raise UsageError(f"the pattern {idle[0]!r} decides about no prunable layer", option="density")
         return [(self.density[pattern], layers) for pattern, layers in owned.items()]
+
+    @property
+    def turned(self) -> list[list[str]]:
+        """Pairs of patterns whose order counts and is not the sorted one, which an identity of mappings does not tell.
+
+        It counts where both match a layer and neither has all of the other's, which in another order has no effect.
+        """
+        if not isinstance(self.density, Mapping):
+            return []
+        matched = {each: {name for name in self.layout.names if fnmatchcase(name, each)} for each in self.density}
+        return [
+            [first, second]
+            for first, second in combinations(matched, 2)
+            if first > second and matched[first] & matched[second] and not matched[first] <= matched[second]
+        ]
 
     @property
     def decided(self) -> bool:

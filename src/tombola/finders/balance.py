@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tombola.core.concrete import logit
+from tombola.core.concrete import LOWEST_TEMPERATURE, Concrete, Relaxation, logit
 from tombola.core.controllers import FIGURES, ByNorms, Controller, Figures, Gradients, Push, State, Target
 from tombola.core.parts import guarded, is_own, written_name
 from tombola.core.selection import Pool, Selection
@@ -16,16 +16,34 @@ from tombola.errors import UsageError
 FAR = 100.0
 
 
-def start_logits(selection: Selection, start: Callable[[float], float], like: Tensor) -> Tensor:
-    """Return logits (g,): `start` of each pool's density, far out where a pool is decided."""
+def far(relaxation: Relaxation) -> float:
+    """Return how far out a logit is open, or closed, for good: beyond all noise, which low temperatures enlarge."""
+    if not isinstance(relaxation, Concrete):
+        return FAR
+    return max(FAR, 25 / max(relaxation.temperature, LOWEST_TEMPERATURE) + 20)
+
+
+def holding(relaxation: Relaxation) -> dict[str, Any]:
+    """Return what an identity holds of how far out that is, where it is another distance than at first."""
+    distance = far(relaxation)
+    return {} if distance == FAR else {"decided": distance}
+
+
+def start_logits(selection: Selection, start: Callable[[float], float], like: Tensor, distance: float = FAR) -> Tensor:
+    """Return logits (g,): `start` of each pool's density, so far out where a pool is decided."""
     counts = selection.groups.layout().counts
     logits = torch.empty(sum(counts), dtype=like.dtype, device=like.device)
     views = logits.split(list(counts))
     for pool in selection.pools:
-        value = (FAR if pool.kept else -FAR) if pool.decided else start(pool.density)
+        value = (distance if pool.kept else -distance) if pool.decided else start(pool.density)
         for part in pool.parts:
             views[part].fill_(value)
     return logits
+
+
+def decided_sides(selection: Selection) -> Tensor:
+    """Return (g,): 1 for what is kept whatever the scores, -1 for what is not, 0 where something is to be chosen."""
+    return start_logits(selection, lambda _: 0.0, torch.empty(0), 1.0)
 
 
 def at_density(density: float) -> float:

@@ -111,6 +111,10 @@ class Finder(Part):
     def check(self, network: FrozenNetwork) -> None:
         """Raise UsageError where it cannot do with a network."""
 
+    def holding(self) -> dict[str, Any]:
+        """Return what an identity holds of how layers are searched where nothing is to be chosen, if that changed."""
+        return {}
+
     def selection(self, problem: Problem, density: Density) -> Selection:
         """Return what is kept at a density."""
         return selection_of(self, problem.layout, density)
@@ -206,3 +210,9 @@ def arithmetic_of(finder: Any, selection: Selection, model: nn.Module, device: t
     dtype = vector_dtype(model, selection.layout)
     found: dict[str, Any] = finder.arithmetic(selection.groups.layout().total, device, dtype)
     return found
+
+
+def holding_of(finder: Any, selection: Selection) -> dict[str, Any]:
+    """Return what an identity holds of how a finder holds layers of which all is kept, or nothing, beside others."""
+    some = any(pool.decided for pool in selection.pools) and not selection.decided
+    return finder.holding() if some and isinstance(finder, Finder) else {}

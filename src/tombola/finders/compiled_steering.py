@@ -11,10 +11,9 @@ from torch import Tensor
 
 from tombola.core import compiled
 from tombola.core.compiling import shared_threads
-from tombola.core.concrete import slope
+from tombola.core.concrete import LOWEST_TEMPERATURE, slope
 from tombola.core.controllers import Controller, Figures, Gradients, Push
 from tombola.core.flat import PIECE
-from tombola.core.parts import LARGEST
 from tombola.core.seeds import stream_state
 from tombola.core.selection import Pool, Selection
 from tombola.finders.balance import Balance
@@ -74,7 +73,7 @@ class CompiledSteering:
         self._logits, self._first, self._second = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
         self._formed = torch.empty_like(start)
         self._groups, self._seed, self._epsilon = selection.groups, seed, epsilon
-        self._sharpness = numpy.float32(min(1 / temperature, LARGEST))
+        self._sharpness = numpy.float32(1 / max(temperature, LOWEST_TEMPERATURE))
         self._balance = Balance(controller, selection, start)
         self._pieces = _pieces(selection.groups.layout().counts, self._balance.pools)
         self._steps = 0

@@ -14,6 +14,7 @@ from tombola.core.cost import Cost
 from tombola.core.parts import COUNT, FINITE, NOT_NEGATIVE, POSITIVE, Must, identify, option
 from tombola.core.selection import Density, Selection
 from tombola.finders import diagnostics
+from tombola.finders.balance import start_logits
 from tombola.finders.base import Drawn, gated_beside
 from tombola.finders.drawing import drawn
 from tombola.finders.gates import Gates
@@ -24,6 +25,8 @@ from tombola.networks.task import Batch, Output, Task
 from tombola.training import TrainingCallback
 
 MOMENTUM = 0.9
+# Where s lies of gates that are open, or closed, for good: σ is 1, or 0, in float32, and has no slope.
+DECIDED = 200.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,10 @@ class ContinuousSparsification(TrainingFinder):
         1e-8, "price of an open gate of continuous-sparsification", must=NOT_NEGATIVE, group="rivals"
     )
 
+    def holding(self) -> dict[str, Any]:
+        """Return that layers are held where nothing is to be chosen, which they were not at first."""
+        return {"decided": "held"}
+
     def stages(self, density: float) -> int:
         """Return the most rounds that there may be."""
         return self.rounds
@@ -79,11 +86,14 @@ class ContinuousSparsification(TrainingFinder):
         return drawn(self, problem, density, selection.keep(gates), scores, cost, warnings=warnings)
 
     def _rounds(self, problem: Problem, selection: Selection) -> Iterator[tuple[Tensor, Cost, list[dict[str, Any]]]]:
-        """Yield s after each round, what the round cost, and what it recorded, until few enough gates are open."""
-        gates = torch.full((sum(selection.groups.layout().counts),), self.gate_start)
+        """Yield s after each round, what the round cost, and what it recorded, until few enough gates are open.
+
+        Gates of layers that are kept whole, or closed, are 1, or 0, at every β, and do not move.
+        """
+        gates = first = start_logits(selection, lambda _: self.gate_start, torch.empty(0), DECIDED)
         for number in range(1, self.rounds + 1):
             if number > 1:
-                gates = (self.temperature * gates).clamp(max=self.gate_start)
+                gates = (self.temperature * gates).minimum(first)
             gates, cost, rows = self._round(problem, selection, gates, number)
             yield gates, cost, rows
             if int(selection.groups.expand(gates > 0).sum()) <= selection.kept:
@@ -93,7 +103,8 @@ class ContinuousSparsification(TrainingFinder):
         self, problem: Problem, selection: Selection, start: Tensor, number: int
     ) -> tuple[Tensor, Cost, list[dict[str, Any]]]:
         """Return s after a round, what the round cost, and what it recorded."""
-        entry = problem.draw_entry({**identify(self), "round": number}, None, trains=True)
+        known = {**identify(self), "round": number, **_decided_layers(selection)}
+        entry = problem.draw_entry(known, None, trains=True)
         with entry.locked():
             stored = entry.get("round")
             if stored is None:
@@ -103,6 +114,15 @@ class ContinuousSparsification(TrainingFinder):
                 entry.put("round", stored)
                 entry.clear_checkpoint()
         return stored["gates"].cpu(), Cost(**stored["cost"]), entry.rows()
+
+
+def _decided_layers(selection: Selection) -> dict[str, list[str]]:
+    """Return what a round depends on of the densities: the layers kept whole and those closed, where there are any."""
+    found: dict[str, list[str]] = {"whole": [], "closed": []}
+    for pool in selection.pools:
+        if pool.decided:
+            found["whole" if pool.kept else "closed"] += [selection.layout.names[i] for i in pool.layers]
+    return {key: sorted(names) for key, names in found.items() if names}
 
 
 class Hardening:

@@ -15,6 +15,7 @@ from tombola.core.parts import COUNT, POSITIVE, one_of, option
 from tombola.core.schedules import one_cycle
 from tombola.core.selection import Density
 from tombola.finders import diagnostics
+from tombola.finders.balance import holding
 from tombola.finders.base import Drawn, Needs, gated_beside, search_batch_size
 from tombola.finders.drawing import drawn
 from tombola.finders.objective_finder import ObjectiveFinder, check_objective
@@ -160,6 +161,10 @@ class CTS(ObjectiveFinder):
     def arithmetic(self, count: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         """Return what an identity holds of how so many logits are computed."""
         return arithmetic(self.relaxation, self.controller, count, device, dtype)
+
+    def holding(self) -> dict[str, Any]:
+        """Return what an identity holds of how layers are held where nothing is to be chosen."""
+        return holding(self.relaxation)
 
     def _teacher(self, problem: Problem, model: nn.Module) -> Teacher | None:
         """Return what gives the dense network's outputs, where they are asked for. model: it, a private copy."""

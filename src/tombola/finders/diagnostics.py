@@ -183,3 +183,13 @@ def window_mean(rows: Sequence[Mapping[str, Any]], key: str, last: bool) -> floa
     width = max(1, len(rows) // 10)
     chosen = rows[-width:] if last else rows[:width]
     return sum(float(row[key]) for row in chosen) / len(chosen)
+
+
+def dense_end(left: int, wanted: int) -> list[str]:
+    """Warn of a mask that moved along a training and still had more weights than wanted when it ended."""
+    if left <= wanted:
+        return []
+    return [
+        f"the mask had {left:,} weights when the training ended, and {wanted:,} are wanted: the final cut decides what "
+        "the training did not; the data, which have no length, gave fewer batches in the last epoch than in the first"
+    ]

@@ -20,6 +20,7 @@ from tombola.finders.base import (
     check_divides,
     following,
     gated_beside,
+    holding_of,
     needs_of,
     selection_of,
 )
@@ -47,7 +48,8 @@ def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
     with guarded("finder", finder):
         settled = finder.settled(problem) if hasattr(finder, "settled") else finder
     arithmetic = arithmetic_of(settled, selection, problem.model, problem.runtime.device)
-    entry = problem.draw_entry({**identify(settled), **arithmetic}, density, needs.trains)
+    known = {**identify(settled), **arithmetic, **holding_of(settled, selection)}
+    entry = problem.draw_entry(known, density, needs.trains)
     with entry.locked():
         stored = entry.get("ticket")
         if stored is None:

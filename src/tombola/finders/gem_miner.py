@@ -9,7 +9,8 @@ from torch import Tensor
 
 from tombola.core.parts import COUNT, NOT_NEGATIVE, option
 from tombola.core.seeds import generator
-from tombola.core.selection import Density
+from tombola.core.selection import Density, Selection
+from tombola.finders.balance import decided_sides
 from tombola.finders.base import Drawn
 from tombola.finders.drawing import drawn
 from tombola.finders.edge_popup import ScoreFinder, ScoreSearch
@@ -36,6 +37,10 @@ class GemMiner(ScoreFinder):
     rounds: int = option(29, "freezings of gem-miner", must=COUNT, group="rivals")
     penalty: float = option(1e-4, "λ of gem-miner, the price of its scores' squares", must=NOT_NEGATIVE, group="rivals")
 
+    def holding(self) -> dict[str, Any]:
+        """Return that layers are held where nothing is to be chosen, which they were not at first."""
+        return {"decided": "held"}
+
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density."""
         search = GemSearch(self, problem, self.selection(problem, density))
@@ -48,19 +53,28 @@ class GemMiner(ScoreFinder):
 
 
 class Rounded:
-    """Masks of the scores above a half that are not frozen; the gradient passes straight through."""
+    """Masks of the scores above a half that are not frozen; the gradient passes straight through.
 
-    def __init__(self, count: int) -> None:
-        self.alive = torch.ones(count, dtype=torch.bool)
+    alive: bool (g,), what is not frozen; layers of which nothing is kept are from the start. whole: bool (g,), layers
+    that are kept whole, whose scores do not move.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        side = decided_sides(selection)
+        self.alive, self.whole = side >= 0, side > 0
 
     def mask(self, parameters: Tensor, step: int) -> Tensor:
         """Return zeros and ones."""
-        self.alive = self.alive.to(parameters.device)
+        self.alive, self.whole = self.alive.to(parameters.device), self.whole.to(parameters.device)
         return ((parameters > THRESHOLD) & self.alive).to(parameters.dtype)
 
     def pull(self, gradient: Tensor, parameters: Tensor) -> Tensor:
-        """Return the gradient, of scores that are frozen none."""
-        return gradient.masked_fill(~self.alive, 0.0)
+        """Return the gradient, of scores that do not move none."""
+        return self.moving(gradient)
+
+    def moving(self, values: Tensor) -> Tensor:
+        """Return values (g,), zeros where scores do not move."""
+        return values.masked_fill(~self.alive | self.whole, 0.0)
 
 
 class GemSearch(ScoreSearch):
@@ -70,10 +84,11 @@ class GemSearch(ScoreSearch):
     _finder: GemMiner
 
     def begin(self) -> tuple[Tensor, Forming]:
-        """Return uniform scores (g,), and the rounding."""
+        """Return uniform scores (g,), those of layers kept whole at their highest, and the rounding."""
         count = sum(self.selection.groups.layout().counts)
-        self._rounded, self._frozen = Rounded(count), 0
-        return torch.rand(count, generator=generator(self._problem.seed, "gem-miner")), self._rounded
+        self._rounded, self._frozen = Rounded(self.selection), 0
+        scores = torch.rand(count, generator=generator(self._problem.seed, "gem-miner"))
+        return scores.masked_fill(self._rounded.whole, 1.0), self._rounded
 
     def ranking(self) -> Tensor:
         """Return the scores (g,); what is frozen ranks below all."""
@@ -82,7 +97,7 @@ class GemSearch(ScoreSearch):
     @torch.no_grad()
     def move(self, gradient: Tensor, learning_rate: float) -> None:
         """Take a step along a gradient (g,) and the penalty's, and freeze where it is time to."""
-        pulled = gradient + (2 * self._finder.penalty) * self.scores.masked_fill(~self._rounded.alive, 0.0)
+        pulled = gradient + (2 * self._finder.penalty) * self._rounded.moving(self.scores)
         super().move(pulled, learning_rate)
         self._gates.clamp(0.0, 1.0, range(len(self.selection.groups.layout().counts)))
         due = min((self.step + 1) * (self._finder.rounds + 1) // self._finder.steps, self._finder.rounds)

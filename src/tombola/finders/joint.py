@@ -15,7 +15,7 @@ from tombola.core.parts import POSITIVE, option
 from tombola.core.selection import Density, Selection
 from tombola.errors import SearchError
 from tombola.finders import diagnostics
-from tombola.finders.balance import start_logits
+from tombola.finders.balance import far, holding, start_logits
 from tombola.finders.base import Drawn, gated_beside
 from tombola.finders.drawing import drawn
 from tombola.finders.problem import Problem
@@ -66,6 +66,10 @@ class Joint(TrainingFinder):
         """Return what an identity holds of how so many logits are computed, which are float32 whatever the weights."""
         return arithmetic(self.relaxation, self.controller, count, device, torch.float32)
 
+    def holding(self) -> dict[str, Any]:
+        """Return what an identity holds of how layers are held where nothing is to be chosen."""
+        return holding(self.relaxation)
+
     def find(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density, along a training."""
         selection = self.selection(problem, density)
@@ -103,7 +107,7 @@ class JointSearch(TrainingCallback):
         super().begin(model, task)
         self._network = GatedNetwork(model, self._problem.layout, task, gated_beside(self._finder, self._problem))
         like = torch.empty(0, device=next(model.parameters()).device)
-        start = start_logits(self._selection, lambda _: START_LOGIT, like)
+        start = start_logits(self._selection, lambda _: START_LOGIT, like, far(self._finder.relaxation))
         self._steering = steering(
             self._selection, start, self._finder.relaxation, self._finder.controller, self._problem.seed
         )

@@ -12,7 +12,7 @@ from tombola.core.flat import Layout
 from tombola.core.parts import identify
 from tombola.core.progress import Progress, Silent
 from tombola.core.selection import VERSION as SELECTION_VERSION
-from tombola.core.selection import Density
+from tombola.core.selection import Density, Selection
 from tombola.data import Feed, Item
 from tombola.errors import UsageError
 from tombola.finders import diagnostics
@@ -54,6 +54,8 @@ class Trainer:
             "runtime": setup.runtime.to_dict(),
             "seed": setup.seed,
             "versions": {"training": TRAINING_VERSION, "evaluation": EVALUATION_VERSION},
+            # Trainings on data that do not say their length were others before they remembered it.
+            **({"length": "seen"} if setup.feed.length is None else {}),
         }
 
     def dense_entry(self) -> StoreEntry:
@@ -206,6 +208,11 @@ class Problem:
         """Length of a whole training."""
         return self._trainer().setup.recipe.epochs
 
+    @property
+    def has_length(self) -> bool:
+        """Whether the training data say how many batches an epoch has."""
+        return self._trainer().setup.feed.length is not None
+
     def values_of(self, state: State) -> dict[str, Tensor]:
         """Return a state's values of all parameters by canonical name, on the CPU, where states lie."""
         return {n: p.detach().cpu() for n, p in by_canonical_name(load_weights(self.model, state.tensors)).items()}
@@ -220,6 +227,7 @@ class Problem:
         density: None for what tickets of all densities share. trains: whether the finder trains the weights.
         """
         shapes = zip(self.layout.names, self.layout.shapes, strict=True)
+        turned = [] if density is None else Selection(self.layout, density).turned
         return self.store.entry(
             "draw",
             {
@@ -227,6 +235,7 @@ class Problem:
                 **({"training": digest(self._trainer().identity)} if trains else {}),
                 "finder": dict(finder),
                 "density": dict(density) if isinstance(density, Mapping) else density,
+                **({"turned": turned} if turned else {}),
                 "weights": self.weights.digest,
                 "at": self.at,
                 "epoch": self.weights.epoch,

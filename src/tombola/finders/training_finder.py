@@ -8,6 +8,7 @@ from torch import Tensor
 from tombola.core.parts import COUNT, SHARE, option
 from tombola.core.selection import Density, Selection
 from tombola.errors import UsageError
+from tombola.finders import diagnostics
 from tombola.finders.base import Drawn, Finder, Needs
 from tombola.finders.drawing import drawn
 from tombola.finders.moving_mask import MovingMask
@@ -55,9 +56,23 @@ class TrainingFinder(Finder):
                 f"must lie above {epoch}, where the search starts, got {self.epochs}", option="search_epochs"
             )
 
+    def check_length(self, start: int, epochs: int, has_length: bool) -> None:
+        """Raise UsageError where the search would be over before it knows how long it is.
+
+        start: the epoch where it starts. epochs: of the recipe. has_length: whether the data say their length.
+        """
+        epochs = self.epochs or epochs
+        if epochs < start + 2 and not has_length:
+            raise UsageError(
+                f"must lie 2 or more above {start}, where the search starts, for data without a length, which only "
+                f"their first epoch tells; got {epochs}",
+                option="search_epochs",
+            )
+
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density."""
         self.check_start(problem.weights.epoch)
+        self.check_length(problem.weights.epoch, problem.epochs, problem.has_length)
         return self.find(problem, density)
 
     def find(self, problem: Problem, density: Density) -> Drawn:
@@ -72,7 +87,10 @@ class TrainingFinder(Finder):
         ranked = selection.groups.score(sizes.masked_fill(~mask.mask.cpu(), -torch.inf))
         found, scores = selection.keep(ranked), selection.groups.expand(ranked)
         kept = kept_weights(problem, trained, found)
-        return drawn(self, problem, density, found, scores, trained.cost - problem.cost_so_far, kept=kept)
+        # Where the last epoch may be shorter than the first, the mask's way may not have come to its end.
+        warnings = () if problem.has_length else diagnostics.dense_end(int(mask.mask.sum()), selection.kept)
+        cost = trained.cost - problem.cost_so_far
+        return drawn(self, problem, density, found, scores, cost, kept=kept, warnings=warnings)
 
 
 def kept_weights(problem: Problem, trained: State, mask: Tensor) -> State:

@@ -33,7 +33,7 @@ from tombola.data import (
 )
 from tombola.data import VERSION as DATA_VERSION
 from tombola.errors import UsageError
-from tombola.finders import Finder, arithmetic_of, check_divides, followed, needs_of, selection_of, silences
+from tombola.finders import Finder, arithmetic_of, check_divides, followed, holding_of, needs_of, selection_of, silences
 from tombola.finders.problem import Problem, Trainer
 from tombola.finders.steering import COMPILED_VERSION
 from tombola.networks.bf16 import BF16Watch
@@ -116,7 +116,9 @@ def stamp(config: RunConfig) -> str | None:
     # What "auto" means depends on the machine, and on whether there is numba.
     device = torch.cuda.get_device_name() if config.device == "cuda" else torch.backends.cpu.get_cpu_capability()
     machine = [device, numba_works(), torch.cpu._is_avx512_bf16_supported()]
-    return digest([identify(config), data, files, versions, asked, machine])
+    # Which layers are kept whole, or closed, takes the model to know.
+    held = config.finder.holding() if isinstance(config.finder, Finder) else {}
+    return digest([identify(config), data, files, versions, asked, machine, *([held] if held else [])])
 
 
 def splits_of(config: RunConfig) -> Splits:
@@ -269,6 +271,7 @@ class Cell:
         selection = selection_of(finder, self.survey.layout, self.config.density)
         return {
             "config": identify(self.config),
+            **({"turned": selection.turned} if selection.turned else {}),
             "data": self._data_identity(),
             "model": self.model_identity(),
             "weights": State.of(self.model).digest,
@@ -277,6 +280,7 @@ class Cell:
             "versions": VERSIONS,
             **execution_identity(self.config.execution),
             **arithmetic_of(finder, selection, self.model, self.search_runtime.device),
+            **holding_of(finder, selection),
             **fit,
         }
 

@@ -12,8 +12,8 @@ from tombola.networks.task import Batch, Output, Task
 class TrainingCallback:
     """Goes along with one training; this one does nothing.
 
-    `share` is always the share of the training that is done, in [0, 1]; where the data does not know its length it
-    moves in whole epochs.
+    `share` is always the share of the training that is done, in [0, 1]; where the data do not say their length it
+    stands still in the first epoch, whose length the others are taken to have.
     """
 
     model: nn.Module

@@ -94,6 +94,8 @@ class Loop:
         self.epoch = self._first = start.epoch
         self.meter = Meter()
         self._position = 0
+        # Batches of the first epoch, for data that do not say how many they are.
+        self._seen: int | None = None
         self._loss_sum = self._zero()
         self._counted = 0
         self._ranks = setup.runtime.ranks
@@ -107,6 +109,7 @@ class Loop:
             "callback": self._callback.state(),
             "epoch": self.epoch,
             "position": self._position,
+            "seen": self._seen,
             "loss_sum": self._loss_sum,
             "samples": self._counted,
             "generators": GlobalState.now(self._setup.runtime.device).to_dict(),
@@ -124,6 +127,7 @@ class Loop:
         self._execution.restore(state, self._optimizer)
         self._callback.restore(state["callback"])
         self.epoch, self._position = state["epoch"], state["position"]
+        self._seen = state.get("seen")  # checkpoints of data that say their length may be older than it
         self._loss_sum, self._counted = state["loss_sum"].to(self._setup.runtime.device, copy=True), state["samples"]
         GlobalState.from_dict(state["generators"]).restore(self._setup.runtime.device)
         self.meter = Meter(Cost(**state["cost"]))
@@ -157,12 +161,12 @@ class Loop:
                 entry.checkpoint(self.state())
 
     def _share(self) -> float:
-        """Return the share of the training that is done, in whole epochs where their length is not known."""
+        """Return the share of the training that is done; of a first epoch of unknown length, what was done before."""
         return (self.epoch - self._first + self._within()) / (self._setup.recipe.epochs - self._first)
 
     def _within(self) -> float:
-        """Return the share of the present epoch that is done, 0 where its length is not known."""
-        length = self._setup.feed.length
+        """Return the share of the present epoch that is done, 0 in the first where the data do not say their length."""
+        length = self._setup.feed.length or self._seen
         return min(self._position / length, 1.0) if length else 0.0
 
     def _count(self, samples: int, counted: int, loss: torch.Tensor) -> None:
@@ -186,6 +190,7 @@ class Loop:
             "held_out_metric": held_out and held_out.metric,
             **self._ranks.given(self._callback.row),
         }
+        self._seen = self._seen or self._position
         self.epoch, self._position, self._counted = self.epoch + 1, 0, 0
         self._loss_sum = self._zero()
         return row
