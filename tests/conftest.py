@@ -16,6 +16,7 @@ process.tune()  # as the command line does, before torch is loaded
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from hypothesis import settings
 from torch import nn
 
 from tombola.cli.main import main
@@ -30,6 +31,9 @@ from tombola.storage.store import DiskEntry
 from .commands import commands
 
 torch.set_num_threads(1)
+# How long an example takes says what else the machine does.
+settings.register_profile("tombola", deadline=None)
+settings.load_profile("tombola")
 
 CPU = Runtime(torch.device("cpu"))
 

@@ -140,7 +140,7 @@ def size(model):
     st.sets(st.integers(0, 8), max_size=3),
     st.integers(0, 10_000),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_outputs_are_the_masked_networks(name, density, empty, seed):
     model = settled(MODELS[name], seed)
     masks = masks_of(model, density, empty, seed)

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -125,7 +125,6 @@ def test_what_cannot_be_seen_is_written_out(text, shown):
     assert literal(text) == shown
 
 
-@settings(deadline=None)
 @given(st.text(st.sampled_from("\\xuU01b\x1b\n\u202e\udc80 "), max_size=6), st.text(max_size=6))
 def test_different_texts_stay_different(one, other):
     def back(shown):

@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
@@ -33,7 +33,6 @@ def masks(draw):
 
 
 @given(masks())
-@settings(deadline=None)
 def test_gaps_are_the_mask_and_never_larger_than_its_bits(mask):
     bits = Bits.of(mask)
     encoding, data = masked.as_gaps_or_bits(bits)

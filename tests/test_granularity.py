@@ -86,7 +86,7 @@ def test_dimensions_mean_what_the_layer_says():
 
 
 @given(SHAPES, st.sampled_from(STRUCTURED), st.integers(0, 9))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_expanding_reducing_and_picking_belong_together(shapes, text, seed):
     groups = groups_of(text, *shapes)
     count = sum(groups.layout().counts)
@@ -117,7 +117,7 @@ def test_whatever_is_too_large_for_what_is_left_is_passed_over():
 
 
 @given(SHAPES, st.floats(0.05, 1), st.sampled_from(STRUCTURED), st.sampled_from(sorted(ALLOCATIONS)), st.integers(0, 9))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_groups_are_whole_and_as_many_as_fit(shapes, density, text, allocation, seed):
     of = layout(*shapes)
     assume(density * of.total + 0.5 >= 1)
@@ -147,7 +147,7 @@ def test_groups_are_whole_and_as_many_as_fit(shapes, density, text, allocation, 
     st.sampled_from(["1:2", "2:4", "1:4", "4:8", "3:5"]),
     st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_n_of_every_m_exactly(shapes, text, seed):
     n, m = map(int, text.split(":"))
     of = layout(*((outputs, m * runs, kernel) for outputs, runs, kernel in shapes))

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("every_layer_sparse")
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.data(),
     st.integers(1, 3),
@@ -57,7 +57,7 @@ def test_padding_by_name(padding):
     check(model, torch.randn(3, 2, 7, 6), masks_of(model, 0.4))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 9), st.integers(1, 40), st.sampled_from([0.0, 0.1, 1.0]))
 def test_linear_layers(samples, hidden, density):
     torch.manual_seed(0)
@@ -211,7 +211,7 @@ NORMS = {
 }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from(sorted(NORMS)),
     st.booleans(),

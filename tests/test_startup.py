@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -215,7 +215,6 @@ def test_handlers_of_others_stay(monkeypatch):
         signal.signal(signal.SIGINT, before)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=8), st.integers(1, 4))
 def test_students_t_is_that_of_scipy_stats(values, comparisons):
     found = summarise(values, comparisons)
