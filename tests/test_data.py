@@ -194,18 +194,20 @@ def test_a_sample_that_cannot_be_read_is_named():
         labels_of(dataset, "data mine:datasets, train")
 
 
-def test_a_shuffling_loader_follows_the_seed_and_leaves_the_callers_generator_alone():
+@pytest.mark.parametrize("own", [False, True])
+def test_a_shuffling_loader_follows_the_seed_and_leaves_the_callers_generator_alone(own):
     data = TensorDataset(torch.arange(12), torch.zeros(12))
-    loader = DataLoader(data, batch_size=4, shuffle=True)
+    drawn_from = torch.Generator().manual_seed(5) if own else torch.default_generator
+    loader = DataLoader(data, batch_size=4, shuffle=True, generator=drawn_from if own else None)
 
     def rows(seed, epoch):
         return [item.batch[0].tolist() for item in StreamFeed(loader, seed).epoch(epoch)]
 
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
+    drawn_from.manual_seed(5)
+    before = drawn_from.get_state()
     first = rows(0, 0)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(6)
+    assert torch.equal(drawn_from.get_state(), before)
+    drawn_from.manual_seed(6)
     assert rows(0, 0) == first
     assert rows(0, 1) != first
     assert rows(1, 0) != first

@@ -419,6 +419,17 @@ def test_sparse_where_it_was_asked_for_is_checked_too():
         choice.choose("sparse", model, survey(model).layout, 0.2, lambda: torch.randn(4, 3, 8, 8), 4)
 
 
+def test_an_optimizer_of_ones_own_sees_whole_weights_unless_it_says_that_it_needs_none():
+    class Mine:
+        def build(self, parameters, learning_rate, weight_decay):
+            raise NotImplementedError
+
+    cpu = torch.device("cpu")
+    assert "may tell weights by their shapes" in choice.against_sparse(cpu, None, False, Mine())
+    assert choice.against_sparse(cpu, None, False, type("Flat", (Mine,), {"by_shape": False})()) == ""
+    assert choice.against_sparse(cpu, None, False, SGD()) == choice.against_sparse(cpu, None, False) == ""
+
+
 def test_a_model_that_keeps_its_network_in_an_attribute_named_module_is_accelerated():
     class Held(nn.Module):
         def __init__(self):

@@ -81,6 +81,11 @@ def test_importing_the_package_loads_nothing_heavy():
     assert loaded(program=program) == [["torch"]]
 
 
+def test_importing_draws_none_of_pythons_random_numbers():
+    program = "import random; before = random.getstate(); import tombola.finders; assert random.getstate() == before"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_info_loads_pytorch_alone(tmp_path):
     Ticket({"w": torch.tensor([[True, False]])}).save(tmp_path / "t.safetensors")
     assert loaded([["info", str(tmp_path / "t.safetensors")]]) == [["torch"]]

@@ -1,6 +1,6 @@
 import copy
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from tombola.networks.network import load_weights
 from tombola.networks.task import Task, smoothed_cross_entropy
 from tombola.storage.store import DiskStore, MemoryStore
 from tombola.ticket import Ticket
-from tombola.training import SGD, AdamW, Recipe, State, TrainingSetup, fit
+from tombola.training import SGD, AdamW, Recipe, SignIn, State, TrainingSetup, fit
 
 from .conftest import CPU, Dying, Killed, TinyConv, Unsized, batches, images, mlp, train_epoch
 
@@ -96,6 +96,35 @@ def test_the_rate_moves_from_step_to_step(monkeypatch):
     fit(setup(model, batches(4), **recipe), State.of(model, epoch=1), 2, MemoryStore().entry("a", {}), "training")
     expected = [Recipe(**recipe).learning_rate_at(1 + step / 4) for step in range(4)]
     assert rates == pytest.approx(expected)
+
+
+@dataclass(frozen=True)
+class InGroups:
+    """Biases at a rate ten times as high, in a group of their own."""
+
+    rates: list = field(default_factory=list, compare=False)
+
+    def build(self, parameters, learning_rate, weight_decay):
+        biases, weights = ([p for p in parameters if (p.dim() < 2) is are] for are in (True, False))
+        groups = [{"params": weights}, {"params": biases, "lr": 10 * learning_rate}]
+        made = torch.optim.SGD(groups, lr=learning_rate)
+        made.register_step_pre_hook(lambda of, *_: self.rates.append([group["lr"] for group in of.param_groups]))
+        return made
+
+
+def test_all_groups_of_parameters_follow_the_schedule():
+    asked = InGroups()
+    recipe = Recipe(epochs=2, learning_rate=0.1, milestones=(1,), optimizer=asked)
+    model = mlp()
+    made = TrainingSetup(model, Task(), ListFeed(batches(2)), None, recipe, CPU, 0, Silent())
+    fit(made, State.of(model), 2, MemoryStore().entry("train", {}), "training")
+    assert asked.rates == [pytest.approx([0.1, 1.0])] * 2 + [pytest.approx([0.01, 0.1])] * 2
+    inner = InGroups()
+    with_signs = SignIn(inner).build(list(model.parameters()), 0.1, 0.0)
+    with_signs.param_groups[0]["lr"] = 0.05
+    sum(p.square().sum() for p in model.parameters()).backward()
+    with_signs.step()
+    assert inner.rates == [pytest.approx([0.05, 0.5])]
 
 
 def test_labels_are_smoothed_by_hand():

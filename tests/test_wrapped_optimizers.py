@@ -152,6 +152,6 @@ def test_kept_values_alone_have_no_shapes():
     pytest.importorskip("numba")
     data = batches(4)
     recipe = Recipe(epochs=2, optimizer=HAM())
-    message = "execution cannot be sparse: the optimizer ham tells weights by their shapes"
+    message = "execution cannot be sparse: the optimizer ham may tell weights by their shapes"
     with pytest.raises(UsageError, match=message):
         sparsify(mlp(), data, data, density=0.3, recipe=recipe, execution="sparse", finder="random", progress=False)

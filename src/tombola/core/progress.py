@@ -1,5 +1,6 @@
 """Progress of long work: bars with an ETA on a terminal or in a notebook, plain lines elsewhere, or nothing."""
 
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,14 +10,18 @@ from statistics import median
 from types import TracebackType
 from typing import Protocol, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
-from rich.table import Column
-from rich.text import Text
-
 from tombola import alive
 from tombola.literal import literal
+
+# rich draws numbers as it is imported; the caller's are left alone.
+_STATE = random.getstate()
+from rich.console import Console  # noqa: E402
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # noqa: E402
+from rich.progress import Progress as RichProgress  # noqa: E402
+from rich.table import Column  # noqa: E402
+from rich.text import Text  # noqa: E402
+
+random.setstate(_STATE)
 
 
 class Bar(Protocol):

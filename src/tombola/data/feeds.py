@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -161,11 +162,30 @@ class ListFeed:
         return OutputTable([compute(batch) for batch in self.batches])
 
 
+def _generators(stream: object) -> list[torch.Generator]:
+    """Return the generators that a loader and its samplers draw from, where they have any of their own."""
+    batches = getattr(stream, "batch_sampler", None)
+    places = (stream, getattr(stream, "sampler", None), batches, getattr(batches, "sampler", None))
+    found = [getattr(place, "generator", None) for place in places]
+    return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())
+
+
+@contextmanager
+def _preserved_too(generators: Sequence[torch.Generator]) -> Iterator[None]:
+    """Put generators back after the block."""
+    states = [each.get_state() for each in generators]
+    try:
+        yield
+    finally:
+        for each, state in zip(generators, states, strict=True):
+            each.set_state(state)
+
+
 @dataclass(frozen=True)
 class StreamFeed:
     """Batches from anything that can be iterated anew for each epoch, such as a DataLoader.
 
-    A loader without a generator of its own shuffles, and its transforms draw, from the global ones: every batch is
+    A loader shuffles, and its transforms draw, from the global generators or from one of its own: every batch is
     fetched under states of theirs that belong to the epoch, and the caller's are left alone.
     """
 
@@ -184,12 +204,16 @@ class StreamFeed:
         """Give the stream's batches, the first `skip` left out."""
         iterator: Iterator[Any] | None = None
         state = seeded_state(self.seed, "stream", number)
+        own = _generators(self.stream)
+        states = [generator(self.seed, "stream", number, place).get_state() for place in range(len(own))]
         for position in itertools.count():
-            with preserved():
+            with preserved(), _preserved_too(own):
                 state.restore()
+                for each, its_state in zip(own, states, strict=True):
+                    each.set_state(its_state)
                 iterator = iter(self.stream) if iterator is None else iterator
                 batch = next(iterator, _END)
-                state = GlobalState.now()
+                state, states = GlobalState.now(), [each.get_state() for each in own]
             if batch is _END:
                 return
             if position >= skip:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tombola.core.compiling import numba_works
 from tombola.core.flat import Layout
-from tombola.core.parts import written_name
+from tombola.core.parts import is_own, written_name
 from tombola.data import Feed
 from tombola.errors import UsageError
 from tombola.networks.masking import check_masks, pruned_of, zero_
@@ -32,10 +32,9 @@ def against_sparse(device: torch.device, clip_norm: float | None, own_training: 
         return f"the device is {device.type}, not cpu"
     if clip_norm is not None:
         return "clip_norm is of the whole gradient, pruned weights included, which takes a dense step"
-    if getattr(optimizer, "by_shape", False):
-        return (
-            f"the optimizer {written_name(optimizer)} tells weights by their shapes, which kept values alone have not"
-        )
+    if optimizer is not None and getattr(optimizer, "by_shape", is_own(optimizer)):
+        name = written_name(optimizer)
+        return f"the optimizer {name} may tell weights by their shapes, which kept values alone have not"
     return "fit trains, not the recipe" if own_training else ""
 
 

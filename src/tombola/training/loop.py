@@ -18,6 +18,7 @@ from tombola.storage.store import StoreEntry
 from tombola.ticket import Ticket
 from tombola.training.callback import TrainingCallback
 from tombola.training.execution import execution_of
+from tombola.training.rates import rates_beside, set_learning_rate
 from tombola.training.setup import TrainingSetup
 from tombola.training.state import State
 
@@ -88,6 +89,7 @@ class Loop:
         self._optimizer = recipe.optimizer.build(
             self._execution.parameters(), recipe.learning_rate, recipe.weight_decay
         )
+        self._beside = rates_beside(self._optimizer)
         self._execution.hold(self._optimizer)
         callback.begin(self._execution.network, setup.task)
         callback.stepped_by(self._optimizer)
@@ -136,7 +138,8 @@ class Loop:
         """Take the steps that are left in the present epoch."""
         setup = self._setup
         for item in setup.feed.epoch(self.epoch, self._position):
-            self._optimizer.param_groups[0]["lr"] = setup.recipe.learning_rate_at(self.epoch + self._within())
+            learning_rate = setup.recipe.learning_rate_at(self.epoch + self._within())
+            set_learning_rate(self._optimizer, learning_rate, self._beside)
             share = share_of(item, setup.task, self._runtime)
             with (
                 self._ranks.apart(setup.seed, "step", self.epoch, self._position, device=self._runtime.device),

@@ -14,7 +14,12 @@ from tombola.training.sign_in import SignInOptimizer
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """Makes the optimiser of a training; the recipe sets its learning rate before every step."""
+    """Makes the optimiser of a training.
+
+    The recipe sets the learning rate of its first group before every step, and those of others in proportion. One that
+    says by_shape = False has no use for the weights' shapes, so that tickets may train with it by their kept weights
+    alone, vectors; any other of one's own has them train dense.
+    """
 
     def build(self, parameters: list[Tensor], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
         """Return the optimiser of some parameters."""

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from tombola.training.rates import rates_beside, set_learning_rate
+
 
 def split(weights: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Return m and w with m w = θ and m² - w² = β, m above zero."""
@@ -39,12 +41,13 @@ class SignInOptimizer(Optimizer):
         inner = [factor.requires_grad_() for pair in self._factors for factor in pair]
         self._plain = [parameter for parameter in parameters if parameter.dim() < 2]
         self._within = make([*inner, *self._plain])
+        self._beside = rates_beside(self._within)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Step the factors, and set the weights to their products."""
         found = None if closure is None else torch.enable_grad()(closure)()
-        self._within.param_groups[0]["lr"] = self.param_groups[0]["lr"]
+        set_learning_rate(self._within, self.param_groups[0]["lr"], self._beside)
         anew = self._steps % self._every == 0
         for weight, pair in zip(self._whole, self._factors, strict=True):
             self._follow(weight, pair, anew)
