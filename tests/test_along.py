@@ -17,17 +17,18 @@ from tombola.core.progress import Silent
 from tombola.core.ranking import count_kept
 from tombola.core.seeds import fill_uniform
 from tombola.core.selection import Selection
-from tombola.data import Item, StreamFeed
+from tombola.data import Item, ListFeed, StreamFeed
 from tombola.finders import ContinuousSparsification, EdgePopup, Gradual, Joint
 from tombola.finders.balance import start_logits
 from tombola.finders.continuous import DECIDED, Hardening, HardeningGates
 from tombola.finders.edge_popup import ScoreSearch, initial_scores
 from tombola.finders.gradual import Pruning, cubic, geometric
 from tombola.finders.joint import JointSearch
+from tombola.finders.problem import Trainer
 from tombola.networks.masking import by_canonical_name
 from tombola.networks.task import Task
 from tombola.storage.store import DiskEntry, DiskStore, MemoryStore
-from tombola.training import Recipe, State, TrainingCallback, TrainingSetup, fit
+from tombola.training import SGD, Recipe, State, TrainingCallback, TrainingSetup, fit
 
 from .conftest import CPU, TinyConv, Unsized, batches, draw, images, mlp
 from .test_rivals import Three, problem, three
@@ -113,6 +114,20 @@ def test_continuous_sparsification_by_hand():
     assert weights_of(gates.evaluated()) == pytest.approx(
         [weight / (1 + math.exp(-math.sqrt(200) * s)) for weight, s in zip((2, 1, 0.5), shifted, strict=True)]
     )
+
+
+def test_gates_follow_the_mean_loss_where_the_recipe_sums():
+    def gates(recipe):
+        model = mlp()
+        setup = TrainingSetup(model, Task(), ListFeed(batches(3)), None, recipe, CPU, 3, Silent())
+        of = replace(problem(model, batches(3)), trainer=Trainer(setup, State.of(model), MemoryStore(), {}))
+        found = draw(ContinuousSparsification(rounds=1, learning_rate=5.0), of, 0.3)
+        return of.layout.flatten(found.scores)
+
+    samples = len(batches(1)[0][0])
+    plain = {"epochs": 2, "optimizer": SGD(momentum=0.0)}
+    mean = gates(Recipe(learning_rate=0.1, **plain))
+    assert torch.allclose(gates(Recipe(learning_rate=0.1 / samples, summed=True, **plain)), mean, atol=1e-5)
 
 
 def test_gates_of_layers_kept_whole_are_one_in_every_round_of_continuous_sparsification(monkeypatch):

@@ -236,6 +236,15 @@ def test_the_papers_cells_have_its_curves_underneath(tmp_path):
     assert "published by the authors of arXiv 2512.07142, not measured here" in figure.caption
 
 
+def test_published_curves_go_by_what_ran_and_not_by_labels(tmp_path):
+    made = study(tmp_path / "s", ["snip at init", "cts, long"], densities=(0.2,), seeds=1, tickets=False)
+    for path in made.glob("run-*/config.yaml"):
+        config = yaml.safe_load(path.read_text())
+        config["finder"] = {"name": config["finder"]["name"].split()[0].strip(","), "objective": None}
+        path.write_text(yaml.safe_dump(config | {"data": "cifar10", "model": "resnet20", "draw_at": "init"}))
+    assert {curve.label for curve in published_curves(read(made))} == {"snip@init", "cts loss @init"}
+
+
 @pytest.mark.parametrize("other", ["model: {name: resnet20, depth: 20, width: 8}", "train_samples: 1000"])
 def test_other_networks_and_fewer_images_have_no_published_curves(tmp_path, other):
     made = study(tmp_path / "s", ["cts", "snip"], densities=(0.2,), seeds=1, tickets=False)

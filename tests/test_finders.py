@@ -250,6 +250,11 @@ class Bare(Part):
 def test_a_finder_may_do_without_our_base_and_is_checked():
     ticket = draw(Bare(), of(), 0.5).ticket
     assert ticket.kept == 114
+    assert (ticket.provenance.finder["what"], ticket.provenance.density, ticket.provenance.at) == (
+        "ticket",
+        0.5,
+        "init",
+    )
     for what, message in (
         ("masks", "must return tombola.finders.Drawn, got dict"),
         ("few", r"returned a ticket of \d+ weights; the density asks for 160 of the prunable ones \(all\)"),

@@ -157,6 +157,12 @@ def test_granets_density_by_hand():
     assert GraNet().density_at(0.7, 0.0) == pytest.approx(0.7)
 
 
+def test_granet_falls_while_its_mask_moves():
+    with pytest.raises(UsageError, match=r"falling must be at most until, 0\.3, after which the mask stands still"):
+        GraNet(until=0.3)
+    assert GraNet(until=0.3, falling=0.3).density_at(0.1, 0.3) == pytest.approx(0.1)
+
+
 def test_granet_starts_half_dense_and_falls():
     of = problem(mlp(hidden=40), batches(10), epochs=4)
     finder = GraNet(updates=20)

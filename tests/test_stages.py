@@ -1,12 +1,17 @@
 """Draw, train, run, evaluate and export on the command line, one after another, with a model and data of one's own."""
 
+import shutil
+from pathlib import Path
+
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from tombola import Ticket
 from tombola.cli.main import main
+from tombola.runs.cell import Cell
 
-from .conftest import OWN, as_json
+from .conftest import OWN, as_json, command
 
 
 def test_the_stages_one_by_one_end_where_a_run_ends(capsys, brought, tmp_path):
@@ -28,6 +33,60 @@ def test_the_stages_one_by_one_end_where_a_run_ends(capsys, brought, tmp_path):
     assert finished["test_accuracy"] == whole["test_accuracy"]
     assert main(["info", finished["run_dir"]]) == 0
     assert f"test accuracy (%): {whole['test_accuracy']:.2f}" in capsys.readouterr().out
+
+
+QUICK = ["--preset", "digits", "--epochs", "3", "--milestones", "[]", "--train-samples", "200", "--threads", "1"]
+
+
+def weights_of(found):
+    return load_file(f"{found['run_dir']}/weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("drawn", "asked"),
+    [
+        (["--rewind-to", "1", "--finder", "lrr:rate=0.5:back-to=2", "--density", "0.3"], []),
+        (["--rewind-to", "2", "--draw-at", "trained", "--finder", "magnitude", "--density", "0.1"], QUICK),
+    ],
+)
+def test_a_ticket_is_trained_in_the_epochs_of_its_run(drawn, asked, capsys, tmp_path):
+    whole = as_json(capsys, "run", *QUICK, *drawn, "--out", tmp_path / "whole")
+    again = as_json(capsys, "train", whole["run_dir"], *asked, "--out", tmp_path / "again")
+    expected, found = weights_of(whole), weights_of(again)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_recipe_is_one_of_a_presets(capsys, tmp_path):
+    drawn = as_json(capsys, "draw", *QUICK, "--finder", "random", "--density", "0.1", "--out", tmp_path)
+    status, out, err = command(capsys, "train", drawn["run_dir"], "--recipe", "standard")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "--recipe is one of a preset's: say --preset too" in err
+
+
+def test_an_audit_from_within_a_run_lies_beside_it(capsys, tmp_path, monkeypatch):
+    run = as_json(capsys, "run", *QUICK, "--finder", "random", "--density", "0.1", "--out", tmp_path)["run_dir"]
+    monkeypatch.chdir(run)
+    before = sorted(Path().iterdir())
+    command(capsys, "audit", ".", "--seeds", "1")
+    assert sorted(Path().iterdir()) == before
+    assert list(tmp_path.glob("audit-*"))
+
+
+def test_channels_are_silent_in_the_audit_of_a_ticket_alone(capsys, tmp_path, monkeypatch):
+    channels = ["--finder", "random:granularity=channel", "--density", "0.3"]
+    run = Path(as_json(capsys, "run", *QUICK, *channels, "--out", tmp_path / "runs")["run_dir"])
+    silent = []
+    original = Cell.trainer
+
+    def watching(cell, store, progress, of=None):
+        silent.append(of)
+        return original(cell, store, progress, of)
+
+    monkeypatch.setattr(Cell, "trainer", watching)
+    alone = shutil.copy(run / "ticket.safetensors", tmp_path / "alone.safetensors")
+    given = ["--weights", run / "start.safetensors", *QUICK, "--seeds", "1", "--out", tmp_path / "audits"]
+    command(capsys, "audit", alone, *given)
+    assert set(silent) == {True}
 
 
 def test_a_ticket_file_alone_with_ones_own_model_data_and_weights(capsys, brought, tmp_path):

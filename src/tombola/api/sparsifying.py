@@ -106,12 +106,12 @@ def sparsify(
     and holds the ticket. rewind_to: epochs of dense training before the draw, from which the ticket's training goes on;
     0 draws at the weights as they are, for a model that is trained already. steps: length of the search. granularity:
     as in `draw`. finder: CTS by default. train_from: the weights that the ticket is trained from: "rewind" (those that
-    it belongs to), "init" (the model's present ones), "final" (the end of the training that found it, else of the dense
-    one) or "signs" (initial sizes drawn anew with the final weights' signs). out: a directory that keeps what was done,
-    so that the same call goes on from the last checkpoint; the data, which cannot be named, must then be the same.
-    execution: how the ticket trains: "sparse" (by its kept weights alone, in float32 on a CPU; needs numba, `pip
-    install 'tombola[fast]'`), "dense", or "auto": sparse where numba is there and a fixed rule expects it to be faster.
-    fabric: as in `draw`; all processes get the same trained model. The rest as in `draw`.
+    it belongs to), "init" (the model's present ones), "final" (the kept weights of a mask that moved in one training,
+    of all others the end of the dense one) or "signs" (initial sizes drawn anew with the final weights' signs). out: a
+    directory that keeps what was done, so that the same call goes on from the last checkpoint; the data, which cannot
+    be named, must then be the same. execution: how the ticket trains: "sparse" (by its kept weights alone, in float32
+    on a CPU; needs numba, `pip install 'tombola[fast]'`), "dense", or "auto": sparse where numba is there and a fixed
+    rule expects it to be faster. fabric: as in `draw`; all processes get the same trained model. The rest as in `draw`.
 
     Returns the trained model and its ticket: `sparse, ticket = sparsify(...)`.
     """

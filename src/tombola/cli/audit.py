@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     in_run = is_run(directory)
     start, scores = directory / "start.safetensors", directory / "scores.safetensors"
     weights = Path(options.weights) if options.weights else start if in_run and start.is_file() else None
-    out = out_directory(options) if options.out else directory.parent if in_run else Path("runs")
+    out = out_directory(options) if options.out else directory.resolve().parent if in_run else Path("runs")
 
     from tombola.core.progress import progress_on
     from tombola.studies.audit import audit

@@ -158,7 +158,13 @@ def configure_for_ticket(
     directory, ticket = run_and_ticket(options.ticket)
     # Nothing is drawn: whatever a preset says of that must not stand in the way.
     base: Mapping[str, Any] = {**preset, "draw_at": "init", "rewind_to": 0}
-    if not _names_preset(arguments):
+    if _names(arguments, "--preset"):
+        if is_run(directory) and (known := read_config(directory)).draw_at == "trained":
+            # The ticket is trained from there, as only its run says.
+            base = {**base, "draw_at": "trained", "rewind_to": known.rewind_to}
+    else:
+        if _names(arguments, "--recipe"):
+            raise UsageError("is one of a preset's: say --preset too", option="recipe")
         if is_run(directory):
             base = read_config(directory).to_dict()
         elif not {"model", "data"} <= given.keys():
@@ -173,8 +179,8 @@ def configure_for_ticket(
     return options, config, directory, ticket
 
 
-def _names_preset(arguments: Sequence[str]) -> bool:
-    return any(argument.partition("=")[0] == "--preset" for argument in arguments)
+def _names(arguments: Sequence[str], option: str) -> bool:
+    return any(argument.partition("=")[0] == option for argument in arguments)
 
 
 def read_config(directory: Path) -> RunConfig:

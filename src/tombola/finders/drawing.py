@@ -55,7 +55,11 @@ def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
         if stored is None:
             with seeded(problem.seed, "draw", device=problem.runtime.device), _named(settled):
                 found = settled.draw(replace(problem, entry=entry), density)
-            stored = _pack(_checked(settled, found, selection))
+            found = _checked(settled, found, selection)
+            if found.ticket.provenance is None:
+                provenance = _provenance(settled, problem, density, found.start, Cost())
+                found = replace(found, ticket=Ticket(found.ticket, provenance, found.ticket.scores))
+            stored = _pack(found)
             if found.ticket.kept < selection.kept:
                 whole = f"{found.ticket.kept:,} weights of {selection.kept:,} are kept: groups of them are whole"
                 problem.progress.say(whole)
@@ -124,22 +128,29 @@ def drawn(
     empty = diagnostics.empty_layers(problem.layout.views(mask))
     cut = _cut(finder, problem, mask) if empty else []
     warnings = dict.fromkeys([*empty, *cut, *diagnostics.immovable(problem.layout), *facts.pop("warnings", ())])
-    provenance = Provenance(
+    provenance = _provenance(finder, problem, density, start, cost, warnings=tuple(warnings), **facts)
+    views = problem.layout.views
+    ticket = Ticket(views(mask.cpu()), provenance, views(scores.detach().float().cpu()))
+    return Drawn(ticket, problem.entry.rows(), start, kept)
+
+
+def _provenance(
+    finder: Any, problem: Problem, density: Density, start: State | None, cost: Cost, **facts: Any
+) -> Provenance:
+    """Return where a ticket comes from; cost: of the draw alone."""
+    weights = start or problem.weights
+    return Provenance(
         finder=describe(finder),
         density=density,
         seed=problem.seed,
         version=__version__,
         architecture=problem.architecture,
-        weights=(start or problem.weights).digest,
+        weights=weights.digest,
         at=problem.at,
-        epoch=None if problem.at == "given" else problem.weights.epoch,
+        epoch=None if problem.at == "given" else weights.epoch,
         cost=problem.cost_so_far + cost,
-        warnings=tuple(warnings),
         **facts,
     )
-    views = problem.layout.views
-    ticket = Ticket(views(mask.cpu()), provenance, views(scores.detach().float().cpu()))
-    return Drawn(ticket, problem.entry.rows(), start, kept)
 
 
 def _cut(finder: Any, problem: Problem, mask: Tensor) -> list[str]:

@@ -10,6 +10,7 @@ from tombola.core.allocation import ALLOCATIONS, Allocation, ErdosRenyiKernel, G
 from tombola.core.granularity import Weight
 from tombola.core.parts import COUNT, INSIDE, SHARE, option
 from tombola.core.selection import Density, Selection
+from tombola.errors import UsageError
 from tombola.finders.base import ALLOCATION_HELP, Drawn
 from tombola.finders.problem import Problem
 from tombola.finders.sparse_training import Exchanging, SparseTraining
@@ -36,6 +37,14 @@ class GraNet(SparseTraining):
         0.5, "share of the training in which granet falls to the density", must=SHARE, group="rivals"
     )
     allocation: Allocation = option(Global(), ALLOCATION_HELP, family=ALLOCATIONS, group="ticket", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.falling > self.until:
+            raise UsageError(
+                f"must be at most until, {self.until:g}, after which the mask stands still, got {self.falling:g}",
+                option="falling",
+            )
 
     def density_at(self, density: float, share: float) -> float:
         """Return κ + (κ₀ - κ)(1 - s)³, the density after a share of the training (equation 2)."""

@@ -17,12 +17,12 @@ from tombola.networks.network import load_weights
 from tombola.training import State
 
 ORIGINS = ("rewind", "init", "final", "signs")
-# Those that ask for the end of a training, of the dense network's where the finder has none.
+# Those that ask for the end of a training, of the dense network's where the finder leaves no weights.
 OF_THE_END = ("final", "signs")
 ORIGIN_HELP = (
     "weights that the ticket is trained from, in the same epochs: rewind (those that it belongs to), init (the initial "
-    "ones), final (the end of the training that found it, or of the dense one), signs (new initial sizes, the final "
-    "weights' signs)"
+    "ones), final (the kept weights of a mask that moved in one training, of all others the end of the dense one), "
+    "signs (new initial sizes, the final weights' signs)"
 )
 
 

@@ -233,6 +233,8 @@ class Problem:
             {
                 **self.identity,
                 **({"training": digest(self._trainer().identity)} if trains else {}),
+                # Gates that are trained under a summed loss went by its sum before.
+                **({"gates": "by the mean"} if trains and self._trainer().setup.recipe.summed else {}),
                 "finder": dict(finder),
                 "density": dict(density) if isinstance(density, Mapping) else density,
                 **({"turned": turned} if turned else {}),

@@ -36,6 +36,7 @@ from tombola.errors import UsageError
 from tombola.finders import Finder, arithmetic_of, check_divides, followed, holding_of, needs_of, selection_of, silences
 from tombola.finders.problem import Problem, Trainer
 from tombola.finders.steering import COMPILED_VERSION
+from tombola.finders.training_finder import TrainingFinder
 from tombola.networks.bf16 import BF16Watch
 from tombola.networks.division import over_ranks
 from tombola.networks.evaluation import VERSION as EVALUATION_VERSION
@@ -281,6 +282,7 @@ class Cell:
             **execution_identity(self.config.execution),
             **arithmetic_of(finder, selection, self.model, self.search_runtime.device),
             **holding_of(finder, selection),
+            **({"gates": "by the mean"} if self.config.training.summed and isinstance(finder, TrainingFinder) else {}),
             **fit,
         }
 

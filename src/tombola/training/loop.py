@@ -155,6 +155,9 @@ class Loop:
             loss = self._ranks.combine(
                 [*self._execution.parameters(), *self._callback.leaves()], self._statistics, loss.detach()
             )
+            if setup.recipe.summed and counted:
+                for leaf in self._callback.leaves():  # gates go by the mean, whose rates and prices are theirs
+                    leaf.grad = None if leaf.grad is None else leaf.grad / counted
             if setup.recipe.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), setup.recipe.clip_norm)
             self._optimizer.step()

@@ -26,6 +26,7 @@ from tombola.networks.runtime import on_threads
 from tombola.runs.cell import Cell, resolve
 from tombola.runs.config import RunConfig
 from tombola.runs.rundir import claim_below, name_of_finder, store_below, ticket_name, write_audit
+from tombola.sparse.channels import SILENCE_VERSION
 from tombola.sparse.choice import first_inputs
 from tombola.storage.store import DiskStore
 from tombola.studies.audit.alterations import Impossible, changed, inverted, inverted_by_layer, shared, shuffled
@@ -77,6 +78,8 @@ def audit(
         if scores:
             ticket = Ticket(dict(ticket), ticket.provenance, _read_scores(scores, ticket))
         identity = {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch, "audit": seeds}
+        if ticket.silent:
+            identity["silent"] = SILENCE_VERSION
         directory = claim_below(out, f"audit-{ticket_name(ticket, config.seed)}", identity)
         store = store_below(out, progress)
         with store.lock(directory.name):
@@ -195,8 +198,9 @@ class _Bench:
         example = first_inputs(cell.task, feed)
         chain = Chain.of(load_weights(cell.model, self.start.tensors).eval(), example)
         config = replace(cell.config, seed=cell.config.seed + number)
-        other = replace(cell, config=config, model=self._fresh(number, REBASED)).trainer(self.store, self.progress)
-        (own,) = cell.trainer(self.store, self.progress).trajectory(None, self.start, [epochs])
+        to_train = self.store, self.progress, self.ticket.silent
+        other = replace(cell, config=config, model=self._fresh(number, REBASED)).trainer(*to_train)
+        (own,) = cell.trainer(*to_train).trajectory(None, self.start, [epochs])
         seen = [
             chain.inputs(
                 cell.runtime.place(load_weights(cell.model, state.tensors).eval()), batches, cell.task, cell.runtime
@@ -210,7 +214,8 @@ class _Bench:
     def _train(self, number: int, ticket: Ticket, start: State) -> State:
         """Train as the ticket is trained, in the order of data that belongs to one of the seeds."""
         config = replace(self.cell.config, seed=self.cell.config.seed + number)
-        return replace(self.cell, config=config).trainer(self.store, self.progress).fit(ticket, start)
+        trainer = replace(self.cell, config=config).trainer(self.store, self.progress, self.ticket.silent)
+        return trainer.fit(ticket, start)
 
     @property
     def _measure(self) -> Measure:

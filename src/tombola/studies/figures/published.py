@@ -13,7 +13,9 @@ from tombola.studies.reading.questions import base_name
 
 _DATA = "cifar10"
 # No file of theirs holds a search by the reverse KL, our default; the forward one is the nearest that is published.
-_NEAREST = {"reverse-kl": "forward-kl", None: "forward-kl"}
+_NEAREST = {"reverse-kl": "forward-kl"}
+# What a search goes by where nothing is said: at the initial weights there is no dense network to be like.
+_DEFAULT = {"init": "loss"}
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,12 @@ def published_curves(study: Study) -> list[Curve]:
 
 
 def _belongs(name: str, label: str, config: Mapping[str, Any]) -> bool:
-    finder, place = base_name(label), config.get("draw_at")
+    finder, place = called(config.get("finder")) or base_name(label), str(config.get("draw_at"))
     if finder in ("ltr", "imp"):
         return name.startswith("ltr ")
     if finder != "cts":
         return name == f"{finder}@{place}"
     settings = config.get("finder")
-    objective = called(settings.get("objective")) if isinstance(settings, Mapping) else ""
-    return name == f"cts {_NEAREST.get(objective or None, objective)} @{place}"
+    asked = called(settings.get("objective")) if isinstance(settings, Mapping) else ""
+    objective = asked or _DEFAULT.get(place, "reverse-kl")
+    return name == f"cts {_NEAREST.get(objective, objective)} @{place}"
