@@ -125,7 +125,7 @@ def test_gates_follow_the_mean_loss_where_the_recipe_sums():
         return of.layout.flatten(found.scores)
 
     samples = len(batches(1)[0][0])
-    plain = {"epochs": 2, "optimizer": SGD(momentum=0.0)}
+    plain = {"epochs": 2, "weight_decay": 0.0, "optimizer": SGD(momentum=0.0)}
     mean = gates(Recipe(learning_rate=0.1, **plain))
     assert torch.allclose(gates(Recipe(learning_rate=0.1 / samples, summed=True, **plain)), mean, atol=1e-5)
 
