@@ -1,12 +1,15 @@
 import copy
+import functools
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import tombola
@@ -341,3 +344,129 @@ def test_a_divergence_from_a_network_that_knows_nothing_is_warned_of(objective):
     unlabelled = tombola.Task(forward=lambda model, batch: model(batch), samples=len)
     ticket = tombola.draw(mlp(), without_targets, task=unlabelled, **options)
     assert not any("imitates" in sign for sign in ticket.provenance.warnings)
+
+
+def fitted(model, job, lr=0.5, *, momentum=0.0):
+    FITTED.append(job.epochs)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    job.hold(model, optimizer)
+    for epoch in job.epochs:
+        for x, y in job.batches(epoch):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+
+# How often that has trained; a global, which belongs to no function.
+FITTED = []
+
+
+def closed_over(lr):
+    return lambda model, job: fitted(model, job, lr)
+
+
+def by_default(lr):
+    def fit(model, job, rate=lr):
+        fitted(model, job, rate)
+
+    return fit
+
+
+def by_keyword_default(lr):
+    def fit(model, job, *, settings={"lr": lr}):  # noqa: B006
+        fitted(model, job, **settings)
+
+    return fit
+
+
+class Fitting:
+    def __init__(self, lr):
+        self.lr = torch.tensor(lr)
+
+    def __call__(self, model, job):
+        fitted(model, job, self.lr.item())
+
+
+MAKERS = {
+    "partial": lambda lr: functools.partial(fitted, lr=lr),
+    "partial of a closure": lambda lr: functools.partial(closed_over(lr)),
+    "wrapped": lambda lr: torch.enable_grad()(closed_over(lr)),
+    "closure": closed_over,
+    "default": by_default,
+    "keyword default": by_keyword_default,
+    "object": Fitting,
+    "method": lambda lr: Fitting(lr).__call__,
+    "another function of the file": {0.5: lambda m, j: fitted(m, j, 0.5), 0.01: lambda m, j: fitted(m, j, 0.01)}.get,
+}
+
+
+def kept(out, model=None, **options):
+    options = {"finder": Random(), "recipe": Recipe(epochs=2), **options}
+    model = mlp() if model is None else model
+    found, _ = tombola.sparsify(model, batches(), batches(), density=0.5, out=out, progress=False, **options)
+    return torch.cat([p.detach().flatten() for p in found.parameters()])
+
+
+@pytest.mark.parametrize("maker", MAKERS.values(), ids=MAKERS)
+def test_out_tells_training_functions_by_what_they_hold(tmp_path, maker):
+    first, other = (kept(tmp_path, fit=maker(lr)) for lr in (0.5, 0.01))
+    assert not torch.equal(first, other)
+    before = len(FITTED)
+    assert torch.equal(kept(tmp_path, fit=maker(0.5)), first)
+    assert len(FITTED) == before, "the same call finds what is there"
+
+
+def test_out_tells_losses_and_objectives_by_what_they_hold(tmp_path):
+    def weighted(weight):
+        return Task(loss=lambda output, batch: F.cross_entropy(output, batch[1], weight=torch.tensor(weight)))
+
+    def searched(factor):
+        return CTS(steps=2, objective=lambda masked: factor * masked.sparse.square().mean())
+
+    losses = [kept(tmp_path, task=weighted(weight)) for weight in ([1.0, 1.0, 1.0], [1.0, 50.0, 1.0])]
+    assert not torch.equal(*losses)
+    drawn = []
+    for factor in (1.0, -1.0, 1.0):
+        kept(tmp_path, finder=searched(factor))
+        drawn.append(len(list(tmp_path.glob("draw-*"))))
+    assert drawn[0] < drawn[1] == drawn[2]
+
+
+def test_out_refuses_functions_that_hold_what_cannot_be_told_from_others(tmp_path):
+    lock = threading.Lock()
+
+    def locked(model, job):
+        with lock:
+            fitted(model, job)
+
+    with pytest.raises(UsageError, match=r"out needs functions .* lock in .*locked cannot be \(TypeError"):
+        kept(tmp_path / "out", fit=locked)
+    assert list(tmp_path.iterdir()) == []
+    kept(None, fit=locked)
+
+
+def test_out_tells_models_by_layers_frozen_weights_and_code(tmp_path):
+    def activated(function):
+        class Activation(nn.Module):
+            forward = function
+
+        return Activation()
+
+    def model(activation, frozen=False):
+        found = mlp()
+        found[0].requires_grad_(not frozen)
+        found[1] = activation
+        return found
+
+    models = [
+        model(nn.ReLU()),
+        model(nn.Tanh()),
+        model(nn.ReLU(), frozen=True),
+        model(activated(lambda self, x: x.sin())),
+        model(activated(lambda self, x: x.cos())),
+    ]
+    found = [kept(tmp_path, each) for each in models]
+    assert len({tuple(weights.tolist()) for weights in found}) == len(models)
+    entries = len(list(tmp_path.glob("train-*")))
+    assert torch.equal(kept(tmp_path, model(nn.ReLU())), found[0])
+    assert len(list(tmp_path.glob("train-*"))) == entries

@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 from tombola.core.flat import Layout
 from tombola.core.granularity import GRANULARITIES, Granularity
 from tombola.core.parts import options_of, written_name
-from tombola.core.plugins import code_of
 from tombola.core.ranks import Ranks
 from tombola.data import Feed
 from tombola.errors import TicketWarning, UsageError
@@ -125,9 +124,3 @@ def mark_of(feed: Feed) -> Any:
     first = next(iter(feed.epoch(0))).batch
     leaves = {str(n): leaf for n, leaf in enumerate(tree_leaves(first)) if isinstance(leaf, torch.Tensor)}
     return [digest_tensors(leaves), feed.length]
-
-
-def mark_of_task(task: Task) -> list[str]:
-    """Return the names of a task's parts, and the code of those that are the user's own."""
-    parts = [getattr(part, "part", part) for part in vars(task).values()]
-    return [f"{getattr(part, '__qualname__', type(part).__qualname__)} {code_of(part)}".strip() for part in parts]

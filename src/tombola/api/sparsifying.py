@@ -18,12 +18,11 @@ from tombola.api.asked import (
     divided,
     finder_of,
     mark_of,
-    mark_of_task,
 )
+from tombola.api.own import mark_of_model, mark_of_own, marks_beyond_options
 from tombola.core.flat import Layout
 from tombola.core.granularity import Granularity
 from tombola.core.parts import written_name
-from tombola.core.plugins import code_of
 from tombola.core.progress import Silent, expected_time, progress_on
 from tombola.core.ranks import ranks_of
 from tombola.core.selection import Density
@@ -109,11 +108,14 @@ def sparsify(
     it belongs to), "init" (the model's present ones), "final" (the kept weights of a mask that moved in one training,
     of all others the end of the dense one) or "signs" (initial sizes drawn anew with the final weights' signs). out: a
     directory that keeps what was done, so that the same call goes on from the last checkpoint; the data, which cannot
-    be named, must then be the same. execution: how the ticket trains: "sparse" (by its kept weights alone, in float32
-    on a CPU; needs numba, `pip install 'tombola[fast]'`), "dense", or "auto": sparse where numba is there and a fixed
-    rule expects it to be faster. fabric: as in `draw`; all processes get the same trained model. The rest as in `draw`.
+    be named, must then be the same, and functions and models are told from others by their code and what they hold
+    (arguments of partials, values of closures, defaults). execution: how the ticket trains: "sparse" (by its kept
+    weights alone, in float32 on a CPU; needs numba, `pip install 'tombola[fast]'`), "dense", or "auto": sparse where
+    numba is there and a fixed rule expects it to be faster. fabric: as in `draw`; all processes get the same trained
+    model. The rest as in `draw`.
 
-    Returns the trained model and its ticket: `sparse, ticket = sparsify(...)`.
+    Returns the trained model and its ticket: `sparse, ticket = sparsify(...)`. Raises UsageError for options that
+    cannot be, and with `out` for functions that hold what cannot be told from others (a lock, an open file).
     """
     recipe = _checked_recipe(recipe, task, rewind_to, seed, train_from, fit)
     if out is not None:
@@ -141,7 +143,7 @@ def sparsify(
     execution = _execution(execution, setup, layout, share, samples, own=fit is not None)
     setup = replace(setup, execution=execution, silent=silences(search))
     setup.say_unreached()
-    problem, trainer = _problem(setup, layout, feeds, rewind_to, fit, out)
+    problem, trainer = _problem(setup, layout, feeds, rewind_to, fit, search, out)
     found = announced(draw_ticket(search, problem, density), ranks)
     return _delivered(problem, trainer, found, search, train_from)
 
@@ -222,13 +224,14 @@ def _problem(
     feeds: _Feeds,
     rewind_to: int,
     fit: TrainingFunction | None,
+    search: Finds,
     out: str | Path | None,
 ) -> tuple[Problem, Trainer]:
     """Return the problem of drawing a ticket at the rewind point, once the network has been trained that far."""
+    # What cannot be told from others is refused before anything is written.
+    shared, of_trainings, of_draws = _marks(setup, feeds, fit, search) if out is not None else ({}, {}, {})
     store: Store = MemoryStore() if out is None else led(DiskStore(Path(out)), setup.runtime.ranks)
-    code = {"fit": code_of(fit)} if fit is not None else {}
-    identity = {"data": mark_of(feeds.training), "task": mark_of_task(setup.task)} if out is not None else {}
-    trainer = Trainer(setup, State.of(setup.model), store, {**identity, **code}, own=fit and UserFit(fit))
+    trainer = Trainer(setup, State.of(setup.model), store, shared | of_trainings, own=fit and UserFit(fit))
     problem = Problem(
         model=setup.model,
         layout=layout,
@@ -242,9 +245,26 @@ def _problem(
         progress=setup.progress,
         trainer=trainer,
         held_out=feeds.held_out,
-        identity=identity | ({"search data": mark_of(feeds.search)} if identity else {}),
+        identity=shared | of_draws,
     )
     return problem, trainer
+
+
+def _marks(
+    setup: TrainingSetup, feeds: _Feeds, fit: TrainingFunction | None, search: Finds
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return what is kept by, beyond names and options: of trainings and draws alike, of trainings, and of draws.
+
+    Raises UsageError where functions hold what cannot be told from others.
+    """
+    of_training = {"fit": mark_of_own("fit", fit) if fit is not None else "", **marks_beyond_options(setup.recipe)}
+    of_draws = {"functions": marks_beyond_options(search), "search data": mark_of(feeds.search)}
+    shared = {
+        "data": mark_of(feeds.training),
+        "task": mark_of_own("task", setup.task),
+        "model": mark_of_model(setup.model),
+    }
+    return shared, {"functions": of_training}, of_draws
 
 
 def _delivered(problem: Problem, trainer: Trainer, found: Drawn, finder: Finds, train_from: str) -> Sparsified:

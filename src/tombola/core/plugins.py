@@ -66,10 +66,15 @@ def told(error: BaseException) -> str:
     return in_words(error) + ("" if isinstance(error, TombolaError) else raised_at(error))
 
 
+def is_theirs(module: object) -> bool:
+    """Whether a module of this name is the user's own, or of a library that they chose."""
+    return str(module or "tombola").partition(".")[0] not in _NOT_THEIRS
+
+
 def raised_at(error: BaseException) -> str:
     """Return where in the user's own code an error came up, as " (file.py, line 3)"; nothing where it did not."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        if str(frame.f_globals.get("__name__", "tombola")).partition(".")[0] not in _NOT_THEIRS:
+        if is_theirs(frame.f_globals.get("__name__")):
             return f" ({Path(frame.f_code.co_filename).name}, line {line})"
     return ""
 
@@ -80,11 +85,11 @@ def source(name: str | None) -> str:
 
 
 def code_of(value: Any) -> str:
-    """Return a hash of the code of an object of the user's own class, or of their own function; "" for ours.
+    """Return a hash of the code of an object of the user's own class, of that class or a function; "" for ours.
 
     Of the whole module, where its source can be had; else (typed into an interpreter) of the compiled methods.
     """
-    kind = value if inspect.isfunction(value) else type(value)
+    kind = value if inspect.isfunction(value) or inspect.isclass(value) else type(value)
     if kind.__module__.partition(".")[0] in {"tombola", "builtins"}:
         return ""
     try:
