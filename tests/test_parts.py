@@ -18,7 +18,7 @@ from tombola.core.controllers import CONTROLLERS, Lagrangian
 from tombola.core.granularity import GRANULARITIES, Block, OfEveryM
 from tombola.core.parts import COUNT, POSITIVE, Must, Part, describe, identify, is_part, kinds, option, options_of
 from tombola.core.written import Family
-from tombola.finders import ACDC, FINDERS, SNIP, ContinuousSparsification, Joint, ObjectiveSaliency
+from tombola.finders import ACDC, FINDERS, SNIP, ContinuousSparsification, GraNet, Joint, ObjectiveSaliency
 from tombola.objectives import OBJECTIVES, FeatureMSE, Loss, Objective
 from tombola.training import OPTIMIZERS, SGD, AdamW, Recipe
 
@@ -126,6 +126,8 @@ def parts(draw, family):
         given["momentum"] = 0.5
     if type(part) is ACDC:
         given["warm_up"], given["last_phase"] = given["warm_up"] / 4, given["last_phase"] / 4
+    if type(part) is GraNet:
+        given["until"], given["falling"] = (f(given["until"], given["falling"]) for f in (max, min))
     if type(part) is OfEveryM:
         given["n"], given["m"] = min(given["n"], given["m"]), max(given["n"], given["m"]) + 1
     if type(part) is ContinuousSparsification:
