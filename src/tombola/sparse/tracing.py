@@ -3,10 +3,9 @@
 import copy
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tombola.core.seeds import seeded
 from tombola.errors import in_words
+from tombola.sparse.compaction.tracing import propagate
 from tombola.sparse.links import Links, Window, as_pair
 from tombola.sparse.operations import (
     ADDITIONS,
@@ -100,8 +99,8 @@ def _shapes(model: nn.Module, graph: fx.Graph, inputs: Tensor) -> dict[fx.Node, 
     """Return the shape of every node that is a tensor."""
     twin = copy.deepcopy(model).eval()
     module = fx.GraphModule(twin, copy.deepcopy(graph))
-    with torch.no_grad(), seeded(0, "shapes"), redirect_stderr(StringIO()):  # where it prints what it raises as well
-        ShapeProp(module).propagate(inputs.clone())
+    with torch.no_grad(), seeded(0, "shapes"):
+        propagate(module, inputs)
     found = {}
     for ours, theirs in zip(graph.nodes, module.graph.nodes, strict=True):
         meta = theirs.meta.get("tensor_meta")

@@ -50,7 +50,7 @@ def summarise(values: Sequence[float], comparisons: int = 1) -> Summary:
     mean = float(np.mean(values))
     if len(values) == 1:
         return Summary(1, mean, None, None, None)
-    if _are_few_and_alike(values):
+    if len(values) < ENOUGH_SEEDS and _are_alike(values):
         return Summary(len(values), mean, 0.0, None, None)
     from scipy.special import stdtrit  # Student's t; scipy.stats takes half a second to load
 
@@ -84,20 +84,15 @@ def compare_paired(
         raise ValueError(f"pairs need equally many figures, got {len(ours)} and {len(theirs)}")
     gains = [measure.gain(a, b) for a, b in zip(ours, theirs, strict=True)]
     summary = summarise(gains, comparisons)
-    return Difference(summary, _p_value(gains), verdict(summary, measure.margin))
+    p = None if summary.low is None else _p_value(gains)
+    return Difference(summary, p, verdict(summary, measure.margin))
 
 
 def _are_alike(values: Sequence[float]) -> bool:
     return math.isclose(max(values), min(values), abs_tol=1e-9)
 
 
-def _are_few_and_alike(values: Sequence[float]) -> bool:
-    return len(values) < ENOUGH_SEEDS and _are_alike(values)
-
-
-def _p_value(gains: Sequence[float]) -> float | None:
-    if len(gains) < 2 or _are_few_and_alike(gains):
-        return None
+def _p_value(gains: Sequence[float]) -> float:
     if _are_alike(gains):  # t is NaN, or noise
         return 1.0 if math.isclose(gains[0], 0, abs_tol=1e-9) else 0.0
     from scipy.special import stdtr

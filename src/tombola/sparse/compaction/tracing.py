@@ -32,6 +32,12 @@ def refusal(why: str) -> UsageError:
     return UsageError(f"the model cannot be compacted: {why}")
 
 
+def propagate(whole: fx.GraphModule, example: Tensor) -> None:
+    """Note the shapes of what a graph's nodes give for an example, which stays as it is."""
+    with redirect_stderr(StringIO()):  # where ShapeProp prints what it raises as well
+        ShapeProp(whole).propagate(example.clone())
+
+
 def trace(model: nn.Module, example: Tensor) -> Traced:
     """Return a model's graph; raises UsageError, with the reason, for one that cannot be traced.
 
@@ -40,8 +46,7 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
     try:
         graph = fx.Tracer().trace(model)
         whole = fx.GraphModule(model, graph)
-        with redirect_stderr(StringIO()):  # where it prints what it raises as well
-            ShapeProp(whole).propagate(example.clone())
+        propagate(whole, example)
     except Exception as error:  # the model is the user's: anything may come out of it
         raise refusal(f"torch.fx cannot trace it ({in_words(error.__cause__ or error)})") from error
     seen = {node: node.meta["tensor_meta"] for node in graph.nodes if "tensor_meta" in node.meta}
