@@ -8,7 +8,8 @@ import torch
 from tombola.data import Targets, load
 from tombola.data.sources import DATASETS
 from tombola.errors import UsageError
-from tombola.runs.config import built
+from tombola.runs.cell import splits_of
+from tombola.runs.config import built, load_preset
 
 from .conftest import as_json, command
 
@@ -238,6 +239,21 @@ def test_labels_of_pixels_are_classes_of_the_training_rows(tmp_path, part, label
         return
     with pytest.raises(UsageError, match=words):
         read(tmp_path, Targets.PIXELS)
+
+
+def test_pixels_that_do_not_count_are_those_that_the_task_names(tmp_path):
+    masks = np.arange(4 * 64).reshape(4, 8, 8) % 3
+    masks[0] = -1
+    for name in ("train", "test"):
+        np.savez(tmp_path / f"{name}.npz", x=np.zeros((4, 3, 8, 8), np.uint8), y=masks)
+    data = {"name": "table", "data_dir": str(tmp_path)}
+
+    def classes(task):
+        return splits_of(built([load_preset("digits"), {"data": data, "task": task, "held_out": 0.0}])).classes
+
+    assert classes("segmentation:ignored=-1") == 3
+    with pytest.raises(UsageError, match="column y has the label -1"):
+        classes("segmentation")
 
 
 SHORT = ["--epochs", "2", "--rewind-to", "1", "--steps", "3", "--search-batch-size", "16"]

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from tombola.data.tables import Columns, check_whole, numbers_of
-from tombola.data.targets import Targets
+from tombola.data.targets import IGNORED, Targets
 from tombola.errors import UsageError, shown
 
 # A column with more different texts than this is hardly one of categories.
 MOST_CATEGORIES = 100
-# The label of pixels that do not count, by custom.
-IGNORED = 255
 
 
 @dataclass(frozen=True)
@@ -125,12 +123,13 @@ def _categories(parts: Sequence[Part], name: str) -> list[np.ndarray]:
 
 
 def encode_targets(
-    train: Part, others: Sequence[Part], names: Sequence[str], wanted: Targets
+    train: Part, others: Sequence[Part], names: Sequence[str], wanted: Targets, ignored: int = IGNORED
 ) -> tuple[list[Tensor], int]:
     """Return the targets of training data and of other parts, and how many outputs a sample needs.
 
     Classes are numbered in the order of their names; numbers are standardised by the training data's mean and
-    deviation, column by column. Raises UsageError naming a column that does not hold what is wanted.
+    deviation, column by column. ignored: the label of pixels that do not count. Raises UsageError naming a column that
+    does not hold what is wanted.
     """
     parts = [train, *others]
     for part in parts:
@@ -139,7 +138,7 @@ def encode_targets(
     if wanted in (Targets.CLASSES, Targets.TRUTHS):
         return _classes(parts, _only(names, wanted), wanted)
     if wanted is Targets.PIXELS:
-        return _pixels(parts, _only(names, wanted))
+        return _pixels(parts, _only(names, wanted), ignored)
     found = [_target_numbers(part, names) for part in parts]
     _check_widths(parts, names, found)
     if wanted is Targets.LABELS:
@@ -184,15 +183,15 @@ def _class_names(values: np.ndarray, are_numbers: bool) -> np.ndarray:
     return values.astype(str) if numbers is None else numbers
 
 
-def _pixels(parts: Sequence[Part], name: str) -> tuple[list[Tensor], int]:
+def _pixels(parts: Sequence[Part], name: str, ignored: int) -> tuple[list[Tensor], int]:
     """Return labels (N, H, W) of each part, which but for those to be ignored are classes of the training rows."""
     arrays = [part.columns[name] for part in parts]
     if any(values.ndim != 3 or values.dtype.kind not in "iu" for values in arrays):
         raise UsageError(f"needs an array {name} of whole numbers (samples, height, width)", option="task")
     found = [torch.from_numpy(values.astype(np.int64)) for values in arrays]
-    counted = [labels[labels != IGNORED] for labels in found]
+    counted = [labels[labels != ignored] for labels in found]
     if not counted[0].numel():
-        what = f"column {name} has no pixel in the training rows but those to be ignored, {IGNORED}"
+        what = f"column {name} has no pixel in the training rows but those to be ignored, {ignored}"
         raise UsageError(f"{shown(parts[0].path)}: {what}", option="data_dir")
     classes = int(counted[0].max()) + 1
     for part, labels in zip(parts, counted, strict=True):

@@ -10,7 +10,7 @@ from tombola.data import sources
 from tombola.data.sources import DATASETS, Source
 from tombola.data.sources.folder import FolderAt
 from tombola.data.splits import Normalisation, Splits, Wanted
-from tombola.data.targets import Targets
+from tombola.data.targets import IGNORED, Targets
 
 # A study has one dataset; two where it is looked at beside another.
 MOST = 2
@@ -39,13 +39,14 @@ def load(
     image_size: int | None = None,
     train_samples: int | None = None,
     targets: Targets = Targets.CLASSES,
+    ignored: int = IGNORED,
 ) -> Splits:
     """Return a dataset, as `Wanted` describes it, once for all inside of `shared()`.
 
     train_samples: see `Splits.with_training`; None: all.
     """
     source = DATASETS.read(source)
-    wanted = Wanted(held_out, normalisation or Normalisation(), image_size, targets)
+    wanted = Wanted(held_out, normalisation or Normalisation(), image_size, targets, ignored)
 
     def read() -> Splits:
         found = sources.load(source, wanted)

@@ -12,7 +12,7 @@ from tombola.data.arrays import Arrays, channel_statistics
 from tombola.data.augmentation import Augmentation
 from tombola.data.feeds import Feed
 from tombola.data.resizing import resize
-from tombola.data.targets import Targets
+from tombola.data.targets import IGNORED, Targets
 from tombola.errors import UsageError
 from tombola.storage.identity import digest
 
@@ -46,13 +46,14 @@ class Wanted:
 
     held_out: share of the training data that is held out, in [0, 1). normalisation: of images; by default by mean and
     standard deviation of the training data. image_size: images are resized to so many pixels in height and width.
-    targets: of which kind they must be.
+    targets: of which kind they must be. ignored: the label of pixels that do not count.
     """
 
     held_out: float = 0.1
     normalisation: Normalisation = Normalisation()
     image_size: int | None = None
     targets: Targets = Targets.CLASSES
+    ignored: int = IGNORED
 
 
 class Split(Protocol):

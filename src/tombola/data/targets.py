@@ -4,6 +4,9 @@ from enum import StrEnum
 
 from tombola.errors import UsageError
 
+# The label of pixels that do not count, by custom.
+IGNORED = 255
+
 
 class Targets(StrEnum):
     """Kinds of targets, each as an error calls it.

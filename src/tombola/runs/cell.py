@@ -32,6 +32,7 @@ from tombola.data import (
     on_device,
 )
 from tombola.data import VERSION as DATA_VERSION
+from tombola.data.targets import IGNORED
 from tombola.errors import UsageError
 from tombola.finders import Finder, arithmetic_of, check_divides, followed, holding_of, needs_of, selection_of, silences
 from tombola.finders.problem import Problem, Trainer
@@ -125,7 +126,8 @@ def stamp(config: RunConfig) -> str | None:
 def splits_of(config: RunConfig) -> Splits:
     """Return the data of a configuration."""
     normalisation, targets = Normalisation(config.mean, config.std), config.task.targets
-    return load(config.data, config.held_out, normalisation, config.image_size, config.train_samples, targets)
+    ignored = getattr(config.task, "ignored", IGNORED)
+    return load(config.data, config.held_out, normalisation, config.image_size, config.train_samples, targets, ignored)
 
 
 def _mixed(split: Split | None) -> Feed | None:

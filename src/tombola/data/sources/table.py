@@ -65,7 +65,7 @@ class Table(Source):
             chosen(part.columns, inputs, "inputs", part.path)
         rows, held = _held_out(train, targets, wanted)
         parts = [train.taken(rows), *([] if held is None else [train.taken(held)]), test]
-        found, outputs = encode_targets(parts[0], parts[1:], targets, wanted.targets)
+        found, outputs = encode_targets(parts[0], parts[1:], targets, wanted.targets, wanted.ignored)
         made = _samples(parts, inputs, found, wanted)
         return Splits(made[0], None if held is None else made[1], made[-1], outputs)
 
