@@ -119,6 +119,8 @@ def test_a_ticket_drawn_on_the_cpu_holds_elsewhere(device):
         nn.functional.cross_entropy(model(data[0][0].to(device)), data[0][1].to(device)).backward()
         optimizer.step()
     assert (model[0].weight.cpu()[~ticket["0.weight"]] == 0).all()
+    there = ticket.paths(model, data[0][0].to(device))
+    assert there == ticket.paths(model.cpu(), data[0][0])
 
 
 @pytest.mark.parametrize("name", list(FINDERS))

@@ -72,6 +72,12 @@ def test_a_convolution_with_normalisation_by_hand():
     assert float(model.norm.running_mean[0]) == 7.0, "the model is left alone"
 
 
+def test_of_an_example_only_the_shape_counts_not_where_it_lies():
+    model, masks = mlp(2, 3, 2), {"0.weight": torch.ones(3, 2, dtype=bool), "2.weight": torch.ones(2, 3, dtype=bool)}
+    here, elsewhere = torch.zeros(4, 2), torch.full((4, 2), torch.nan, device="meta")
+    assert Ticket(masks).paths(model, elsewhere) == Ticket(masks).paths(model, here)
+
+
 def test_residual_paths_add_up():
     model = build("resnet20:width=4", (3, 8, 8), 10)
     masks = {name: torch.ones_like(p).bool() for name, p in model.named_parameters() if p.dim() > 1}

@@ -64,7 +64,7 @@ def effective_paths(model: nn.Module, masks: Mapping[str, Tensor], example: Tens
         module.register_forward_hook(lambda _m, _i, found, name=name: outputs[name].append(found))
         for name, module in layers.items()
     ]
-    ones = torch.ones_like(example[:1], dtype=torch.float64)
+    ones = torch.ones(example[:1].shape, dtype=torch.float64)  # on the CPU, as the copy, wherever the example lies
     with torch.enable_grad(), explained_run("paths cannot be counted"):
         found = counted(ones.requires_grad_())
         total = _sum(found)
