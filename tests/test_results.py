@@ -32,6 +32,7 @@ def rows(text):
         ("results", "table.py", ["docs/results/fashion-mnist-all.csv", "densities"]),
         ("results", "table.py", ["docs/results/joint-or-ltr.csv", "priced"]),
         ("results", "table.py", ["docs/results/joint-or-ltr-resnet20.csv", "priced"]),
+        ("results", "table.py", ["docs/results/joint-or-ltr-cifar10.csv", "priced"]),
         ("results", "table.py", ["docs/results/equal-cost-resnet20.csv", "priced"]),
         ("granularity", "table.py", ["docs/results/cifar10-granularity.csv", "densities"]),
         ("granularity", "table.py", ["docs/results/sst2-granularity.csv", "densities"]),
