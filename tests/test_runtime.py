@@ -76,6 +76,14 @@ def test_lines_for_files_have_an_eta():
     assert stream.getvalue().endswith("hello\n")
 
 
+def test_the_end_is_said_once_however_often_it_is_asked_about():
+    stream = io.StringIO()
+    with Lines(stream, every=0).track("ticket", 2) as tracker:
+        for done in (1, 2, 2, 2):
+            tracker.update(done, "loss 1")
+    assert [line.partition(",")[0] for line in stream.getvalue().splitlines()] == ["ticket: 1/2", "ticket: 2/2"]
+
+
 def test_bars_for_terminals():
     stream = io.StringIO()
     bars = Bars(Console(file=stream, force_terminal=True, width=120))

@@ -131,14 +131,16 @@ class _PacedBar:
         self._title, self._total, self._every = title, total, every
         self._first = done
         self._since = self._shown = time.monotonic()
+        self._ended = False
 
     def update(self, done: int, note: str = "") -> None:
-        now = time.monotonic()
-        if now - self._shown < self._every and done < self._total:
+        now, ends = time.monotonic(), done >= self._total
+        # What follows the last step may be asked about many times.
+        if self._ended if ends else now - self._shown < self._every:
             return
-        self._shown = now
+        self._shown, self._ended = now, ends
         left = (now - self._since) / max(done - self._first, 1) * (self._total - done)
-        ending = f"{left:.0f} s left" if done < self._total else f"done in {now - self._since:.1f} s"
+        ending = f"done in {now - self._since:.1f} s" if ends else f"{left:.0f} s left"
         alive.end()
         self._show(literal(f"{self._title}: {done}/{self._total}, {ending} {note}".rstrip()), done)
 
