@@ -11,7 +11,7 @@ from tombola import Ticket, UsageError
 from tombola.cli.main import main
 from tombola.networks.models import build
 from tombola.runs.deployment import Report, Row, Setting, timing
-from tombola.runs.deployment.contenders import CONTENDERS, InPyTorch
+from tombola.runs.deployment.contenders import CONTENDERS, DenseInPyTorch, InPyTorch, Masked
 from tombola.ticket.formats import onnx
 
 from .conftest import TinyConv
@@ -165,6 +165,29 @@ def test_measurements_of_other_tickets_are_left_alone(capsys, finished, tmp_path
     assert main(["deploy", "other-run", "--out", str(place)]) == 2
     assert f"--out {place} holds the measurement of {finished}/ticket.safetensors: choose" in capsys.readouterr().err
     assert (place / "deploy.json").read_bytes() == before
+
+
+NOISY = """
+import sklearn.datasets, torch
+from torch.utils.data import TensorDataset
+
+def digits():
+    x, y = map(torch.tensor, sklearn.datasets.load_digits(return_X_y=True))
+    x = x.float().reshape(-1, 1, 8, 8) / 16
+    noisy = x[1000:] + 0.6 * torch.randn(797, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return TensorDataset(x[:1000], y[:1000]), TensorDataset(noisy, y[1000:])
+"""
+
+
+def test_the_dense_score_of_other_data_is_left_out(capsys, finished, tmp_path, monkeypatch):  # noqa: F811
+    (tmp_path / "noisy.py").write_text(NOISY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tombola.runs.deployment.CONTENDERS", (DenseInPyTorch(), Masked()))
+    assert main(["deploy", str(finished), "--data", "noisy:digits", "--out", "d", "--seconds", "0", "--json"]) == 0
+    printed = capsys.readouterr()
+    scores = [each.get("test_accuracy") for each in json.loads(printed.out)["rows"]]
+    assert (scores[0], scores[1] is None) == (None, False)
+    assert "the dense network's score is left out: the run has it of other data" in printed.err
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tombola.cli.main import main
 from tombola.networks.models import build, read_weights
 from tombola.ticket import pruned_state
 from tombola.ticket.bits import Bits
-from tombola.ticket.formats import FORMATS, Subject, compacted, load_network, masked, onnx
+from tombola.ticket.formats import FORMATS, Subject, checks, compacted, load_network, masked, onnx
 from tombola.ticket.sealed import seal, unseal
 
 from .conftest import TinyConv
@@ -311,6 +311,32 @@ def test_a_network_that_cannot_be_traced_is_refused_in_one_plain_sentence(tmp_pa
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
     assert not list(tmp_path.iterdir())
+
+
+class TwoHeads(nn.Module):
+    """A network with two outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.one, self.other = nn.Linear(6, 16), nn.Linear(16, 4), nn.Linear(16, 1)
+
+    def forward(self, x):
+        hidden = self.body(x).relu()
+        return self.one(hidden), self.other(hidden)
+
+
+@pytest.mark.parametrize("name", ["compacted", "onnx"])
+def test_of_several_outputs_all_are_compared(name, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = TwoHeads().eval()
+    ticket = Ticket({"body.weight": torch.rand(16, 6) < 0.3})
+    subject = Subject(ticket, ticket.apply_(model).state_dict(), model, torch.randn(2, 6))
+    path = tmp_path / f"n{FORMATS[name].endings[0]}"
+    FORMATS[name].write(path, subject)
+    wanted, inputs = ticket.apply_(model)(torch.ones(5, 6)), torch.ones(5, 6)
+    run = torch.export.load(path).module() if name == "compacted" else onnx.Session(path.read_bytes(), 1)
+    torch.testing.assert_close(tuple(run(inputs)), wanted, rtol=1e-4, atol=1e-5)
+    assert not checks.agrees(model, inputs, lambda batch: (model(batch)[0], 1 + model(batch)[1]))
 
 
 def test_a_file_that_would_give_other_outputs_is_not_written(tmp_path, monkeypatch):

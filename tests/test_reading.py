@@ -352,6 +352,21 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(holes, capsys):
     assert as_json(capsys, "info", holes)["missing"] == 4
 
 
+def test_counts_are_whole_where_a_cell_is_missing(tmp_path, capsys):
+    out = made_studies.study(tmp_path / "s", ["cts"], densities=(0.1,), seeds=2, missing=[("cts", 0.1, 1)])
+    whole, missing = read(out).cells["kept"]
+    assert missing is pd.NA
+    for style, between in (("csv", ","), ("markdown", " | ")):
+        assert f"{between}{whole:d}{between}" in command(capsys, "table", out, "--what", "cells", "--format", style)[1]
+
+
+@pytest.mark.parametrize("what", ["differences", "equal-cost"])
+def test_one_finder_differs_from_none(what, tmp_path, capsys):
+    out = made_studies.study(tmp_path / "s", ["cts"], densities=(0.1,), seeds=1)
+    message = f"tombola table: --what: {what} needs two finders; {out} has cts alone\n"
+    assert command(capsys, "table", out, "--what", what)[::2] == (2, message)
+
+
 def test_where_nothing_is_finished_there_is_no_table(tmp_path, capsys):
     out = made_studies.study(tmp_path / "s", ["cts"], densities=(0.1,), seeds=1, missing=[("cts", 0.1, 0)])
     for what in ("summary", "differences", "equal-cost", "falls", "metrics", "layers"):

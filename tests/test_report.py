@@ -147,7 +147,10 @@ def test_the_command_writes_the_page(made, tmp_path, capsys):
     status, out, _ = command(capsys, "report", made, "--out", tmp_path / "r.html", "--against", "snip")
     assert status == 0
     assert out.strip() == f"report: {tmp_path / 'r.html'}"
-    assert "What snip gains" in (tmp_path / "r.html").read_text()
+    page = (tmp_path / "r.html").read_text()
+    assert "What snip gains" in page
+    assert "--against snip --figures figures --only gains" in page, "and so does the command under it"
+    assert "--against" not in page_of(made)
     link = re.search(r'<a href="([^"]+)"', (tmp_path / "r.html").read_text())[1]
     assert (tmp_path / link).is_dir()
 

@@ -10,7 +10,6 @@ from jsonargparse import ArgumentParser
 from tombola.cli.options import add_json_option, add_ticket_options, is_run, make_parser, out_directory, weights_for
 from tombola.cli.runs import configure_for_ticket
 from tombola.cli.show import show_json, show_table, show_text
-from tombola.core.measure import measure_in
 from tombola.errors import UsageError
 
 
@@ -49,7 +48,8 @@ def main(arguments: Sequence[str]) -> None:
     from tombola.storage.store import check_out
 
     check_out(out)
-    report = deploy(config, ticket, weights, _dense_score(directory), options.seconds, progress_on(sys.stderr))
+    run = directory if is_run(directory) else None
+    report = deploy(config, ticket, weights, run, options.seconds, progress_on(sys.stderr))
     files = write(report, out)
     if options.json:
         show_json(report.to_dict())
@@ -71,14 +71,3 @@ def _check_free(out: Path, ticket: Path) -> None:
         other = str(read_json_object(out / "deploy.json").get("ticket"))
         if Path(other).resolve() != ticket.resolve():
             raise UsageError(f"--out {out} holds the measurement of {other}: choose another place")
-
-
-def _dense_score(directory: Path) -> float | None:
-    """Return what a run directory says of the trained dense network."""
-    from tombola.runs.rundir import read_result
-
-    if not is_run(directory) or not (directory / "result.json").is_file():
-        return None
-    values = read_result(directory)
-    found = values.get(measure_in(values).dense_test)
-    return float(found) if isinstance(found, int | float) else None

@@ -56,6 +56,8 @@ def main(arguments: Sequence[str]) -> None:
     against = study.chosen(options.against)
     if options.format == "rich" and options.what != "cells" and not study.dense:
         raise UsageError(f"no cell of {study.directory} is finished yet")
+    if options.what in ("differences", "equal-cost") and len(study.finders) < 2:
+        raise UsageError(f"{options.what} needs two finders; {study.directory} has {against} alone", option="what")
     if options.format == "rich" and options.what == "summary":
         _show(study, against)
         return
@@ -95,12 +97,11 @@ def _frame(study: "Study", what: str, against: str) -> "DataFrame":
 
 def _texts(frame: "DataFrame") -> list[list[str]]:
     """Return a frame's cells as texts, of numbers the digits that say something."""
-    return [[_text(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+    rows = zip(frame.itertuples(index=False, name=None), frame.isna().itertuples(index=False, name=None), strict=True)
+    return [["" if lacks else _text(value) for value, lacks in zip(*row, strict=True)] for row in rows]
 
 
 def _text(value: object) -> str:
-    if value is None or value != value:  # NaN
-        return ""
     return f"{value:.6g}" if isinstance(value, float) else literal(value)
 
 

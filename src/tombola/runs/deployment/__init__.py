@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tombola.core.measure import measure_in
 from tombola.core.parts import written_name
 from tombola.core.progress import Progress
 from tombola.errors import UsageError
@@ -19,7 +20,8 @@ from tombola.runs.deployment.network import Delivered, load
 from tombola.runs.deployment.report import Report, Row, Setting
 from tombola.runs.deployment.timing import interleaved
 from tombola.runs.deployment.two_of_four import semi_structured
-from tombola.storage.files import write_bytes, write_json
+from tombola.runs.rundir import read_result
+from tombola.storage.files import read_json_object, write_bytes, write_json
 from tombola.version import __version__
 
 __all__ = ["BATCHES", "Delivered", "Report", "Row", "Setting", "deploy", "load", "measure", "write"]
@@ -31,19 +33,36 @@ def deploy(
     config: RunConfig,
     ticket_file: Path,
     weights: Path,
-    dense_score: float | None,
+    run: Path | None,
     seconds: float,
     progress: Progress,
 ) -> Report:
     """Measure a ticket's network in all its forms, on one thread and on all of them, on the CPU in float32.
 
-    config: model and data. weights: the trained ticket's. dense_score: the trained dense network's on test
-    data, if known. seconds: for each of the settings.
+    config: model and data. weights: the trained ticket's. run: its run directory, if it lies in one, which knows what
+    the trained dense network reaches. seconds: for each of the settings.
     """
     with on_threads(config.threads):
         delivered = load(config, ticket_file, weights, max(BATCHES))
+        dense_score = None if run is None else _dense_score(delivered, run, progress)
         rows = measure(delivered, CONTENDERS, dense_score, seconds, progress)
         return Report(rows, _facts(delivered, ticket_file))
+
+
+def _dense_score(delivered: Delivered, run: Path, progress: Progress) -> float | None:
+    """Return what a run says of the trained dense network, where that is of the data and the model at hand."""
+    if not (run / "result.json").is_file():
+        return None
+    values, known, own = read_result(run), read_json_object(run / "identity.json"), delivered.cell.identity()
+    if [own["data"], own["model"], own["config"].get("task")] != [
+        known.get("data"), known.get("model"), known.get("config", {}).get("task")
+    ]:  # fmt: skip
+        progress.say(
+            "the dense network's score is left out: the run has it of other data, another task or another model"
+        )
+        return None
+    found = values.get(measure_in(values).dense_test)
+    return float(found) if isinstance(found, int | float) else None
 
 
 def measure(

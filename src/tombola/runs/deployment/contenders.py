@@ -78,7 +78,7 @@ class _AsModule(nn.Module):
         super().__init__()
         self._session = session
 
-    def forward(self, batch: Tensor) -> Tensor:
+    def forward(self, batch: Tensor) -> Tensor | tuple[Tensor, ...]:
         return self._session(batch)
 
 

@@ -11,13 +11,15 @@ from tombola.studies.reading.questions import cost_unit, equal_cost, falls
 from tombola.studies.reading.study import Study
 
 _KEYS = ("finder", "density", "seed")
+# Whole numbers also where some are not known.
+_COUNTS = ("effective_nodes", "effective_weights", "kept", "prunable", "forward", "backward")
 
 
 def cells(study: Study) -> pd.DataFrame:
     """Return one line a cell; state is finished, failed or missing, and what is not known is NaN."""
     measured = (study.measure.test, "test_loss", study.measure.dense_test, "dense_test_loss")
     lines = [_cell(outcome, measured) for outcome in study.outcomes]
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines).astype(dict.fromkeys(_COUNTS, "Int64"))
 
 
 def _cell(outcome: Any, measured: Sequence[str]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def base_name(label: str) -> str:
 
 @dataclass(frozen=True)
 class EqualCost:
-    """The best that a finder reaches at a density for no more than another costs there.
+    """The best that a finder reaches at a density for what another costs there (up to `SAME_COST` of it).
 
     finder: by name. label: which of its variants; None where all of them cost more. gain: of the other finder on it.
     """

@@ -164,7 +164,7 @@ class Study:
         return differences(self, self.chosen(against))
 
     def equal_cost(self, against: str = "") -> "DataFrame":
-        """What other finders reach at each density for no more than `against` costs there."""
+        """What other finders reach at each density for what `against` costs there, or up to 5 % more."""
         from tombola.studies.reading.frames import equal_cost_frame
 
         return equal_cost_frame(self, self.chosen(against))

@@ -21,7 +21,7 @@ from tombola.studies.figures.drawing import Figure
 from tombola.studies.figures.interactive import plot
 from tombola.studies.figures.scores import percent
 from tombola.studies.reading import Study, equal_cost, falls
-from tombola.studies.reading.questions import cost_of, cost_unit
+from tombola.studies.reading.questions import SAME_COST, cost_of, cost_unit
 from tombola.studies.report import words
 from tombola.studies.statistics import Summary, summarise
 from tombola.studies.table import Row
@@ -55,7 +55,7 @@ def report(study: Study, against: str, place: Path) -> str:
         title=words.title_of(study),
         compared=list(words.compared(study)),
         finding=list(words.finding(study, against)),
-        figures=[_figure(study, figure) for figure in figures],
+        figures=[_figure(study, figure, against) for figure in figures],
         plots=_for_script([plot(panel) for figure in figures for panel in figure.panels]),
         tables=list(_tables(study, against)),
         runs=_runs(study, place),
@@ -77,8 +77,9 @@ def _for_script(values: Any) -> str:
     return json.dumps(values).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _figure(study: Study, figure: Figure) -> dict[str, Any]:
+def _figure(study: Study, figure: Figure, against: str) -> dict[str, Any]:
     which = ["--study", study.name] if study.others else []
+    which += ["--against", against] if against != study.chosen() else []
     command = _command(["report", str(study.directory), *which, "--figures", "figures", "--only", figure.name])
     return {
         "name": figure.name,
@@ -211,7 +212,10 @@ def _equal_cost(study: Study, against: str) -> Table:
         "density", f"{against} costs ({unit})", "finder", "its best within that", "which costs",
         f"test {study.measure.words}", f"{against} gains", f"{against} is",
     )  # fmt: skip
-    note = f"The best that every other finder, variants taken together, reaches for no more than {against} costs."
+    note = (
+        f"The best that every other finder, variants taken together, reaches for what {against} costs, or up to "
+        f"{SAME_COST - 1:.0%} more."
+    )
     name = study.measure.name
     return Table(f"{name[:1].upper()}{name[1:]} at equal cost", note, columns, rows)
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from tombola.errors import TombolaError
 from tombola.ticket.formats import masked
@@ -27,18 +29,31 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
 
 
 @torch.no_grad()
-def agrees(model: nn.Module, example: Tensor, run: Callable[[Tensor], Tensor]) -> bool:
-    """Whether something gives a network's outputs but for rounding, on a batch (N, ...) and on its first sample."""
+def agrees(model: nn.Module, example: Tensor, run: Callable[[Tensor], Any]) -> bool:
+    """Whether something gives a network's outputs but for rounding, on a batch (N, ...) and on its first sample.
+
+    Of several outputs, in whatever they lie, all count, in their order.
+    """
     model.eval()
     for batch in (example, example[:1]):
-        wanted, found = model(batch), run(batch)
-        most = _ROUNDING * max(float(wanted.abs().max()), 1e-6)
-        if wanted.shape != found.shape or not float((wanted - found).abs().max()) <= most:
+        wanted, found = _tensors(model(batch)), _tensors(run(batch))
+        if len(wanted) != len(found) or not all(map(_is_close, wanted, found)):
             return False
     return True
 
 
-def check_outputs(path: Path, subject: Subject, run: Callable[[Tensor], Tensor]) -> None:
+def _tensors(output: object) -> list[Tensor]:
+    return [each for each in tree_leaves(output) if isinstance(each, Tensor)]
+
+
+def _is_close(wanted: Tensor, found: Tensor) -> bool:
+    if wanted.shape != found.shape or not wanted.numel():
+        return wanted.shape == found.shape
+    most = _ROUNDING * max(float(wanted.abs().max()), 1e-6)
+    return float((wanted - found).abs().max()) <= most
+
+
+def check_outputs(path: Path, subject: Subject, run: Callable[[Tensor], Any]) -> None:
     """Raise TombolaError unless what is to be written gives the masked network's outputs."""
     if not agrees(*subject.network(), run):
         raise TombolaError(f"{path} was not written: it gives other outputs than PyTorch does")

@@ -23,7 +23,10 @@ _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 @dataclass(frozen=True)
 class Onnx:
-    """An ONNX model with an input `input` and an output `output`, for batches of any size."""
+    """An ONNX model with an input `input` and an output `output`, for batches of any size.
+
+    Of a network with several outputs the first is called so.
+    """
 
     name: ClassVar[str] = "onnx"
     endings: ClassVar[tuple[str, ...]] = (".onnx",)
@@ -89,6 +92,7 @@ class Session:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self._session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, batch: Tensor) -> Tensor:
-        """Return the output for a batch, (N, ...)."""
-        return torch.from_numpy(self._session.run(None, {"input": batch.contiguous().numpy()})[0])
+    def __call__(self, batch: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the output for a batch, (N, ...); several as a tuple."""
+        first, *others = map(torch.from_numpy, self._session.run(None, {"input": batch.contiguous().numpy()}))
+        return (first, *others) if others else first
