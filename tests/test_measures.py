@@ -49,6 +49,11 @@ def test_figures_are_shown_in_their_unit_with_their_sign():
     assert ACCURACY.gain(1.0, 3.0) == -2.0
 
 
+def test_what_rounds_to_nothing_has_no_minus():
+    assert [ACCURACY.signed(each) for each in (-0.001, 0.0, -0.006)] == ["+0.00", "+0.00", "-0.01"]
+    assert ACCURACY.number(-0.004) == "0.00"
+
+
 def test_a_result_says_its_measure_unless_it_is_the_one_that_old_results_have():
     assert ACCURACY.noted() == {}
     assert measure_in({"test_accuracy": 90.0}) == ACCURACY

@@ -100,7 +100,7 @@ class Measure:
 
     def number(self, value: float) -> str:
         """Return a figure without its unit."""
-        return f"{value:.2f}" if self.in_percent else f"{value:.4g}"
+        return f"{value:z.2f}" if self.in_percent else f"{value:z.4g}"
 
     def shown(self, value: float) -> str:
         """Return a figure in words."""
@@ -108,7 +108,7 @@ class Measure:
 
     def signed(self, value: float) -> str:
         """Return a difference without a unit."""
-        return f"{value:+.2f}" if self.in_percent else f"{value:+.4g}"
+        return f"{value:+z.2f}" if self.in_percent else f"{value:+z.4g}"
 
     def spread(self, mean: float, std: float | None) -> str:
         """Return a mean with its deviation, if there is one, without a unit."""
