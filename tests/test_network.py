@@ -73,6 +73,33 @@ def test_layers_whose_statistics_are_set_keep_them():
     assert (model[3].running_mean == 0).all()
 
 
+def test_statistics_loaded_without_their_counter_are_no_fresh_ones(conv):
+    conv.train()(images(1)[0][0])
+    values = {name: value for name, value in conv.state_dict().items() if "num_batches" not in name}
+    loaded = TinyConv()
+    loaded.load_state_dict(values, strict=False)
+    assert loaded.norm.num_batches_tracked == 0
+    assert not lacks_statistics(loaded)
+    found = estimate_statistics(loaded, list(images(1, seed=3)), Task(), CPU)
+    assert torch.equal(found.norm.running_mean, conv.norm.running_mean)
+
+
+def test_statistics_of_instance_norm_which_counts_no_batches_are_estimated_once():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.InstanceNorm1d(3, track_running_stats=True))
+    data = [(3 * torch.randn(4, 3, 5) + 2, None) for _ in range(3)]
+    assert lacks_statistics(model)
+    found = estimate_statistics(model, data, Task(), CPU)
+    means = torch.stack([inputs.mean(dim=(0, 2)) for inputs, _ in data]).mean(dim=0)
+    variances = torch.stack([inputs.var(dim=2).mean(dim=0) for inputs, _ in data]).mean(dim=0)
+    assert torch.allclose(found[0].running_mean, means, atol=1e-5)
+    assert torch.allclose(found[0].running_var, variances, rtol=1e-4)
+    found.train()(data[0][0])
+    assert found[0].num_batches_tracked == 3, "nothing counts on"
+    model.train()(data[0][0])
+    assert not lacks_statistics(model)
+
+
 def test_models_that_always_use_batch_statistics_are_recognised():
     assert uses_batch_statistics(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)))
     assert not uses_batch_statistics(nn.Sequential(nn.BatchNorm1d(3), nn.InstanceNorm1d(3)))

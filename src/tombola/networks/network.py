@@ -6,12 +6,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property, reduce
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import TorchFunctionMode
 
 from tombola.core import double_backward as twice
@@ -52,7 +53,16 @@ def lacks_statistics(model: nn.Module) -> bool:
 
 
 def _is_unset(module: _NormBase) -> bool:
-    return module.num_batches_tracked is not None and int(module.num_batches_tracked) == 0
+    """Whether statistics are as they were made: neither loaded without their counter, nor InstanceNorm's, uncounted."""
+    mean, variance, counter = module.running_mean, module.running_var, module.num_batches_tracked
+    if mean is None or variance is None or counter is None or int(counter) != 0:
+        return False
+    return not bool(mean.any()) and bool((variance == 1).all())
+
+
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have one shape and hold the same, what is no number (NaN) included."""
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 @contextmanager
@@ -440,10 +450,22 @@ def estimate_statistics(model: nn.Module, batches: Any, task: Task, runtime: Run
     As they are (mean 0, variance 1) they mean nothing. Layers that have seen batches keep their own.
     """
     estimated = runtime.place(private_copy(model).eval())
-    for module in filter(_is_unset, statistics_modules(estimated)):
+    unset = [module for module in statistics_modules(estimated) if _is_unset(module)]
+    for module in unset:
         module.momentum = None  # a cumulative average
         module.train()
+    uncounted = [module for module in unset if isinstance(module, _InstanceNorm)]
+    handles = [module.register_forward_pre_hook(_count_batch) for module in uncounted]
     for batch in batches:
         with runtime.autocast(), explained_batches(), without_reentry():
             task.forward(estimated, runtime.move(batch))
+    for handle in handles:
+        handle.remove()
     return estimated.eval()
+
+
+def _count_batch(module: nn.Module, _inputs: Any) -> None:
+    """Make InstanceNorm's average cumulative before a batch: it counts none, and takes a momentum of None for 0."""
+    counter = cast(Tensor, module.num_batches_tracked)
+    counter += 1
+    cast(_InstanceNorm, module).momentum = 1 / int(counter)

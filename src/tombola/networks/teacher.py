@@ -20,7 +20,7 @@ from tombola.networks.task import Batch, Output, Task, batch_size, exchanged
 from tombola.storage.store import StoreEntry
 
 # Raised when the same network's stored outputs change.
-VERSION = 3
+VERSION = 4
 # Outputs larger than this many numbers in all (1 GiB of float32) are recomputed rather than stored.
 LARGEST_TABLE = 2**28
 # One pass over the data settles running statistics; of very long data this many batches do.
