@@ -1,7 +1,7 @@
 """HAM and Sign-In: steps by hand, under masks, and trainings that go on where they were halted."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -83,6 +83,48 @@ def test_sign_in_resets_the_difference_and_not_the_weight():
         # Weight decay alone shrinks both by 5 %, their squares' difference by nearly 10; the third step begins anew.
         assert float((first**2 - second**2).detach()) == pytest.approx(0.95 ** (2 * (step % 2 + 1)), rel=1e-5)
         assert layer.weight.item() == pytest.approx(0.95**2 * before, rel=1e-5)
+
+
+def test_sign_in_leaves_frozen_weights_alone_to_the_bit():
+    torch.manual_seed(0)
+    frozen, trained = nn.Parameter(torch.randn(20, 20), requires_grad=False), nn.Parameter(torch.randn(2, 2))
+    before = frozen.detach().clone()
+    optimizer = SignIn(every=2).build([frozen, trained], 0.1, 0.1)
+    for _ in range(5):
+        trained.grad = torch.ones(2, 2)
+        optimizer.step()
+    assert torch.equal(frozen, before)
+
+
+@dataclass(frozen=True)
+class OfKind:
+    """An optimiser of one's own."""
+
+    kind: str = "LBFGS"
+
+    def build(self, parameters, learning_rate, weight_decay):
+        if self.kind == "none":
+            return None
+        if self.kind == "raising":
+            raise KeyError("momentum")
+        return getattr(torch.optim, self.kind)(parameters, lr=learning_rate)
+
+
+@pytest.mark.parametrize("wrap", [lambda own: own, lambda own: HAM(own), lambda own: SignIn(own)])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("LBFGS", r"optimizer must build a torch.optim.Optimizer .* step\(\) needs no closure, got LBFGS of OfKind"),
+        ("none", r"optimizer must build a torch.optim.Optimizer .* got NoneType of OfKind"),
+        ("raising", r"'OfKind' failed to build: KeyError: 'momentum' \(test_wrapped_optimizers.py, line \d+\)"),
+        ("SparseAdam", "failed in its step: RuntimeError: SparseAdam does not support dense gradients"),
+    ],
+)
+def test_what_the_training_cannot_step_is_refused_in_one_sentence(wrap, kind, words):
+    data, recipe = batches(2), Recipe(epochs=2, optimizer=wrap(OfKind(kind)))
+    with pytest.raises(UsageError, match=words) as caught:
+        sparsify(mlp(), data, data, density=0.3, recipe=recipe, finder="random", progress=False)
+    assert caught.value.option == "optimizer"
 
 
 def test_what_a_mask_sets_to_zero_may_come_back():

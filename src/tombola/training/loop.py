@@ -9,6 +9,7 @@ from torch import nn
 
 from tombola.core.cost import Cost, Meter
 from tombola.core.measure import Measure
+from tombola.core.plugins import explained
 from tombola.core.seeds import GlobalState, seeded
 from tombola.errors import SearchError, UsageError
 from tombola.networks.evaluation import evaluate
@@ -18,6 +19,7 @@ from tombola.storage.store import StoreEntry
 from tombola.ticket import Ticket
 from tombola.training.callback import TrainingCallback
 from tombola.training.execution import execution_of
+from tombola.training.optimizers import made_by
 from tombola.training.rates import rates_beside, set_learning_rate
 from tombola.training.setup import TrainingSetup
 from tombola.training.state import State
@@ -86,8 +88,8 @@ class Loop:
         recipe = setup.recipe
         self._execution = execution_of(setup, self.model, ticket)
         self._runtime = self._execution.runtime
-        self._optimizer = recipe.optimizer.build(
-            self._execution.parameters(), recipe.learning_rate, recipe.weight_decay
+        self._optimizer = made_by(
+            recipe.optimizer, self._execution.parameters(), recipe.learning_rate, recipe.weight_decay
         )
         self._beside = rates_beside(self._optimizer)
         self._execution.hold(self._optimizer)
@@ -160,7 +162,8 @@ class Loop:
                     leaf.grad = None if leaf.grad is None else leaf.grad / counted
             if setup.recipe.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), setup.recipe.clip_norm)
-            self._optimizer.step()
+            with explained("optimizer", type(self._optimizer).__name__, "failed in its step"):
+                self._optimizer.step()
             self._count(share.samples, counted, loss)
             self._callback.after_step(self._share())
             if entry.due():

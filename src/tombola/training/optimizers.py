@@ -1,5 +1,6 @@
 """The optimisers of a recipe."""
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tombola.core.parts import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, Part, option
+from tombola.core.plugins import explained
 from tombola.core.written import Family
 from tombola.errors import UsageError
 from tombola.training.sign_in import SignInOptimizer
@@ -22,7 +24,32 @@ class Optimizer(Protocol):
     """
 
     def build(self, parameters: list[Tensor], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-        """Return the optimiser of some parameters."""
+        """Return the optimiser of some parameters, whose step() needs no closure."""
+
+
+def made_by(
+    part: Optimizer, parameters: list[Tensor], learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Return what a part builds; raises UsageError where that fails, or is nothing that the training loop can step."""
+    with explained("optimizer", type(part).__name__, "failed to build"):
+        found: object = part.build(parameters, learning_rate, weight_decay)
+    if not isinstance(found, torch.optim.Optimizer) or not _is_stepped_alone(found):
+        raise UsageError(
+            "must build a torch.optim.Optimizer whose groups have a learning rate (lr) and whose step() needs no "
+            f"closure, got {type(found).__name__} of {type(part).__name__}",
+            option="optimizer",
+        )
+    return found
+
+
+def _is_stepped_alone(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether step() may be called without an argument, at a learning rate that is set from outside."""
+    arguments = inspect.signature(optimizer.step).parameters.values()
+    asked = [each for each in arguments if each.default is each.empty and each.kind not in _ANY_NUMBER]
+    return not asked and all("lr" in group for group in optimizer.param_groups)
+
+
+_ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
@@ -83,7 +110,7 @@ class HAM(Part):
 
     def build(self, parameters: list[Tensor], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
         """Return the optimiser of some parameters."""
-        optimizer = self.inner.build(parameters, learning_rate, weight_decay)
+        optimizer = made_by(self.inner, parameters, learning_rate, weight_decay)
         optimizer.register_step_post_hook(lambda stepped, *_: self.bend(stepped))
         return optimizer
 
@@ -105,6 +132,7 @@ class SignIn(Part):
     """
 
     name: ClassVar[str] = "sign-in"
+    version: ClassVar[int] = 2
     by_shape: ClassVar[bool] = True
     inner: Optimizer = option(SGD(), "what steps the factors of sign-in: sgd, adamw", family=PLAIN)
     scale: float = option(1.0, "β of sign-in, to which m² - w² is reset", must=POSITIVE)
@@ -114,7 +142,7 @@ class SignIn(Part):
         """Return the optimiser of some parameters."""
 
         def make(factors: list[Tensor]) -> torch.optim.Optimizer:
-            return self.inner.build(factors, learning_rate, weight_decay)
+            return made_by(self.inner, factors, learning_rate, weight_decay)
 
         return SignInOptimizer(parameters, make, learning_rate, self.scale, self.every)
 

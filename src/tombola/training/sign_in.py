@@ -21,8 +21,8 @@ class SignInOptimizer(Optimizer):
 
     Every so many steps m and w are chosen anew for the same θ with m² - w² = β, and so are those of weights that
     somebody else set since the last step (a mask, a state that was loaded); what the optimiser within remembers of the
-    old ones it forgets. parameters: of the network; those of fewer dimensions are stepped as they are. make: builds the
-    optimiser within.
+    old ones it forgets. parameters: of the network; those of fewer dimensions are stepped as they are, and frozen ones
+    (requires_grad False) are left alone. make: builds the optimiser within.
     """
 
     def __init__(
@@ -35,12 +35,12 @@ class SignInOptimizer(Optimizer):
     ) -> None:
         super().__init__(parameters, {"lr": learning_rate})
         self._scale, self._every, self._steps = scale, every, 0
-        self._whole = [parameter for parameter in parameters if parameter.dim() >= 2]
+        self._whole = [parameter for parameter in parameters if parameter.dim() >= 2 and parameter.requires_grad]
         with torch.no_grad():
             self._factors = [split(parameter, scale) for parameter in self._whole]
         inner = [factor.requires_grad_() for pair in self._factors for factor in pair]
-        self._plain = [parameter for parameter in parameters if parameter.dim() < 2]
-        self._within = make([*inner, *self._plain])
+        plain = [parameter for parameter in parameters if parameter.dim() < 2 or not parameter.requires_grad]
+        self._within = make([*inner, *plain])
         self._beside = rates_beside(self._within)
 
     @torch.no_grad()
