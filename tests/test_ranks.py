@@ -14,6 +14,8 @@ from tombola.core.ranks import ALONE, Together, ranks_of
 from tombola.data import Item, ListFeed, Rows
 from tombola.errors import SearchError, TombolaError, UsageError
 from tombola.finders import FINDERS
+from tombola.networks.division import over_ranks
+from tombola.networks.masking import survey
 from tombola.networks.shares import rows_of, share_of
 from tombola.storage.leading import LedStore
 from tombola.storage.leases import Lease
@@ -125,6 +127,9 @@ def collectives(fabric):
     found["value"] = float(ranks.combine(leaves, [statistic], torch.tensor(1.5)))
     found["grads"] = [None if each.grad is None else each.grad.tolist() for each in leaves]
     found["statistic"] = statistic.tolist()
+    counts = torch.tensor([2**40 + 1, 3 if one else 2])
+    ranks.combine([], [counts], torch.tensor(0.0))
+    found["counts"] = counts.tolist()
     found["given"] = ranks.given(lambda: f"from {ranks.rank}")
     found["gathered"] = ranks.gathered(ranks.rank * 10)
     with ranks.apart(0, "test"):
@@ -155,6 +160,7 @@ def test_means_gradients_and_what_the_leading_process_gives():
     assert zero["value"] == one["value"] == 3.0
     assert zero["grads"] == one["grads"] == [[2.0, 4.0], [5.0, 7.0], None]
     assert zero["statistic"] == one["statistic"] == [4.0]
+    assert zero["counts"] == one["counts"] == [2**40 + 1, 2]
     assert zero["given"] == one["given"] == "from 0"
     assert zero["gathered"] == one["gathered"] == [0, 10]
     assert zero["random"] != one["random"]
@@ -328,6 +334,61 @@ def test_nested_batches_are_divided_where_each_part_is_of_samples():
     assert float(found["scale"]) == 2.0
     with pytest.raises(UsageError, match="cannot be divided over processes"):
         rows_of(Item((torch.zeros(7, 4), torch.zeros(4))), Rows(0, 2, 4), tombola.Task())
+
+
+def test_a_list_of_as_many_inputs_as_samples_is_divided_by_samples():
+    inputs = [torch.arange(4.0)[:, None] + 10 * number for number in range(4)]
+    found = rows_of(Item([inputs, torch.arange(4)]), Rows(0, 2, 4), tombola.Task()).batch
+    assert [each.flatten().tolist() for each in found[0]] == [[10 * n, 10 * n + 1] for n in range(4)]
+    one_a_sample = [torch.zeros(rows, 2) for rows in (4, 4, 4, 3)]
+    found = rows_of(Item([one_a_sample, torch.arange(4)]), Rows(2, 4, 4), tombola.Task()).batch
+    assert [each.shape[0] for each in found[0]] == [4, 3]
+
+
+class Following(nn.Module):
+    """Takes off a running mean and counts calls and samples, in buffers of its own: in place, and of another tensor."""
+
+    def __init__(self, keeps=True):
+        super().__init__()
+        self.keeps = keeps
+        self.register_buffer("mean", torch.zeros(6))
+        self.register_buffer("shift", torch.full((6,), 0.1))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+        self.register_buffer("latest", torch.zeros(6))
+
+    def forward(self, x):
+        if self.training:
+            self.calls += 1
+        if self.training and self.keeps:
+            self.mean.data.mul_(0.9).add_(x.detach().mean(dim=0), alpha=0.1)
+            self.latest = x.detach()[0].clone()
+        return x - self.mean + self.shift
+
+
+def buffered(fabric=None):
+    torch.manual_seed(0)
+    model = nn.Sequential(Following(), nn.Linear(6, 3))
+    recipe = tombola.Recipe(epochs=2, learning_rate=0.1)
+    data = batches(3, 16)
+    given = {"density": 0.5, "finder": "random", "recipe": recipe, "fabric": fabric, "progress": False}
+    return dict(tombola.sparsify(model, data, data, **given).model.state_dict())
+
+
+def test_buffers_that_training_changes_are_the_same_on_all_ranks():
+    one, (zero, other) = buffered(), on_ranks(2, buffered)
+    assert all(torch.equal(value, other[name]) for name, value in zero.items())
+    for name in ("mean", "shift", "calls"):
+        torch.testing.assert_close(zero[f"0.{name}"], one[f"0.{name}"])
+    assert int(zero["0.calls"]) == 6
+
+
+def test_processes_belong_to_the_name_where_buffers_keep_something_of_the_batch():
+    def by_share(model):
+        runtime = CPU.__class__(torch.device("cpu"), ranks=Two(0))
+        return over_ranks(model, survey(model).layout, tombola.Task(), ListFeed(DATA), runtime, ()).by_share
+
+    assert by_share(nn.Sequential(Following(), nn.Linear(6, 3)))
+    assert not by_share(nn.Sequential(Following(keeps=False), nn.Linear(6, 3)))
 
 
 class FullyShardedDataParallel(nn.Sequential):

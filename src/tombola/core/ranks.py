@@ -54,7 +54,8 @@ class Ranks(Protocol):
     def combine(self, leaves: Sequence[Tensor], averaged: Sequence[Tensor], value: Tensor) -> Tensor:
         """Add up, in place, the gradients of leaves that backward left on each rank; return the sum of a value.
 
-        averaged: tensors that each become their mean over the ranks. A leaf keeps no gradient where no rank has any.
+        averaged: tensors that each become their mean over the ranks, rounded where they are whole numbers. A leaf keeps
+        no gradient where no rank has any.
         """
 
     def given(self, make: Callable[[], T]) -> T:
@@ -147,12 +148,13 @@ class Together:
         """Send everything in one message a type."""
         own = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.to_dense() for leaf in leaves]
         here = torch.tensor([float(leaf.grad is not None) for leaf in leaves])
-        found = self.total([*own, *(each / self.size for each in averaged), value.detach(), here])
+        parts = [(each / self.size if _is_divisible(each) else each.double() / self.size) for each in averaged]
+        found = self.total([*own, *parts, value.detach(), here])
         for leaf, gradient, ranks in zip(leaves, found, found[-1].tolist(), strict=False):
             if ranks:
                 leaf.grad = torch.empty_like(leaf).copy_(gradient)
         for each, mean in zip(averaged, found[len(leaves) :], strict=False):
-            each.copy_(mean)
+            each.copy_(mean if _is_divisible(each) else mean.round())
         return found[-2]
 
     def given(self, make: Callable[[], T]) -> T:
@@ -192,6 +194,10 @@ class Together:
                 f"another of the {self.size} processes has ended, or does not answer, and number {self.rank} ends too; "
                 f"started again, all go on from the last checkpoint ({in_words(error).splitlines()[0][:120]})"
             ) from error
+
+
+def _is_divisible(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 class _Mean(torch.autograd.Function):

@@ -12,9 +12,9 @@ from tombola.core.flat import Layout
 from tombola.core.seeds import GlobalState, seeded
 from tombola.data import Feed, Item, Rows
 from tombola.errors import UsageError
-from tombola.networks.network import FrozenNetwork, explained_batches, private_copy, statistics_modules
+from tombola.networks.network import FrozenNetwork, explained_batches, private_copy, same_values, statistics_modules
 from tombola.networks.runtime import Runtime
-from tombola.networks.shares import rows_of
+from tombola.networks.shares import FEWEST, rows_of
 from tombola.networks.task import Batch, Output, Task
 
 # By what share of it a mean may differ from that of its parts: float32 sums, of the same outputs or of other ones.
@@ -38,7 +38,7 @@ def over_ranks(
         for item in islice(feed.epoch(0), 1):
             _check_means(network, task, item, needs)
             by_share = bool(statistics_modules(model)) or _draws(model, task, item, runtime)
-            runtime = replace(runtime, by_share=by_share)
+            runtime = replace(runtime, by_share=by_share or _remembers(model, task, item, runtime))
     return runtime
 
 
@@ -104,11 +104,29 @@ class _Outputs:
 
 def _draws(model: nn.Module, task: Task, item: Item, runtime: Runtime) -> bool:
     """Whether a network draws from the global generators in training, as dropout does."""
-    trained = runtime.place(private_copy(model)).train()
     before = GlobalState.now(runtime.device)
-    with runtime.autocast(), explained_batches():
-        task.forward(trained, runtime.move(item.batch))
+    _trained(model, task, item, runtime)
     return not _alike(before, GlobalState.now(runtime.device))
+
+
+def _remembers(model: nn.Module, task: Task, item: Item, runtime: Runtime) -> bool:
+    """Whether a network in training leaves in its buffers what depends on which samples it is given."""
+    samples = task.samples(item.batch)
+    if samples < 2 * FEWEST or next(model.buffers(), None) is None:
+        return False
+    some = rows_of(item, Rows(0, samples // 2, samples), task)
+    of_some, of_all = (dict(_trained(model, task, each, runtime).named_buffers()) for each in (some, item))
+    if of_some.keys() != of_all.keys():
+        return True
+    return not all(same_values(of_some[name], buffer) for name, buffer in of_all.items())
+
+
+def _trained(model: nn.Module, task: Task, item: Item, runtime: Runtime) -> nn.Module:
+    """Return a copy of a network after a run in training mode."""
+    copied = runtime.place(private_copy(model)).train()
+    with runtime.autocast(), explained_batches():
+        task.forward(copied, runtime.move(item.batch))
+    return copied
 
 
 def _alike(one: GlobalState, other: GlobalState) -> bool:

@@ -106,7 +106,7 @@ class Runtime:
     """A device, a precision ("32-true" or "bf16-mixed") and the memory format of images; and the processes that share.
 
     by_share: whether the network computes something else of a batch where ranks divide it, beyond the last bits of
-    sums: it normalises by the batch, or draws random numbers.
+    sums: it normalises by the batch, draws random numbers, or keeps something of the batch in its buffers.
     """
 
     device: torch.device

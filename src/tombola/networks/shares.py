@@ -83,14 +83,20 @@ def share_of(item: Item, task: Task, runtime: Runtime) -> Share:
 
 
 def rows_of(item: Item, rows: Rows, task: Task) -> Item:
-    """Return an item of some of its samples; raises UsageError where it does not tell whose a tensor is."""
+    """Return an item of some of its samples; raises UsageError where it does not tell whose a tensor is.
+
+    Tensors are cut, and lists with as many entries as samples. Where all entries are tensors with as many rows, which
+    could be an entry for each sample as well, they are taken for inputs, and are cut each.
+    """
 
     def belongs(part: Any) -> bool:
         if isinstance(part, Tensor):
             if part.dim() and part.shape[0] != rows.of:
                 raise UsageError(_INDIVISIBLE.format(f"a tensor of shape {tuple(part.shape)}", rows.of))
             return part.dim() > 0
-        return isinstance(part, list) and part is not item.batch and len(part) == rows.of
+        if not isinstance(part, list) or part is item.batch or len(part) != rows.of:
+            return False
+        return not all(isinstance(entry, Tensor) and entry.shape[:1] == (rows.of,) for entry in part)
 
     batch = changed(item.batch, belongs, lambda part: part[rows.begin : rows.end])
     if task.samples(batch) != rows.end - rows.begin:

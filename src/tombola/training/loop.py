@@ -13,10 +13,11 @@ from tombola.core.plugins import explained
 from tombola.core.seeds import GlobalState, seeded
 from tombola.errors import SearchError, UsageError
 from tombola.networks.evaluation import evaluate
-from tombola.networks.network import explained_batches, explained_run, load_weights, statistics_modules
+from tombola.networks.network import explained_batches, explained_run, load_weights
 from tombola.networks.shares import share_of
 from tombola.storage.store import StoreEntry
 from tombola.ticket import Ticket
+from tombola.training.buffers import SharedBuffers
 from tombola.training.callback import TrainingCallback
 from tombola.training.execution import execution_of
 from tombola.training.optimizers import made_by
@@ -103,8 +104,7 @@ class Loop:
         self._loss_sum = self._zero()
         self._counted = 0
         self._ranks = setup.runtime.ranks
-        running = ((m.running_mean, m.running_var) for m in statistics_modules(self._execution.network))
-        self._statistics = [each for pair in running for each in pair if each is not None]
+        self._buffers = SharedBuffers(self._execution.network, self._ranks)
 
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the training depends on."""
@@ -144,6 +144,7 @@ class Loop:
             set_learning_rate(self._optimizer, learning_rate, self._beside)
             share = share_of(item, setup.task, self._runtime)
             with (
+                self._buffers.noticed(),
                 self._ranks.apart(setup.seed, "step", self.epoch, self._position, device=self._runtime.device),
                 self._runtime.autocast(),
                 explained_run(UNFIT),
@@ -155,7 +156,7 @@ class Loop:
             counted = share.counted
             (loss * counted if setup.recipe.summed else loss).backward()
             loss = self._ranks.combine(
-                [*self._execution.parameters(), *self._callback.leaves()], self._statistics, loss.detach()
+                [*self._execution.parameters(), *self._callback.leaves()], self._buffers.tensors(), loss.detach()
             )
             if setup.recipe.summed and counted:
                 for leaf in self._callback.leaves():  # gates go by the mean, whose rates and prices are theirs
