@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from tombola.cli.main import main
 from tombola.data import (
@@ -66,6 +66,25 @@ def test_forever_goes_on_from_any_position():
     whole = [item.key.tolist() for item, _ in zip(forever(feed), range(8), strict=False)]
     late = [item.key.tolist() for item, _ in zip(forever(feed, 5), range(3), strict=False)]
     assert late == whole[5:]
+
+
+def test_forever_goes_on_from_any_position_of_a_stream_without_a_length():
+    feed = StreamFeed(DataLoader(Endless([(torch.full((2,), float(i)), torch.zeros(2)) for i in range(5)]), None))
+    assert feed.length is None
+    whole = [float(item.batch[0][0]) for item, _ in zip(forever(feed), range(12), strict=False)]
+    for position in (3, 5, 7, 10):
+        late = [float(item.batch[0][0]) for item, _ in zip(forever(feed, position), range(2), strict=False)]
+        assert late == whole[position : position + 2]
+    with pytest.raises(UsageError, match="gave no batch in epoch 0"):
+        next(forever(StreamFeed(DataLoader(Endless([]), None)), 3))
+
+
+class Endless(IterableDataset):
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
 
 
 def test_flip_crop_by_hand_without_padding_is_a_flip_or_nothing():

@@ -74,16 +74,21 @@ class Feed(Protocol):
 
 
 def forever(feed: Feed, position: int = 0) -> Iterator[Item]:
-    """Give batches epoch after epoch, from the `position`-th on."""
-    number, skip = divmod(position, feed.length) if feed.length else (0, position)
-    while True:
+    """Give batches epoch after epoch, from the `position`-th on; raises UsageError for an epoch without any."""
+    length = feed.length
+    first, skip = divmod(position, length) if length else (0, position)
+    for number in itertools.count(first):
         empty = True
-        for item in feed.epoch(number, skip):
+        # Where the length is unknown, what passes tells how many epochs lie before the position.
+        items, skip = (feed.epoch(number, skip), 0) if length else (feed.epoch(number), skip)
+        for item in items:
             empty = False
-            yield item
+            if skip:
+                skip -= 1
+            else:
+                yield item
         if empty:
             raise UsageError(f"the data gave no batch in epoch {number}; they must give at least one in every epoch")
-        number, skip = number + 1, 0
 
 
 @dataclass(frozen=True)
