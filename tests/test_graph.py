@@ -13,16 +13,19 @@ from tombola.cli import compare
 from tombola.core.parts import called
 from tombola.core.progress import Silent
 from tombola.finders import LTR, ContinuousSparsification, Random
+from tombola.runs import cell as cells_of_runs
 from tombola.runs import pipeline
 from tombola.runs.config import density_list, load_preset
 from tombola.storage import stopping
+from tombola.storage.identity import digest
 from tombola.storage.leases import LeaseLost
 from tombola.storage.store import DiskEntry, DiskStore
 from tombola.studies import StudyPlan, plan, read_study, run_study
+from tombola.studies import graph as graphs
 from tombola.studies.engines import Local
 from tombola.studies.engines.local import see_one_gpu
 from tombola.studies.engines.on_slurm import SlurmOptions
-from tombola.studies.graph import basis_of, graph_of
+from tombola.studies.graph import basis_of, data_key, graph_of
 from tombola.studies.ledger import Ledger, survey
 from tombola.studies.shipped import study_names
 from tombola.studies.status import duration_words, status_of
@@ -90,6 +93,68 @@ def test_other_data_under_the_same_name_are_other_tasks(tmp_path):
     basis = dict(basis_of(cells))
     other = dict.fromkeys(basis, "changed")
     assert not set(graph_of(cells, basis, tmp_path).tasks) & set(graph_of(cells, other, tmp_path).tasks)
+
+
+# Of cells at density 0.5: the hash of a stamp, and of the names of all tasks. A change here has studies that are done
+# looked through, or trained, once more; it is right where a method has changed, and never where an option was added.
+NAMED = {
+    ("cts", ""): ("176d522f5151", "a7a2ed33d06f"),
+    ("joint", ""): ("951d63d148ee", "89dc8dd9fe4c"),
+    ("ltr", ""): ("13be5b807375", "ca089e1a8851"),
+    ("random", ""): ("1e20a32229a9", "25f04f3e15a4"),
+    ("rigl", ""): ("344cd9b09bb5", "f4fd34f73483"),
+    ("gem-miner", ""): ("3110a7fe591d", "f3bf1925d513"),
+    ("continuous-sparsification", ""): ("8d7ea1364a54", "f8c0fd5376b1"),
+    ("cts", "execution"): ("38416d1cbe3d", "18e66306aa2c"),
+}
+# What older versions called those whose method has changed since.
+OLDER = {
+    ("joint", "summed"): ("b071194fc41e", "17fadfbe66fd"),
+    ("continuous-sparsification", "allocation"): (None, "c295ed1d48c9"),
+}
+CHANGES = {
+    "": {},
+    "execution": {"execution": "sparse"},
+    "summed": {"summed": True},
+    "allocation": {"allocation": "erk"},
+}
+
+
+def named(finder, change, out):
+    """The hashes of a cell's stamp and of its tasks' names, data left aside."""
+    cells = quick([finder], [0.5], device="cpu", **CHANGES[change]).cells
+    tasks = graph_of(cells, {data_key(cells[0].config): "data"}, out).tasks
+    return cells_of_runs.stamp(cells[0].config)[:12], digest(sorted(tasks))[:12]
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Stamps and names as one machine has them, and one release."""
+    for module in (cells_of_runs, graphs):
+        monkeypatch.setattr(module, "VERSIONS", {"training": 4, "evaluation": 2, "selection": 1})
+    monkeypatch.setattr(cells_of_runs, "numba_works", lambda: True)
+    monkeypatch.setattr(torch, "__version__", "2")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_tasks_and_stamps_are_named_by_the_method_of_their_results_and_others_keep_their_names(tmp_path):
+    assert {each: named(*each, tmp_path) for each in NAMED} == NAMED
+    for each, older in OLDER.items():
+        stamp, tasks = named(*each, tmp_path)
+        assert stamp != older[0], each
+        assert tasks != older[1], each
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("name", ["sparse", "arithmetic", "data", "models"])
+def test_a_version_that_is_raised_names_tasks_and_stamps_anew(name, tmp_path, monkeypatch):
+    before = named("random", "", tmp_path)
+    monkeypatch.setitem(cells_of_runs.FURTHER_VERSIONS, name, 9)
+    stamp, tasks = named("random", "", tmp_path)
+    assert stamp != before[0]
+    assert tasks != before[1]
 
 
 @pytest.mark.parametrize(

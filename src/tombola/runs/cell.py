@@ -1,7 +1,7 @@
 """A cell: one configuration with every default written out, its data, its model at θ₀ and its runtime."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tombola.core.allocation import Global
 from tombola.core.compiling import numba_works
 from tombola.core.flat import Layout
 from tombola.core.parts import identify, written_name
@@ -61,10 +62,17 @@ from tombola.training import State, TrainingSetup, UserFit
 PROBE_BATCH = 512
 # Data that are known by the size and time of change of files that nobody writes but who published them.
 STAMPED = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100")
-# Of what takes part where numba is there.
-COMPILED_VERSIONS = {"sparse": SPARSE_VERSION, "arithmetic": COMPILED_VERSION}
 # Of what takes part in every run; parts bring their own.
 VERSIONS = {"training": TRAINING_VERSION, "evaluation": EVALUATION_VERSION, "selection": SELECTION_VERSION}
+# Of the rest, the first two of what takes part where numba is there.
+FURTHER_VERSIONS = {
+    "sparse": SPARSE_VERSION,
+    "arithmetic": COMPILED_VERSION,
+    "data": DATA_VERSION,
+    "models": MODELS_VERSION,
+}
+# The same as they were when tasks were named without them.
+UNNAMED_VERSIONS = {"sparse": 2, "arithmetic": 1, "data": 1, "models": 1}
 
 
 # A study's tasks prepare the same few configurations again and again: a cell's, its dense training's, its teacher's.
@@ -112,15 +120,37 @@ def stamp(config: RunConfig) -> str | None:
     if config.fit or any(":" in name for name in names) or data not in STAMPED:
         return None
     files = [file_stamp(getattr(config.data, "data_dir", None)), config.weights, file_stamp(config.weights)]
-    versions: dict[str, Any] = {**VERSIONS, **COMPILED_VERSIONS, "data": DATA_VERSION, "models": MODELS_VERSION}
-    versions["torch"] = torch.__version__
+    versions: dict[str, Any] = {**VERSIONS, **FURTHER_VERSIONS, "torch": torch.__version__}
     asked = [config.precision, config.search_precision, config.layout, config.execution]
     # What "auto" means depends on the machine, and on whether there is numba.
     device = torch.cuda.get_device_name() if config.device == "cuda" else torch.backends.cpu.get_cpu_capability()
     machine = [device, numba_works(), torch.cpu._is_avx512_bf16_supported()]
-    # Which layers are kept whole, or closed, takes the model to know.
+    # How a finder holds layers stood in stamps before it was asked whether there may be any.
     held = config.finder.holding() if isinstance(config.finder, Finder) else {}
-    return digest([identify(config), data, files, versions, asked, machine, *([held] if held else [])])
+    beside = held | beside_options(config)
+    return digest([identify(config), data, files, versions, asked, machine, *([beside] if beside else [])])
+
+
+def beside_options(config: RunConfig, selection: Selection | None = None) -> dict[str, Any]:
+    """Return what a result's identity holds beside options and versions that can be told without data.
+
+    Nothing where results were named without it. selection: what is kept; without one, which takes the model, layers
+    count as kept whole, or closed, wherever some may be.
+    """
+    finder = config.finder
+    by_mean = config.training.summed and isinstance(finder, TrainingFinder)
+    gates = {"gates": "by the mean"} if by_mean else {}
+    if selection is not None:
+        return {**holding_of(finder, selection), **gates}
+    if not isinstance(finder, Finder):
+        return gates
+    together = type(finder.allocation) is Global and not isinstance(config.density, Mapping)
+    return {**({} if together else finder.holding()), **gates}
+
+
+def raised_versions() -> dict[str, int]:
+    """Return the versions that the names of tasks hold beside `VERSIONS`: those raised since tasks have names."""
+    return {name: now for name, now in FURTHER_VERSIONS.items() if now != UNNAMED_VERSIONS[name]}
 
 
 def splits_of(config: RunConfig) -> Splits:
@@ -283,8 +313,7 @@ class Cell:
             "versions": VERSIONS,
             **execution_identity(self.config.execution),
             **arithmetic_of(finder, selection, self.model, self.search_runtime.device),
-            **holding_of(finder, selection),
-            **({"gates": "by the mean"} if self.config.training.summed and isinstance(finder, TrainingFinder) else {}),
+            **beside_options(self.config, selection),
             **fit,
         }
 

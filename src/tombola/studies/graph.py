@@ -12,7 +12,7 @@ from tombola.data import Targets
 from tombola.finders import Finder, Random, needs_of
 from tombola.finders.origins import OF_THE_END
 from tombola.runs import pipeline
-from tombola.runs.cell import VERSIONS, splits_of
+from tombola.runs.cell import VERSIONS, beside_options, raised_versions, splits_of
 from tombola.runs.config import RunConfig
 from tombola.runs.rundir import run_name
 from tombola.storage.files import digest_of
@@ -243,7 +243,8 @@ class _Maker:
         unnamed += [config.execution] if config.execution != "auto" else []  # so that older tasks keep their names
         content = [self._basis[data_key(config)], self._basis.get(config.weights or "")]
         code = source(config.fit) if config.fit else ""
-        return digest([identify(config), unnamed, content, code, VERSIONS])[:KEY]
+        beside = beside_options(config) | raised_versions()
+        return digest([identify(config), unnamed, content, code, VERSIONS, *([beside] if beside else [])])[:KEY]
 
 
 def _dense(config: RunConfig) -> RunConfig:
