@@ -16,7 +16,7 @@ from tombola.finders import LTR, ContinuousSparsification, Random
 from tombola.runs import cell as cells_of_runs
 from tombola.runs import pipeline
 from tombola.runs.config import density_list, load_preset
-from tombola.storage import stopping
+from tombola.storage import leases, stopping
 from tombola.storage.identity import digest
 from tombola.storage.leases import LeaseLost
 from tombola.storage.store import DiskEntry, DiskStore
@@ -461,6 +461,23 @@ def test_a_task_that_another_process_took_over_is_no_failure(tmp_path, monkeypat
     (outcome,) = run_study(quick(["random"], [0.5]), tmp_path, Local(), Silent())
     assert outcome.values
     assert lost == [1]
+
+
+@pytest.mark.parametrize("ends", [lambda: {}, lambda: broken(None, None, None)])
+def test_a_task_that_another_process_took_over_meanwhile_is_not_written_down(tmp_path, monkeypatch, ends):
+    graph = quick(["random"], [0.5]).begin(tmp_path)
+    task, ledger = next(iter(graph.tasks.values())), Ledger(tmp_path)
+
+    def stood_still(config, out, progress, epoch):
+        (path,) = ledger.lease(task).path.iterdir()
+        (path.parent / f"{int(path.name) + 1}").write_text("{}")
+        now = leases.time.time()
+        monkeypatch.setattr(leases.time, "time", lambda: now + 70)
+        ends()
+
+    monkeypatch.setattr(pipeline, "pretrain", stood_still)
+    assert attempt(task, ledger, Silent()) is None
+    assert ledger.done(task) is ledger.failure(task) is None
 
 
 def test_results_that_are_gone_are_made_again(tmp_path):

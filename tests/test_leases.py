@@ -125,6 +125,38 @@ def test_who_stood_still_for_too_long_writes_nothing_more(tmp_path, monkeypatch)
     assert holder_of(path).host == "far", "what another holds is not given back"
 
 
+def test_who_wakes_up_writes_nothing_before_the_next_heartbeat_either(tmp_path, monkeypatch):
+    entry = DiskStore(tmp_path).entry("fit", {})
+    with entry.locked():
+        entry.checkpoint({"step": 1})
+        path = tmp_path / ".leases" / entry.directory.name
+        (path / "2").write_text(json.dumps({"host": "far", "place": "far-1", "boot": "b", "process": 1, "since": 0}))
+        now = time.time()
+        monkeypatch.setattr(leases.time, "time", lambda: now + 70)
+        writes = {
+            "record": lambda: entry.record({}),
+            "put": lambda: entry.put("x", 1),
+            "resume": entry.resume,
+            "clear": entry.clear_checkpoint,
+        }
+        for name, write in writes.items():
+            entry._lease._lost, entry._lease._beaten = False, now
+            with pytest.raises(LeaseLost, match="taken over by another process"):
+                write()
+            assert (entry.directory / "checkpoint.pt").exists(), name
+        assert {file.name for file in entry.directory.iterdir()} == {"identity.json", "checkpoint.pt"}
+
+
+def test_who_wakes_up_and_was_not_missed_goes_on(tmp_path, monkeypatch):
+    with Lease(tmp_path / "x") as lease:
+        (file,) = lease.path.iterdir()
+        os.utime(file, (0, 0))
+        now = time.time()
+        monkeypatch.setattr(leases.time, "time", lambda: now + 70)
+        lease.check()
+        assert file.stat().st_mtime > 0, "it says that it is alive"
+
+
 def test_the_heart_beats(tmp_path, monkeypatch):
     monkeypatch.setattr(leases, "BEAT_SECONDS", 0.02)
     monkeypatch.setattr(leases, "_HEART", leases._Heart())

@@ -51,6 +51,7 @@ class Lease:
         self.path = path
         self._file: Path | None = None
         self._lost = False
+        self._beaten = 0.0  # by the wall clock, which goes on while a machine is suspended
         self._guard = threading.Lock()  # between the heartbeat's thread and the holder's
 
     def acquire(self, wait: bool = True) -> None:
@@ -80,7 +81,12 @@ class Lease:
             self._file = None
 
     def check(self) -> None:
-        """Raise LeaseLost where another process has taken the lease over."""
+        """Raise LeaseLost where another process has taken the lease over.
+
+        Looks where the last heartbeat is overdue: who stood still has not had the next one yet.
+        """
+        if time.time() - self._beaten > 2 * BEAT_SECONDS:
+            self.beat()
         if self._lost:
             raise LeaseLost(
                 f"{self.path.name} was taken over by another process, since this one stood still for too long"
@@ -91,15 +97,17 @@ class Lease:
         with self._guard:
             if self._file is None or self._lost:
                 return
+            now = time.time()
             try:
                 os.utime(self._file)
                 self._lost = _highest(self.path) != int(self._file.name)
             except FileNotFoundError:
                 self._lost = True
+            self._beaten = now
 
     def _try(self) -> bool:
         """Take the lease where it is free or its holder is dead; return whether that succeeded."""
-        before = _highest(self.path)
+        now, before = time.time(), _highest(self.path)
         if before and not _is_over(self.path / f"{before}"):
             return False
         mine = self.path / f"{before + 1}"
@@ -111,7 +119,7 @@ class Lease:
         if _highest(self.path) != before + 1:  # meanwhile others have had it, and one may have it
             mine.unlink(missing_ok=True)
             return False
-        self._file, self._lost = mine, False
+        self._file, self._lost, self._beaten = mine, False, now
         for number in _numbers(self.path):
             if number < before + 1:
                 (self.path / f"{number}").unlink(missing_ok=True)

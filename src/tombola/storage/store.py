@@ -177,6 +177,7 @@ class DiskEntry:
         What is damaged, or does not fit the other, is not believed: the work begins anew, and the store says so.
         """
         self._check()
+        self._check_lease()
         found = self._read_checkpoint()
         self._sealed.unlink(missing_ok=True)  # the next artefact seals it anew
         if found is None:
@@ -258,6 +259,7 @@ class DiskEntry:
 
     def clear_checkpoint(self) -> None:
         """Remove the checkpoint."""
+        self._check_lease()
         self._checkpoint.unlink(missing_ok=True)
 
     @contextmanager
@@ -280,9 +282,12 @@ class DiskEntry:
         if not self._claimed and (self.directory / "identity.json").exists():
             self._claim()
 
-    def _claim(self) -> None:
+    def _check_lease(self) -> None:
         if self._lease is not None:
             self._lease.check()
+
+    def _claim(self) -> None:
+        self._check_lease()
         if not self._claimed:
             claim(self.directory, self._identity)
             self._claimed = True

@@ -12,7 +12,7 @@ from tombola.data import shared
 from tombola.process import end_with, tune
 from tombola.runs.cell import prepared_once
 from tombola.storage import stopping
-from tombola.storage.leases import LeaseLost, LeaseTaken
+from tombola.storage.leases import Lease, LeaseLost, LeaseTaken
 from tombola.studies.graph import Graph, Task
 from tombola.studies.ledger import READY, WAITING, Ledger, survey
 from tombola.studies.study import study_below
@@ -61,14 +61,14 @@ def _attempt(task: Task, ledger: Ledger, progress: Progress) -> Finished | None:
     try:
         if ledger.done(task) is not None or ledger.failure(task) is not None:
             return None  # by somebody who was faster
-        return _do(task, ledger, progress)
+        return _do(task, ledger, lease, progress)
     except LeaseLost:
         return None  # whoever took it over goes on
     finally:
         lease.release()
 
 
-def _do(task: Task, ledger: Ledger, progress: Progress) -> Finished:
+def _do(task: Task, ledger: Ledger, lease: Lease, progress: Progress) -> Finished:
     since = time.monotonic()
     progress.say(f"task: {task.words}")
     try:
@@ -76,8 +76,10 @@ def _do(task: Task, ledger: Ledger, progress: Progress) -> Finished:
     except LeaseLost:
         raise
     except Exception as error:  # noqa: BLE001 - the user's model and data may raise anything, in this task alone
+        lease.check()  # what another has taken over is that one's to write down
         ledger.fail(task, error)
         return Finished(task, failure=_why(ledger, task))
+    lease.check()
     ledger.finish(task, found, time.monotonic() - since)
     return Finished(task)
 
