@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 
 import tombola
-from tombola import UsageError
+from tombola import SearchError, UsageError
 from tombola.cli.main import main
 from tombola.core.parts import identify
 from tombola.core.progress import Silent
+from tombola.finders import Random
+from tombola.runs import pipeline
 from tombola.runs.cell import stamp
 from tombola.runs.config import built, load_preset
 from tombola.storage.files import write_json
@@ -137,6 +139,35 @@ def test_what_workers_did_for_whom_nobody_waited_is_read(tmp_path, monkeypatch):
     assert [row.dynamics[-1][0] for row in found.rows] == [2, 2]
     monkeypatch.setattr(StudyPlan, "graph", lambda *arguments: pytest.fail("it reads its data"))
     assert tabulate(run_study(study, tmp_path, Elsewhere(), Silent())) == found.rows
+
+
+def test_what_failed_for_workers_for_whom_nobody_waited_is_read(tmp_path, monkeypatch):
+    cells = plan([load_preset("digits"), QUICK], ["random", "magnitude"], [0.1], seeds=2)
+    run_study(StudyPlan("later", tuple(cells)), tmp_path, Elsewhere(), Silent())
+    pretrain = pipeline.pretrain
+
+    def diverges(config, *arguments):
+        if config.seed:
+            raise SearchError("the loss is nan")
+        pretrain(config, *arguments)
+
+    def broken(self, problem, density):
+        raise SearchError("numbers broke down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "pretrain", diverges)
+        patch.setattr(Random, "draw", broken)
+        assert len([each for each in work(study_below(tmp_path)[1], Silent()) if each.failure]) == 2
+    found = read(tmp_path)
+    assert (len(found.done), found.missing) == (1, [])
+    assert {(o.cell.label, o.cell.seed): o.failure for o in found.outcomes if o.failure} == {
+        ("random", 0): "SearchError: numbers broke down",
+        ("random", 1): "SearchError: the loss is nan",
+        ("magnitude", 1): "SearchError: the loss is nan",
+    }
+    assert not manifest.is_unfinished(tmp_path)
+    run_study(StudyPlan("later", tuple(cells)), tmp_path, Elsewhere(), Silent(), retry_failed=True)
+    assert len(read(tmp_path).missing) == 3, "they are tried again"
 
 
 def test_what_is_not_as_it_was_written_is_made_again(tmp_path):

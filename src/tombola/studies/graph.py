@@ -1,6 +1,6 @@
 """A study as a graph: its cells, and what they share as tasks of their own, so that no worker does another's work."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,13 @@ class Graph:
     tasks: Mapping[str, Task]
     cells: tuple[tuple[StudyCell, tuple[str, ...]], ...]
     study: str = ""
+
+    def before(self, names: Iterable[str]) -> Iterator[str]:
+        """Yield the tasks that some need, and those that these need, and so on; one may come more than once."""
+        for name in names:
+            for other in self.tasks[name].needs:
+                yield other
+                yield from self.before([other])
 
 
 # By a key of how data are read, or the path of a file of weights: a fingerprint of the content.

@@ -21,6 +21,7 @@ from tombola.storage.leases import Holder, Lease, holder_of
 from tombola.storage.store import LOCKS
 from tombola.studies.graph import CELL, RESULTS, Graph, Task
 from tombola.studies.manifest import DONE as DONE_RECORDS
+from tombola.studies.manifest import FAILED as FAILED_RECORDS
 from tombola.studies.manifest import STUDY
 
 PLAN = "plan.json"
@@ -83,7 +84,7 @@ class Ledger:
     @property
     def failures(self) -> Path:
         """Where it is written what failed."""
-        return self.out / STUDY / "failed"
+        return self.out / FAILED_RECORDS
 
     def _record(self, task: Task) -> Path:
         return self.records[task.kind not in RESULTS] / f"{task.name}.json"

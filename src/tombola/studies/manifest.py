@@ -16,8 +16,9 @@ NAME = "study.json"
 STUDY = ".study"
 EACH = Path(STUDY) / "studies"
 FORMAT = 1
-# Records of tasks that are done, which workers write.
+# Records of tasks that are done, and of those that failed, which workers write.
 DONE = Path(STUDY) / "done"
+FAILED = Path(STUDY) / "failed"
 # What is measured of a cell beside its result.
 MEASURED = ("dynamics",)
 
@@ -30,6 +31,7 @@ class CellEntry:
     everything that its result depends on, where that is known without reading data (`tombola.runs.cell.stamp`).
     measured: what was measured beside the result, such as the dynamics. failure: why there is no result. tasks: names
     of those that make all that, whose records say where it lies once workers that nobody waits for have done them.
+    needs: names of those that come before, whose records say why there is no result where one of them failed.
     """
 
     label: str
@@ -40,6 +42,7 @@ class CellEntry:
     measured: Mapping[str, Any] = field(default_factory=dict)
     failure: str = ""
     tasks: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def read(out: Path, name: str = "") -> Manifest | None:
 
 
 def _cell(out: Path, values: Mapping[str, Any]) -> CellEntry:
-    cell = CellEntry(**{**values, "tasks": tuple(values.get("tasks", ()))})
+    names = {key: tuple(values.get(key, ())) for key in ("tasks", "needs")}
+    cell = CellEntry(**{**values, **names})
     if not cell.run and cell.tasks:
         cell = _recorded(out, cell)
     texts = (cell.label, cell.run, cell.failure)
@@ -116,12 +120,21 @@ def _cell(out: Path, values: Mapping[str, Any]) -> CellEntry:
 
 
 def _recorded(out: Path, cell: CellEntry) -> CellEntry:
-    """Return a cell as the records of its tasks have it, the same where one of them is missing."""
+    """Return a cell as the records of its tasks have it, the same where they say nothing of it."""
     found: dict[str, Any] = {}
     try:
         for name in cell.tasks:
             found |= read_json_object(out / DONE / f"{name}.json")
     except (FileNotFoundError, TombolaError):
-        return cell
+        whys = (_why(out, name) for name in (*cell.tasks, *cell.needs))
+        return replace(cell, failure=next(filter(None, whys), cell.failure))
     measured = {key: found[key] for key in MEASURED if key in found}
     return replace(cell, run=found.get("directory", ""), measured=measured, failure="")
+
+
+def _why(out: Path, task: str) -> str:
+    """Return why a task failed; nothing where it did not."""
+    try:
+        return str(read_json_object(out / FAILED / f"{task}.json")["why"])
+    except (FileNotFoundError, TombolaError, KeyError):
+        return ""
