@@ -282,7 +282,7 @@ def test_slurm_with_jobs_whose_time_is_over(folder, expected, status, tmp_path):
     with slurm(tmp_path) as started:
         given = {**environment(folder, SLOWLY), **started}
         options = ["--engine", "slurm", "--slurm", "partition=main,time=10,parallel=2,cpus=1"]
-        refused = study(folder, tmp_path / "refused", "--engine", "slurm", "--slurm", "partition=no,time=1", env=given)
+        refused = study(folder, tmp_path / "refused", "--engine", "slurm", "--slurm", "partition=no,time=10", env=given)
         assert "invalid partition" in refused.communicate()[0]
         assert refused.returncode == 2
         text = done(study(folder, out, *options, env=given))

@@ -248,7 +248,8 @@ def test_the_study_of_the_guide(tmp_path):
         (("preset: digits", "preset: digits\ndevices: 2"), "devices is for run, draw and train"),
         (("rounds: 3", "rounds: 0"), "rounds must be a whole number of at least 1"),
         (("draw_at: init", "draw_at: nowhere"), "draw_at must be"),
-        (("memory: 2 GB", "memory: much"), "memory must be a size such as 8 GB, got much"),
+        (("memory: 2 GB", "memory: much"), "memory must be a size with its unit, such as 8 GB or 500 MB, got much"),
+        (("memory: 2 GB", "memory: 4096"), "memory must be a size with its unit, such as 8 GB or 500 MB, got 4096"),
         (("cpus: 2", "processors: 2"), "resources must have keys of cpus, gpus, memory"),
         (("gpus: 0.5", "gpus: one"), "resources must be at least one CPU and no negative number of GPUs"),
         (("gpus: 0.5", "gpus: .nan"), "resources must be at least one CPU and no negative number of GPUs"),
@@ -542,10 +543,22 @@ def test_a_search_shorter_than_what_is_measured_is_forecast(tmp_path, capsys):
         ),
         (["--engine", "slurm", "--slurm", "time=soon,gpus=0"], "--slurm must have a time such as 30, 4:00:00"),
         (
-            ["--engine", "slurm", "--slurm", "time=1,parallel=0,gpus=1"],
+            ["--engine", "slurm", "--slurm", "time=3,parallel=0,gpus=1"],
             "--slurm must have a whole number of at least 1",
         ),
         (["--engine", "slurm", "--slurm", "time=1"], "--slurm must say gpus=, since Slurm has no 0.5 of one"),
+        (
+            ["--engine", "slurm", "--slurm", "time=10,gpus=1,memory=4096"],
+            "--slurm: memory must be a size with its unit, such as 8 GB or 500 MB, got 4096",
+        ),
+        *(
+            (
+                ["--engine", "slurm", "--slurm", f"time={time},gpus=1"],
+                "--slurm must have a time of more than 2 minutes, since jobs checkpoint 2 minutes before their end, "
+                f"got {time}\n",
+            )
+            for time in ("0", "1", "2", "0:30", "0:02:00")
+        ),
     ],
 )
 def test_engines_that_cannot_be_had(tmp_path, capsys, monkeypatch, options, message):
@@ -572,7 +585,7 @@ def test_several_jobs_have_a_gpu_each_in_turns(monkeypatch, given, count, seen):
 
 @pytest.mark.parametrize(
     ("text", "minutes"),
-    [("30", 30), ("2:30", 3), ("4:00:00", 240), ("1-12", 2160), ("1-12:30", 2190), ("1-12:30:01", 2191)],
+    [("3", 3), ("30", 30), ("2:30", 3), ("4:00:00", 240), ("1-12", 2160), ("1-12:30", 2190), ("1-12:30:01", 2191)],
 )
 def test_times_as_slurm_reads_them(text, minutes):
     assert SlurmOptions.read(f"time={text}", Resources()).minutes == minutes
@@ -599,5 +612,8 @@ def test_status_of_something_else(tmp_path, capsys):
 
 
 def test_sizes_and_durations():
-    assert [memory_bytes(text) for text in ("8 GB", "1.5g", 7, "20kB")] == [8 * 10**9, 15 * 10**8, 7, 20_000]
+    assert [memory_bytes(text) for text in ("8 GB", "1.5g", "7 B", "20kB")] == [8 * 10**9, 15 * 10**8, 7, 20_000]
+    for text in ("7", 4096, "0.0001", "0.4 B", "0 GB", "1..2 GB", "9" * 400 + " GB"):
+        with pytest.raises(UsageError, match="must be a size with its unit, such as 8 GB or 500 MB"):
+            memory_bytes(text)
     assert [duration_words(seconds) for seconds in (0, 59.6, 3700)] == ["0 s", "1 min 0 s", "1 h 1 min"]

@@ -22,7 +22,7 @@ from tombola.studies.shipped import path_of, study_names
 
 # Keys of a study's file beside the options of runs.
 _OWN = ("about", "preset", "recipe", "finders", "densities", "seeds", "dynamics", "resources")
-_SIZE = re.compile(r"\s*([0-9.]+)\s*(k|M|G|T)?B?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*([0-9.]+)\s*(?:(k|M|G|T)B?|B)\s*", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -247,12 +247,12 @@ def _resources(values: Any) -> Resources:
 
 
 def memory_bytes(text: Any) -> int:
-    """Return the bytes that a text such as 8 GB means."""
+    """Return the bytes that a text such as 8 GB means; raises UsageError for one without a unit, or of no bytes."""
     found = _SIZE.fullmatch(str(text))
     try:
-        number = float(from_text(found[1], float)) if found else 0.0
-    except ValueError:
-        number = 0.0
-    if not found or number <= 0:
-        raise UsageError(f"must be a size such as 8 GB, got {text}", option="memory")
-    return int(number * _FACTORS[(found[2] or "").lower()])
+        size = int(from_text(found[1], float) * _FACTORS[(found[2] or "").lower()]) if found else 0
+    except (ValueError, OverflowError):
+        size = 0
+    if not size:
+        raise UsageError(f"must be a size with its unit, such as 8 GB or 500 MB, got {text}", option="memory")
+    return size

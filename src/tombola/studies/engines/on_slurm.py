@@ -48,7 +48,7 @@ class SlurmOptions:
         if strange or "time" not in given:
             allowed = ", ".join(_OPTIONS)
             raise UsageError(f"must have time=, and may have values of {allowed}, got {text!r}", option="slurm")
-        memory = memory_bytes(given["memory"]) if "memory" in given else resources.memory
+        memory = _memory(given["memory"]) if "memory" in given else resources.memory
         if resources.gpus % 1 and "gpus" not in given:
             raise UsageError(f"must say gpus=, since Slurm has no {resources.gpus} of one", option="slurm")
         return cls(
@@ -86,8 +86,18 @@ def _number(given: Mapping[str, str], key: str, default: int, least: int) -> int
     return int(text)
 
 
+def _memory(text: str) -> int:
+    try:
+        return memory_bytes(text)
+    except UsageError as error:
+        raise UsageError(f"memory {error.message}", option="slurm") from None
+
+
 def _minutes(text: str) -> int:
-    """Return the minutes that Slurm means by minutes, minutes:seconds, hours:minutes:seconds or days-hours:..."""
+    """Return the minutes that Slurm means by minutes, minutes:seconds, hours:minutes:seconds or days-hours:...
+
+    Raises UsageError for anything else, and for a time that is over before a job has begun to work.
+    """
     found = _TIME.fullmatch(text)
     if found is None:
         raise UsageError(f"must have a time such as 30, 4:00:00 or 1-12:00:00, got {text}", option="slurm")
@@ -97,7 +107,11 @@ def _minutes(text: str) -> int:
         hours += 24 * int(found["days"])
     else:
         hours, minutes, seconds = (0, *parts, 0)[:3] if len(parts) < 3 else parts
-    return max(1, 60 * hours + minutes + (seconds > 0))
+    asked, least = 60 * hours + minutes + (seconds > 0), SIGNAL_SECONDS // 60
+    if asked <= least:
+        words = f"must have a time of more than {least} minutes, since jobs checkpoint {least} minutes before their end"
+        raise UsageError(f"{words}, got {text}", option="slurm")
+    return asked
 
 
 @dataclass(frozen=True)
