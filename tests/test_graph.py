@@ -1,14 +1,18 @@
 """Studies as files and as graphs, done by workers that may fail, be stopped, or be several."""
 
+import errno
 import json
 import os
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 import torch
+from joblib.externals import loky
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from tombola import SearchError, UsageError
+from tombola import SearchError, TombolaError, UsageError
 from tombola.cli import compare
 from tombola.core.parts import called
 from tombola.core.progress import Silent
@@ -581,6 +585,41 @@ def test_several_jobs_have_a_gpu_each_in_turns(monkeypatch, given, count, seen):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     see_one_gpu(6)
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen
+
+
+class Futures:
+    """Workers of a pool, whose ends are known."""
+
+    def __init__(self, *ends):
+        self.ends, self.made = ends, 0
+
+    def __call__(self, max_workers):
+        self.made += 1
+        return self
+
+    def submit(self, work, number, *study):
+        future = Future()
+        future.set_exception(self.ends[number])
+        return future
+
+    def shutdown(self, wait, kill_workers):
+        pass
+
+
+def test_what_a_worker_raises_itself_is_raised_and_no_loss(tmp_path, monkeypatch):
+    graph = quick(["random"], [0.5]).begin(tmp_path)
+    lost, full = TerminatedWorkerError("killed"), OSError(errno.ENOSPC, "No space left on device")
+    pool = Futures(lost, full)
+    monkeypatch.setattr(loky, "ProcessPoolExecutor", pool)
+    with pytest.raises(OSError, match="No space left") as raised:
+        list(Local(2).run(graph, Silent()))
+    assert raised.value is full
+    assert pool.made == 1
+    killed = Futures(lost, lost)
+    monkeypatch.setattr(loky, "ProcessPoolExecutor", killed)
+    with pytest.raises(TombolaError, match="workers are killed again and again; fewer --jobs take less memory"):
+        list(Local(2).run(graph, Silent()))
+    assert killed.made == 3
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 
 from tombola.core.progress import Progress
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, UsageError
 from tombola.runs.config.run import default_threads
 from tombola.studies.engines.base import watch
 from tombola.studies.graph import Graph
@@ -30,10 +32,15 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 class Local:
     """So many processes of this machine; one alone is this process itself.
 
-    Several have a GPU each, taken in turns, unless a device such as cuda:1 was asked for.
+    Several have a GPU each, taken in turns, unless a device such as cuda:1 was asked for. Raises UsageError for fewer
+    than one.
     """
 
     jobs: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.jobs, Integral) or self.jobs < 1:
+            raise UsageError(f"must be a whole number of at least 1, got {self.jobs!r}", option="jobs")
 
     @property
     def workers(self) -> int:
@@ -45,7 +52,7 @@ class Local:
         return max(1, default_threads() // self.jobs)
 
     def run(self, tasks: Graph, board: Progress) -> Iterator[Finished]:
-        """Yield tasks as they come to their ends."""
+        """Yield tasks as they come to their ends; raises what a worker raises itself, such as for a full disk."""
         if self.jobs == 1:
             yield from work(tasks, board)
             return
@@ -76,8 +83,12 @@ class _Pool:
         ]
 
     def is_whole(self) -> bool:
-        """Whether no worker was killed."""
-        return not any(future.done() and future.exception() is not None for future in self._futures)
+        """Whether no worker was killed; raises what one of them raised."""
+        errors = [future.exception() for future in self._futures if future.done()]
+        for error in errors:
+            if error is not None and not isinstance(error, BrokenProcessPool):
+                raise error
+        return all(error is None for error in errors)
 
     def __enter__(self) -> "_Pool":
         return self
