@@ -103,6 +103,27 @@ def test_compare_from_python_refuses_what_cannot_be():
         tombola.compare(["magic"], densities=[0.1])
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"jobs": 0}, "jobs must be a whole number of at least 1, got 0"),
+        ({"jobs": -1}, "jobs must be a whole number of at least 1, got -1"),
+        ({"jobs": 1.5}, "jobs must be a whole number of at least 1, got 1.5"),
+        ({"seeds": [0, 1]}, "seeds must be how many, a whole number, got [0, 1]"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"densities": 0.1}, "densities must be a list of densities such as [0.1, '2%'], got 0.1"),
+        ({"densities": "10%"}, "densities must be a list of densities such as [0.1, '2%'], got '10%'"),
+        ({"densities": {"*": 0.1}}, "densities must be a list of densities such as [0.1, '2%'], got {'*': 0.1}"),
+        ({"densities": []}, "densities must be a list of densities such as [0.1, '2%'], got []"),
+    ],
+)
+def test_numbers_that_compare_does_not_take_are_named_before_anything_is_written(tmp_path, wrong, message):
+    with pytest.raises(UsageError) as refused:
+        tombola.compare(["random"], out=tmp_path / "out", progress=False, **{"densities": [0.1], **wrong})
+    assert str(refused.value) == message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_finished_comparison_is_read_again_without_its_data(compared, monkeypatch):
     out, study = compared
 

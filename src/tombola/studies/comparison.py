@@ -1,7 +1,7 @@
 """A comparison from start to end: cells run, rows made, tables written."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +69,17 @@ def compare(
     """
     if isinstance(finders, str):
         raise UsageError(f"must be a list of finders, got {finders!r}", option="finders")
-    layers = [load_preset(preset, recipe), options]
-    cells = plan(layers, finders, [parse_density(density) for density in densities], seeds)
-    return _found(StudyPlan("comparison", tuple(cells), dynamics), Path(out), Local(jobs), progress)
+    engine, layers = Local(jobs), [load_preset(preset, recipe), options]
+    cells = plan(layers, finders, _densities(densities), seeds)
+    return _found(StudyPlan("comparison", tuple(cells), dynamics), Path(out), engine, progress)
+
+
+def _densities(given: Any) -> list[Density]:
+    listed = not isinstance(given, str | Mapping) and isinstance(given, Iterable)
+    found = [parse_density(density) for density in given] if listed else []
+    if not found:
+        raise UsageError(f"must be a list of densities such as [0.1, '2%'], got {given!r}", option="densities")
+    return found
 
 
 def study(

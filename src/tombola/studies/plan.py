@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 from tombola.core.selection import Density
@@ -60,6 +61,8 @@ def plan(
     belongs to some finders goes to those that have it. finders: as they are written, such as "cts:objective=loss".
     Raises UsageError for anything that cannot be run.
     """
+    if not isinstance(seeds, Integral):
+        raise UsageError(f"must be how many, a whole number, got {seeds!r}", option="seeds")
     if seeds < 1:
         raise UsageError(f"must be at least 1, got {seeds}", option="seeds")
     if any(isinstance(density, Mapping) for density in densities):
