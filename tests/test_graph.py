@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import socket
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -26,7 +27,7 @@ from tombola.storage.leases import LeaseLost
 from tombola.storage.store import DiskEntry, DiskStore
 from tombola.studies import StudyPlan, plan, read_study, run_study
 from tombola.studies import graph as graphs
-from tombola.studies.engines import Local
+from tombola.studies.engines import Local, OnRay, on_ray
 from tombola.studies.engines.local import see_one_gpu
 from tombola.studies.engines.on_slurm import SlurmOptions
 from tombola.studies.graph import basis_of, data_key, graph_of
@@ -585,6 +586,36 @@ def test_several_jobs_have_a_gpu_each_in_turns(monkeypatch, given, count, seen):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     see_one_gpu(6)
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen
+
+
+class Ray:
+    """What stands for Ray: it says which addresses it was asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def is_initialized(self):
+        return False
+
+    def init(self, address, **options):
+        self.asked.append(address)
+        raise ConnectionError("it is no cluster")
+
+
+def test_a_cluster_where_nobody_listens_is_refused_at_once(tmp_path, monkeypatch):
+    graph, ray = quick(["random"], [0.5]).graph(tmp_path), Ray()
+    monkeypatch.setattr(on_ray, "_ray", lambda: ray)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        open_port = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UsageError, match=f"^address: no cluster can be reached at '{open_port}': it is no cluster"):
+            list(OnRay(open_port).run(graph, Silent()))
+    for address in (open_port, "127.0.0.1:99999", f"{'x' * 70}.invalid:1"):
+        with pytest.raises(UsageError, match=f"^address: no cluster can be reached at '{address}': "):
+            list(OnRay(address).run(graph, Silent()))
+    assert ray.asked == [open_port], "Ray itself would try for minutes"
+    for address in ("auto", "ray://127.0.0.1:1", ""):
+        with pytest.raises(UsageError, match="it is no cluster"):
+            list(OnRay(address).run(graph, Silent()))
 
 
 class Futures:

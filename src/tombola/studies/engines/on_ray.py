@@ -1,5 +1,7 @@
 """Workers on a Ray cluster: one that runs, or one that is started on this machine."""
 
+import re
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +16,9 @@ from tombola.studies.worker import Finished, work_below
 
 # A worker that is lost with its machine is started on another so many times.
 RETRIES = 100
+# Whoever listens at an address answers within so many seconds.
+REACH_SECONDS = 10.0
+_HOST_AND_PORT = re.compile(r"[^:/\s]+:\d+")
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,23 @@ def _ray() -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
+    _check_reached(address)
     try:
         ray.init(address=address or None, log_to_driver=False, include_dashboard=False if not address else None)
     except (ConnectionError, ValueError) as error:
-        raise UsageError(f"no cluster can be reached at {address!r}: {error}", option="address") from None
+        raise _unreached(address, error) from None
+
+
+def _check_reached(address: str) -> None:
+    """Raise UsageError for a host and port at which nobody listens, where Ray itself tries for many minutes."""
+    if _HOST_AND_PORT.fullmatch(address) is None:
+        return
+    host, _, port = address.partition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:  # the latter two for ports and names that there cannot be
+        raise _unreached(address, error) from None
+
+
+def _unreached(address: str, error: Exception) -> UsageError:
+    return UsageError(f"no cluster can be reached at {address!r}: {error}", option="address")
