@@ -1,14 +1,17 @@
 """The axes of a comparison: from which weights a ticket is trained, and what a finder's own training leaves."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tombola import Recipe, UsageError, sparsify
-from tombola.finders import LTR, Gradual, Magnitude, RigL, draw, origin
+from tombola.finders import LTR, Gradual, Magnitude, RigL, draw, origin, origins
 from tombola.networks.models import read_weights
-from tombola.runs.config import load_preset
+from tombola.runs import cell
+from tombola.runs.config import RunConfig, load_preset
 from tombola.studies import read
 from tombola.studies.graph import basis_of, graph_of
 from tombola.studies.plan import Asked, expand
@@ -106,3 +109,21 @@ def test_a_study_trains_the_dense_network_once_whatever_tickets_are_trained_from
     assert len(dense) == 2, "to the rewind point, and to the end"
     usual, final = (task for name, task in graph.tasks.items() if name.startswith("ticket"))
     assert set(final.needs) - set(usual.needs) == {dense[1]}, "whose end the other ticket starts from"
+
+
+def test_weights_drawn_anew_come_from_the_generator_of_where_they_lie(monkeypatch):
+    where, seeded = [], origins.seeded
+    monkeypatch.setattr(origins, "seeded", lambda *given, device=None: where.append(device) or seeded(*given))
+    with pytest.raises(NotImplementedError):  # no digest is made of what has no values
+        origins.redrawn(mlp().to("meta"), 0)
+    assert where == [torch.device("meta")]
+
+
+def test_models_are_built_under_the_generator_of_the_device(monkeypatch):
+    where, seeded = [], cell.seeded
+    monkeypatch.setattr(cell, "seeded", lambda *given, device=None: where.append(device) or seeded(*given))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    splits = SimpleNamespace(shape=(1, 8, 8), classes=10, padding=None)
+    for device in ("cpu", "cuda:1"):
+        cell._initial_model(replace(RunConfig(), device=device), splits, 0, "model")
+    assert where == [torch.device("cpu"), torch.device("cuda:1")]

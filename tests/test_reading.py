@@ -7,6 +7,7 @@ import shutil
 
 import pandas as pd
 import pytest
+import torch
 
 import tombola
 from tombola import SearchError, UsageError
@@ -240,6 +241,17 @@ def test_stamps_tell_what_names_alone_do_not(tmp_path, brought):
     assert of() == of(threads=2)
     assert of(model="brought:build") is of(data="brought:datasets") is of(fit="brought:train") is None
     assert of(data="folder", data_dir=str(tmp_path)) is None
+
+
+def test_stamps_tell_cards_apart_whatever_their_number(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device in ("cuda", "cuda:1"):
+        (cell,) = plan([load_preset("digits"), {**QUICK, "device": device}], ["random"], [0.1], seeds=1)
+        seen = []
+        for name in ("one", "another"):
+            monkeypatch.setattr(torch.cuda, "get_device_name", lambda _=None, name=name: name)
+            seen.append(stamp(cell.config))
+        assert seen[0] != seen[1]
 
 
 def test_runs_alone_are_a_comparison_too(compared, tmp_path):

@@ -1,4 +1,5 @@
 import io
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -99,3 +100,19 @@ def test_the_display_fits_the_stream():
     assert isinstance(progress_on(io.StringIO()), Lines)
     with Silent().track("x", 1) as tracker:
         tracker.update(1)
+
+
+def test_a_card_is_asked_about_its_own_bf16(monkeypatch):
+    current = [0]
+
+    @contextmanager
+    def on(device):
+        current.append(device.index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: current[-1] == 0)
+    found = [runtime.has_bf16_instructions(torch.device("cuda", index)) for index in (0, 1)]
+    assert found == [True, False]
+    assert current == [0]

@@ -61,7 +61,8 @@ def with_signs(model: nn.Module, final: State, problem: Problem) -> State:
 def redrawn(model: nn.Module, seed: int) -> nn.Module:
     """Return a copy of a model whose modules drew their initial values anew; raises UsageError where none does."""
     copied = load_weights(model, model.state_dict())
-    with seeded(seed, "signs"):
+    # Modules draw where their parameters lie, not where the network is trained.
+    with seeded(seed, "signs", device=next(copied.parameters()).device):
         for module in copied.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()

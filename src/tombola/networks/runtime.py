@@ -26,7 +26,8 @@ MEMORY_FORMATS = ("auto", "contiguous", "channels-last")
 def has_bf16_instructions(device: torch.device) -> bool:
     """Whether the device multiplies bf16 in hardware."""
     if device.type == "cuda":
-        found: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # torch asks about the current one
+            found: bool = torch.cuda.is_bf16_supported(including_emulation=False)
         return found
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
 

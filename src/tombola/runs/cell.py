@@ -123,7 +123,8 @@ def stamp(config: RunConfig) -> str | None:
     versions: dict[str, Any] = {**VERSIONS, **FURTHER_VERSIONS, "torch": torch.__version__}
     asked = [config.precision, config.search_precision, config.layout, config.execution]
     # What "auto" means depends on the machine, and on whether there is numba.
-    device = torch.cuda.get_device_name() if config.device == "cuda" else torch.backends.cpu.get_cpu_capability()
+    on = resolve_device(config.device)
+    device = torch.cuda.get_device_name(on) if on.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     machine = [device, numba_works(), torch.cpu._is_avx512_bf16_supported()]
     # How a finder holds layers stood in stamps before it was asked whether there may be any.
     held = config.finder.holding() if isinstance(config.finder, Finder) else {}
@@ -224,7 +225,7 @@ def _execution(config: RunConfig, splits: Splits, model: nn.Module, found: Surve
 
 
 def _initial_model(config: RunConfig, splits: Splits, seed: int, *purpose: str) -> nn.Module:
-    with seeded(seed, *purpose):
+    with seeded(seed, *purpose, device=resolve_device(config.device)):  # a builder of one's own may build there
         model = unwrap(build(config.model, splits.shape, splits.classes, splits.padding))
         if config.batch_norm == "published":
             publish_batch_norm_(model)
