@@ -3,8 +3,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tombola.core import double_backward
 from tombola.core.double_backward import batch_norm, convolution, twice_differentiable
 from tombola.core.double_backward.convolution import Shape
+from tombola.core.seeds import _repeatable_convolutions
 
 SHAPES = [Shape((1, 1), (1, 1), (1, 1), 1), Shape((2, 1), (0, 2), (1, 2), 1), Shape((2, 2), (1, 0), (1, 1), 2)]
 
@@ -172,3 +174,15 @@ def test_attention_can_be_differentiated_twice():
 def test_one_value_a_channel_is_refused_as_by_torch():
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         batch_norm(*leaves((1, 3)), 1e-5)
+
+
+def test_recurrent_layers_do_without_cudnn_also_where_convolutions_have_a_precision_of_their_own(monkeypatch):
+    """As on a card inside `seeded`, where torch cannot say whether cuDNN as a whole uses TF32."""
+    layer, inputs, seen, cudnn = nn.GRU(3, 2), torch.randn(4, 1, 3), [], torch.backends.cudnn
+    enabled, run = cudnn.enabled, double_backward._without_cudnn(lambda _: seen.append(cudnn.enabled))
+    monkeypatch.setattr(Tensor, "is_cuda", property(lambda _: True))
+    with _repeatable_convolutions(torch.device("cuda")), twice_differentiable():
+        run(inputs)
+        assert layer(inputs)[0].shape == (4, 1, 2)
+        assert cudnn.enabled == enabled
+    assert seen == [False]

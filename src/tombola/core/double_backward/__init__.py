@@ -1,7 +1,7 @@
 """Networks that are differentiated twice: stand-ins for what PyTorch cannot do there, or does slowly."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -88,8 +88,14 @@ def _without_cudnn(function: Callable[..., Any]) -> Callable[..., Any]:
     """Stand in for a recurrent layer, which cuDNN cannot differentiate twice."""
 
     def run(input: Tensor, *arguments: Any, **named: Any) -> Any:
-        with torch.backends.cudnn.flags(enabled=False) if input.is_cuda else nullcontext():
+        # Not by cudnn.flags, which fails where convolutions and recurrent layers differ in TF32, as under `seeded`.
+        cudnn: Any = torch.backends.cudnn
+        before = cudnn.enabled
+        try:
+            cudnn.enabled = before and not input.is_cuda
             return function(input, *arguments, **named)
+        finally:
+            cudnn.enabled = before
 
     return run
 
