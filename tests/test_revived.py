@@ -5,9 +5,11 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import tombola
 from tombola import Ticket, TicketWarning, UsageError
+from tombola.networks.masking import Attachment
 
 from .conftest import batches, mlp
 
@@ -204,3 +206,18 @@ def test_what_is_no_optimiser_model_or_ticket_gets_a_sentence():
         with pytest.raises(UsageError, match=text):
             call()
     assert tombola.Ticket is Ticket
+
+
+@pytest.mark.parametrize("places", [("cpu", "cuda"), ("cuda", "cpu")])
+def test_the_mask_follows_a_model_that_moves(monkeypatch, places):
+    """Of tensors that have a device and no numbers; so nothing can be told of what came alive."""
+    monkeypatch.setattr(FakeTensor, "__bool__", lambda _: False, raising=False)
+    with FakeTensorMode():
+        model = nn.Linear(4, 3, device=places[0])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with Attachment(model, [optimizer], {"weight": torch.ones(3, 4, dtype=torch.bool)}):
+            for parameter in model.parameters():
+                parameter.fake_device = torch.empty(0, device=places[1]).device
+            optimizer.step()
+            optimizer.step(lambda: torch.zeros(()))
+        assert model.weight.device.type == places[1]

@@ -107,7 +107,7 @@ class Attachment:
                 TicketWarning,
                 stacklevel=3,
             )
-        self._pruned = pruned_of(self._parameters, masks)
+        self._left_out = pruned_of(self._parameters, masks)
         self._has_warned = False
         zero_(self._parameters, self._pruned)
         self._undo: list[Callable[[], Any]] = []
@@ -117,6 +117,14 @@ class Attachment:
                 self._undo.append(each.register_step_post_hook(self._after_step).remove)
             if callable(getattr(each, "first_step", None)):
                 self._hold_first_step(each)
+
+    @property
+    def _pruned(self) -> dict[str, Tensor]:
+        """What the masks leave out, where the parameters lie now: a model may be moved while a ticket is attached."""
+        for name, parameter in self._parameters.items():
+            if self._left_out[name].device != parameter.device:
+                self._left_out[name] = self._left_out[name].to(parameter.device)
+        return self._left_out
 
     def _hold_first_step(self, optimizer: Any) -> None:
         """Zero after the step to the worst point nearby, which is no step of torch's and has no hooks."""
@@ -134,11 +142,12 @@ class Attachment:
     @torch.no_grad()
     def _put_back(self) -> None:
         """Zero what came alive since it was zeroed last, and say so the first time."""
-        alive = {name: p.ne(0).logical_and_(self._pruned[name]) for name, p in self._parameters.items()}
+        pruned = self._pruned
+        alive = {name: p.ne(0).logical_and_(pruned[name]) for name, p in self._parameters.items()}
         # One look at the device.
         if not alive or not torch.stack([each.any() for each in alive.values()]).any():
             return
-        zero_(self._parameters, self._pruned)
+        zero_(self._parameters, pruned)
         counts = {name: int(each.sum()) for name, each in alive.items()}
         layers = [name for name, count in counts.items() if count]
         if not self._has_warned:
@@ -163,9 +172,10 @@ class Attachment:
         def held() -> Any:
             zero_(self._parameters, self._pruned)
             loss = closure()
+            pruned = self._pruned
             for name, parameter in self._parameters.items():
                 if parameter.grad is not None:
-                    parameter.grad.masked_fill_(self._pruned[name], 0.0)
+                    parameter.grad.masked_fill_(pruned[name], 0.0)
             return loss
 
         if len(args) > 1:
