@@ -7,10 +7,13 @@ from torch.utils.data import DataLoader
 
 import tombola
 from tombola import Recipe, Task, UsageError
-from tombola.data import ListFeed
+from tombola.data import Item, ListFeed
+from tombola.networks.evaluation import evaluate
 from tombola.networks.masking import survey
 from tombola.networks.probe import settle
 from tombola.networks.runtime import Runtime
+from tombola.networks.shares import share_of
+from tombola.networks.task.classification import smoothed_cross_entropy
 
 from .conftest import batches, mlp
 
@@ -139,3 +142,27 @@ def test_a_batch_of_one_under_batch_norm_keeps_its_own_sentence():
     data = [*batches(), (torch.randn(1, 6), torch.zeros(1).long())]
     with pytest.raises(UsageError, match="a batch of one sample cannot be normalised by BatchNorm"):
         tombola.draw(model, data, steps=8, objective="loss", **ARGUMENTS)
+
+
+@pytest.mark.parametrize("given", [None, Task(loss=smoothed_cross_entropy(0.1)), Task.segmentation(ignored=9)])
+def test_labels_that_are_no_classes_are_refused_before_they_are_on_a_card(given):
+    """There the loss raises nothing: as on the meta device, which stands in for one."""
+    card, model = Runtime(torch.device("meta")), nn.Conv2d(6, 3, 1)
+    good, bad, ignored = ((torch.randn(2, 6, 4, 4), torch.full((2, 4, 4), label)) for label in (2, 7, 9))
+    task, _ = settle(model, survey(model).layout, given, [ListFeed([good])], card)
+    words = "data has the label 7; the model's outputs are 0 to 2"
+    with pytest.raises(UsageError, match=words):
+        share_of(Item(bad), task, card)
+    with pytest.raises(UsageError, match=words):
+        evaluate(model.to("meta"), task, ListFeed([bad]), card)
+    with pytest.raises(UsageError, match=words):
+        settle(model, survey(nn.Conv2d(6, 3, 1)).layout, given, [ListFeed([bad])], card)
+    if given is not None and given.measure.dashed == "pixel-accuracy":
+        assert share_of(Item(ignored), task, card).samples == 2
+
+
+def test_what_a_card_is_given_need_have_no_labels():
+    task = Task(forward=lambda model, batch: model(batch), samples=len)
+    model, card = mlp(), Runtime(torch.device("meta"))
+    settled, _ = settle(model, survey(model).layout, task, [ListFeed([torch.randn(4, 6)])], card, ("divergence",))
+    assert share_of(Item(torch.randn(4, 6)), settled, card).samples == 4

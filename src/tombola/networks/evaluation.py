@@ -51,7 +51,7 @@ def _means(model: nn.Module, task: Task, feed: Feed, runtime: Runtime) -> Evalua
     }
     found = {place: each for part in ranks.gathered(mine) for place, each in part.items()}
     metric = loss = 0.0
-    pooled, total = task.metric if isinstance(task.metric, Pooled) else None, torch.zeros(())
+    pooled, total = task.metric if isinstance(task.metric, Pooled) else None, torch.zeros((), device="cpu")
     counted = samples = 0
     for place in sorted(found):
         size, count, of_metric, counts, of_loss = found[place]
@@ -67,8 +67,8 @@ def _measured(
     model: nn.Module, task: Task, batch: Batch, runtime: Runtime
 ) -> tuple[int, int, float, Tensor | None, float]:
     """Return a batch's samples, how many items count of it, its mean metric, or counts for it, and its mean loss."""
-    batch = runtime.move(batch)
     samples, count = task.samples(batch), task.counted(batch)
+    batch = runtime.move(batch)
     if not count:  # a mean over nothing need be no number
         return samples, 0, 0.0, None, 0.0
     with runtime.autocast(), explained_run("model cannot be run on a batch of the data"), explained_batches():

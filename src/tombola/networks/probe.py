@@ -16,7 +16,8 @@ from tombola.networks.bf16 import BF16Watch
 from tombola.networks.network import FrozenNetwork, explained_batches, explained_run
 from tombola.networks.runtime import Runtime
 from tombola.networks.task import Batch, Output, Pooled, Task, settle_task
-from tombola.networks.task.classification import forward_inputs, no_batch
+from tombola.networks.task.choice import ignored_by, targets_of_pair
+from tombola.networks.task.classification import forward_inputs, no_batch, refuse_wrong_label
 
 # Batches whose targets are looked at where those of the first do not say what they are.
 FURTHER = 8
@@ -46,8 +47,9 @@ def settle(
                     with explained_run("model cannot be run on the data's batches"):
                         output = network.dense(batch)
                     further = (item.batch for item in islice(items, FURTHER))
-                    settled = settled or _explained(settle_task(task, output, batch, further), output)
-                    _check_parts(settled, output, batch, needs)
+                    if settled is None:
+                        settled = _explained(settle_task(task, output, batch, further), output, runtime)
+                    _check_parts(settled, output, item.batch, batch, needs)
     return settled or task or Task(), watch.wrong
 
 
@@ -99,26 +101,47 @@ class _Divergence(_Explained):
         return super().__call__(output, *others)
 
 
+@dataclass(frozen=True)
+class _Samples(_Explained):
+    """Counts samples, and refuses labels that are none of the classes, as long as they lie on the CPU.
+
+    Loss on the CPU refuses them itself. A card's kernel ends in an assertion, after which the process can do nothing
+    there; so batches are counted before they are moved. ignored: the one label that the loss leaves out.
+    """
+
+    classes: int
+    ignored: int
+
+    def __call__(self, batch: Batch) -> Any:
+        found, targets = super().__call__(batch), targets_of_pair(batch)
+        if targets is not None and targets.device.type == "cpu" and not targets.is_floating_point():
+            refuse_wrong_label(targets, self.classes, ignored=self.ignored)
+        return found
+
+
 def _axes(output: Output) -> int | None:
     return output.dim() if isinstance(output, Tensor) else None
 
 
-def _explained(task: Task, output: Output) -> Task:
+def _explained(task: Task, output: Output, runtime: Runtime) -> Task:
     parts: dict[str, Any] = {
         f.name: _Explained(f.name, getattr(task, f.name)) for f in fields(task) if f.name != "forward"
     }
     if isinstance(task.metric, Pooled):
         parts["metric"] = replace(task.metric, counts=_Explained("metric", task.metric.counts))
+    ignored = ignored_by(task.loss)
+    if ignored is not None and runtime.device.type != "cpu" and isinstance(output, Tensor) and output.dim() > 1:
+        parts["samples"] = _Samples("samples", task.samples, output.shape[1], ignored)
     parts["divergence"] = _Divergence("divergence", task.divergence, _axes(output))
     return replace(task, forward=_Forward(task.forward), **parts)
 
 
-def _check_parts(task: Task, output: Output, batch: Batch, needs: Collection[str]) -> None:
-    """Call every part once, and look at what it returns."""
+def _check_parts(task: Task, output: Output, given: Batch, batch: Batch, needs: Collection[str]) -> None:
+    """Call every part once, and look at what it returns. given: the batch before it was moved."""
     of_output = (output, batch)
     for name, arguments, is_right, allowed in (
-        ("samples", (batch,), _is_positive, "a whole number above 0"),
-        ("counted", (batch,), _is_count, "a whole number that is not negative"),
+        ("samples", (given,), _is_positive, "a whole number above 0"),
+        ("counted", (given,), _is_count, "a whole number that is not negative"),
         ("loss", of_output, _is_number, "a tensor of one number"),
         ("divergence", (output, *of_output), _is_number, "a tensor of one number"),
         ("metric", of_output, _is_like_number, "one number"),

@@ -166,11 +166,12 @@ def is_informed(
     if lacks_statistics(model):
         frozen.use_batch_statistics()
     with seeded(0, "teacher", device=runtime.device):
-        batches = [runtime.move(item.batch) for item in islice(feed.epoch(0), most)]
-        if not batches:
+        given = [item.batch for item in islice(feed.epoch(0), most)]
+        if not given:
             raise UsageError("the data gave no batch, as loaders with drop_last do that hold less than one")
+        samples, batches = [task.samples(batch) for batch in given], [runtime.move(batch) for batch in given]
         outputs = [frozen.dense(batch) for batch in batches]
-        if all(_has_rows(output, task.samples(batch)) for output, batch in zip(outputs, batches, strict=True)):
+        if all(_has_rows(output, count) for output, count in zip(outputs, samples, strict=True)):
             own, other = _against_mean(task, [output.float() for output in outputs], batches)
             return own < INFORMED * other
         strangers = exchanged(batches)

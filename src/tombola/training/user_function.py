@@ -92,10 +92,9 @@ class UserFit:
                     _check_held(model, masks)
                 tracker.update(epoch - start.epoch)
                 for item in setup.feed.epoch(epoch):
-                    batch = setup.runtime.move(item.batch)
-                    samples = setup.task.samples(batch)
+                    samples = setup.task.samples(item.batch)
                     meter.count(forward=samples, backward=samples)
-                    yield batch
+                    yield setup.runtime.move(item.batch)
 
             job = Job(epochs, setup.recipe, setup.seed, setup.runtime.device, ticket, batches, start, masks)
             returned = self.function(model, job)

@@ -1,6 +1,6 @@
 """The task that outputs and targets plainly ask for, where the user gave none or gave it in parts."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -8,10 +8,11 @@ from torch import Tensor
 
 from tombola.errors import UsageError
 from tombola.networks.task.batches import Batch, Output, batch_size, counted_targets, target_keys
-from tombola.networks.task.classification import are_probabilities, in_shape
+from tombola.networks.task.classification import IGNORED, are_probabilities, in_shape, is_cross_entropy
 from tombola.networks.task.core import Task
 from tombola.networks.task.hugging_face import Heads
 from tombola.networks.task.parts import Default, Missing
+from tombola.networks.task.segmentation import Pixels
 
 PARTS = ("loss", "divergence", "metric", "prediction")
 # Two losses are the same where they differ by less, as float32 has it.
@@ -83,7 +84,7 @@ def _by_targets(task: Task, output: Output, batch: Batch, further: Iterable[Batc
 
 def _chosen(output: Output, batch: Batch, further: Iterable[Batch]) -> Task | None:
     """Return the preset for targets that stand for each output; None for classes, and for what the loss refuses."""
-    targets = _targets(batch)
+    targets = targets_of_pair(batch)
     if not isinstance(output, Tensor) or not output.dim() or targets is None:
         return None
     one = output.dim() == 1 or output.shape[1] == 1
@@ -107,13 +108,14 @@ def _chosen(output: Output, batch: Batch, further: Iterable[Batch]) -> Task | No
 def _alike(first: Tensor, batches: Iterable[Batch]) -> Iterator[Tensor]:
     """Give the targets of further batches, as long as they are like the first ones."""
     for batch in batches:
-        targets = _targets(batch)
+        targets = targets_of_pair(batch)
         if targets is None or targets.shape[1:] != first.shape[1:]:
             return
         yield targets
 
 
-def _targets(batch: Batch) -> Tensor | None:
+def targets_of_pair(batch: Batch) -> Tensor | None:
+    """Return the targets of an (inputs, targets) batch, numbers (N, ...); None where it has no such tensor."""
     pair = isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[1], Tensor)
     return batch[1] if pair and batch[1].dim() and not batch[1].is_complex() else None
 
@@ -153,14 +155,23 @@ def _sees_softmax(task: Task, output: Output, batch: Batch) -> bool:
     if output.numel() and float(output.float().logsumexp(dim=1).abs().max()) < LOGARITHMS:
         return True
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(output.shape, generator=generator).to(output)
-    by = torch.randn(output[:, :1].shape, generator=generator).to(output)
+    drawn = torch.randn(output.shape, generator=generator, device="cpu").to(output)
+    by = torch.randn(output[:, :1].shape, generator=generator, device="cpu").to(output)
     try:
         before, after, other = (float(task.loss(values, batch)) for values in (drawn, drawn + by, drawn.flip(1)))
     except Exception:  # noqa: BLE001 - the loss is the user's, and what it says of the model's own outputs counts
         return False
     near = ALIKE * max(1.0, abs(before))
     return abs(before - after) < near < abs(before - other)
+
+
+def ignored_by(loss: Callable[..., Tensor]) -> int | None:
+    """Return the label that a loss of classes leaves out, if it is one of tombola's own; None for any other."""
+    part = loss.part if isinstance(loss, Default) else loss
+    pixels = getattr(part, "__self__", None)
+    if isinstance(pixels, Pixels):
+        return pixels.ignored
+    return IGNORED if is_cross_entropy(part) else None
 
 
 def _with_heads(task: Task, output: Output, batch: Batch) -> Task:

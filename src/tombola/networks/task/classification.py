@@ -102,9 +102,13 @@ def _cross_entropy(output: Output, batch: Batch, smoothing: float) -> Tensor:
         ) from error
 
 
-def refuse_wrong_label(targets: Tensor, classes: int, error: IndexError | None = None) -> None:
-    """Raise UsageError naming the first label that is none of so many classes, where there is one; error: its cause."""
-    wrong = targets[(targets < 0) | (targets >= classes)]
+def refuse_wrong_label(targets: Tensor, classes: int, error: IndexError | None = None, ignored: int = IGNORED) -> None:
+    """Raise UsageError naming the first label that is none of so many classes, where there is one.
+
+    targets: whole numbers of any type and shape. error: the cause. ignored: a label that is left out.
+    """
+    targets = targets.long()
+    wrong = targets[((targets < 0) | (targets >= classes)) & (targets != ignored)]
     if wrong.numel():
         raise UsageError(f"data has the label {int(wrong[0])}; the model's outputs are 0 to {classes - 1}") from error
 

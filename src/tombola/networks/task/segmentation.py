@@ -46,7 +46,7 @@ class Pixels:
         try:
             values = F.cross_entropy(scores, targets, ignore_index=self.ignored, reduction="none")
         except IndexError as error:
-            refuse_wrong_label(targets[targets != self.ignored], scores.shape[1], error)
+            refuse_wrong_label(targets, scores.shape[1], error, self.ignored)
             raise
         return self._mean(values, batch)
 
