@@ -328,6 +328,14 @@ def test_an_accelerated_network_that_cannot_run_sparse_says_so_once():
     assert f"runs samples of [6]: dense: {why}" in repr(fast)
 
 
+def test_a_network_elsewhere_than_on_the_cpu_is_accelerated_to_itself():
+    fast = Ticket({"0.weight": torch.ones(3, 4, dtype=torch.bool)}).accelerate(
+        nn.Sequential(nn.Linear(4, 3)).to("meta")
+    )
+    with pytest.warns(TicketWarning, match=r"runs dense: 0.weight is torch.float32 on meta, not float32 on the CPU"):
+        assert fast(torch.empty(2, 4, device="meta")).shape == (2, 3)
+
+
 def test_an_accelerated_network_says_how_it_runs():
     model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))
     fast = Ticket({"0.weight": torch.arange(30).reshape(6, 5) < 9}).accelerate(model)

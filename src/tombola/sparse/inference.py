@@ -23,7 +23,7 @@ from tombola.sparse.network import TOLERANCE, distance
 from tombola.sparse.program import Program, as_value
 from tombola.sparse.run import Run, Workspace
 from tombola.sparse.steps import Flatten, Step, as_samples, in_four
-from tombola.sparse.tracing import Untraceable, trace
+from tombola.sparse.tracing import Untraceable, check_tensors, trace
 from tombola.sparse.units import Unit
 
 # Bytes of activations that a block of samples may take at its largest layer: what stays in the cache of one core.
@@ -97,8 +97,9 @@ class Accelerated(nn.Module):
         return f"{type(self._model[0]).__name__}, {kept:,} of {total:,} weights kept; {how}"
 
     def _trace(self, example: Tensor) -> Program | str:
-        model, masks = self._compacted(example)
         try:
+            check_tensors(self._model[0])
+            model, masks = self._compacted(example)
             if uses_batch_statistics(model):
                 raise Untraceable("BatchNorm without running statistics normalises by each batch as a whole")
             program = _folded(trace(model, masks, {}, example, False))
@@ -110,7 +111,7 @@ class Accelerated(nn.Module):
 
     def _check(self, program: Program, shape: torch.Size) -> None:
         """Raise Untraceable where a program does something else than the model: torch.fx need not show all of it."""
-        example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+        example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), device="cpu")
         off = distance(self._model[0](example.clone()), _Plan(program, example.shape)(example))
         if not off < TOLERANCE:
             raise Untraceable(f"its outputs would be off by {off:.1g}")
@@ -168,7 +169,7 @@ class _Plan:
         self._program = program
         self._run = Run(program.parameters, Workspace(), False, program.shared)
         self._calls: list[Callable[[], None]] = []
-        self._inputs = as_value(self._run, torch.zeros(shape))
+        self._inputs = as_value(self._run, torch.zeros(shape, device="cpu"))
         for step in program.steps:
             step.forward(self._run)
             if isinstance(step, Flatten):

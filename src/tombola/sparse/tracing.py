@@ -87,12 +87,17 @@ def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 def _check(model: nn.Module, inputs: Tensor) -> None:
     if inputs.dim() not in {2, 3, 4} or not inputs.is_floating_point():
         raise Untraceable(f"its input is {inputs.dtype} of shape {list(inputs.shape)}, not images or features")
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype != torch.float32):
-            raise Untraceable(f"{name} is {tensor.dtype} on {tensor.device}, not float32 on the CPU")
+    check_tensors(model)
     for name, module in model.named_modules():
         if any(getattr(module, hooks) for hooks in vars(nn.Module()) if hooks.endswith("_hooks")):
             raise Untraceable(f"{name or 'the model'} has hooks")
+
+
+def check_tensors(model: nn.Module) -> None:
+    """Raise Untraceable, naming one, unless parameters and buffers are on the CPU, those of real numbers in float32."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype != torch.float32):
+            raise Untraceable(f"{name} is {tensor.dtype} on {tensor.device}, not float32 on the CPU")
 
 
 def _shapes(model: nn.Module, graph: fx.Graph, inputs: Tensor) -> dict[fx.Node, torch.Size]:
