@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import tombola
-from tombola import Random, TicketWarning, UsageError
+from tombola import Random, Recipe, TicketWarning, UsageError
 from tombola.cli.main import main
+from tombola.finders import FINDERS
 from tombola.networks.masking import survey
 from tombola.networks.models import load_into, read_weights
 from tombola.networks.network import FrozenNetwork
@@ -376,3 +378,34 @@ def test_a_run_of_a_model_with_tied_weights_and_wrapped_parts_is_exported(tmp_pa
     load_into(found, read_weights(plain), plain)
     for name, value in expected.state_dict().items():
         assert torch.equal(found.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    "finder", ["random", "cts", "edge-popup", "gem-miner", "rigl", "gradual", "saliency", "hutchinson"]
+)
+def test_tickets_do_not_depend_on_torchs_default_device(finder):
+    """Which here has no numbers at all; the model and the data are on the CPU."""
+    model, data = mlp(), TensorDataset(*batches(1, size=32)[0])
+    found = FINDERS.known[finder]
+    found = replace(found, steps=5) if hasattr(found, "steps") else found
+
+    def drawn():
+        return tombola.sparsify(
+            model, data, data, density=0.4, finder=found, recipe=Recipe(epochs=2), rewind_to=1, progress=False
+        )
+
+    expected = drawn()
+    with torch.device("meta"):
+        again = drawn()
+    assert again.ticket == expected.ticket
+    for value, other in zip(again.model.parameters(), expected.model.parameters(), strict=True):
+        assert torch.equal(value, other)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "block:2x2"])
+def test_groups_do_not_depend_on_torchs_default_device(granularity):
+    model, data = mlp(), batches()
+    options = {"density": 0.5, "finder": "random", "granularity": granularity, "progress": False}
+    expected = tombola.draw(model, data, **options)
+    with torch.device("meta"):
+        assert tombola.draw(model, data, **options) == expected

@@ -103,7 +103,7 @@ class Structured(Part):
         for shape, wiring in zip(layout.shapes, wirings, strict=True):
             places, units = self.places(shape, wiring), self.units(wiring)
             if units is None:
-                units = torch.arange(first, first + int(places.max()) + 1)
+                units = torch.arange(first, first + int(places.max()) + 1, device="cpu")
                 first += len(units)
             found.append(Grouping(places.expand(shape), units))
         return Labelled.of(layout, found, SCORINGS[self.by])
@@ -119,7 +119,7 @@ class Structured(Part):
 
 def _along(shape: tuple[int, ...], axis: int) -> Tensor:
     """Return 0, 1, ... along a dimension."""
-    return torch.arange(shape[axis]).view([-1 if each == axis else 1 for each in range(len(shape))])
+    return torch.arange(shape[axis], device="cpu").view([-1 if each == axis else 1 for each in range(len(shape))])
 
 
 def outputs_of(shape: tuple[int, ...], wiring: Wiring) -> Tensor:
@@ -135,7 +135,7 @@ def inputs_of(shape: tuple[int, ...], wiring: Wiring) -> Tensor:
 def _inner(shape: tuple[int, ...], groups: int) -> Tensor:
     """Return the number of the channel along the second dimension, which begins again in each of the groups."""
     if len(shape) < 2:
-        return torch.zeros(shape, dtype=torch.long)
+        return torch.zeros(shape, dtype=torch.long, device="cpu")
     return _along(shape, 0) // (shape[0] // groups) * shape[1] + _along(shape, 1)
 
 
@@ -177,7 +177,7 @@ class Channel(Channels):
     def units(self, wiring: Wiring) -> Tensor | None:
         """Return what these channels are in the whole network."""
         found = wiring.inputs if wiring.stays else wiring.outputs
-        return torch.tensor(found) if self.coupled and found is not None else None
+        return torch.tensor(found, device="cpu") if self.coupled and found is not None else None
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class InputChannel(Channels):
 
     def units(self, wiring: Wiring) -> Tensor | None:
         """Return what these channels are in the whole network."""
-        return torch.tensor(wiring.inputs) if self.coupled and wiring.inputs is not None else None
+        return torch.tensor(wiring.inputs, device="cpu") if self.coupled and wiring.inputs is not None else None
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ class Head(Structured):
 
     def units(self, wiring: Wiring) -> Tensor | None:
         """Return the head of each channel."""
-        return torch.tensor(wiring.heads) if wiring.heads else None
+        return torch.tensor(wiring.heads, device="cpu") if wiring.heads else None
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class FilterRow(Structured):
     def places(self, shape: tuple[int, ...], wiring: Wiring) -> Tensor:
         """Return the row of each weight."""
         rows = shape[:-1] if len(shape) > 2 else shape
-        return torch.arange(math.prod(rows)).view(*rows, *[1] * (len(shape) - len(rows)))
+        return torch.arange(math.prod(rows), device="cpu").view(*rows, *[1] * (len(shape) - len(rows)))
 
 
 _SHAPE = re.compile(r"^([1-9][0-9]*)x([1-9][0-9]*)$")
@@ -269,7 +269,7 @@ class Block(Structured):
         sides = (int(found[1]), int(found[2]))
         first, second = reversed(sides) if wiring.inputs_first else sides
         across, kernel = -(-shape[1] // second), math.prod(shape[2:])
-        where = torch.arange(kernel).view(1, 1, *shape[2:])
+        where = torch.arange(kernel, device="cpu").view(1, 1, *shape[2:])
         return (_along(shape, 0) // first * across + _along(shape, 1) // second) * kernel + where
 
 

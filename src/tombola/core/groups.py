@@ -176,14 +176,14 @@ class Labelled:
     ) -> "Labelled":
         """Return the groups of several layers."""
         units = torch.cat([grouping.units for grouping in groupings])
-        ends = torch.tensor([len(grouping.units) for grouping in groupings]).cumsum(0).tolist()
+        ends = torch.tensor([len(grouping.units) for grouping in groupings], device="cpu").cumsum(0).tolist()
         names, numbers = units.unique(return_inverse=True)
         of_layers = list(numbers.tensor_split(ends[:-1]))
         parts = _joined(of_layers, len(names))
         # Part by part, in each by the names' order.
         order = torch.cat([torch.cat([of_layers[i] for i in part]).unique() for part in parts])
         place = torch.empty_like(order)
-        place[order] = torch.arange(len(order))
+        place[order] = torch.arange(len(order), device="cpu")
         labels = [place[mine][grouping.places.reshape(-1)] for mine, grouping in zip(of_layers, groupings, strict=True)]
         counts = tuple(len(torch.cat([of_layers[i] for i in part]).unique()) for part in parts)
         return cls(weights, torch.cat(labels), parts, counts, by)
@@ -237,7 +237,7 @@ class Labelled:
 
 def _joined(units: Sequence[Tensor], count: int) -> tuple[tuple[int, ...], ...]:
     """Return which layers are joined by units that they share; units: numbers below `count`, of each layer."""
-    owner = torch.full((count,), -1)
+    owner = torch.full((count,), -1, device="cpu")
     leader = list(range(len(units)))
     for layer, mine in enumerate(units):
         for other in {leader[i] for i in owner[mine].unique().tolist() if i >= 0}:

@@ -58,12 +58,12 @@ class FlipCrop:
         """Return new images (N, C, H, W) of the same type, where the old ones lie; the generator is of the CPU."""
         count, _, height, width = images.shape
         span = 2 * self.padding + 1
-        top = torch.randint(span, (count, 1), generator=generator)
-        left = torch.randint(span, (count, 1), generator=generator)
-        flip = torch.rand(count, 1, generator=generator) < 0.5
-        columns = torch.arange(width).expand(count, width)
+        top = torch.randint(span, (count, 1), generator=generator, device="cpu")
+        left = torch.randint(span, (count, 1), generator=generator, device="cpu")
+        flip = torch.rand(count, 1, generator=generator, device="cpu") < 0.5
+        columns = torch.arange(width, device="cpu").expand(count, width)
         columns = (left + torch.where(flip, width - 1 - columns, columns)).to(images.device)
-        rows = (top + torch.arange(height)).to(images.device)
+        rows = (top + torch.arange(height, device="cpu")).to(images.device)
         padded = F.pad(images.float(), (self.padding,) * 4, mode="reflect").to(images.dtype)
         sample = torch.arange(count, device=images.device).view(-1, 1, 1, 1)
         channel = torch.arange(images.shape[1], device=images.device).view(1, -1, 1, 1)
@@ -113,7 +113,7 @@ class ResizedCrop:
 @contextmanager
 def _drawing_from(source: torch.Generator) -> Iterator[None]:
     """Let torchvision, which draws from the global generators, draw what follows from a generator's next number."""
-    seed = int(torch.randint(2**62, (), generator=source))
+    seed = int(torch.randint(2**62, (), generator=source, device="cpu"))
     with preserved():
         torch.default_generator.manual_seed(seed)
         yield

@@ -113,9 +113,9 @@ class RowFeed:
 
     def rows(self, number: int) -> Sequence[Tensor]:
         """Return the rows of each batch of an epoch."""
-        rows = torch.arange(len(self.samples))
+        rows = torch.arange(len(self.samples), device="cpu")
         if self.shuffle:
-            rows = torch.randperm(len(rows), generator=generator(self.seed, self.purpose, number))
+            rows = torch.randperm(len(rows), generator=generator(self.seed, self.purpose, number), device="cpu")
         parts: Sequence[Tensor] = rows.split(self.batch_size)
         return parts[: self.length]  # of no rows, torch makes one empty part
 

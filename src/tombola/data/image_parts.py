@@ -81,7 +81,7 @@ def _in_table(folder: Path, targets: Sequence[str]) -> _Part:
     column, columns = saved.images_in(folder), saved.columns(folder)
     (target,) = named_columns(columns, targets, USUAL_TARGETS, folder)
     chosen(columns, [target], "targets", folder)
-    images = InTable(folder, column, torch.arange(len(columns[target])))
+    images = InTable(folder, column, torch.arange(len(columns[target]), device="cpu"))
     return _Part(images, [str(value) for value in columns[target].tolist()])
 
 

@@ -116,7 +116,7 @@ class Splits:
         total = len(self.train)
         if not 1 <= samples <= total:
             raise UsageError(f"must lie between 1 and {total:,}, got {samples}", option="train_samples")
-        rows = torch.randperm(total, generator=generator(SPLIT_SEED, "train-samples"))[:samples]
+        rows = torch.randperm(total, generator=generator(SPLIT_SEED, "train-samples"), device="cpu")[:samples]
         return replace(self, train=self.train.take(rows.sort().values))
 
 
@@ -137,7 +137,7 @@ def stratified(targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
         )
 
     first, second = train_test_split(
-        torch.arange(len(targets)).numpy(),
+        torch.arange(len(targets), device="cpu").numpy(),
         test_size=share,
         stratify=targets.numpy(),
         random_state=SPLIT_SEED,
@@ -150,7 +150,7 @@ def cut_off(count: int, share: float, name: str) -> tuple[Tensor, Tensor]:
 
     name: of the data, for errors. Raises UsageError where a side would be empty.
     """
-    order = torch.randperm(count, generator=generator(SPLIT_SEED, "held-out"))
+    order = torch.randperm(count, generator=generator(SPLIT_SEED, "held-out"), device="cpu")
     second = round(share * count)
     if not 0 < second < count:
         raise UsageError(f"held_out {share} of {count} samples of {name} leaves a side empty", option="held_out")
@@ -189,7 +189,7 @@ def split(raw: Raw, held_out: float, normalisation: Normalisation) -> Splits:
     inputs, targets = raw.train
     classes = int(targets.max()) + 1
     check_labels("test", raw.test[1], classes)
-    rows, held = stratified(targets, held_out) if held_out else (torch.arange(len(targets)), None)
+    rows, held = stratified(targets, held_out) if held_out else (torch.arange(len(targets), device="cpu"), None)
     mean, std = normalisation.settle(inputs[rows], raw.scale)
     whole = Arrays(inputs, targets, mean, std, raw.scale)
     test = Arrays(*raw.test, mean, std, raw.scale)

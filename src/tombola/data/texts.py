@@ -80,7 +80,7 @@ class Texts:
         return Texts(self.tokens[places], kinds, ends, self.targets[rows], self.vocabulary)
 
     def _place(self, row: int) -> Tensor:
-        return torch.arange(int(self.ends[row] - self.lengths[row]), int(self.ends[row]))
+        return torch.arange(int(self.ends[row] - self.lengths[row]), int(self.ends[row]), device="cpu")
 
     def padded(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Return tokens of some texts, (N, T) int64, as long as the longest of them, and which of them are none.
@@ -121,7 +121,9 @@ class TextFeed(RowFeed):
         ordered = [part[self.samples.lengths[part].argsort(stable=True)] for part in torch.cat(list(plain)).split(size)]
         batches = [batch for part in ordered for batch in part.split(self.batch_size)]
         whole = [batch for batch in batches if len(batch) == self.batch_size]
-        order = torch.randperm(len(whole), generator=generator(self.seed, self.purpose, "batches", number))
+        order = torch.randperm(
+            len(whole), generator=generator(self.seed, self.purpose, "batches", number), device="cpu"
+        )
         return [*(whole[at] for at in order.tolist()), *(b for b in batches if len(b) < self.batch_size)]
 
     def batch(self, rows: Tensor, number: int, position: int) -> tuple[dict[str, Tensor], Tensor]:

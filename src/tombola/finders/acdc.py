@@ -61,7 +61,7 @@ class Phases(MovingMask):
     """A mask of the largest weights in sparse phases, and of all in dense ones."""
 
     def __init__(self, finder: ACDC, selection: Selection) -> None:
-        super().__init__(selection, torch.ones(selection.layout.total, dtype=torch.bool))
+        super().__init__(selection, torch.ones(selection.layout.total, dtype=torch.bool, device="cpu"))
         self._finder = finder
 
     def moved(self, share: float) -> Tensor | None:

@@ -65,7 +65,7 @@ class Pruning(MovingMask):
     """A mask that loses its smallest weights as the training goes on."""
 
     def __init__(self, finder: Gradual, selection: Selection) -> None:
-        super().__init__(selection, torch.ones(selection.layout.total, dtype=torch.bool))
+        super().__init__(selection, torch.ones(selection.layout.total, dtype=torch.bool, device="cpu"))
         self._finder = finder
 
     def moved(self, share: float) -> Tensor | None:

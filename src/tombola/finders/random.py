@@ -23,4 +23,4 @@ class Random(Ranked):
     def scores_of(self, groups: Groups, problem: Problem) -> Tensor:
         """Return uniform random numbers, which depend on the seed alone."""
         count = sum(groups.layout().counts)
-        return torch.rand(count, dtype=torch.float64, generator=generator(problem.seed, "random"))
+        return torch.rand(count, dtype=torch.float64, generator=generator(problem.seed, "random"), device="cpu")

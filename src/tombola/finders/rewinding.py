@@ -80,7 +80,7 @@ class LTR(Finder):
 
     def _first_round(self, problem: Problem) -> Round:
         dense = problem.dense_at(problem.epochs)
-        everything = torch.ones(problem.layout.total, dtype=torch.bool)
+        everything = torch.ones(problem.layout.total, dtype=torch.bool, device="cpu")
         return Round(everything, dense, dense.cost)
 
     def _next_round(self, problem: Problem, before: Round, wanted: Selection, number: int) -> Round:

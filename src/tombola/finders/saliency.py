@@ -283,7 +283,9 @@ class ObjectiveSaliency(ObjectiveFinder, SaliencyOnBatches):
 
     def scores(self, context: ScoringContext, mask: Tensor) -> Tensor:
         """Return |∂R/∂m| at a mask a little below the given one."""
-        noise = torch.rand(mask.shape, generator=generator(context.problem.seed, "saliency"), dtype=mask.dtype)
+        noise = torch.rand(
+            mask.shape, generator=generator(context.problem.seed, "saliency"), dtype=mask.dtype, device="cpu"
+        )
         gate = (mask * (1 - self.perturbation * noise.to(mask.device))).requires_grad_()
         objective, total = self.settled_objective, torch.zeros_like(mask)
         count, recomputed = context.problem.task.samples, 0

@@ -134,7 +134,7 @@ class Hutchinson(SecondOrder):
                 found = tempered_gradient(self.name, self.temperature, context, weights, masked, True)
                 gradient += found.detach()
                 for _ in range(self.probes):
-                    signs = (torch.rand(mask.shape, generator=draws) < 0.5).to(mask) * 2 - 1
+                    signs = (torch.rand(mask.shape, generator=draws, device="cpu") < 0.5).to(mask) * 2 - 1
                     (product,) = torch.autograd.grad((found * signs).sum(), weights, retain_graph=True)
                     curvature += signs * product
         gradient, curvature = context.problem.runtime.ranks.total([gradient, curvature])

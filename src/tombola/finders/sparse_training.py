@@ -46,7 +46,7 @@ class ByChance(Part):
 
     def scores(self, mask: MovingMask, seed: int, number: int) -> Tensor:
         """Return noise."""
-        noise = torch.rand(mask.mask.shape, generator=generator(seed, "growth", number))
+        noise = torch.rand(mask.mask.shape, generator=generator(seed, "growth", number), device="cpu")
         return noise.to(mask.mask.device)
 
 
@@ -122,7 +122,7 @@ class Exchanging(MovingMask):
 
     def __init__(self, finder: SparseTraining, selection: Selection, seed: int) -> None:
         first = finder.first_selection(selection)
-        noise = torch.rand(sum(first.groups.layout().counts), generator=generator(seed, "sparse start"))
+        noise = torch.rand(sum(first.groups.layout().counts), generator=generator(seed, "sparse start"), device="cpu")
         super().__init__(selection, first.keep(noise))
         self._finder, self._seed = finder, seed
         self._done, self._explored = 0, self.mask

@@ -64,7 +64,8 @@ def effective_paths(model: nn.Module, masks: Mapping[str, Tensor], example: Tens
         module.register_forward_hook(lambda _m, _i, found, name=name: outputs[name].append(found))
         for name, module in layers.items()
     ]
-    ones = torch.ones(example[:1].shape, dtype=torch.float64)  # on the CPU, as the copy, wherever the example lies
+    # On the CPU, as the copy, wherever the example lies.
+    ones = torch.ones(example[:1].shape, dtype=torch.float64, device="cpu")
     with torch.enable_grad(), explained_run("paths cannot be counted"):
         found = counted(ones.requires_grad_())
         total = _sum(found)
@@ -83,7 +84,7 @@ def effective_paths(model: nn.Module, masks: Mapping[str, Tensor], example: Tens
     )
     nodes, places = 0, iter(slopes)
     for name, parts in outputs.items():
-        through = sum((_by_unit(layers[name], each, next(places)) for each in parts), torch.zeros(()))
+        through = sum((_by_unit(layers[name], each, next(places)) for each in parts), torch.zeros((), device="cpu"))
         nodes += int((through > 0).sum())
     count = sum(masks[name].shape[0] for name in layers)
     return Paths(nodes, count, weights, math.log(float(total)) if total > 0 else -math.inf)
@@ -94,8 +95,8 @@ def _check_homogeneous(counting: nn.Module, shape: torch.Size) -> None:
     """Raise UsageError unless twice the input gives twice the output, also where no two weights are equal."""
     draws, uneven = generator(0, "paths"), copy.deepcopy(counting)
     for parameter in uneven.parameters():
-        parameter.mul_(0.5 + torch.rand(parameter.shape, generator=draws, dtype=torch.float64))
-    inputs = 0.5 + torch.rand(shape, generator=draws, dtype=torch.float64)
+        parameter.mul_(0.5 + torch.rand(parameter.shape, generator=draws, dtype=torch.float64, device="cpu"))
+    inputs = 0.5 + torch.rand(shape, generator=draws, dtype=torch.float64, device="cpu")
     once, twice = uneven(inputs), uneven(2 * inputs)
     if not float((twice - 2 * once).abs().max()) <= ROUNDING * float(once.abs().max()):
         raise UsageError(
@@ -135,9 +136,9 @@ def _counting(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     counting = private_copy(model).cpu().double().eval().requires_grad_(False)
     for module in statistics_modules(counting):
         module.track_running_stats = True
-        module.running_mean = torch.zeros(module.num_features, dtype=torch.float64)
+        module.running_mean = torch.zeros(module.num_features, dtype=torch.float64, device="cpu")
         # So that nothing is divided by anything.
-        module.running_var = torch.full((module.num_features,), 1 - module.eps, dtype=torch.float64)
+        module.running_var = torch.full((module.num_features,), 1 - module.eps, dtype=torch.float64, device="cpu")
     for name, parameter in counting.named_parameters():
         parameter.fill_(0.0 if name.rpartition(".")[2] == "bias" else 1.0)
     for name, parameter in check_masks(counting, masks).items():

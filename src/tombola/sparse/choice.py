@@ -97,7 +97,7 @@ def _spread_masks(layout: Layout, density: float) -> dict[str, Tensor]:
     """Return masks of one density in each layer, every so many weights."""
     found = {}
     for name, shape in zip(layout.names, layout.shapes, strict=True):
-        mask = torch.zeros(shape, dtype=torch.bool)
+        mask = torch.zeros(shape, dtype=torch.bool, device="cpu")
         mask.view(-1)[:: max(1, round(1 / density))] = True
         found[name] = mask
     return found

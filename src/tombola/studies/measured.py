@@ -86,7 +86,7 @@ class _Everywhere(OutputTable):
     """Gives the same outputs for any batch, over and over where it is longer."""
 
     def __call__(self, item: Item) -> Any:
-        return self.values[torch.arange(len(item.key)) % len(self.values)]
+        return self.values[torch.arange(len(item.key), device="cpu") % len(self.values)]
 
 
 class Measured:
@@ -127,7 +127,7 @@ class Measured:
     @cache  # noqa: B019 - as long as the measurement
     def _ticket_step(self, density: float) -> float:
         layout = self.cell.survey.layout
-        chosen = torch.rand(layout.total, generator=torch.Generator().manual_seed(0)) < density
+        chosen = torch.rand(layout.total, generator=torch.Generator().manual_seed(0), device="cpu") < density
         return self._training(Ticket(layout.views(chosen)), density)
 
     def _training(self, ticket: Ticket | None, density: float = 0.5) -> float:

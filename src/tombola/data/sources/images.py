@@ -57,7 +57,7 @@ class Images(Source):
         parts, classes = labelled(root, self.targets)
         workers = usual_workers() if self.workers is None else self.workers
         train, test = (Photographs(*part, wanted.image_size, (), (), workers) for part in parts)
-        rows, held = (torch.arange(len(train)), None)
+        rows, held = (torch.arange(len(train), device="cpu"), None)
         if wanted.held_out:
             rows, held = stratified(train.targets, wanted.held_out)
         for name, given in (("mean", wanted.normalisation.mean), ("std", wanted.normalisation.std)):

@@ -80,7 +80,7 @@ class Table(Source):
                 option="data_dir",
             )
         whole = Part(place, read_columns(place))
-        order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(SPLIT_SEED))
+        order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(SPLIT_SEED), device="cpu")
         count = round(TEST_SHARE * len(whole))
         if not 0 < count < len(whole):
             raise UsageError(f"{shown(place)} has {len(whole)} rows, too few for test data", option="data_dir")
@@ -90,7 +90,7 @@ class Table(Source):
 def _held_out(train: Part, targets: list[str], wanted: Wanted) -> tuple[Tensor, Tensor | None]:
     """Return the rows to train on, and those that are held out."""
     if not wanted.held_out:
-        return torch.arange(len(train)), None
+        return torch.arange(len(train), device="cpu"), None
     if wanted.targets not in (Targets.CLASSES, Targets.TRUTHS):
         return cut_off(len(train), wanted.held_out, shown(train.path))
     (classes,), _ = encode_targets(train, [], targets, wanted.targets)

@@ -133,7 +133,7 @@ def _texts(part: Part, name: str) -> list[str]:
 
 def _held_out(targets: Tensor, wanted: Wanted, name: str) -> tuple[Tensor, Tensor | None]:
     if not wanted.held_out:
-        return torch.arange(len(targets)), None
+        return torch.arange(len(targets), device="cpu"), None
     if wanted.targets in (Targets.CLASSES, Targets.TRUTHS):
         return stratified(targets, wanted.held_out)
     return cut_off(len(targets), wanted.held_out, name)

@@ -100,7 +100,7 @@ def exchanged(batches: Sequence[Batch]) -> list[Batch] | None:
         return None
     if not all(_by_sample(batch[key], size) for batch, size in zip(batches, sizes, strict=True) for key in keys):
         return None
-    order = torch.randperm(sum(size or 0 for size in sizes))
+    order = torch.randperm(sum(size or 0 for size in sizes), device="cpu")
     columns = {key: _mixed([batch[key] for batch in batches], order) for key in keys}
     return [_with_targets(batch, {k: column[i] for k, column in columns.items()}) for i, batch in enumerate(batches)]
 

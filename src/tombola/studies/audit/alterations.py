@@ -54,8 +54,10 @@ def _shuffle(chosen: Tensor, groups: Groups, generator: torch.Generator) -> Tens
     counts, sizes = list(groups.layout().counts), groups.sizes
     alike = sizes is None or all(len(part.unique()) == 1 for part in sizes.split(counts))
     if not alike or groups.certain(chosen.float()) is not None:
-        return _best(torch.zeros(len(chosen)), chosen, groups, generator)
-    return torch.cat([part[torch.randperm(len(part), generator=generator)] for part in chosen.split(counts)])
+        return _best(torch.zeros(len(chosen), device="cpu"), chosen, groups, generator)
+    return torch.cat(
+        [part[torch.randperm(len(part), generator=generator, device="cpu")] for part in chosen.split(counts)]
+    )
 
 
 def inverted_by_layer(ticket: Ticket, generator: torch.Generator, groups: Groups | None = None) -> Ticket:
@@ -99,9 +101,9 @@ def _best(scores: Tensor, chosen: Tensor, groups: Groups, generator: torch.Gener
                 for mine, before, size in zip(scores.split(counts), chosen.split(counts), sizes, strict=True)
             ]
         )
-    order = torch.randperm(len(scores), generator=generator)
-    ranks = torch.empty(len(scores), dtype=torch.float64)
-    ranks[order[scores[order].argsort(stable=True)]] = torch.arange(len(scores), dtype=torch.float64)
+    order = torch.randperm(len(scores), generator=generator, device="cpu")
+    ranks = torch.empty(len(scores), dtype=torch.float64, device="cpu")
+    ranks[order[scores[order].argsort(stable=True)]] = torch.arange(len(scores), dtype=torch.float64, device="cpu")
     certain = groups.certain(ranks)
     assert certain is not None
     pairs = zip(certain.split(counts), chosen.split(counts), strict=True)
@@ -113,7 +115,7 @@ def _top(scores: Tensor, count: int, sizes: Tensor | None, generator: torch.Gene
 
     Scores of finders that cut several times share one lowest value, -infinity, wherever an early cut pruned.
     """
-    order = torch.randperm(len(scores), generator=generator)
+    order = torch.randperm(len(scores), generator=generator, device="cpu")
     mask = torch.empty_like(scores, dtype=torch.bool)
     ordered = scores[order]
     mask[order] = keep_top(ordered, count) if sizes is None else fill_top(ordered, count, sizes[order])

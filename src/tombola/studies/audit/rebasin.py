@@ -93,7 +93,7 @@ class Chain:
                 continue
             if number:
                 block = len(layer.value.units) // len(places[layer.module])
-                columns = (places[layer.module][:, None] * block + torch.arange(block)).flatten()
+                columns = (places[layer.module][:, None] * block + torch.arange(block, device="cpu")).flatten()
                 masks[name] = masks[name][:, columns]
             if number + 1 < len(self.layers):
                 masks[name] = masks[name][places[self.layers[number + 1].module]]
