@@ -8,11 +8,12 @@ from torch import nn
 
 import tombola
 from benchmarks.cases import REVERSE_KL, Case
-from tombola import Recipe, Task, draw
+from tombola import Recipe, Task, UsageError, draw
 from tombola.core.progress import Silent
 from tombola.core.ranking import count_kept
 from tombola.data import AUGMENTATIONS, Arrays, FlipCrop, ListFeed, on_device
 from tombola.finders import FINDERS
+from tombola.finders.origins import redrawn
 from tombola.networks.models import build
 from tombola.networks.runtime import Runtime
 from tombola.storage.store import DiskStore, MemoryStore
@@ -121,6 +122,73 @@ def test_a_ticket_drawn_on_the_cpu_holds_elsewhere(device):
     assert (model[0].weight.cpu()[~ticket["0.weight"]] == 0).all()
     there = ticket.paths(model, data[0][0].to(device))
     assert there == ticket.paths(model.cpu(), data[0][0])
+
+
+@on_cuda
+def test_the_mask_follows_a_model_that_moves():
+    model, ticket = mlp(), draw(mlp(), batches(), density=0.3, finder="random", progress=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=0.1)
+    with ticket.attach(model, optimizer):
+        for device in ("cuda", "cpu"):
+            model.to(device)
+            optimizer.zero_grad()
+            model(torch.ones(2, 6, device=device)).sum().backward()
+            optimizer.step()
+            assert (model[0].weight.cpu()[~ticket["0.weight"]] == 0).all()
+        model.cuda()
+
+
+@on_cuda
+def test_signs_are_drawn_from_the_seed_and_leave_the_cards_generator_alone():
+    model, before = mlp().cuda(), torch.cuda.get_rng_state()
+    first, again = (redrawn(model, 0)[0].weight for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(before, torch.cuda.get_rng_state())
+
+
+@on_cuda
+@pytest.mark.parametrize("finder", ["grasp", "hutchinson"])
+def test_recurrent_networks_are_differentiated_twice(finder):
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.GRU(4, 5, batch_first=True), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.head(self.layer(x)[0][:, -1])
+
+    data = [(torch.randn(8, 6, 4), torch.arange(8) % 3)]
+    assert draw(Last().cuda(), data, density=0.5, finder=finder, progress=False).density == pytest.approx(0.5, abs=0.01)
+
+
+@on_cuda
+def test_a_wrong_label_is_a_sentence_and_the_card_works_on():
+    good, (x, _) = batches(3), batches(1)[0]
+    with pytest.raises(UsageError, match="data has the label 7; the model's outputs are 0 to 2"):
+        draw(
+            mlp().cuda(), [*good, (x, torch.full((len(x),), 7))], density=0.5, steps=8, objective="loss", progress=False
+        )
+    assert float(torch.ones(2, device="cuda").sum()) == 2
+
+
+@on_cuda
+def test_a_network_on_a_card_is_accelerated_to_itself():
+    pytest.importorskip("numba")
+    model = mlp().cuda()
+    ticket = draw(model, batches(), density=0.3, finder="random", progress=False)
+    fast, x = ticket.accelerate(model), torch.ones(2, 6, device="cuda")
+    with pytest.warns(tombola.TicketWarning, match="runs dense"):
+        assert torch.equal(fast(x), fast.dense()(x))
+
+
+@on_cuda
+@pytest.mark.parametrize("finder", ["random", "cts:steps=20", "rigl", "hutchinson"])
+def test_the_card_may_be_torchs_default_device(finder):
+    model, data = mlp().cuda(), batches(8, size=64)
+    options = {"density": 0.4, "finder": finder, "recipe": Recipe(epochs=3), "rewind_to": 1, "progress": False}
+    expected = tombola.sparsify(model, data, data, **options).ticket
+    with torch.device("cuda"):
+        assert tombola.sparsify(model, data, data, **options).ticket == expected
 
 
 @pytest.mark.parametrize("name", list(FINDERS))
