@@ -402,6 +402,14 @@ def test_tickets_do_not_depend_on_torchs_default_device(finder):
         assert torch.equal(value, other)
 
 
+def test_synflow_without_statistics_does_not_depend_on_torchs_default_device():
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.ReLU(), nn.Linear(8, 3))
+    data, options = batches(), {"density": 0.5, "finder": "synflow", "progress": False}
+    expected = tombola.draw(model, data, **options)
+    with torch.device("meta"):
+        assert tombola.draw(model, data, **options) == expected
+
+
 @pytest.mark.parametrize("granularity", ["channel", "block:2x2"])
 def test_groups_do_not_depend_on_torchs_default_device(granularity):
     model, data = mlp(), batches()

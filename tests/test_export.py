@@ -339,6 +339,17 @@ def test_of_several_outputs_all_are_compared(name, tmp_path, monkeypatch):
     assert not checks.agrees(model, inputs, lambda batch: (model(batch)[0], 1 + model(batch)[1]))
 
 
+def test_outputs_that_are_no_real_numbers_are_the_same_and_none_at_all_agree_with_nothing():
+    class Signs(nn.Module):
+        def forward(self, x):
+            return x, x > 0
+
+    inputs = torch.tensor([[1.0, -2.0]])
+    assert checks.agrees(Signs(), inputs, lambda batch: (batch, batch > 0))
+    assert not checks.agrees(Signs(), inputs, lambda batch: (batch, batch < 0))
+    assert not checks.agrees(nn.Identity(), inputs, lambda batch: object())
+
+
 def test_a_file_that_would_give_other_outputs_is_not_written(tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = TinyConv().eval()

@@ -157,6 +157,19 @@ def test_who_wakes_up_and_was_not_missed_goes_on(tmp_path, monkeypatch):
         assert file.stat().st_mtime > 0, "it says that it is alive"
 
 
+def test_a_file_system_that_is_gone_for_a_moment_loses_nothing(tmp_path, monkeypatch):
+    def gone(path):
+        raise OSError(116, "Stale file handle")
+
+    with Lease(tmp_path / "x") as lease:
+        lease._beaten = 0.0
+        with monkeypatch.context() as patched:
+            patched.setattr(leases.os, "utime", gone)
+            lease.check()
+        lease.check()
+        assert lease._beaten > 0
+
+
 def test_the_heart_beats(tmp_path, monkeypatch):
     monkeypatch.setattr(leases, "BEAT_SECONDS", 0.02)
     monkeypatch.setattr(leases, "_HEART", leases._Heart())

@@ -161,6 +161,16 @@ def test_labels_that_are_no_classes_are_refused_before_they_are_on_a_card(given)
         assert share_of(Item(ignored), task, card).samples == 2
 
 
+def test_labels_that_nobody_asks_for_are_not_looked_at_on_a_card_either():
+    model, card = mlp(), Runtime(torch.device("meta"))
+    good, bad = ((torch.randn(4, 6), torch.full((4,), label)) for label in (2, -1))
+    for first in (good, bad):
+        task, _ = settle(model, survey(model).layout, None, [ListFeed([first])], card, ("divergence",))
+        assert share_of(Item(bad), task, card).samples == 4
+    with pytest.raises(UsageError, match="data has the label -1"):
+        settle(model, survey(model).layout, None, [ListFeed([bad])], card)
+
+
 def test_what_a_card_is_given_need_have_no_labels():
     task = Task(forward=lambda model, batch: model(batch), samples=len)
     model, card = mlp(), Runtime(torch.device("meta"))

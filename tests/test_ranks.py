@@ -20,6 +20,7 @@ from tombola.networks.shares import rows_of, share_of
 from tombola.storage.leading import LedStore
 from tombola.storage.leases import Lease
 from tombola.storage.store import DiskStore
+from tombola.training.buffers import SharedBuffers
 
 pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")  # of so short searches
 # The last batch has fewer samples than two for each of two processes; a third of an epoch is odd.
@@ -343,6 +344,11 @@ def test_a_list_of_as_many_inputs_as_samples_is_divided_by_samples():
     one_a_sample = [torch.zeros(rows, 2) for rows in (4, 4, 4, 3)]
     found = rows_of(Item([one_a_sample, torch.arange(4)]), Rows(2, 4, 4), tombola.Task()).batch
     assert [each.shape[0] for each in found[0]] == [4, 3]
+    boxes = [torch.full((4, 2), float(number)) for number in range(4)]
+    found = rows_of(Item([torch.zeros(4, 3), boxes]), Rows(2, 4, 4), tombola.Task()).batch
+    assert [float(each.mean()) for each in found[1]] == [2, 3], (
+        "targets are one for each sample, however many rows they have"
+    )
 
 
 class Following(nn.Module):
@@ -380,6 +386,34 @@ def test_buffers_that_training_changes_are_the_same_on_all_ranks():
     for name in ("mean", "shift", "calls"):
         torch.testing.assert_close(zero[f"0.{name}"], one[f"0.{name}"])
     assert int(zero["0.calls"]) == 6
+
+
+class Told:
+    """Two ranks, of which the other tells what it was told to."""
+
+    size = 2
+
+    def __init__(self, *other):
+        self.other = other
+
+    def gathered(self, mine):
+        return [mine, self.other]
+
+
+def test_buffers_of_which_there_is_a_mean_are_told_by_all_ranks_and_stay_those():
+    module = Following()
+    shared = SharedBuffers(module, Told(["shift"], ["latest"]))
+    with shared.noticed():
+        module(torch.randn(4, 6))
+    assert list(shared.state()) == ["calls", "mean", "shift"], "what has another shape on some rank has no mean"
+    later = SharedBuffers(module, Told())
+    later.restore(shared.state())
+    with later.noticed():
+        module.latest = torch.ones(6)
+    assert [id(each) for each in later.tensors()] == [id(module.calls), id(module.mean), id(module.shift)]
+    module.mean = torch.zeros(7)
+    with pytest.raises(UsageError, match="model changes the shape of its buffer mean between steps"):
+        later.tensors()
 
 
 def test_processes_belong_to_the_name_where_buffers_keep_something_of_the_batch():

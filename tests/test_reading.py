@@ -424,6 +424,14 @@ def test_counts_are_whole_where_a_cell_is_missing(tmp_path, capsys):
         assert f"{between}{whole:d}{between}" in command(capsys, "table", out, "--what", "cells", "--format", style)[1]
 
 
+def test_counts_that_are_not_whole_stay_as_they_are(tmp_path):
+    out = made_studies.study(tmp_path / "s", ["cts"], densities=(0.1,), seeds=2)
+    path = next(out.glob("*/result.json"))
+    values = json.loads(path.read_text())
+    write_json(path, values | {"cost": {**values["cost"], "forward": 10.5}})
+    assert 10.5 in set(read(out).cells["forward"])
+
+
 @pytest.mark.parametrize("what", ["differences", "equal-cost"])
 def test_one_finder_differs_from_none(what, tmp_path, capsys):
     out = made_studies.study(tmp_path / "s", ["cts"], densities=(0.1,), seeds=1)

@@ -135,8 +135,9 @@ class _PacedBar:
 
     def update(self, done: int, note: str = "") -> None:
         now, ends = time.monotonic(), done >= self._total
-        # What follows the last step may be asked about many times.
-        if self._ended if ends else now - self._shown < self._every:
+        # The end is shown once, however often it is reported.
+        is_told = self._ended if ends else now - self._shown < self._every
+        if is_told:
             return
         self._shown, self._ended = now, ends
         left = (now - self._since) / max(done - self._first, 1) * (self._total - done)

@@ -147,7 +147,7 @@ class Together:
     def combine(self, leaves: Sequence[Tensor], averaged: Sequence[Tensor], value: Tensor) -> Tensor:
         """Send everything in one message a type."""
         own = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.to_dense() for leaf in leaves]
-        here = torch.tensor([float(leaf.grad is not None) for leaf in leaves])
+        here = torch.tensor([float(leaf.grad is not None) for leaf in leaves], device="cpu")
         parts = [(each / self.size if _is_divisible(each) else each.double() / self.size) for each in averaged]
         found = self.total([*own, *parts, value.detach(), here])
         for leaf, gradient, ranks in zip(leaves, found, found[-1].tolist(), strict=False):

@@ -54,7 +54,7 @@ class Texts:
     @cached_property
     def lengths(self) -> Tensor:
         """Return the number of tokens of each text, (N,)."""
-        return self.ends.diff(prepend=torch.zeros(1, dtype=self.ends.dtype))
+        return self.ends.diff(prepend=torch.zeros(1, dtype=self.ends.dtype, device="cpu"))
 
     @property
     def fingerprint(self) -> str:
@@ -74,7 +74,11 @@ class Texts:
 
     def take(self, rows: Tensor) -> "Texts":
         """Return some of the texts."""
-        places = torch.cat([self._place(row) for row in rows.tolist()]) if len(rows) else torch.zeros(0).long()
+        places = (
+            torch.cat([self._place(row) for row in rows.tolist()])
+            if len(rows)
+            else torch.zeros(0, dtype=torch.long, device="cpu")
+        )
         kinds = None if self.kinds is None else self.kinds[places]
         ends = self.lengths[rows].cumsum(0)
         return Texts(self.tokens[places], kinds, ends, self.targets[rows], self.vocabulary)
@@ -89,10 +93,10 @@ class Texts:
         token_type_ids where texts come in pairs.
         """
         longest = max(int(self.lengths[row]) for row in rows)
-        found = {"input_ids": torch.full((len(rows), longest), self.vocabulary.padding)}
-        found["attention_mask"] = torch.zeros(len(rows), longest, dtype=torch.long)
+        found = {"input_ids": torch.full((len(rows), longest), self.vocabulary.padding, device="cpu")}
+        found["attention_mask"] = torch.zeros(len(rows), longest, dtype=torch.long, device="cpu")
         if self.kinds is not None:
-            found["token_type_ids"] = torch.zeros(len(rows), longest, dtype=torch.long)
+            found["token_type_ids"] = torch.zeros(len(rows), longest, dtype=torch.long, device="cpu")
         for at, row in enumerate(rows):
             end, length = int(self.ends[row]), int(self.lengths[row])
             found["input_ids"][at, :length] = self.tokens[end - length : end]
@@ -138,10 +142,10 @@ class TextFeed(RowFeed):
 
 def joined(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Return token ids of texts end to end, int32, and where each ends."""
-    ends = torch.tensor([len(text) for text in texts], dtype=torch.long).cumsum(0)
-    flat = torch.empty(int(ends[-1]) if len(ends) else 0, dtype=torch.int32)
+    ends = torch.tensor([len(text) for text in texts], dtype=torch.long, device="cpu").cumsum(0)
+    flat = torch.empty(int(ends[-1]) if len(ends) else 0, dtype=torch.int32, device="cpu")
     start = 0
     for text, end in zip(texts, ends.tolist(), strict=True):
-        flat[start:end] = torch.tensor(text, dtype=torch.int32)
+        flat[start:end] = torch.tensor(text, dtype=torch.int32, device="cpu")
         start = end
     return flat, ends

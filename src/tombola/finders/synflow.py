@@ -58,9 +58,9 @@ def _make_absolute_(model: nn.Module) -> None:
         if module.running_mean is None and isinstance(module, nn.modules.batchnorm._BatchNorm):
             # One that keeps no statistics would take those of the one input.
             module.track_running_stats = True
-            module.num_batches_tracked = torch.zeros((), dtype=torch.long)
-            module.running_mean = torch.zeros(module.num_features, dtype=torch.float64)
-            module.running_var = torch.ones(module.num_features, dtype=torch.float64)
+            module.num_batches_tracked = torch.zeros((), dtype=torch.long, device="cpu")
+            module.running_mean = torch.zeros(module.num_features, dtype=torch.float64, device="cpu")
+            module.running_var = torch.ones(module.num_features, dtype=torch.float64, device="cpu")
         module.reset_running_stats()
 
 

@@ -37,7 +37,7 @@ def settle(
     whether bf16 would spoil the model on a CPU. needs: names of the parts that will be asked for; those of a preset
     that are not needed may refuse the batch. Raises UsageError naming what is at fault.
     """
-    network, settled = FrozenNetwork(model, layout, task or Task(), runtime), None
+    network, settled, labels = FrozenNetwork(model, layout, task or Task(), runtime), None, None
     with seeded(0, "probe", device=runtime.device), BF16Watch() as watch:
         for feed in feeds:
             items = feed.epoch(0) if feed else iter(())
@@ -48,8 +48,10 @@ def settle(
                         output = network.dense(batch)
                     further = (item.batch for item in islice(items, FURTHER))
                     if settled is None:
-                        settled = _explained(settle_task(task, output, batch, further), output, runtime)
-                    _check_parts(settled, output, item.batch, batch, needs)
+                        chosen = settle_task(task, output, batch, further)
+                        labels = None if runtime.device.type == "cpu" else _labels(chosen, output)
+                        settled = _explained(chosen, output, labels if "loss" in needs else None)
+                    _check_parts(settled, output, item.batch, batch, needs, labels)
     return settled or task or Task(), watch.wrong
 
 
@@ -102,20 +104,39 @@ class _Divergence(_Explained):
 
 
 @dataclass(frozen=True)
-class _Samples(_Explained):
-    """Counts samples, and refuses labels that are none of the classes, as long as they lie on the CPU.
+class _Labels:
+    """What labels there may be: the loss refuses others on the CPU, where a card's kernel ends in an assertion.
 
-    Loss on the CPU refuses them itself. A card's kernel ends in an assertion, after which the process can do nothing
-    there; so batches are counted before they are moved. ignored: the one label that the loss leaves out.
+    After that the process can do nothing there, so labels are looked at before they are moved. ignored: the one label
+    that the loss leaves out.
     """
 
     classes: int
     ignored: int
 
-    def __call__(self, batch: Batch) -> Any:
-        found, targets = super().__call__(batch), targets_of_pair(batch)
+    def check(self, batch: Batch) -> None:
+        """Raise UsageError for labels that are no classes, as long as they lie on the CPU."""
+        targets = targets_of_pair(batch)
         if targets is not None and targets.device.type == "cpu" and not targets.is_floating_point():
             refuse_wrong_label(targets, self.classes, ignored=self.ignored)
+
+
+def _labels(task: Task, output: Output) -> _Labels | None:
+    ignored = ignored_by(task.loss)
+    if ignored is None or not isinstance(output, Tensor) or output.dim() < 2 or output.shape[1] < 2:
+        return None
+    return _Labels(output.shape[1], ignored)
+
+
+@dataclass(frozen=True)
+class _Samples(_Explained):
+    """Counts a batch's samples, which is done before it is moved, and looks at its labels."""
+
+    labels: _Labels
+
+    def __call__(self, batch: Batch) -> Any:
+        found = super().__call__(batch)
+        self.labels.check(batch)
         return found
 
 
@@ -123,20 +144,21 @@ def _axes(output: Output) -> int | None:
     return output.dim() if isinstance(output, Tensor) else None
 
 
-def _explained(task: Task, output: Output, runtime: Runtime) -> Task:
+def _explained(task: Task, output: Output, labels: _Labels | None) -> Task:
     parts: dict[str, Any] = {
         f.name: _Explained(f.name, getattr(task, f.name)) for f in fields(task) if f.name != "forward"
     }
     if isinstance(task.metric, Pooled):
         parts["metric"] = replace(task.metric, counts=_Explained("metric", task.metric.counts))
-    ignored = ignored_by(task.loss)
-    if ignored is not None and runtime.device.type != "cpu" and isinstance(output, Tensor) and output.dim() > 1:
-        parts["samples"] = _Samples("samples", task.samples, output.shape[1], ignored)
+    if labels is not None:
+        parts["samples"] = _Samples("samples", task.samples, labels)
     parts["divergence"] = _Divergence("divergence", task.divergence, _axes(output))
     return replace(task, forward=_Forward(task.forward), **parts)
 
 
-def _check_parts(task: Task, output: Output, given: Batch, batch: Batch, needs: Collection[str]) -> None:
+def _check_parts(
+    task: Task, output: Output, given: Batch, batch: Batch, needs: Collection[str], labels: _Labels | None
+) -> None:
     """Call every part once, and look at what it returns. given: the batch before it was moved."""
     of_output = (output, batch)
     for name, arguments, is_right, allowed in (
@@ -148,6 +170,8 @@ def _check_parts(task: Task, output: Output, given: Batch, batch: Batch, needs: 
         ("prediction", (output,), _is_tensor, "a tensor (samples, ...)"),
     ):
         try:
+            if name == "loss" and labels is not None:
+                labels.check(given)
             found = getattr(task, name)(*arguments)
         except UsageError as error:
             if name in ("samples", "counted", *needs) or error.__cause__ is not None:

@@ -85,9 +85,11 @@ def share_of(item: Item, task: Task, runtime: Runtime) -> Share:
 def rows_of(item: Item, rows: Rows, task: Task) -> Item:
     """Return an item of some of its samples; raises UsageError where it does not tell whose a tensor is.
 
-    Tensors are cut, and lists with as many entries as samples. Where all entries are tensors with as many rows, which
-    could be an entry for each sample as well, they are taken for inputs, and are cut each.
+    Tensors are cut, and lists with as many entries as samples. Where such a list stands for the inputs of a pair, and
+    all its entries are tensors with as many rows, they are taken for several inputs, and are cut each.
     """
+    pair = isinstance(item.batch, list | tuple) and len(item.batch) == 2
+    inputs = item.batch[0] if pair else None
 
     def belongs(part: Any) -> bool:
         if isinstance(part, Tensor):
@@ -96,7 +98,8 @@ def rows_of(item: Item, rows: Rows, task: Task) -> Item:
             return part.dim() > 0
         if not isinstance(part, list) or part is item.batch or len(part) != rows.of:
             return False
-        return not all(isinstance(entry, Tensor) and entry.shape[:1] == (rows.of,) for entry in part)
+        of_each = [isinstance(entry, Tensor) and entry.shape[:1] == (rows.of,) for entry in part]
+        return not (part is inputs and all(of_each))
 
     batch = changed(item.batch, belongs, lambda part: part[rows.begin : rows.end])
     if task.samples(batch) != rows.end - rows.begin:

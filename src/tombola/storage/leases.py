@@ -86,7 +86,8 @@ class Lease:
         Looks where the last heartbeat is overdue: who stood still has not had the next one yet.
         """
         if time.time() - self._beaten > 2 * BEAT_SECONDS:
-            self.beat()
+            with suppress(OSError):  # as the heartbeat does
+                self.beat()
         if self._lost:
             raise LeaseLost(
                 f"{self.path.name} was taken over by another process, since this one stood still for too long"

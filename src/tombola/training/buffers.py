@@ -2,19 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 
 from torch import Tensor, nn
 
 from tombola.core.ranks import Ranks
+from tombola.errors import UsageError
 from tombola.networks.network import same_values, statistics_modules
 
 
 class SharedBuffers:
     """The buffers of a network of which ranks take the mean after every step.
 
-    They are the running statistics of normalisation layers, and what else the first step here changes and leaves in its
-    shape. What batches make grow or shrink differs from rank to rank, and has no mean.
+    They are the running statistics of normalisation layers, and what else a training's first step changes on some rank
+    and leaves in its shape on all. What batches make grow or shrink has no mean.
     """
 
     def __init__(self, network: nn.Module, ranks: Ranks) -> None:
@@ -24,7 +24,15 @@ class SharedBuffers:
         self._statistics = [each for each in running if each is not None]
         # Layers' counters of batches too: those are the same on all ranks.
         self._known = {id(buffer) for layer in layers for buffer in layer.buffers(recurse=False)}
-        self._others: list[str] | None = [] if ranks.size == 1 else None
+        self._others: dict[str, list[int]] | None = {} if ranks.size == 1 else None
+
+    def state(self) -> dict[str, list[int]] | None:
+        """Return the others' shapes by name, None before the first step."""
+        return self._others
+
+    def restore(self, state: dict[str, list[int]] | None) -> None:
+        """Go on with those that an earlier first step found."""
+        self._others = {} if self._ranks.size == 1 else state
 
     @contextmanager
     def noticed(self) -> Iterator[None]:
@@ -35,10 +43,19 @@ class SharedBuffers:
         before = {n: b.clone() for n, b in self._network.named_buffers() if id(b) not in self._known}
         yield
         now = dict(self._network.named_buffers())
-        changed = [n for n, b in before.items() if n in now and now[n].shape == b.shape and not same_values(now[n], b)]
-        self._others = sorted(set(chain.from_iterable(self._ranks.gathered(changed))))
+        kept = {n for n, b in before.items() if n in now and now[n].shape == b.shape}
+        changed = [n for n in kept if not same_values(now[n], before[n])]
+        found = self._ranks.gathered((changed, [n for n in before if n not in kept]))
+        names = {n for here, _ in found for n in here} - {n for _, reshaped in found for n in reshaped}
+        self._others = {n: list(before[n].shape) for n in sorted(names)}
 
     def tensors(self) -> list[Tensor]:
-        """Return them, as the network holds them now."""
+        """Return them, as the network holds them now; raises UsageError where one has another shape by now."""
         held = dict(self._network.named_buffers()) if self._others else {}
+        for name, shape in (self._others or {}).items():
+            if name not in held or list(held[name].shape) != shape:
+                raise UsageError(
+                    f"model changes the shape of its buffer {name} between steps, so that processes cannot take its "
+                    "mean; train it in one process"
+                )
         return [*self._statistics, *(held[name] for name in self._others or ())]

@@ -114,6 +114,7 @@ class Loop:
             "epoch": self.epoch,
             "position": self._position,
             "seen": self._seen,
+            "buffers": self._buffers.state(),
             "loss_sum": self._loss_sum,
             "samples": self._counted,
             "generators": GlobalState.now(self._setup.runtime.device).to_dict(),
@@ -132,6 +133,7 @@ class Loop:
         self._callback.restore(state["callback"])
         self.epoch, self._position = state["epoch"], state["position"]
         self._seen = state.get("seen")  # checkpoints of data that say their length may be older than it
+        self._buffers.restore(state.get("buffers"))  # and others than buffers
         self._loss_sum, self._counted = state["loss_sum"].to(self._setup.runtime.device, copy=True), state["samples"]
         GlobalState.from_dict(state["generators"]).restore(self._setup.runtime.device)
         self.meter = Meter(Cost(**state["cost"]))

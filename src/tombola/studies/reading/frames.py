@@ -16,10 +16,12 @@ _COUNTS = ("effective_nodes", "effective_weights", "kept", "prunable", "forward"
 
 
 def cells(study: Study) -> pd.DataFrame:
-    """Return one line a cell; state is finished, failed or missing, and what is not known is NaN."""
+    """Return one line a cell; state is finished, failed or missing, and what is not known is NaN, of counts NA."""
     measured = (study.measure.test, "test_loss", study.measure.dense_test, "dense_test_loss")
     lines = [_cell(outcome, measured) for outcome in study.outcomes]
-    return pd.DataFrame(lines).astype(dict.fromkeys(_COUNTS, "Int64"))
+    frame = pd.DataFrame(lines)
+    whole = [name for name in _COUNTS if name in frame and all(isinstance(each[name], int | None) for each in lines)]
+    return frame.astype(dict.fromkeys(whole, "Int64"))
 
 
 def _cell(outcome: Any, measured: Sequence[str]) -> dict[str, Any]:

@@ -32,12 +32,12 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
 def agrees(model: nn.Module, example: Tensor, run: Callable[[Tensor], Any]) -> bool:
     """Whether something gives a network's outputs but for rounding, on a batch (N, ...) and on its first sample.
 
-    Of several outputs, in whatever they lie, all count, in their order.
+    Of several outputs, in lists, tuples and mappings, all count, in their order; there must be one.
     """
     model.eval()
     for batch in (example, example[:1]):
         wanted, found = _tensors(model(batch)), _tensors(run(batch))
-        if len(wanted) != len(found) or not all(map(_is_close, wanted, found)):
+        if not wanted or len(wanted) != len(found) or not all(map(_is_close, wanted, found)):
             return False
     return True
 
@@ -49,6 +49,8 @@ def _tensors(output: object) -> list[Tensor]:
 def _is_close(wanted: Tensor, found: Tensor) -> bool:
     if wanted.shape != found.shape or not wanted.numel():
         return wanted.shape == found.shape
+    if not wanted.is_floating_point():
+        return torch.equal(wanted, found)
     most = _ROUNDING * max(float(wanted.abs().max()), 1e-6)
     return float((wanted - found).abs().max()) <= most
 
