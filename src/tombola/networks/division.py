@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from tombola.core.flat import Layout
+from tombola.core.numeric import same_values
 from tombola.core.seeds import GlobalState, seeded
 from tombola.data import Feed, Item, Rows
 from tombola.errors import UsageError
-from tombola.networks.network import FrozenNetwork, explained_batches, private_copy, same_values, statistics_modules
+from tombola.networks.network import FrozenNetwork, explained_batches, private_copy, statistics_modules
 from tombola.networks.runtime import Runtime
 from tombola.networks.shares import FEWEST, rows_of
 from tombola.networks.task import Batch, Output, Task

@@ -60,11 +60,6 @@ def _is_unset(module: _NormBase) -> bool:
     return not bool(mean.any()) and bool((variance == 1).all())
 
 
-def same_values(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have one shape and hold the same, what is no number (NaN) included."""
-    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
-
-
 @contextmanager
 def explained_batches() -> Iterator[None]:
     """Turn torch's refusal to normalise a batch of one into a UsageError that says what to do."""

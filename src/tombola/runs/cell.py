@@ -128,25 +128,22 @@ def stamp(config: RunConfig) -> str | None:
     machine = [device, numba_works(), torch.cpu._is_avx512_bf16_supported()]
     # How a finder holds layers stood in stamps before it was asked whether there may be any.
     held = config.finder.holding() if isinstance(config.finder, Finder) else {}
-    beside = held | beside_options(config)
+    beside = held | gates_of(config)
     return digest([identify(config), data, files, versions, asked, machine, *([beside] if beside else [])])
 
 
-def beside_options(config: RunConfig, selection: Selection | None = None) -> dict[str, Any]:
-    """Return what a result's identity holds beside options and versions that can be told without data.
+def gates_of(config: RunConfig) -> dict[str, Any]:
+    """Return what an identity holds of how gates follow a summed loss; nothing where there are none."""
+    return {"gates": "by the mean"} if config.training.summed and isinstance(config.finder, TrainingFinder) else {}
 
-    Nothing where results were named without it. selection: what is kept; without one, which takes the model, layers
-    count as kept whole, or closed, wherever some may be.
-    """
+
+def holding_of_any(config: RunConfig) -> dict[str, Any]:
+    """Return `holding_of` where the model is not at hand: layers count as decided wherever some may be."""
     finder = config.finder
-    by_mean = config.training.summed and isinstance(finder, TrainingFinder)
-    gates = {"gates": "by the mean"} if by_mean else {}
-    if selection is not None:
-        return {**holding_of(finder, selection), **gates}
     if not isinstance(finder, Finder):
-        return gates
+        return {}
     together = type(finder.allocation) is Global and not isinstance(config.density, Mapping)
-    return {**({} if together else finder.holding()), **gates}
+    return {} if together else finder.holding()
 
 
 def raised_versions() -> dict[str, int]:
@@ -314,7 +311,8 @@ class Cell:
             "versions": VERSIONS,
             **execution_identity(self.config.execution),
             **arithmetic_of(finder, selection, self.model, self.search_runtime.device),
-            **beside_options(self.config, selection),
+            **holding_of(finder, selection),
+            **gates_of(self.config),
             **fit,
         }
 

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tombola.core.compiling import shared_threads
+from tombola.core.numeric import distance
 from tombola.errors import TicketWarning, UsageError
 from tombola.networks.masking import named_parameters
 from tombola.networks.network import uses_batch_statistics
 from tombola.sparse import kernels
 from tombola.sparse.compaction import compact
-from tombola.sparse.network import TOLERANCE, distance
+from tombola.sparse.network import TOLERANCE
 from tombola.sparse.program import Program, as_value
 from tombola.sparse.run import Run, Workspace
 from tombola.sparse.steps import Flatten, Step, as_samples, in_four

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from tombola.core.numeric import distance
 from tombola.networks.masking import named_parameters
 from tombola.sparse.program import Program
 from tombola.sparse.rules import LayerCost
@@ -131,10 +132,3 @@ def error_of(network: SparseNetwork, example: Tensor) -> float:
         wanted, found = network.dense(example.clone()), network(example)
     network.train(mode)
     return distance(wanted, found)
-
-
-def distance(wanted: Tensor, found: Tensor) -> float:
-    """Return the largest difference between two outputs, over their size; infinite for two shapes."""
-    if wanted.shape != found.shape:
-        return float("inf")
-    return float((wanted - found).abs().max() / wanted.abs().max().clamp(min=1e-6))

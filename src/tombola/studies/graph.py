@@ -1,6 +1,6 @@
 """A study as a graph: its cells, and what they share as tasks of their own, so that no worker does another's work."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from tombola.data import Targets
 from tombola.finders import Finder, Random, needs_of
 from tombola.finders.origins import OF_THE_END
 from tombola.runs import pipeline
-from tombola.runs.cell import VERSIONS, beside_options, raised_versions, splits_of
+from tombola.runs.cell import VERSIONS, gates_of, holding_of_any, raised_versions, splits_of
 from tombola.runs.config import RunConfig
 from tombola.runs.rundir import run_name
 from tombola.storage.files import digest_of
@@ -86,12 +86,16 @@ class Graph:
     cells: tuple[tuple[StudyCell, tuple[str, ...]], ...]
     study: str = ""
 
-    def before(self, names: Iterable[str]) -> Iterator[str]:
-        """Yield the tasks that some need, and those that these need, and so on; one may come more than once."""
-        for name in names:
-            for other in self.tasks[name].needs:
-                yield other
-                yield from self.before([other])
+    def with_needs(self, names: Iterable[str], without: Container[str] = ()) -> list[str]:
+        """Return some tasks, each before those that it needs, and those that these need; not followed are `without`."""
+        found: dict[str, None] = {}
+        ahead = [*names][::-1]
+        while ahead:
+            name = ahead.pop()
+            if name not in found and name not in without:
+                found[name] = None
+                ahead += reversed(self.tasks[name].needs)
+        return list(found)
 
 
 # By a key of how data are read, or the path of a file of weights: a fingerprint of the content.
@@ -250,7 +254,7 @@ class _Maker:
         unnamed += [config.execution] if config.execution != "auto" else []  # so that older tasks keep their names
         content = [self._basis[data_key(config)], self._basis.get(config.weights or "")]
         code = source(config.fit) if config.fit else ""
-        beside = beside_options(config) | raised_versions()
+        beside = holding_of_any(config) | gates_of(config) | raised_versions()
         return digest([identify(config), unnamed, content, code, VERSIONS, *([beside] if beside else [])])[:KEY]
 
 

@@ -214,7 +214,7 @@ def survey(graph: Graph, ledger: Ledger) -> dict[str, str]:
     recorded = {name for directory in ledger.records for name in _names(directory)}
     failed = _names(ledger.failures)
     done = {name for name, task in graph.tasks.items() if name in recorded and ledger.done(task) is not None}
-    needed = _needed(graph, done)
+    needed = set(graph.with_needs((name for _, names in graph.cells for name in names), done))
     found: dict[str, str] = {}
     for name, task in graph.tasks.items():  # each comes after those that it needs
         before = {found[other] for other in task.needs}
@@ -235,18 +235,6 @@ def _names(directory: Path) -> set[str]:
         return {name.removesuffix(".json") for name in os.listdir(directory) if not name.startswith(".")}
     except FileNotFoundError:
         return set()
-
-
-def _needed(graph: Graph, done: set[str]) -> set[str]:
-    """Return the tasks still to be done: those of cells without a result, and what they need."""
-    found: set[str] = set()
-    ahead = [name for _, names in graph.cells for name in names]
-    while ahead:
-        name = ahead.pop()
-        if name not in done and name not in found:
-            found.add(name)
-            ahead += graph.tasks[name].needs
-    return found
 
 
 def reason(graph: Graph, ledger: Ledger, name: str) -> Failure | None:

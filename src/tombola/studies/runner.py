@@ -137,7 +137,7 @@ def _entries(graph: Graph, outcomes: Sequence[CellOutcome]) -> list[CellEntry]:
     found = {(each.cell.label, each.cell.density, each.cell.seed): each for each in outcomes}
     entries = []
     for cell, names in graph.cells:
-        before = tuple(dict.fromkeys(graph.before(names)))
+        before = tuple(name for name in graph.with_needs(names) if name not in names)
         entry = CellEntry(cell.label, cell.density, cell.seed, stamp=_stamp(cell), tasks=names, needs=before)
         outcome = found.get((cell.label, cell.density, cell.seed))
         values = outcome.values if outcome and outcome.values else {}

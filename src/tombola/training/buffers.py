@@ -5,9 +5,10 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from tombola.core.numeric import same_values
 from tombola.core.ranks import Ranks
 from tombola.errors import UsageError
-from tombola.networks.network import same_values, statistics_modules
+from tombola.networks.network import statistics_modules
 
 
 class SharedBuffers:
@@ -51,11 +52,12 @@ class SharedBuffers:
 
     def tensors(self) -> list[Tensor]:
         """Return them, as the network holds them now; raises UsageError where one has another shape by now."""
-        held = dict(self._network.named_buffers()) if self._others else {}
-        for name, shape in (self._others or {}).items():
+        others = self._others or {}
+        held = dict(self._network.named_buffers()) if others else {}
+        for name, shape in others.items():
             if name not in held or list(held[name].shape) != shape:
                 raise UsageError(
                     f"model changes the shape of its buffer {name} between steps, so that processes cannot take its "
                     "mean; train it in one process"
                 )
-        return [*self._statistics, *(held[name] for name in self._others or ())]
+        return [*self._statistics, *(held[name] for name in others)]
