@@ -168,7 +168,7 @@ def command(capsys, *arguments):
     capsys.readouterr()
     try:
         status = main([str(argument) for argument in arguments])
-    except SystemExit as stop:  # --help and --print_config
+    except SystemExit as stop:  # --help and --print-config
         status = stop.code or 0
     captured = capsys.readouterr()
     return status, captured.out, captured.err

@@ -116,7 +116,7 @@ BAD = [
     (["run", "--std", "[0.1,0.2]"], "--std must have one number for each of 1 channels, got (0.1, 0.2)"),
     (["run", "--fit", "nowhere:train"], "--fit 'nowhere:train' cannot be imported"),
     (["run", "--data", "nowhere:datasets"], "--data 'nowhere:datasets' cannot be imported"),
-    (["run", "--finder", "magic", "--print_config"], "--finder 'magic' is unknown; allowed are "),
+    (["run", "--finder", "magic", "--print-config"], "--finder 'magic' is unknown; allowed are "),
     (["run", "--precision", "fp4"], "--precision must be one of auto, 32-true, bf16-mixed, got 'fp4'"),
     (["run", "--objective", "best"], "--objective 'best' is unknown; allowed are loss, delta-loss"),
     (["run", "--exclude", "[head.*]"], "--exclude: no parameter of the model matches 'head.*'"),
@@ -204,7 +204,7 @@ def test_a_configuration_file_with_unknown_keys_is_refused(capsys, tmp_path):
 
 
 def test_printed_configuration_is_a_configuration(capsys, tmp_path):
-    status, out, _ = command(capsys, "run", "--preset", "fashion-mnist-lenet", "--steps", "7", "--print_config")
+    status, out, _ = command(capsys, "run", "--preset", "fashion-mnist-lenet", "--steps", "7", "--print-config")
     assert status == 0
     values = yaml.safe_load(out)
     assert (values["data"]["name"], values["finder"]["steps"]) == ("fashion-mnist", 7)
@@ -213,12 +213,12 @@ def test_printed_configuration_is_a_configuration(capsys, tmp_path):
     path.write_text(out)
     _, again, _ = command(capsys, "run", "--config", path, "--print_config")
     assert yaml.safe_load(again) == values
-    _, changed, _ = command(capsys, "run", "--config", path, "--steps", "9", "--print_config")
+    _, changed, _ = command(capsys, "run", "--config", path, "--steps", "9", "--print-config")
     assert yaml.safe_load(changed)["finder"]["steps"] == 9
 
 
 def test_another_finder_leaves_the_options_of_the_presets_own_behind(capsys):
-    fast = ["--preset", "cifar10-resnet20-fast", "--data", "digits", "--image-size", "8", "--print_config"]
+    fast = ["--preset", "cifar10-resnet20-fast", "--data", "digits", "--image-size", "8", "--print-config"]
     kept = yaml.safe_load(command(capsys, "run", *fast)[1])
     assert (kept["finder"]["name"], kept["finder"]["epochs"], kept["finder"]["share"]) == ("joint", 34, 0.4)
     status, out, _ = command(capsys, "run", *fast, "--finder", "cts")
@@ -226,7 +226,7 @@ def test_another_finder_leaves_the_options_of_the_presets_own_behind(capsys):
     assert status == 0
     assert from_dict({key: left[key] for key in left if key not in {"preset", "recipe"}}).finder == CTS()
     assert left["training"] == kept["training"]
-    published = ["--preset", "cifar10-resnet20", "--recipe", "published", "--data", "digits", "--print_config"]
+    published = ["--preset", "cifar10-resnet20", "--recipe", "published", "--data", "digits", "--print-config"]
     found = yaml.safe_load(command(capsys, "run", *published, "--finder", "cts")[1])["finder"]
     assert FINDERS.read(found) == CTS.published()
     found = yaml.safe_load(command(capsys, "run", *published, "--finder", "snip")[1])["finder"]
@@ -234,11 +234,11 @@ def test_another_finder_leaves_the_options_of_the_presets_own_behind(capsys):
 
 
 def test_a_sparsity_is_printed_as_the_density_it_means(capsys, tmp_path):
-    _, out, _ = command(capsys, "run", "--sparsity=98%", "--print_config")
+    _, out, _ = command(capsys, "run", "--sparsity=98%", "--print-config")
     assert yaml.safe_load(out)["density"] == 0.02
     path = tmp_path / "c.yaml"
     path.write_text(out)
-    _, again, _ = command(capsys, "run", "--config", path, "--density", "0.1", "--print_config")
+    _, again, _ = command(capsys, "run", "--config", path, "--density", "0.1", "--print-config")
     assert yaml.safe_load(again)["density"] == 0.1
 
 
@@ -273,7 +273,7 @@ def test_presets_and_configuration_files(capsys, tmp_path):
     path.write_text("")
     assert "must hold keys and values" in command(capsys, "run", "--config", path)[2]
     path.write_text("preset: fashion-mnist-lenet\n")
-    _, out, _ = command(capsys, "run", "--config", path, "--print_config")
+    _, out, _ = command(capsys, "run", "--config", path, "--print-config")
     assert yaml.safe_load(out)["data"]["name"] == "fashion-mnist"
     status, _, err = command(capsys, "run", "--config", path, "--preset", "digits")
     assert status == 2
@@ -283,7 +283,7 @@ def test_presets_and_configuration_files(capsys, tmp_path):
 def test_lists_and_configuration_files_in_any_order(capsys, tmp_path):
     def printed(*arguments):
         with pytest.raises(SystemExit):
-            main(["run", *arguments, "--print_config"])
+            main(["run", *arguments, "--print-config"])
         return yaml.safe_load(capsys.readouterr().out)
 
     for text in ("*.bias,fc1.*", "[*.bias,fc1.*]", "['*.bias', \"fc1.*\"]"):

@@ -197,7 +197,7 @@ def test_help_is_there_for_every_preset(capsys, command, preset):
 
 def printed(capsys, *arguments):
     with pytest.raises(SystemExit):
-        main(["run", *map(str, arguments), "--print_config"])
+        main(["run", *map(str, arguments), "--print-config"])
     values = yaml.safe_load(capsys.readouterr().out)
     return from_dict({key: value for key, value in values.items() if key not in {"preset", "recipe"}})
 
@@ -225,7 +225,7 @@ def test_a_printed_configuration_is_the_same_again(capsys, tmp_path):
         ["--preset", "cifar10-resnet20-fast", "--data", "digits", "--image-size", "8"],
     )):  # fmt: skip
         with pytest.raises(SystemExit):
-            main(["run", *arguments, "--print_config"])
+            main(["run", *arguments, "--print-config"])
         text = capsys.readouterr().out
         (tmp_path / f"{number}.yaml").write_text(text)
         assert printed(capsys, "--config", tmp_path / f"{number}.yaml") == printed(capsys, *arguments)

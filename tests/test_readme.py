@@ -65,7 +65,7 @@ def test_the_parts_of_ones_own_go_by_their_names(tombola_in_bash, tmp_path):
     lines = [line.strip() for line in doc.splitlines() if line.strip().startswith("tombola ")]
     assert len(lines) == 3
     short = "--epochs 4 --milestones 3"
-    shown(tombola_in_bash, "tombola run --preset digits --steps 1000 --print_config > config.yaml\n", tmp_path)
+    shown(tombola_in_bash, "tombola run --preset digits --steps 1000 --print-config > config.yaml\n", tmp_path)
     for line in lines:
         shown(tombola_in_bash, f"{line} {short} {'' if '--finder ' in line else '--steps 100'} --out own\n", tmp_path)
 

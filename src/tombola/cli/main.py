@@ -166,7 +166,7 @@ def _run(command: str, arguments: Sequence[str]) -> int | None:
     from tombola import process
 
     # A configuration that is to be printed is all that such a command shows.
-    if "--print_config" not in arguments and place() is None:
+    if not {"--print-config", "--print_config"} & {*arguments} and place() is None:
         alive.begin(f"tombola {command}", command in _WORKING)
     process.tune()
     sys.path.append(os.getcwd())  # where one's own models are looked for, behind everything installed

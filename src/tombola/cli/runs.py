@@ -57,7 +57,7 @@ class Asked:
 def configure(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, RunConfig]:
     """Add the options of a run to a command's own, parse, and return both what was parsed and the configuration.
 
-    With --print_config, prints the configuration, if it is sound, and ends the program.
+    With --print-config, prints the configuration, if it is sound, and ends the program.
     """
     asked = ask(parser, arguments)
     with preset_named(asked.layers):
@@ -205,7 +205,9 @@ def _add_options(
         parser.add_argument(
             "--config", type=str, action="append", help="YAML file with values for any of these options"
         )
-        parser.add_argument("--print_config", action="store_true", help="print the configuration and exit")
+        parser.add_argument(
+            "--print-config", "--print_config", action="store_true", help="print the configuration and exit"
+        )
     parser.add_argument("--preset", type=str, default="digits", help=f"where to start: {', '.join(preset_names())}")
     parser.add_argument(
         "--recipe", type=str, default=STANDARD, help=f"how the preset trains: {', '.join(recipe_names())}"
