@@ -537,7 +537,9 @@ def test_a_search_shorter_than_what_is_measured_is_forecast(tmp_path, capsys):
     ("options", "message"),
     [
         (["--engine", "grid"], "--engine must be one of local, ray, slurm, got grid"),
-        (["--jobs", "-1"], "--jobs must be at least 1, got -1"),
+        (["--jobs", "-1"], "--jobs must be a whole number of at least 1, got -1"),
+        (["--jobs", "0"], "--jobs must be a whole number of at least 1, got 0"),
+        (["--jobs", "0", "--engine", "ray"], "--jobs must be a whole number of at least 1, got 0"),
         (["--address", "auto"], "--address needs --engine ray"),
         (["--slurm", "time=1"], "--slurm needs --engine slurm"),
         (["--engine", "slurm", "--jobs", "2"], "--jobs is not for Slurm: say --slurm parallel="),

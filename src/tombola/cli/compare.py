@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tombola.cli.board import Later, board
 from tombola.cli.comparison import comparison_table, explain
-from tombola.cli.options import add_output_options, check_jobs, make_parser, out_directory, split_list
+from tombola.cli.options import add_output_options, make_parser, out_directory, split_list
 from tombola.cli.runs import configure_many
 from tombola.cli.show import print_table, show_json, show_table, show_text, terminal_width
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     from tombola.studies.engines import Local
     from tombola.studies.figures import check_directory, check_picture
 
-    check_jobs(options.jobs)
+    engine = Local(options.jobs)
     if options.plot:
         check_picture(Path(options.plot))
     if options.figures:
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
             asked,
             out,
             shown,
-            Local(options.jobs),
+            engine,
             seen=lambda done: shown.show(
                 Later(lambda width: comparison_table(asked.title, tabulate(done), finders[0], width)[0])
             ),

@@ -116,12 +116,6 @@ def add_study_option(parser: ArgumentParser) -> None:
     )
 
 
-def check_jobs(jobs: int) -> None:
-    """Raise UsageError for a number of processes that there cannot be."""
-    if jobs < 1:
-        raise UsageError(f"must be at least 1, got {jobs}", option="jobs")
-
-
 def out_directory(options: Namespace) -> Path:
     """Return what --out names; raises UsageError when it names nothing, or what no disk can have."""
     if not options.out:

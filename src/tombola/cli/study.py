@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 
 from tombola.cli.board import Later, board
-from tombola.cli.options import add_json_option, check_jobs, make_parser, out_directory, parse
+from tombola.cli.options import add_json_option, make_parser, out_directory, parse
 from tombola.cli.show import show_json, show_table, show_text, size_words
 from tombola.errors import UsageError, check_one_of
 from tombola.studies.shipped import study_names
@@ -55,7 +55,7 @@ def _options(arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--jobs",
         type=int,
-        default=0,
+        default=None,
         help="workers at a time (default: 1; of ray as many as the cluster has room for)",
     )
     parser.add_argument("--address", type=str, default="", help="of a Ray cluster (default: one is started here)")
@@ -82,15 +82,13 @@ def _engine(options: Namespace, study: "StudyPlan") -> "Engine":
     for name, engine in (("address", "ray"), ("slurm", "slurm")):
         if getattr(options, name) and options.engine != engine:
             raise UsageError(f"needs --engine {engine}", option=name)
-    if options.jobs and options.engine == "slurm":
+    if options.jobs is not None and options.engine == "slurm":
         raise UsageError("is not for Slurm: say --slurm parallel=", option="jobs")
-    if options.jobs:
-        check_jobs(options.jobs)
     if options.engine == "slurm":
         return OnSlurm(SlurmOptions.read(options.slurm, study.resources))
     if options.engine == "ray":
-        return OnRay(options.address, options.jobs or None, study.resources)
-    return Local(options.jobs or 1)
+        return OnRay(options.address, options.jobs, study.resources)
+    return Local() if options.jobs is None else Local(options.jobs)
 
 
 def _run(study: "StudyPlan", out: Path, engine: "Engine", options: Namespace) -> int:

@@ -3,15 +3,23 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Protocol
+from numbers import Integral
+from typing import Any, Protocol
 
 from tombola.core.progress import Bar, Progress
+from tombola.errors import UsageError
 from tombola.studies.graph import Graph
 from tombola.studies.ledger import DONE, FAILED, READY, WAITING, Ledger, reason, survey
 from tombola.studies.study import Resources
 from tombola.studies.worker import Finished
 
 POLL_SECONDS = 0.5
+
+
+def check_jobs(jobs: Any) -> None:
+    """Raise UsageError for a number of workers that there cannot be."""
+    if not isinstance(jobs, Integral) or jobs < 1:
+        raise UsageError(f"must be a whole number of at least 1, got {jobs!r}", option="jobs")
 
 
 class Engine(Protocol):

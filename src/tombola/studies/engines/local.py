@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 
 from tombola.core.progress import Progress
-from tombola.errors import TombolaError, UsageError
+from tombola.errors import TombolaError
 from tombola.runs.config.run import default_threads
-from tombola.studies.engines.base import watch
+from tombola.studies.engines.base import check_jobs, watch
 from tombola.studies.graph import Graph
 from tombola.studies.study import Resources
 from tombola.studies.worker import Finished, work, work_below
@@ -39,8 +38,7 @@ class Local:
     jobs: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.jobs, Integral) or self.jobs < 1:
-            raise UsageError(f"must be a whole number of at least 1, got {self.jobs!r}", option="jobs")
+        check_jobs(self.jobs)
 
     @property
     def workers(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tombola.core.progress import Progress
 from tombola.errors import UsageError
-from tombola.studies.engines.base import watch
+from tombola.studies.engines.base import check_jobs, watch
 from tombola.studies.graph import Graph
 from tombola.studies.study import Resources
 from tombola.studies.worker import Finished, work_below
@@ -26,12 +26,16 @@ class OnRay:
     """Workers of equal resources, as many as the cluster has room for, or `jobs`.
 
     address: of a running cluster, as `ray.init` takes it; without one a cluster of this machine is started, which ends
-    with this process.
+    with this process. Raises UsageError for fewer jobs than one.
     """
 
     address: str = ""
     jobs: int | None = None
     resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None:
+            check_jobs(self.jobs)
 
     @property
     def workers(self) -> int | None:
