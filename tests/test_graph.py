@@ -27,6 +27,7 @@ from tombola.storage.leases import LeaseLost
 from tombola.storage.store import DiskEntry, DiskStore
 from tombola.studies import StudyPlan, plan, read_study, run_study
 from tombola.studies import graph as graphs
+from tombola.studies.comparison import carry_out
 from tombola.studies.engines import Local, OnRay, on_ray
 from tombola.studies.engines.local import see_one_gpu
 from tombola.studies.engines.on_slurm import SlurmOptions
@@ -259,6 +260,8 @@ def test_the_study_of_the_guide(tmp_path):
         (("gpus: 0.5", "gpus: one"), "resources must be at least one CPU and no negative number of GPUs"),
         (("gpus: 0.5", "gpus: .nan"), "resources must be at least one CPU and no negative number of GPUs"),
         (("preset: digits", "preset: 5"), "preset must be a name, got 5"),
+        (("preset: digits", "preset: digits\ndensity: 0.5"), "density is called densities in a study"),
+        (("preset: digits", "preset: digits\nsearch: publishd"), "search must be default, published, published-files"),
         (("preset: digits", "preset: digits\nrecipe: [a]"), "recipe must be a name, got ['a']"),
         (
             ("finder: magnitude", "finders: magnitude"),
@@ -451,6 +454,9 @@ def test_what_all_cells_need_fails_for_all(tmp_path, monkeypatch):
     outcomes = run_study(quick(["random", "magnitude"], [0.5]), tmp_path, Local(), Silent())
     assert [outcome.failure for outcome in outcomes] == ["SearchError: the loss is nan"] * 2
     assert all("in diverges" in outcome.traceback for outcome in outcomes)
+    with pytest.raises(TombolaError, match=r"^every cell failed; the first said: SearchError: ") as caught:
+        carry_out(quick(["random", "magnitude"], [0.5]), tmp_path, Silent())
+    assert not isinstance(caught.value, UsageError), "nothing is wrong with what was asked for"
 
 
 def test_a_task_that_another_process_took_over_is_no_failure(tmp_path, monkeypatch):

@@ -41,6 +41,12 @@ def data_late():
 def data_shapes():
     return numbers(20, 0), torch.utils.data.TensorDataset(torch.zeros(4, 5), torch.zeros(4).long())
 
+def task_raises():
+    raise ValueError("no vocabulary")
+
+def task_of_classes(classes):
+    pass
+
 def fit_raises(model, job):
     raise ValueError("no optimiser")
 
@@ -71,6 +77,8 @@ def fit_returns(model, job):
         ("data", "data_raises", "--data 'broken:data_raises' failed: OSError: no disk"),
         ("data", "data_late", "--data 'broken:data_late' failed in the first sample of train: RuntimeError: torn tape"),
         ("data", "data_shapes", "--data broken:data_shapes: inputs of train are [6], of test [5]"),
+        ("task", "task_raises", "--task 'broken:task_raises' failed: ValueError: no vocabulary (broken.py, line 32)"),
+        ("task", "task_of_classes", "--task 'broken:task_of_classes' failed: TypeError"),
         ("fit", "fit_raises", "--fit 'broken:fit_raises' failed: ValueError: no optimiser"),
         ("fit", "fit_one", "--fit 'broken:fit_one' failed: TypeError"),
         ("fit", "fit_late", "--fit: the training function must call job.hold before its first step, not after"),

@@ -17,7 +17,7 @@ from tombola.core.concrete import RELAXATIONS, Concrete, Deterministic
 from tombola.core.controllers import CONTROLLERS, Lagrangian
 from tombola.core.granularity import GRANULARITIES, Block, OfEveryM
 from tombola.core.parts import COUNT, POSITIVE, Must, Part, describe, identify, is_part, kinds, option, options_of
-from tombola.core.written import Family
+from tombola.core.written import Family, from_text
 from tombola.finders import ACDC, FINDERS, SNIP, ContinuousSparsification, GraNet, Joint, ObjectiveSaliency
 from tombola.objectives import OBJECTIVES, FeatureMSE, Loss, Objective
 from tombola.training import OPTIMIZERS, SGD, AdamW, Recipe
@@ -179,6 +179,32 @@ def test_brackets_hold_a_part_with_settings_of_its_own():
     assert OBJECTIVES.read("feature-mse:features=[ab]*") == FeatureMSE(("[ab]*",)), "a glob, and no list in brackets"
     assert OBJECTIVES.read("feature-mse:features=[a]*,b[c]").features == ("[a]*", "b[c]")
     assert OBJECTIVES.read("feature-mse:features=[]").features == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        ("010", int, 10),
+        ("-08", int, -8),
+        ("010", float, 10),
+        ("01.50", float, 1.5),
+        ("1e-8", float, 1e-8),
+        ("[07,010]", tuple[int, ...], (7, 10)),
+        ("yes", bool, True),
+        ("off", bool, False),
+    ],
+)
+def test_numbers_are_decimal(text, kind, value):
+    found = from_text(text, kind)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("0x10", int), ("1:30", int), ("1:30.5", float), ("1", bool), ("nan", float)]
+)
+def test_other_numbers_of_yaml_are_none(text, kind):
+    with pytest.raises(ValueError, match=text):
+        from_text(text, kind)
 
 
 def test_none_is_for_options_that_may_be_unset():

@@ -57,6 +57,21 @@ def test_checkpoints_fall_due_by_time(tmp_path):
     assert not MemoryStore().entry("a", {}).due()
 
 
+def test_a_link_stays_one_and_a_pipe_is_written_to(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for content in (b"first", b"second"):  # what it points to is made, then replaced
+        write_bytes(tmp_path / "link", content)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "file").read_bytes() == content
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as other:
+        read = other.submit((tmp_path / "pipe").read_bytes)
+        digest_of_written = write_bytes(tmp_path / "pipe", b"second")
+        assert read.result() == b"second"
+    assert (tmp_path / "pipe").is_fifo()
+    assert digest_of_written == digest_of(tmp_path / "file")
+
+
 def test_files_are_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "file"
     write_bytes(path, b"old")

@@ -48,6 +48,8 @@ def test_finders_with_options_of_their_own():
         (["cts", "cts"], {}, "finders must be a list without repetitions"),
         ([], {}, "finders must be a list"),
         (["random"], {"steps": 3}, "steps is not an option of any of random"),
+        (["random", "snip"], {"search": "published"}, "search must be default for random, snip, got published"),
+        (["cts", "snip"], {"search": "publishd"}, "search must be default, published, published-files for cts, snip"),
         (
             ["snip:steps=3"],
             {},
@@ -228,6 +230,7 @@ def test_options_of_some_finders_go_to_those_that_have_them(tmp_path, capsys):
         (["--finders", "cts,magic"], "--finders 'magic' is unknown"),
         (["--density", "0.1,2"], "--density must lie in (0, 1], got 2"),
         (["--density", "0.1,0.1"], "--density must be a list without repetitions, got 0.1,0.1"),
+        (["--density", "[0.1,0.8**[2..3]"], "--density must close its brackets, got [0.1,0.8**[2..3]"),
         (["--density", "0.1", "--sparsity", "90%"], "--density excludes --sparsity: give one of them"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--plot", "x.jpg"], "--plot x.jpg must end in .svg, .pdf or .png"),

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from tombola.cli.options import is_run, parse, run_and_ticket
 from tombola.core.parts import flag_of, is_own, is_part, options_of, written_name
 from tombola.core.selection import Density
-from tombola.core.written import Spec
+from tombola.core.written import Spec, unbracketed
 from tombola.errors import UsageError
 from tombola.finders import FINDERS
 from tombola.runs.config import (
@@ -36,6 +36,8 @@ from tombola.runs.config.layers import VARIANT
 from tombola.storage.digests import check_digest
 from tombola.storage.files import read_yaml
 
+# Shows the configuration of one run.
+PRINT = "print_config"
 _METAVARS: dict[Any, str] = {int: "N", float: "X", bool: "true|false"}
 # Layers of values, the later over the earlier.
 Layers = list[Mapping[str, Any]]
@@ -78,7 +80,7 @@ def configure_many(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Na
     if any(argument.partition("=")[0] == "--finder" for argument in arguments):
         raise UsageError("is not an option of compare, which takes a list: --finders cts,snip,random", option="finder")
     rest, densities = _take_densities(arguments)
-    asked = ask(parser, rest, hidden=("finder",))
+    asked = ask(parser, rest, hidden=("finder", PRINT))
     # The configuration itself need not exist: what belongs to some of the finders fits no single one.
     shared = [{key: value for key, value in layer.items() if key == "density"} for layer in asked.layers]
     return asked.options, asked.layers, densities or [built(shared).density]
@@ -125,8 +127,11 @@ def _take_densities(arguments: Sequence[str]) -> tuple[list[str], list[Density]]
 
 
 def _unbracketed(text: str) -> str:
-    """Return a list without its brackets, which are not those of 0.8**[2..22]."""
-    return text.strip("[]") if text.startswith("[") else text
+    """Return a list without its brackets, not those of 0.8**[2..22]; raises UsageError where some are open."""
+    try:
+        return unbracketed(text)
+    except ValueError:
+        raise UsageError(f"must close its brackets, got {text}", option="density") from None
 
 
 def _take(arguments: Sequence[str], names: Container[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
@@ -205,9 +210,10 @@ def _add_options(
         parser.add_argument(
             "--config", type=str, action="append", help="YAML file with values for any of these options"
         )
-        parser.add_argument(
-            "--print-config", "--print_config", action="store_true", help="print the configuration and exit"
-        )
+        if PRINT not in hidden:
+            parser.add_argument(
+                "--print-config", "--print_config", action="store_true", help="print the configuration and exit"
+            )
     parser.add_argument("--preset", type=str, default="digits", help=f"where to start: {', '.join(preset_names())}")
     parser.add_argument(
         "--recipe", type=str, default=STANDARD, help=f"how the preset trains: {', '.join(recipe_names())}"

@@ -8,6 +8,7 @@ object or a function. Keys and values say the same: {name: cts, controller: {nam
 
 import types
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import Field, dataclass, fields, replace
 from typing import Any, Generic, TypeVar, cast, get_args, get_origin
 
@@ -50,15 +51,21 @@ def from_text(text: str, kind: Any) -> Any:
     if get_origin(kind) is tuple:
         parts = [part.strip().strip("'\"") for part in unbracketed(text).split(",")]
         return tuple(from_text(part, get_args(kind)[0]) for part in parts if part)
-    try:
+    for value in _meanings(text):
+        if fits(value, kind):
+            return value
+    raise ValueError(text)
+
+
+def _meanings(text: str) -> Iterator[Any]:
+    """Yield what a text may mean: a number, else what YAML makes of it, to which 010 would be 8."""
+    for read in (int, float):
+        with suppress(ValueError):
+            yield read(text)
+    with suppress(yaml.YAMLError, RecursionError):
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
-        raise ValueError(text) from None
-    if isinstance(value, str) and fits(0.5, kind):
-        value = float(value)  # YAML takes 1e-8 for a text
-    if not fits(value, kind):
-        raise ValueError(text)
-    return value
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            yield value
 
 
 @dataclass(frozen=True)

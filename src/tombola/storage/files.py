@@ -74,8 +74,15 @@ def _partial(path: Path) -> Path:
 def write_atomically(path: Path, write: Callable[[Sink], object]) -> str:
     """Write a file so that it is seen whole or not at all, and return the SHA-256 of its content.
 
-    Raises OSError naming the file where the disk will not have it.
+    A link stays one, to the file that is written; pipes and devices are written to as they are. Raises OSError naming
+    the file where the disk will not have it.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("wb") as stream:
+            sink = Sink(stream)
+            write(sink)
+        return sink.hexdigest()
+    path = path.resolve() if path.is_symlink() else path
     partial = _partial(path)
     try:
         digest = _write(partial, "wb", write)

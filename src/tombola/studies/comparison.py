@@ -7,7 +7,7 @@ from typing import Any
 
 from tombola.core.progress import Progress, Silent, progress_on
 from tombola.core.selection import Density
-from tombola.errors import UsageError
+from tombola.errors import TombolaError, UsageError
 from tombola.runs.config import STANDARD, load_preset, parse_density
 from tombola.studies.engines import Engine, Local
 from tombola.studies.outcome import CellOutcome
@@ -31,12 +31,12 @@ def carry_out(
     """Run a study and write table.json and table.csv below `out`, as far as it is finished.
 
     Returns the rows, them as plain values, and how many cells nothing is known of yet. engine: this process unless
-    given; the rest as in `run_study`. Raises UsageError where every cell failed.
+    given; the rest as in `run_study`. Raises TombolaError where every cell failed.
     """
     outcomes = run_study(plan, out, engine or Local(), progress, seen, retry_failed, command)
     rows, left = tabulate(outcomes), len(plan.cells) - len(outcomes)
     if not rows and not left:
-        raise UsageError(f"every cell failed; the first said: {outcomes[0].failure}", option="finders")
+        raise TombolaError(f"every cell failed; the first said: {outcomes[0].failure}")
     if not rows:
         return [], {}, left
     found = summary(rows, outcomes)
@@ -63,7 +63,8 @@ def compare(
     the weights, or texts such as "2%". seeds: how many, from `seed` on. out: the directory below which everything lies;
     what lies there is not done again. dynamics: measure also how tickets' training follows the dense network's.
     jobs: processes that work at a time. options: of runs, by their names on the command line with underscores:
-    epochs=20, data_dir="images". Raises UsageError for what cannot be run, and where every cell failed.
+    epochs=20, data_dir="images". Raises UsageError for what cannot be run, TombolaError
+    where every cell failed.
 
     The study has rows, and cells, metrics, layers, summary() and others as pandas DataFrames.
     """

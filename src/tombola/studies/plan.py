@@ -11,6 +11,7 @@ from tombola.errors import UsageError
 from tombola.finders import FINDERS, needs_of
 from tombola.runs.cell import resolve
 from tombola.runs.config import RunConfig, lay_over, preset_named, short_forms, start
+from tombola.runs.config.layers import VARIANT, variants_of
 from tombola.studies.dense import recipe_of
 
 
@@ -80,6 +81,7 @@ def expand(
         raise UsageError(f"must be a list without repetitions such as cts,snip,ltr, got {given}", option="finders")
     _check_shared(layers[-1], finders)
     variants = [(asked, _variant(layers, asked)) for asked in finders]
+    _check_named([layer[VARIANT] for layer in layers[1:] if VARIANT in layer], variants)
     everywhere = dict.fromkeys([*densities, *(density for asked in finders for density in asked.densities)])
     cells = [
         StudyCell(asked.label, replace(variant, density=density, seed=variant.seed + number))
@@ -133,11 +135,20 @@ def _variant(layers: Sequence[Mapping[str, Any]], asked: Asked) -> RunConfig:
 def _of_finder(name: str) -> bool:
     """Whether a key is a short form of finders' options, and of nothing else."""
     form = short_forms().get(name.replace("-", "_"))
-    return name == "search" or (form is not None and all(owner for owner, _, _ in form.owners))
+    return name == VARIANT or (form is not None and all(owner for owner, _, _ in form.owners))
 
 
 def _check_shared(layer: Mapping[str, Any], finders: Sequence[Asked]) -> None:
     """Raise UsageError for a shared option that none of the finders has."""
     for name in filter(_of_finder, layer):
-        if name != "search" and not any(FINDERS.parse(each.finder).find(name.replace("-", "_")) for each in finders):
+        if name != VARIANT and not any(FINDERS.parse(each.finder).find(name.replace("-", "_")) for each in finders):
             raise UsageError(f"is not an option of any of {', '.join(each.label for each in finders)}", option=name)
+
+
+def _check_named(names: Sequence[str], variants: Sequence[tuple[Asked, RunConfig]]) -> None:
+    """Raise UsageError for settings by a name that none of the finders knows."""
+    known = list(dict.fromkeys(name for _, config in variants for name in variants_of(config.finder)))
+    for name in names:
+        if name not in known:
+            labels = ", ".join(asked.label for asked, _ in variants)
+            raise UsageError(f"must be {', '.join(known)} for {labels}, got {name}", option=VARIANT)

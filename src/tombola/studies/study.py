@@ -165,6 +165,8 @@ def _study(name: str, values: Mapping[str, Any]) -> StudyPlan:
     missing = [key for key in ("finders", "densities") if not values.get(key)]
     if missing:
         raise UsageError("must be given", option=missing[0])
+    if "density" in values:
+        raise UsageError("is called densities in a study, a list", option="density")
     if "preset" not in values and not {"model", "data"} <= values.keys():
         raise UsageError("must be given, or model and data", option="preset")
     for key in [key for key in ("preset", "recipe") if not isinstance(values.get(key, ""), str)]:

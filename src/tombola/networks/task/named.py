@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor
 
 from tombola.core.parts import Part, one_of, option
-from tombola.core.plugins import source
+from tombola.core.plugins import explained, source
 from tombola.core.written import Family
 from tombola.data.targets import Targets
 from tombola.errors import UsageError
@@ -170,7 +170,8 @@ class OwnTask(Part):
     def build(self) -> Task:
         """Return the task; raises UsageError where the function gives something else."""
         assert self.function is not None
-        found = self.function()
+        with explained("task", self.name, "failed"):
+            found = self.function()
         if not isinstance(found, Task):
             raise UsageError(f"{self.name!r} must be or return a tombola.Task, got {found!r}", option="task")
         return found

@@ -127,11 +127,15 @@ def _names_part(name: str) -> bool:
     return form is not None and form.field.metadata.get("family") is not None
 
 
+def variants_of(finder: Any) -> Mapping[str, Mapping[str, Any]]:
+    """Return a finder's settings that go by one name, its defaults first."""
+    variants: Mapping[str, Mapping[str, Any]] = getattr(finder, "variants", {})
+    return {"default": {key: getattr(finder, key) for values in variants.values() for key in values}, **variants}
+
+
 def _with_variant(spec: Spec, name: str, inline: Mapping[str, Spec], loose: bool) -> Spec:
     finder = spec.at(("finder",))
-    variants: Mapping[str, Mapping[str, Any]] = getattr(finder.part, "variants", {})
-    defaults = {key: getattr(finder.part, key) for values in variants.values() for key in values}
-    variants = {"default": defaults, **variants}
+    variants = variants_of(finder.part)
     if name not in variants:
         if loose:
             return spec

@@ -227,6 +227,8 @@ class RunConfig(Part):
                 f"finder {written_name(self.finder)} trains weights and masks together, by the recipe; leave it out",
                 option="fit",
             )
+        if self.fit and self.label_smoothing:
+            raise UsageError(f"is of the recipe's loss, and {self.fit} has its own; give 0", option="label_smoothing")
         if self.tracker is not None:
             self.tracker.check()
         if hasattr(self.finder, "check_start"):
