@@ -332,6 +332,17 @@ def test_images_that_are_too_small_for_flip_crop():
     assert len(list(large.feed(5, 0, "training", augmentation=AUGMENTATIONS["flip-crop"]).epoch(0))) == 2
 
 
+def test_a_policy_is_for_bytes_from_0_to_255():
+    """torchvision's operations would take the digits' 16 for nearly black."""
+    message = "must be another than randaugment for images whose values go from 0 to 16, not 255"
+    digits = load("digits").train
+    with pytest.raises(UsageError, match=message):
+        digits.feed(5, 0, "training", augmentation=AUGMENTATIONS["randaugment"])
+    digits.feed(5, 0, "training", augmentation=AUGMENTATIONS["resized-crop"])
+    bytes_of = replace(digits, scale=255.0)
+    assert bytes_of.feed(5, 0, "training", augmentation=AUGMENTATIONS["randaugment"]) is not None
+
+
 def test_every_source_is_a_part_whose_fields_are_its_options():
     assert list(DATASETS) == [
         "digits",

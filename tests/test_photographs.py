@@ -80,7 +80,7 @@ def test_every_sample_in_memory_has_its_own_crop_too():
     assert (found.shape, found.dtype) == (images.shape, torch.uint8)
     assert len({tuple(each.flatten().tolist()) for each in found}) == 4
     with pytest.raises(UsageError, match="must be none, flip or flip-crop for images of 2 channels"):
-        AUGMENTATIONS["resized-crop"].check((2, 8, 8))
+        AUGMENTATIONS["resized-crop"].check((2, 8, 8), 255.0)
 
 
 def test_mixed_labels_add_up_and_follow_the_seed(tmp_path):

@@ -38,7 +38,7 @@ class Arrays(InMemory):
     ) -> "ArrayFeed":
         """Return batches of these samples; raises UsageError for an augmentation that cannot change such images."""
         if augmentation is not None:
-            augmentation.check(self.shape)
+            augmentation.check(self.shape, self.scale)
         return ArrayFeed(self, batch_size, seed, purpose, shuffle, augmentation)
 
     def normalise(self, raw: Tensor) -> Tensor:

@@ -28,8 +28,8 @@ def fitted(image: Tensor, size: int) -> Tensor:
 class Augmentation(Protocol):
     """Changes raw images, by a generator."""
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raise UsageError unless images of a shape (C, H, W) can be changed."""
+    def check(self, shape: tuple[int, ...], white: float) -> None:
+        """Raise UsageError unless images of a shape (C, H, W), whose values go from 0 to `white`, can be changed."""
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return new images (N, C, H, W) of the same type."""
@@ -44,7 +44,7 @@ class FlipCrop:
 
     padding: int = 4
 
-    def check(self, shape: tuple[int, ...]) -> None:
+    def check(self, shape: tuple[int, ...], white: float) -> None:
         """Raise UsageError for images (C, H, W) no larger than the padding, which cannot be reflected so far."""
         height, width = shape[1:]
         if min(height, width) <= self.padding:
@@ -83,11 +83,19 @@ class ResizedCrop:
 
     policy: bool = False
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raise UsageError for images of other than one or three channels."""
+    def check(self, shape: tuple[int, ...], white: float) -> None:
+        """Raise UsageError for images of other than one or three channels, and by a policy for a white other than 255.
+
+        torchvision's operations take the values of bytes to go from 0 to 255.
+        """
         if shape[0] not in (1, 3):
             raise UsageError(
                 f"must be none, flip or flip-crop for images of {shape[0]} channels", option="augmentation"
+            )
+        if self.policy and white != 255.0:
+            raise UsageError(
+                f"must be another than randaugment for images whose values go from 0 to {white:g}, not 255",
+                option="augmentation",
             )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -65,7 +65,7 @@ class Photographs:
     ) -> "FileFeed":
         """Return batches of these images; raises UsageError for an augmentation that cannot change such images."""
         if augmentation is not None:
-            augmentation.check(self.shape)
+            augmentation.check(self.shape, 255.0)
         return FileFeed(self, batch_size, seed, purpose, shuffle, augmentation)
 
     def take(self, rows: Tensor) -> "Photographs":
