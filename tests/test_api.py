@@ -283,8 +283,11 @@ def test_python_arguments_of_the_wrong_kind_get_a_sentence():
     none = torch.utils.data.DataLoader(few, 8, drop_last=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(UsageError, match="the data gave no batch, as loaders with drop_last"):
+        with pytest.raises(UsageError, match=r"^data is empty: it gave no batch, as loaders"):
             tombola.draw(mlp(), none, density=0.5, progress=False)
+        for name, given in (("train", (none, data)), ("held_out", (data, none))):
+            with pytest.raises(UsageError, match=f"^{name} is empty: it gave no batch, as loaders with drop_last"):
+                tombola.sparsify(mlp(), *given, density=0.5, finder="snip", progress=False, fit=pytest.fail)
 
 
 def test_data_that_do_not_fit_the_model_get_a_sentence_before_any_training():

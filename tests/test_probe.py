@@ -129,7 +129,7 @@ def test_the_probe_leaves_the_global_generator_alone_and_knows_half_precision():
     before, model = torch.get_rng_state(), nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
     torch.set_rng_state(before)
     task, spoilt = settle(
-        model, survey(model).layout, Task(loss=random_loss), [ListFeed(batches()), None, ListFeed([])],
+        model, survey(model).layout, Task(loss=random_loss), {"data": ListFeed(batches()), "held_out": None},
         Runtime(torch.device("cpu")),
     )  # fmt: skip
     assert torch.equal(torch.get_rng_state(), before)
@@ -149,14 +149,14 @@ def test_labels_that_are_no_classes_are_refused_before_they_are_on_a_card(given)
     """There the loss raises nothing: as on the meta device, which stands in for one."""
     card, model = Runtime(torch.device("meta")), nn.Conv2d(6, 3, 1)
     good, bad, ignored = ((torch.randn(2, 6, 4, 4), torch.full((2, 4, 4), label)) for label in (2, 7, 9))
-    task, _ = settle(model, survey(model).layout, given, [ListFeed([good])], card)
+    task, _ = settle(model, survey(model).layout, given, {"data": ListFeed([good])}, card)
     words = "data has the label 7; the model's outputs are 0 to 2"
     with pytest.raises(UsageError, match=words):
         share_of(Item(bad), task, card)
     with pytest.raises(UsageError, match=words):
         evaluate(model.to("meta"), task, ListFeed([bad]), card)
     with pytest.raises(UsageError, match=words):
-        settle(model, survey(nn.Conv2d(6, 3, 1)).layout, given, [ListFeed([bad])], card)
+        settle(model, survey(nn.Conv2d(6, 3, 1)).layout, given, {"data": ListFeed([bad])}, card)
     if given is not None and given.measure.dashed == "pixel-accuracy":
         assert share_of(Item(ignored), task, card).samples == 2
 
@@ -165,14 +165,15 @@ def test_labels_that_nobody_asks_for_are_not_looked_at_on_a_card_either():
     model, card = mlp(), Runtime(torch.device("meta"))
     good, bad = ((torch.randn(4, 6), torch.full((4,), label)) for label in (2, -1))
     for first in (good, bad):
-        task, _ = settle(model, survey(model).layout, None, [ListFeed([first])], card, ("divergence",))
+        task, _ = settle(model, survey(model).layout, None, {"data": ListFeed([first])}, card, ("divergence",))
         assert share_of(Item(bad), task, card).samples == 4
     with pytest.raises(UsageError, match="data has the label -1"):
-        settle(model, survey(model).layout, None, [ListFeed([bad])], card)
+        settle(model, survey(model).layout, None, {"data": ListFeed([bad])}, card)
 
 
 def test_what_a_card_is_given_need_have_no_labels():
     task = Task(forward=lambda model, batch: model(batch), samples=len)
     model, card = mlp(), Runtime(torch.device("meta"))
-    settled, _ = settle(model, survey(model).layout, task, [ListFeed([torch.randn(4, 6)])], card, ("divergence",))
+    feeds = {"data": ListFeed([torch.randn(4, 6)])}
+    settled, _ = settle(model, survey(model).layout, task, feeds, card, ("divergence",))
     assert share_of(Item(torch.randn(4, 6)), settled, card).samples == 4

@@ -86,7 +86,7 @@ def draw(
     # Of a generator no more than it takes to search, and to look at the ticket.
     feed = feed_of(data, seed, samples, most=max(needs.batches, diagnostics.BATCHES))
     held_out_feed = None if held_out is None else feed_of(held_out, seed, samples, name="held_out")
-    task, spoilt = settle(model, checked.layout, task, (feed, held_out_feed), runtime, needs.task)
+    task, spoilt = settle(model, checked.layout, task, {"data": feed, "held_out": held_out_feed}, runtime, needs.task)
     runtime = runtime.with_safe_precision(spoilt, precision)
     runtime = divided(runtime, search, model, checked.layout, task, (feed,), needs.task)
     problem = Problem(

@@ -201,7 +201,8 @@ def _met(
     # An objective that is chosen after the pretraining may be the divergence: it is asked for before that.
     later = ("divergence",) if getattr(finder, "objective", Loss()) is None else ()
     asked = ("loss", "metric", *needs_of(finder).task, *later)
-    task, spoilt = settle(model, layout, task, (feeds.training, feeds.held_out), runtime, asked)
+    given = {"train": feeds.training, "held_out": feeds.held_out}
+    task, spoilt = settle(model, layout, task, given, runtime, asked)
     runtime = runtime.with_safe_precision(spoilt, precision)
     return task, divided(runtime, finder, model, layout, task, (feeds.training, feeds.search), asked)
 

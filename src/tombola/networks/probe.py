@@ -1,6 +1,6 @@
 """The probe: model and task meet the first batch of each feed, so that what does not fit is known before any work."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import islice
@@ -27,31 +27,37 @@ def settle(
     model: nn.Module,
     layout: Layout,
     task: Task | None,
-    feeds: Iterable[Feed | None],
+    feeds: Mapping[str, Feed | None],
     runtime: Runtime,
     needs: Collection[str] = ("loss",),
 ) -> tuple[Task, bool]:
     """Run the model and each part of its task on the first batch of each feed.
 
     Returns the task to go on with, whose parts end in a UsageError on any batch that they cannot be used on, and
-    whether bf16 would spoil the model on a CPU. needs: names of the parts that will be asked for; those of a preset
-    that are not needed may refuse the batch. Raises UsageError naming what is at fault.
+    whether bf16 would spoil the model on a CPU. feeds: by the arguments that they come from. needs: names of the parts
+    that will be asked for; those of a preset that are not needed may refuse the batch. Raises UsageError naming what is
+    at fault, such as a feed without a batch.
     """
     network, settled, labels = FrozenNetwork(model, layout, task or Task(), runtime), None, None
     with seeded(0, "probe", device=runtime.device), BF16Watch() as watch:
-        for feed in feeds:
-            items = feed.epoch(0) if feed else iter(())
-            for item in islice(items, 1):
-                batch = runtime.move(item.batch)
-                with _told_from_batches(task or Task(), batch):
-                    with explained_run("model cannot be run on the data's batches"):
-                        output = network.dense(batch)
-                    further = (item.batch for item in islice(items, FURTHER))
-                    if settled is None:
-                        chosen = settle_task(task, output, batch, further)
-                        labels = None if runtime.device.type == "cpu" else _labels(chosen, output)
-                        settled = _explained(chosen, output, labels if "loss" in needs else None)
-                    _check_parts(settled, output, item.batch, batch, needs, labels)
+        for name, feed in feeds.items():
+            if feed is None:
+                continue
+            items = feed.epoch(0)
+            item = next(items, None)
+            if item is None:
+                words = "is empty: it gave no batch, as loaders with drop_last do that hold less than one"
+                raise UsageError(words, option=name)
+            batch = runtime.move(item.batch)
+            with _told_from_batches(task or Task(), batch):
+                with explained_run("model cannot be run on the data's batches"):
+                    output = network.dense(batch)
+                further = (item.batch for item in islice(items, FURTHER))
+                if settled is None:
+                    chosen = settle_task(task, output, batch, further)
+                    labels = None if runtime.device.type == "cpu" else _labels(chosen, output)
+                    settled = _explained(chosen, output, labels if "loss" in needs else None)
+                _check_parts(settled, output, item.batch, batch, needs, labels)
     return settled or task or Task(), watch.wrong
 
 
