@@ -7,6 +7,7 @@ import torch
 
 from tombola.data import Targets, load
 from tombola.data.sources import DATASETS
+from tombola.data.tables import numbers_of
 from tombola.errors import UsageError
 from tombola.runs.cell import splits_of
 from tombola.runs.config import built, load_preset
@@ -155,6 +156,41 @@ def test_a_number_that_is_none_is_named_by_its_row_in_the_file(tmp_path, kind, r
             read(tmp_path / f"houses.{kind}", wanted, 0.1, **options)
 
 
+@pytest.mark.parametrize(("kind", "mark"), [("csv", ","), ("tsv", "\t")])
+@pytest.mark.parametrize("end", ["", "5"])
+def test_rows_with_more_fields_than_the_header_are_refused(tmp_path, kind, mark, end):
+    path = tmp_path / f"houses.{kind}"
+    path.write_text("\n".join(mark.join(row) for row in ["ab", *[("1", "2", end)] * 10]))
+    with pytest.raises(UsageError, match=rf"houses.{kind}: its rows have more fields than the header names"):
+        read(path, Targets.NUMBERS, targets=["b"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"), [("string", ["east", "west", None]), ("boolean", [True, False, None]), ("Int64", [1, 2, None])]
+)
+def test_a_gap_in_a_nullable_column_is_named(tmp_path, kind, values):
+    pytest.importorskip("pyarrow")
+    odd = pd.array([*values[:2] * 29, *values[1:]], dtype=kind)
+    whole = pd.DataFrame({"size": np.arange(60.0), "sold": np.arange(60) % 2, "odd": odd})
+    whole.to_parquet(tmp_path / "houses.parquet")
+    for target in ("sold", "odd"):
+        with pytest.raises(UsageError, match=r"houses.parquet: column odd has no value in row 60; fill the gaps first"):
+            read(tmp_path / "houses.parquet", Targets.CLASSES, targets=[target])
+
+
+@pytest.mark.parametrize("kind", ["datetime64", "timedelta64"])
+@pytest.mark.parametrize("unit", ["us", "ms", "s", "D"])
+def test_times_are_the_same_numbers_in_every_unit(tmp_path, kind, unit):
+    days = np.arange(0, 2_932_897, 50_000)  # to the year 9999, which no int64 reaches in ns
+    for part, of in (("train", "s"), ("test", unit)):
+        write_days = days.astype(f"{kind}[D]").astype(f"{kind}[{of}]")
+        np.savez(tmp_path / f"{part}.npz", day=write_days, y=np.arange(len(days)) % 2)
+    found = read(tmp_path, Targets.CLASSES)
+    assert torch.allclose(batch_of(found.train)[0], batch_of(found.test)[0])
+    near = np.array(["2024-01-01T00:00:00.000000123"] * 2, "datetime64[ns]")
+    assert numbers_of(near).tolist() == near.astype(np.int64).astype(float).tolist(), "ns stay what they are"
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_lists_of_as_many_numbers_in_each_row_are_inputs(tmp_path, kind):
     lists = np.random.default_rng(0).normal(size=(60, 3))
@@ -204,6 +240,45 @@ def test_several_texts_a_row_are_no_class(tmp_path):
     write(tmp_path / "houses.npz", towns=np.array([["a", "b"]] * 60))
     with pytest.raises(UsageError, match="targets: column towns holds several values a row, where one class is wanted"):
         read(tmp_path / "houses.npz", Targets.CLASSES, targets=["towns"])
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        ("uint8 3 8 8", "float32 3 8 8", r"float32 \[3, 8, 8\] a row, and uint8 \[3, 8, 8\] in train"),
+        ("float32 3 8 8", "uint8 3 8 8", r"uint8 \[3, 8, 8\] a row, and float32 \[3, 8, 8\] in train"),
+        ("uint8 3 8 8", "uint8 3 9 9", r"uint8 \[3, 9, 9\] a row, and uint8 \[3, 8, 8\] in train"),
+        ("float32 3 8 8", "float32 3 8 9", r"float32 \[3, 8, 9\] a row, and float32 \[3, 8, 8\] in train"),
+        ("uint8 3 8 8", "uint8 1 8 8", r"uint8 \[1, 8, 8\] a row, and uint8 \[3, 8, 8\] in train"),
+        ("float32 64", "float32 8 8", r"float32 \[8, 8\] a row, and float32 \[64\] in train"),
+        ("float32 3 8 8", "float64 3 8 8", None),
+        ("int32 8 8", "int64 8 8", None),
+        ("uint8 64", "float32 64", None),
+        ("int64", "float32", None),
+    ],
+)
+def test_arrays_of_train_and_test_are_alike(tmp_path, train, test, words):
+    for part, (kind, *shape) in (("train", train.split()), ("test", test.split())):
+        x = np.arange(10 * np.prod([int(each) for each in shape], dtype=int)).reshape(10, *map(int, shape)) % 7
+        np.savez(tmp_path / f"{part}.npz", x=x.astype(kind), y=np.arange(10) % 2)
+    if words is None:
+        found = read(tmp_path, Targets.CLASSES)
+        assert torch.equal(batch_of(found.train)[0], batch_of(found.test)[0])
+        return
+    with pytest.raises(UsageError, match=rf"test.npz: column x is {words}"):
+        read(tmp_path, Targets.CLASSES)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_train_and_test_may_have_any_size_where_they_are_resized(tmp_path, channels):
+    for part, size, depth in (("train", 8, 3), ("test", 9, channels)):
+        np.savez(tmp_path / f"{part}.npz", x=np.zeros((10, depth, size, size), np.uint8), y=np.arange(10) % 2)
+    source = DATASETS.read({"name": "table", "data_dir": str(tmp_path)})
+    if channels == 3:
+        assert load(source, 0.0, image_size=4).test.shape == (3, 4, 4)
+        return
+    with pytest.raises(UsageError, match=r"column x is uint8 \[1, 9, 9\] a row"):
+        load(source, 0.0, image_size=4)
 
 
 def test_images_and_masks_of_an_npz(tmp_path):

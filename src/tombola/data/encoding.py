@@ -49,7 +49,8 @@ def encode_inputs(train: Part, others: Sequence[Part], names: Sequence[str]) -> 
         for name in names:
             _check_kind(part, name)
             part.check_whole(name)
-    if any(train.columns[name].ndim > 2 for name in names):
+    if any(part.columns[name].ndim > 2 for part in parts for name in names):
+        check_arrays(train, others, names)
         return [_alone(part, names) for part in parts]
     kinds = {name: numbers_of(train.columns[name]) is not None for name in names}
     pieces = [_numbers(parts, [name for name in names if kinds[name]])]
@@ -69,6 +70,24 @@ def _check_kind(part: Part, name: str) -> None:
             f"{shown(part.path)}: column {name} holds {what}; allowed are real numbers, or one text a row",
             option="inputs",
         )
+
+
+def check_arrays(train: Part, others: Sequence[Part], names: Sequence[str], resized: bool = False) -> None:
+    """Raise UsageError unless arrays are of one type and shape in all parts, (N, ...).
+
+    Bytes and fractions, say, are hardly the same images; fractions of 32 and 64 bits are, and so are whole numbers with
+    a sign. resized: the arrays (N, C, H, W) will be, and may have any height and width.
+    """
+    for name in names:
+        first = train.columns[name]
+        for part in others:
+            values = part.columns[name]
+            same_type = values.dtype == first.dtype or values.dtype.kind == first.dtype.kind in "if"
+            places = slice(1, 2) if resized else slice(1, None)
+            if not same_type or values.ndim != first.ndim or values.shape[places] != first.shape[places]:
+                here, there = (f"{each.dtype} {list(each.shape[1:])}" for each in (values, first))
+                what = f"column {name} is {here} a row, and {there} in train"
+                raise UsageError(f"{shown(part.path)}: {what}", option="data_dir")
 
 
 def _alone(part: Part, names: Sequence[str]) -> Tensor:

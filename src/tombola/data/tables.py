@@ -59,7 +59,7 @@ def read_columns(path: Path) -> Columns:
 
 def _read(path: Path) -> Columns:
     if path.is_dir():
-        return saved.columns(path)
+        return {name: _in_rows(values) for name, values in saved.columns(path).items()}
     return _arrays(path) if path.suffix == ".npz" else _of_frame(_frame(path))
 
 
@@ -70,10 +70,15 @@ def _frame(path: Path) -> "pd.DataFrame":
         return pd.read_parquet(path)
     if path.suffix == ".jsonl":
         return pd.read_json(path, lines=True, dtype=False)
-    # Texts such as "NA" and "null" are texts; in files with tabs quotes are part of them.
-    if path.suffix == ".tsv":
-        return pd.read_csv(path, sep="\t", quoting=csv.QUOTE_NONE, dtype=str, keep_default_na=False)
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    # In files with tabs quotes are part of texts.
+    kind: dict[str, Any] = {"sep": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
+    # Texts such as "NA" and "null" are texts.
+    frame: pd.DataFrame = pd.read_csv(path, dtype=str, keep_default_na=False, **kind)
+    # pandas takes the first field for the rows' names, and all others for the column to the left of theirs.
+    if not isinstance(frame.index, pd.RangeIndex):
+        words = "its rows have more fields than the header names, as a comma or tab at their end makes them"
+        raise UsageError(f"{shown(path)}: {words}", option="data_dir")
+    return frame
 
 
 def _of_frame(frame: "pd.DataFrame") -> Columns:
@@ -108,14 +113,21 @@ def chosen(columns: Columns, names: Sequence[str], option: str, path: Path) -> N
 
 
 def numbers_of(values: np.ndarray) -> np.ndarray | None:
-    """Return a column as float64, None where it does not hold numbers alone; a missing one is NaN in none of them."""
+    """Return a column as float64, None where it does not hold numbers alone; a missing one is NaN in none of them.
+
+    Times are in ns, whatever unit a file keeps them in.
+    """
     import pandas as pd
 
     if values.dtype.kind in "biuf":
         return values.astype(np.float64)
     if values.ndim > 1 or values.dtype.kind == "c":
         return None
-    found = pd.to_numeric(pd.Series(values), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    series = pd.Series(values)
+    found = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    if series.dtype.kind in "mM":
+        # As floats: the year 9999 has more ns than an int64 holds.
+        found = found * (np.timedelta64(1, series.dt.unit) / np.timedelta64(1, "ns"))
     return None if np.isnan(found).any() else found
 
 
@@ -144,7 +156,10 @@ def check_whole(values: np.ndarray, name: str, path: Path, rows: np.ndarray | No
 
 def _missing(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind not in "biuf" and values.ndim == 1:
-        return np.array([_is_missing(value) for value in values])
+        import pandas as pd
+
+        # pd.NA, which is neither true nor false where it is compared, goes first.
+        return np.array([value is pd.NA or _is_missing(value) for value in values])
     return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
 
 

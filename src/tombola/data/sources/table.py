@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tombola.core.parts import option
 from tombola.data.arrays import Arrays
-from tombola.data.encoding import Part, encode_inputs, encode_targets, named_columns
+from tombola.data.encoding import Part, check_arrays, encode_inputs, encode_targets, named_columns
 from tombola.data.resizing import resize
 from tombola.data.rows import Rows
 from tombola.data.saved import find_saved, is_saved
@@ -100,6 +100,7 @@ def _held_out(train: Part, targets: list[str], wanted: Wanted) -> tuple[Tensor, 
 def _samples(parts: list[Part], inputs: list[str], targets: list[Tensor], wanted: Wanted) -> list[Split]:
     first = parts[0].columns[inputs[0]]
     if len(inputs) == 1 and first.ndim == 4 and first.dtype == np.uint8:
+        check_arrays(parts[0], parts[1:], inputs, resized=wanted.image_size is not None)
         images = [torch.from_numpy(part.columns[inputs[0]]) for part in parts]
         if wanted.image_size is not None:
             if wanted.targets is Targets.PIXELS:
