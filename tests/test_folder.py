@@ -47,6 +47,24 @@ def wrapped(files, name="images"):
 
 
 @pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+@pytest.mark.parametrize("name", ["b/05.gif", "b/05.TIF", "c/1.jp2"])
+def test_images_with_other_endings_are_named(tmp_path, kind, wrap, name):
+    data = tmp_path / "data"
+    for part in ("train", "test"):
+        files = wrapped(contents()) if wrap else contents()
+        write_folder(data / part, files) if kind == "folder" else write_tar(data / f"{part}.tar", files)
+    load(at("folder", data), 0.2)  # what was decoded lies in the cache
+    files = {**contents(), name: b"", "a/notes.txt": b"", "a/table.h5": b""}
+    files = {"logo.gif": b"", **(wrapped(files) if wrap else files)}
+    write_folder(data / "train", files) if kind == "folder" else write_tar(data / "train.tar", files)
+    words = rf"train.*: .*{name} is an image that is not read; allowed are .jpg, .jpeg, .png"
+    for source in ["folder", "images"] if kind == "folder" else ["folder"]:
+        with pytest.raises(UsageError, match=words):
+            load({"name": source, "data_dir": str(data)}, image_size=4)
+
+
+@pytest.mark.parametrize("wrap", [False, True])
 @pytest.mark.parametrize("kind", ["folder", "tar", "tar.gz", "tar.xz"])
 def test_folders_and_tars(tmp_path, kind, wrap):
     data = tmp_path / "data"

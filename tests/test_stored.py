@@ -207,6 +207,22 @@ def texts(count):
     }
 
 
+def with_lists(kind, rows):
+    """A score, a label and lists, of a kind that Arrow has; none: of the numbers in columns of their own."""
+    pa = pytest.importorskip("pyarrow")
+    found = {"score": np.arange(len(rows)) / 3, "label": np.arange(len(rows)) % 2}
+    match kind:
+        case "none":
+            return {**found, **{f"n{at}": column for at, column in enumerate(zip(*rows, strict=True))}}
+        case "list":
+            made = pa.list_(pa.float64())
+        case "large list":
+            made = pa.large_list(pa.float32())
+        case "fixed list":
+            made = pa.list_(pa.float64(), 3)
+    return {**found, "lists": pa.array(rows, made)}
+
+
 def pictures(count):
     pa = pytest.importorskip("pyarrow")
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
@@ -231,6 +247,57 @@ def test_saved_texts_and_tables(tmp_path):
     before = found.fingerprint
     save_parts(tmp_path, train={**texts(20), "text": ["another"] * 20}, validation=texts(6))
     assert loaded("text", tmp_path, vocabulary=300).fingerprint != before
+
+
+@pytest.mark.parametrize("kind", ["list", "large list", "fixed list"])
+def test_saved_lists_of_as_many_numbers_in_each_row_are_inputs(tmp_path, kind):
+    save_parts(tmp_path, **{part: with_lists(kind, np.eye(20, 3).tolist()) for part in ("train", "test")})
+    found = loaded("table", tmp_path, targets=["label"])
+    assert found.shape == (4,)
+    save_parts(tmp_path, **{part: with_lists("none", np.eye(20, 3).tolist()) for part in ("train", "test")})
+    same = loaded("table", tmp_path, targets=["label"])
+    assert torch.equal(found.train.inputs, same.train.inputs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "words"),
+    [
+        ("list", [[1.0], [1.0, 2.0]], "holds lists, but not of as many numbers in each row"),
+        ("list", [[1.0], None], "holds lists, but not of as many numbers in each row"),
+        ("large list", [[1.0], None], "holds lists, but not of as many numbers in each row"),
+        ("fixed list", [[1.0, 1.0, 1.0], None], "holds lists, but not of as many numbers in each row"),
+        ("list", [[1.0], [None]], "has no value in row 2; fill the gaps first"),
+        ("fixed list", [[1.0, 1.0, 1.0], [2.0, None, 3.0]], "has no value in row 2; fill the gaps first"),
+    ],
+)
+def test_other_saved_lists_are_refused_where_they_are_used(tmp_path, kind, rows, words):
+    save_parts(tmp_path, **{part: with_lists(kind, rows * 10) for part in ("train", "test")})
+    assert loaded("table", tmp_path, targets=["label"], inputs=["score"]).shape == (1,)
+    with pytest.raises(UsageError, match=f"train: column lists {words}"):
+        loaded("table", tmp_path, targets=["label"])
+
+
+@pytest.mark.parametrize(
+    ("part", "labels", "words"),
+    [
+        ("train", [0, 1, None, 1], "train: column label has no value in row 3; fill the gaps first"),
+        ("test", ["a", "b", None, "b"], "test: column label has no value in row 3; fill the gaps first"),
+        ("train", [0, 1, -1, 1], r"train: row 3 has no label \(-1\); leave out such rows"),
+        ("test", [-1, -1, -1, -1], r"test: row 1 has no label \(-1\); leave out such rows"),
+    ],
+)
+def test_saved_images_without_a_label_are_named(tmp_path, part, labels, words):
+    whole = [label or (0 if isinstance(labels[0], int) else "a") for label in labels] if None in labels else [0, 1] * 2
+    parts = {name: {**pictures(4), "label": labels if name == part else whole} for name in ("train", "test")}
+    save_parts(tmp_path, **parts)
+    with pytest.raises(UsageError, match=words):
+        read(tmp_path, workers=0)
+
+
+def test_the_classes_of_saved_images_may_be_one_and_minus_one(tmp_path):
+    columns = {**pictures(4), "label": [-1, 1, -1, 1]}
+    save_parts(tmp_path, train=columns, test=columns)
+    assert read(tmp_path, workers=0).train.targets.tolist() == [0, 1, 0, 1]
 
 
 def test_saved_images(tmp_path):

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -22,7 +23,9 @@ from tombola.storage.files import write_bytes
 from tombola.storage.identity import digest_tensors
 
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
-_IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp"}
+_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp")
+# Formats that Pillow knows by their first bytes, and reads no image from.
+_NO_IMAGES = {"BUFR", "GRIB", "HDF5", "MPEG"}
 # A file of a few kilobytes can say that it holds any number of pixels, all of one colour.
 _MOST_PIXELS = 8_192 * 8_192
 
@@ -63,11 +66,41 @@ def is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in _IMAGE_ENDINGS
 
 
+def listed(source: Path) -> tuple[list[Path], list[Path]]:
+    """Return the folders and the files below a folder; raises UsageError like `tree`, and for images that are not read.
+
+    Those are images with other endings, in class folders.
+    """
+    folders, files = tree(source, is_image)
+    unread = next((path for path in files if _is_unread(path.name) and path.parent != source), None)
+    if unread is not None:
+        raise _unread(source, unread.relative_to(source).as_posix())
+    return folders, files
+
+
+def _is_unread(name: str) -> bool:
+    """Whether a file's name is that of an image which is not read."""
+    ending = os.path.splitext(name)[1].lower()
+    return ending not in _IMAGE_ENDINGS and ending in _openable()
+
+
+def _unread(source: Path, name: str) -> UsageError:
+    allowed = ", ".join(_IMAGE_ENDINGS)
+    return UsageError(f"{shown(source)}: {shown(name)} is an image that is not read; allowed are {allowed}")
+
+
+@cache
+def _openable() -> frozenset[str]:
+    """Return the endings of images that Pillow can read, all of whose plugins are loaded for it."""
+    kinds = Image.registered_extensions()
+    return frozenset(ending for ending, kind in kinds.items() if kind in Image.OPEN and kind not in _NO_IMAGES)
+
+
 def _cache_file(source: Path, size: int | None) -> Path:
     """Return where the decoded form of a source lies; the name changes with any file or folder in the source."""
     root = Path(os.environ.get("TOMBOLA_CACHE") or Path.home() / ".cache" / "tombola")
     seen = hashlib.sha256(os.fsencode(f"{source.resolve()}|{size}"))
-    folders, files = tree(source, is_image) if source.is_dir() else ([], [source])
+    folders, files = listed(source) if source.is_dir() else ([], [source])
     for path in files:
         status = path.stat()
         # With its class folder: a rename leaves size and time as they are.
@@ -198,14 +231,21 @@ def _check_folders(source: Path, folders: set[str], names: list[str]) -> None:
 def _entries(source: Path) -> Iterator[tuple[str, bytes | None]]:
     """Give the names of a source's folders (content None) and of its images, with their contents."""
     if not source.is_dir():
-        yield from members(source, is_image)
+        yield from members(source, lambda name: _is_read(source, name))
         return
-    folders, files = tree(source, is_image)
+    folders, files = listed(source)
     for path in folders:
         yield path.relative_to(source).as_posix(), None
     for path in files:
         if is_image(path.name):
             yield path.relative_to(source).as_posix(), content_of(path)
+
+
+def _is_read(source: Path, name: str) -> bool:
+    """Whether a file of an archive is read; raises UsageError for an image in a class folder that is not."""
+    if "/" in name and _is_unread(name):
+        raise _unread(source, name)
+    return is_image(name)
 
 
 def content_of(path: Path) -> bytes:

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from tombola.data import saved
 from tombola.data.encoding import named_columns
-from tombola.data.folder import classes_of, is_image
+from tombola.data.folder import classes_of, is_image, listed
 from tombola.data.shards import find_shards, read_shards
 from tombola.data.stored import InFiles, InTable, Stored
-from tombola.data.tables import USUAL_TARGETS, chosen
-from tombola.data.tree import tree
+from tombola.data.tables import USUAL_TARGETS, check_whole, chosen
 from tombola.errors import UsageError, shown
 
 # What the folder of test images is called; ImageNet's labelled one is val.
@@ -74,15 +73,27 @@ def _in_tables(root: Path, targets: Sequence[str]) -> tuple[_Part, _Part] | None
         return None
     if train is None or test is None:
         raise UsageError(f"{shown(root)} must hold train and test (or validation), as a DatasetDict", option="data_dir")
-    return _in_table(train, targets), _in_table(test, targets)
+    found = _in_table(train, targets), _in_table(test, targets)
+    if set(found[0].classes) != {"-1", "1"}:  # of which it is one
+        for folder, part in zip((train, test), found, strict=True):
+            _check_labelled(folder, part.classes)
+    return found
 
 
 def _in_table(folder: Path, targets: Sequence[str]) -> _Part:
     column, columns = saved.images_in(folder), saved.columns(folder)
     (target,) = named_columns(columns, targets, USUAL_TARGETS, folder)
     chosen(columns, [target], "targets", folder)
+    check_whole(columns[target], target, folder)
     images = InTable(folder, column, torch.arange(len(columns[target]), device="cpu"))
     return _Part(images, [str(value) for value in columns[target].tolist()])
+
+
+def _check_labelled(folder: Path, classes: Sequence[str]) -> None:
+    """Raise UsageError naming the first row with -1, with which datasets marks what has no label."""
+    if "-1" in classes:
+        row = classes.index("-1") + 1
+        raise UsageError(f"{shown(folder)}: row {row} has no label (-1); leave out such rows", option="data_dir")
 
 
 def _in_folders(root: Path) -> tuple[_Part, _Part]:
@@ -96,7 +107,7 @@ def _in_folders(root: Path) -> tuple[_Part, _Part]:
 def _in_folder(folder: Path) -> _Part:
     if not folder.is_dir():
         raise UsageError(f"there is no folder {shown(folder)}", option="data_dir")
-    paths = [path for path in tree(folder, is_image)[1] if is_image(path.name)]
+    paths = [path for path in listed(folder)[1] if is_image(path.name)]
     names = [path.relative_to(folder).as_posix() for path in paths]
     if not names:
         raise UsageError(f"{shown(folder)} holds no images in class folders", option="data_dir")

@@ -85,7 +85,10 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def columns(folder: Path) -> dict[str, np.ndarray]:
-    """Return the columns of numbers, texts and lists of as many numbers in each row; others are left out."""
+    """Return the columns of numbers, texts and lists of numbers; others are left out.
+
+    Lists of a fixed length without gaps are an array (N, k), all others an object for each row.
+    """
     table, found = opened(folder), {}
 
     import pyarrow as pa
@@ -95,9 +98,21 @@ def columns(folder: Path) -> dict[str, np.ndarray]:
         if pa.types.is_fixed_size_list(kind) and not values.null_count and pa.types.is_primitive(kind.value_type):
             numbers = values.flatten().to_numpy(zero_copy_only=False)
             found[field.name] = numbers.reshape(len(values), kind.list_size)
-        elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_primitive(kind):
+        elif _is_plain(kind) or (_is_list(kind) and pa.types.is_primitive(kind.value_type)):
             found[field.name] = values.to_numpy(zero_copy_only=False)
     return found
+
+
+def _is_plain(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_primitive(kind))
+
+
+def _is_list(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def images_in(folder: Path) -> str:
