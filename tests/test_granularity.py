@@ -20,7 +20,7 @@ from tombola.core.parts import describe, identify
 from tombola.core.ranking import count_kept, fill_top
 from tombola.core.seeds import generator
 from tombola.core.selection import Selection
-from tombola.finders import FINDERS, Magnitude, draw, following
+from tombola.finders import FINDERS, LTR, Magnitude, draw, following, grouping_of
 from tombola.networks.masking import survey
 from tombola.runs.deployment.two_of_four import lies_two_of_four, semi_structured
 from tombola.sparse.channels import follow
@@ -172,6 +172,21 @@ def test_n_of_every_m_exactly(shapes, text, seed):
     assert torch.equal(alive, mask)
 
 
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+@pytest.mark.parametrize(("text", "density"), [("2:3", 0.6667), ("1:3", 0.3333), ("1:6", 0.16668), ("1:6", 0.166655)])
+def test_a_fixed_density_may_be_written_short(text, density, allocation):
+    of, part = layout((300, 300), (60, 90)), GRANULARITIES.read(text)
+    selection = Selection(of, density, ALLOCATIONS.known[allocation], part)
+    exact = Selection(of, part.fixed_density, ALLOCATIONS.known[allocation], part)
+    scores = torch.rand(of.total, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(selection.keep(scores), exact.keep(scores))
+    runs = torch.cat([view.reshape(-1, part.m) for view in of.views(selection.keep(scores)).values()])
+    assert (runs.sum(dim=1) == part.n).all()
+    assert selection.at(lambda wanted: 1 + (wanted - 1) * 1.0).kept == exact.kept, "the way to it ends there"
+    assert grouping_of(Magnitude(granularity=part), selection) == {"fixed": "exact"}
+    assert grouping_of(Magnitude(granularity=part), exact) == {}
+
+
 def test_which_of_four_are_kept_of_a_matrix_and_of_a_kernel():
     scores = torch.tensor([1.0, 4, 3, 2, 9, 0, 8, 7])
     two = GRANULARITIES.read("2:4")
@@ -187,6 +202,7 @@ def test_which_of_four_are_kept_of_a_matrix_and_of_a_kernel():
     [
         ("2:4", 0.02, [(2, 8)], "density must be 0.5 where the granularity fixes it, or 1 by a pattern, got 0.02"),
         ("1:4", 0.5, [(2, 8)], "density must be 0.25 where"),
+        ("2:3", 0.6669, [(2, 9)], r"density must be 0.6666666667 where the granularity fixes it, .* got 0.6669"),
         ("2:4", 0.5, [(2, 8), (3, 6)], r"2:4 needs inputs that 4 go into, .* 1.weight \(6\) are not: .* \[1.weight\]"),
         ("channel", 0.1, [(2, 8)], r"keeps 2 weights, and the smallest group \(channel\) has 8"),
         ("4:2", 0.5, [(2, 8)], "granularity must keep fewer weights than there are, such as 2:4, got 4:2"),
@@ -256,6 +272,15 @@ def test_every_finder_goes_by_groups(name, text):
     if text != "2:4" and name != "own":
         scores = torch.cat([each.flatten() for each in ticket.scores.values()])
         assert torch.equal(selection.groups.expand(selection.groups.pick(scores)), scores)
+
+
+@pytest.mark.parametrize("density", [0.5, 0.3, 0.2])
+def test_no_group_that_a_round_pruned_comes_back_in_the_last_cut(density):
+    of, finder = problem(mlp(hidden=22), batches(4)), LTR(granularity="input-channel")
+    selection = finder.selection(of, density)
+    last, mask = finder._descend(of, selection).mask, of.layout.flatten(draw(finder, of, density).ticket)
+    assert not (mask & ~last).any()
+    assert selection.is_uneven
 
 
 def test_the_magnitude_ticket_of_filters_by_hand():

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tombola import Recipe, UsageError, sparsify
-from tombola.core.granularity import Weight
+from tombola.core.granularity import GRANULARITIES, Weight
 from tombola.core.ranking import count_kept
 from tombola.core.selection import Selection
 from tombola.data import StreamFeed
-from tombola.finders import ACDC, SET, Gradual, GraNet, RigL, draw
+from tombola.finders import ACDC, LTR, SET, Gradual, GraNet, RigL, draw, freezing_of, grouping_of
 from tombola.finders.acdc import Phases
 from tombola.finders.moving_mask import MovingMask, exchanged
 from tombola.finders.problem import Trainer
@@ -117,6 +117,75 @@ def test_an_exchange_keeps_every_layers_number(shapes, share, seed):
         if view.any() and staying.any():
             # What stays is at least as large as what goes, unless it just came back.
             assert int(view.sum()) <= int(share * counts[0][of.names.index(name)])
+
+
+def test_groups_that_differ_in_size_are_exchanged_weight_by_weight():
+    # Rows of 1 and of 3 weights: one of 3 goes, and as many weights come as whole groups of the best allow.
+    groups = GRANULARITIES.read("block:1x3").groups(layout((3, 4)))
+    assert groups.sizes.tolist() == [3, 1, 3, 1, 3, 1]
+    mask = groups.expand(torch.tensor([True, True, True, False, False, False]))
+    sizes, growth = (groups.expand(torch.tensor(each)) for each in ([1.0, 9, 9, 0, 0, 0], [0.0, 0, 0, 1, 8, 9]))
+    moved = exchanged(groups, mask, sizes, growth, 0.4)
+    # The last row's 1 comes first; after that nothing of 3 fits, and the other 1 does.
+    assert groups.pick(moved).tolist() == [False, True, True, True, False, True]
+    selection = Selection(groups.weights, 7 / 12, granularity=GRANULARITIES.read("block:1x3"))
+    one = groups.expand(torch.tensor([False, True, True, False, False, False]))
+    assert groups.pick(selection.filled(one, groups.score(growth))).tolist() == [False, True, True, True, False, True]
+    assert groups.pick(selection.filled(one, groups.score(growth), still={0})).tolist() == groups.pick(one).tolist()
+    assert selection.is_uneven
+    assert not Selection(groups.weights, 0.5).is_uneven
+
+
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+@of_each
+def test_groups_that_differ_in_size_end_as_they_were_trained(finder, allocation):
+    of = problem(mlp(hidden=22), batches(10), epochs=4)
+    finder = replace(finder, granularity="block:4x4", allocation=allocation)
+    found, asked = draw(finder, of, 0.5), finder.selection(of, 0.5)
+    densities = [row["density"] for row in found.rows]
+    assert densities[-1] == pytest.approx(found.ticket.kept / of.layout.total), "nothing is cut after the last step"
+    assert asked.kept - 16 * len(asked.pools) < found.ticket.kept <= asked.kept
+    if isinstance(finder, (RigL, SET)):
+        assert max(densities) <= 0.5 + 1e-6
+
+
+def frozen_below():
+    model = mlp(hidden=20)
+    model[0].weight.requires_grad_(False)
+    return model
+
+
+@of_each
+def test_a_frozen_layer_has_its_values_wherever_its_mask_lets_them_in(finder):
+    model = frozen_below()
+    of = problem(model, batches(10), epochs=4)
+    found = draw(finder, of, 0.3)
+    name = of.layout.names[0]
+    mask, left = found.ticket[name], of.values_of(found.kept)[name]
+    assert torch.equal(left, model[0].weight * mask)
+    if isinstance(finder, (RigL, SET)):
+        start = Exchanging(finder, finder.selection(of, 0.3), of.seed).mask
+        assert torch.equal(mask, of.layout.views(start)[name]), "nothing tells what would be better there"
+
+
+def test_a_dense_phase_gives_frozen_weights_their_values_back():
+    model, phases = Three(), Phases(ACDC(warm_up=0.2, phases=2, last_phase=0.2), Selection(three().layout, 1 / 3))
+    model.second.weight.requires_grad_(False)
+    phases.begin(model, Task.regression())
+    phases.after_step(0.3)
+    assert weights_of(model) == [2.0, 0.0, 0.0]
+    phases.after_step(0.6)
+    assert weights_of(model) == [2.0, 0.0, 0.5]
+
+
+def test_names_tell_what_frozen_layers_and_uneven_groups_became_from_what_they_were():
+    frozen, plain = (problem(model, batches(2)) for model in (frozen_below(), mlp(hidden=20)))
+    for finder, held in ((RigL(), True), (GraNet(), True), (ACDC(), True), (Gradual(), False), (LTR(), False)):
+        assert bool(freezing_of(finder, frozen.layout, frozen.model)) == held
+        assert not freezing_of(finder, plain.layout, plain.model)
+        for text, uneven in (("weight", False), ("block:1x2", False), ("block:4x4", True)):
+            selection = replace(finder, granularity=text).selection(plain, 0.3)
+            assert bool(grouping_of(finder, selection)) == (uneven and not isinstance(finder, ACDC))
 
 
 def test_rigls_schedule_by_hand():

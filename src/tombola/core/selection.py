@@ -1,6 +1,6 @@
 """Selection: the one door from scores to a mask of exactly k weights, or as many of them as whole groups allow."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -24,14 +24,19 @@ VERSION = 1
 # What an error is about that scores, not options, are at fault for.
 SCORES = "scores"
 
+# How far a density that a granularity fixes may be from the fixed one, of it: 1:3 may be written 0.3333.
+WRITTEN = 1e-4
+# What rounding does to a density on the way to another that comes to its end.
+ROUND_OFF = 1e-9
+
 # A number, or numbers by patterns of layers' names, of which the first that matches counts.
 Density = float | Mapping[str, float]
 
 
 def check_fixed(density: float, fixed: float) -> None:
     """Raise UsageError unless a density below 1 is the one that a granularity fixes."""
-    if density < 1 and not isclose(density, fixed, rel_tol=1e-6):
-        allowed = f"must be {fixed:g} where the granularity fixes it, or 1 by a pattern, got {density:g}"
+    if density < 1 and not isclose(density, fixed, rel_tol=WRITTEN):
+        allowed = f"must be {fixed:.10g} where the granularity fixes it, or 1 by a pattern, got {density:.10g}"
         raise UsageError(allowed, option="density")
 
 
@@ -95,11 +100,13 @@ class Selection:
     def pools(self) -> tuple[Pool, ...]:
         """The layers that are ranked together, and how many weights stay of each."""
         found: list[Pool] = []
-        for density, layers in self._by_density():
+        for (density, layers), (end, _) in zip(self._by_density(), (self.at_least or self)._by_density(), strict=True):
             part = Layout(tuple(self.layout.names[i] for i in layers), tuple(self.layout.shapes[i] for i in layers))
             parts = self._parts_of(layers)
-            kept = self._count(density, layers, part.total)
-            counts = self.allocation.counts(part, density, kept) if density < 1 else None
+            fixed = self._fixed(density, end, layers, part.total)
+            kept = count_kept(density, part.total) if fixed is None else fixed
+            share = density if fixed is None else fixed / part.total
+            counts = self.allocation.counts(part, share, kept) if density < 1 else None
             if counts is None:
                 self._refuse_too_few(kept, parts)
                 found.append(Pool(tuple(layers), parts, kept, part.total, density))
@@ -110,14 +117,19 @@ class Selection:
             return tuple(found)
         return tuple(replace(pool, kept=max(pool.kept, end.kept)) for pool, end in zip(found, ends, strict=True))
 
-    def _count(self, density: float, layers: Sequence[int], total: int) -> int:
-        """Return how many weights of some layers stay; raises UsageError where groups do not allow that."""
+    def _fixed(self, density: float, end: float, layers: Sequence[int], total: int) -> int | None:
+        """Return how many of the `total` weights of some layers stay by their groups; None where the density says.
+
+        end: the density at the end of the way, of which it may be written short. Raises UsageError where groups do not
+        allow the density.
+        """
         fixed = self.groups.fixed(layers) if check_density(density) < 1 else None
-        if fixed is not None:
-            if self.at_least is None:
-                check_fixed(density, fixed / total)
-            check_even(self.allocation)
-        return count_kept(density, total)
+        if fixed is None:
+            return None
+        if self.at_least is None:
+            check_fixed(density, fixed / total)
+        check_even(self.allocation)
+        return fixed if density <= end * (1 + ROUND_OFF) else None
 
     def _refuse_too_few(self, kept: int, parts: Sequence[int]) -> None:
         """Raise UsageError where not even the smallest group of some parts fits into a number of weights."""
@@ -181,6 +193,24 @@ class Selection:
         ]
 
     @property
+    def is_written_short(self) -> bool:
+        """Whether a density says another number of weights than its granularity fixes, as 0.3333 may for 1:3."""
+        return any(
+            (fixed := self._fixed(density, density, layers, total)) is not None and fixed != count_kept(density, total)
+            for density, layers in self._by_density()
+            for total in (sum(self.layout.counts[i] for i in layers),)
+        )
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether groups that are ranked together differ in size, so that whole ones may not fill their number."""
+        sizes = self.groups.sizes
+        if sizes is None:
+            return False
+        of_pools = [self.of_pool(pool, sizes) for pool in self.pools if not pool.decided]
+        return any(bool((each != each[0]).any()) for each in of_pools)
+
+    @property
     def decided(self) -> bool:
         """Whether there is nothing to choose, such as where nothing is pruned."""
         return all(pool.decided for pool in self.pools)
@@ -232,6 +262,25 @@ class Selection:
         others = (~mask).nonzero().squeeze(1)
         mask[others] = keep_top(mine[others], pool.kept - int(torch.count_nonzero(mask)))
         return mask
+
+    def filled(self, mask: Tensor, scores: Tensor, still: Collection[int] = ()) -> Tensor:
+        """Return a mask (d,) with the best other groups that fit, whole, into what it leaves of their pools.
+
+        scores: of the groups (g,). still: parts of the groups that stay as they are.
+        """
+        sizes = self.groups.sizes
+        if sizes is None or not self.is_uneven:
+            return mask
+        chosen, sizes = self.groups.pick(mask), sizes.to(mask.device)
+        closed, places = chosen.clone(), torch.arange(len(chosen), device=mask.device)
+        for part, piece in enumerate(closed.split(list(self.groups.layout().counts))):
+            if part in still:
+                piece.fill_(True)
+        for pool in self.pools:
+            mine = self.of_pool(pool, places)
+            left, others = pool.kept - int(sizes[mine[chosen[mine]]].sum()), mine[~closed[mine]]
+            chosen[others] = fill_top(scores[others], left, sizes[others])
+        return self.groups.expand(chosen)
 
     def slack(self, pool: Pool) -> int:
         """Return how many weights a pool may keep fewer than it is to, since groups are whole."""

@@ -12,6 +12,8 @@ from tombola.finders.base import arithmetic_of as arithmetic_of
 from tombola.finders.base import check_divides as check_divides
 from tombola.finders.base import followed as followed
 from tombola.finders.base import following as following
+from tombola.finders.base import freezing_of as freezing_of
+from tombola.finders.base import grouping_of as grouping_of
 from tombola.finders.base import holding_of as holding_of
 from tombola.finders.base import needs_of as needs_of
 from tombola.finders.base import selection_of as selection_of

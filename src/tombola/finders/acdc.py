@@ -1,7 +1,7 @@
 """AC/DC: sparse and dense phases in turn within one training."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,10 @@ class ACDC(TrainingFinder):
             raise UsageError(
                 f"must lie below 1 - last_phase, which is {1 - self.last_phase:g}, got {self.warm_up}", option="warm_up"
             )
+
+    def freezing(self) -> dict[str, Any]:
+        """Return what an identity holds of how frozen layers are masked."""
+        return {"frozen": "held"}
 
     def is_sparse(self, share: float) -> bool:
         """Whether the network is sparse after a share of the training."""

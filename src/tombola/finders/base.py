@@ -14,6 +14,7 @@ from tombola.core.parts import COUNT, Part, guarded, option, written_name
 from tombola.core.selection import Density, Selection, parse_densities
 from tombola.errors import UsageError
 from tombola.finders.problem import Problem
+from tombola.networks.masking import named_parameters
 from tombola.networks.network import FrozenNetwork, vector_dtype
 from tombola.sparse.channels import follow, gated_along
 from tombola.sparse.choice import first_inputs
@@ -113,6 +114,14 @@ class Finder(Part):
 
     def holding(self) -> dict[str, Any]:
         """Return what an identity holds of how layers are searched where nothing is to be chosen, if that changed."""
+        return {}
+
+    def grouping(self) -> dict[str, Any]:
+        """Return what an identity holds of how groups of different sizes are kept, if that changed."""
+        return {}
+
+    def freezing(self) -> dict[str, Any]:
+        """Return what an identity holds of how frozen layers are treated, if that changed."""
         return {}
 
     def selection(self, problem: Problem, density: Density) -> Selection:
@@ -216,3 +225,15 @@ def holding_of(finder: Any, selection: Selection) -> dict[str, Any]:
     """Return what an identity holds of how a finder holds layers of which all is kept, or nothing, beside others."""
     some = any(pool.decided for pool in selection.pools) and not selection.decided
     return finder.holding() if some and isinstance(finder, Finder) else {}
+
+
+def grouping_of(finder: Any, selection: Selection) -> dict[str, Any]:
+    """Return what an identity holds of how groups are kept, where that is otherwise than at first."""
+    exact = {"fixed": "exact"} if selection.is_written_short else {}
+    return exact | (finder.grouping() if isinstance(finder, Finder) and selection.is_uneven else {})
+
+
+def freezing_of(finder: Any, layout: Layout, model: nn.Module) -> dict[str, Any]:
+    """Return what an identity holds of how a finder treats frozen layers, where some of a layout's are."""
+    some = any(name in layout.names and not weight.requires_grad for name, _, weight in named_parameters(model))
+    return finder.freezing() if some and isinstance(finder, Finder) else {}

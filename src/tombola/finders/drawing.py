@@ -19,7 +19,9 @@ from tombola.finders.base import (
     arithmetic_of,
     check_divides,
     following,
+    freezing_of,
     gated_beside,
+    grouping_of,
     holding_of,
     needs_of,
     selection_of,
@@ -48,7 +50,9 @@ def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
     with guarded("finder", finder):
         settled = finder.settled(problem) if hasattr(finder, "settled") else finder
     arithmetic = arithmetic_of(settled, selection, problem.model, problem.runtime.device)
-    known = {**identify(settled), **arithmetic, **holding_of(settled, selection)}
+    held = holding_of(settled, selection) | grouping_of(settled, selection)
+    frozen = freezing_of(settled, problem.layout, problem.model)
+    known = {**identify(settled), **arithmetic, **held, **frozen}
     entry = problem.draw_entry(known, density, needs.trains)
     with entry.locked():
         stored = entry.get("ticket")

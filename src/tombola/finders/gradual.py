@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -54,6 +54,10 @@ class Gradual(TrainingFinder):
         """Return the density of the mask after a share of the training."""
         cuts = int(min(share / self.share, 1.0) * self.rounds)
         return SCHEDULES[self.schedule](density, cuts / self.rounds)
+
+    def grouping(self) -> dict[str, Any]:
+        """Return what an identity holds of how groups of different sizes are cut."""
+        return {"uneven": "nested"}
 
     def find(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density, along a training."""

@@ -68,9 +68,13 @@ class Regenerating(Exchanging):
 
     _finder: GraNet
 
+    def wanted(self, share: float) -> Selection:
+        """Return what is kept after a share of the training."""
+        return self._selection.at(lambda density: self._finder.density_at(density, share))
+
     def cut(self, share: float) -> Tensor:
         """Return the mask without its smallest weights, where the density asks for it."""
-        now = self._selection.at(lambda density: self._finder.density_at(density, share))
+        now = self.wanted(share)
         if now.kept >= int(self.mask.sum()):
             return self.mask
         return self.mask & now.keep(now.groups.score(self.sizes.masked_fill(~self.mask, -torch.inf)))

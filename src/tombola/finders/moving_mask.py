@@ -1,6 +1,6 @@
 """Masks that move in a training: what they leave out is zero and has neither gradient nor momentum."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tombola.core.groups import Groups
-from tombola.core.ranking import keep_top
+from tombola.core.ranking import fill_top, keep_top
 from tombola.core.selection import Selection
 from tombola.networks.masking import by_canonical_name
 from tombola.networks.task import Task
@@ -18,7 +18,8 @@ from tombola.training import TrainingCallback
 class MovingMask(TrainingCallback):
     """Weights are trained under a mask that changes as the training goes on; this one stands still.
 
-    mask: bool (d,). What comes back starts from zero, without momentum. The network's gradients are dense: what is left
+    mask: bool (d,). What comes back starts from zero, without momentum; of a frozen layer, which nothing would train,
+    from its value. The network's gradients are dense: what is left
     out has one too, which the optimiser does not see.
     """
 
@@ -33,6 +34,8 @@ class MovingMask(TrainingCallback):
         super().begin(model, task)
         self._weights: Mapping[str, Tensor] = by_canonical_name(model)
         self.mask = self.mask.to(self._weights[self._layout.names[0]].device)
+        chosen = {name: self._weights[name] for name in self._layout.names}
+        self._frozen = {name: weight.clone() for name, weight in chosen.items() if not weight.requires_grad}
         self._zero()
 
     def stepped_by(self, optimizer: Optimizer) -> None:
@@ -67,6 +70,13 @@ class MovingMask(TrainingCallback):
         }
         return self._layout.flatten({**missing, **self._dense})
 
+    @property
+    def still(self) -> frozenset[int]:
+        """The parts of the groups of which all layers are frozen: nothing says what would be better there."""
+        names = self._layout.names
+        parts = enumerate(self._selection.groups.parts)
+        return frozenset(place for place, part in parts if all(names[layer] in self._frozen for layer in part))
+
     def _hide(self) -> None:
         """Give the optimiser gradients under the mask, and remember the dense ones."""
         for name, view in self._layout.views(self.mask).items():
@@ -85,6 +95,8 @@ class MovingMask(TrainingCallback):
 
     def _zero(self) -> None:
         for name, view in self._layout.views(self.mask).items():
+            if name in self._frozen:
+                self._weights[name].copy_(self._frozen[name])
             self._weights[name].masked_fill_(~view, 0.0)
 
     def row(self) -> dict[str, Any]:
@@ -100,23 +112,34 @@ class MovingMask(TrainingCallback):
         self.mask = state["mask"].to(self.mask.device)
 
 
-def exchanged(groups: Groups, mask: Tensor, sizes: Tensor, growth: Tensor, share: float) -> Tensor:
+def exchanged(
+    groups: Groups, mask: Tensor, sizes: Tensor, growth: Tensor, share: float, still: Collection[int] = ()
+) -> Tensor:
     """Return a mask (d,) of which, in every layer, a share of the weights made room for as many others.
 
     The smallest by `sizes` (d,) go; of all that are left out by then, the best by `growth` (d,) come. Groups of weights
-    go and come together.
+    go and come together, as many as fit where they differ in size. still: parts of the groups that stay as they are.
     """
     lengths = list(groups.layout().counts)
     active, small, good = groups.pick(mask), groups.score(sizes), groups.score(growth)
     counts = [int(part.sum()) for part in active.split(lengths)]
+    going = [0 if place in still else int(share * count) for place, count in enumerate(counts)]
     staying = torch.cat(
         [
-            keep_top(part, count - int(share * count))
-            for part, count in zip(small.masked_fill(~active, -torch.inf).split(lengths), counts, strict=True)
+            keep_top(part, count - gone)
+            for part, count, gone in zip(
+                small.masked_fill(~active, -torch.inf).split(lengths), counts, going, strict=True
+            )
         ]
     )
     wanted = good.masked_fill(staying, torch.inf)
     certain = groups.certain(wanted)
     if certain is not None:
         wanted = wanted.masked_fill(certain, torch.inf)
-    return groups.expand(torch.cat([keep_top(*each) for each in zip(wanted.split(lengths), counts, strict=True)]))
+    if groups.sizes is None:
+        filled = [keep_top(*each) for each in zip(wanted.split(lengths), counts, strict=True)]
+    else:
+        weights = groups.sizes.to(mask.device)
+        before = [int(part.sum()) for part in (weights * active).split(lengths)]
+        filled = [fill_top(*each) for each in zip(wanted.split(lengths), before, weights.split(lengths), strict=True)]
+    return groups.expand(torch.cat(filled))

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -49,6 +49,10 @@ class LTR(Finder):
         """Return what it needs of a run."""
         return Needs(trains=True, at=REWINDS, dense=True)
 
+    def grouping(self) -> dict[str, Any]:
+        """Return what an identity holds of how groups of different sizes are cut."""
+        return {"uneven": "nested"}
+
     def stages(self, density: float) -> int:
         """Return how many rounds end above a density."""
         return max(0, math.ceil(math.log(density) / math.log(1 - self.rate) - ROUND_OFF) - 1)
@@ -62,7 +66,8 @@ class LTR(Finder):
         selection = self.selection(problem, density)
         done = self._descend(problem, selection)
         ranked = selection.groups.score(self._scores(problem, done))
-        mask, scores = selection.keep(ranked), selection.groups.expand(ranked)
+        # Groups that were pruned may fit where the smallest remaining one does not: they stay pruned.
+        mask, scores = done.mask & selection.keep(ranked), selection.groups.expand(ranked)
         # What `drawn` adds, the way to the weights, is part of the descent's cost already.
         return drawn(self, problem, density, mask, scores, done.cost - problem.cost_so_far, self.start(problem, done))
 

@@ -59,7 +59,8 @@ class SparseTraining(TrainingFinder):
 
     At each of so many `updates`, evenly spread until a share of the training is done, each layer drops a share of its
     weights, the smallest, and takes in as many; that share falls by a half cosine, fraction/2 (1 + cos(πs)). What comes
-    in starts from zero. The update follows the step of its batch, where the published one stands in its place.
+    in starts from zero. Frozen layers keep the mask that they start with. The update follows the step of its batch,
+    where the published one stands in its place.
     """
 
     growth: Growth = option(ByGradient(), "where weights grow: gradient, random", family=GROWTHS, group="rivals")
@@ -79,6 +80,14 @@ class SparseTraining(TrainingFinder):
     def fraction_at(self, share: float) -> float:
         """Return the share of a layer's weights that an exchange moves (Evci et al. 2020, the cosine)."""
         return self.fraction / 2 * (1 + math.cos(math.pi * min(share / self.until, 1.0)))
+
+    def grouping(self) -> dict[str, Any]:
+        """Return what an identity holds of how groups of different sizes move."""
+        return {"uneven": "by weights"}
+
+    def freezing(self) -> dict[str, Any]:
+        """Return what an identity holds of how frozen layers are masked."""
+        return {"frozen": "held"}
 
     def first_selection(self, selection: Selection) -> Selection:
         """Return what is kept at first."""
@@ -133,10 +142,17 @@ class Exchanging(MovingMask):
         if number == self._done:
             return None
         self._done = number
-        scores = self._finder.growth.scores(self, self._seed, number)
-        moved = exchanged(self._selection.groups, self.cut(share), self.sizes, scores, self._finder.fraction_at(share))
+        growth, groups = self._finder.growth.scores(self, self._seed, number), self._selection.groups
+        fraction = self._finder.fraction_at(share)
+        moved = exchanged(groups, self.cut(share), self.sizes, growth, fraction, self.still)
+        # What layers that are ranked together leave of their number, each less than a group, adds up.
+        moved = self.wanted(share).filled(moved, groups.score(growth), self.still)
         self._explored = self._explored.to(moved.device) | moved
         return moved
+
+    def wanted(self, share: float) -> Selection:
+        """Return what is kept after a share of the training."""
+        return self._selection
 
     def cut(self, share: float) -> Tensor:
         """Return the mask before the exchange."""

@@ -84,11 +84,13 @@ class TrainingFinder(Finder):
         trained = problem.fit_with(mask, problem.entry, self.name, self.epochs)
         # The weights that are left, by their size; what the mask leaves out ranks below all.
         sizes = problem.layout.flatten(problem.values_of(trained)).abs()
-        ranked = selection.groups.score(sizes.masked_fill(~mask.mask.cpu(), -torch.inf))
-        found, scores = selection.keep(ranked), selection.groups.expand(ranked)
+        last = mask.mask.cpu()
+        ranked = selection.groups.score(sizes.masked_fill(~last, -torch.inf))
+        # Groups that were never trained may fit where others do not: they stay out.
+        found, scores = last & selection.keep(ranked), selection.groups.expand(ranked)
         kept = kept_weights(problem, trained, found)
         # Where the last epoch may be shorter than the first, the mask's way may not have come to its end.
-        warnings = () if problem.has_length else diagnostics.dense_end(int(mask.mask.sum()), selection.kept)
+        warnings = () if problem.has_length else diagnostics.dense_end(int(last.sum()), selection.kept)
         cost = trained.cost - problem.cost_so_far
         return drawn(self, problem, density, found, scores, cost, kept=kept, warnings=warnings)
 

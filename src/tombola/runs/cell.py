@@ -13,7 +13,8 @@ from torch import nn
 from tombola.core.allocation import Global
 from tombola.core.compiling import numba_works
 from tombola.core.flat import Layout
-from tombola.core.parts import identify, written_name
+from tombola.core.granularity import Weight
+from tombola.core.parts import identify, is_own, written_name
 from tombola.core.plugins import imported_function, source
 from tombola.core.progress import Progress
 from tombola.core.ranks import ALONE, Ranks
@@ -35,7 +36,18 @@ from tombola.data import (
 from tombola.data import VERSION as DATA_VERSION
 from tombola.data.targets import IGNORED
 from tombola.errors import UsageError
-from tombola.finders import Finder, arithmetic_of, check_divides, followed, holding_of, needs_of, selection_of, silences
+from tombola.finders import (
+    Finder,
+    arithmetic_of,
+    check_divides,
+    followed,
+    freezing_of,
+    grouping_of,
+    holding_of,
+    needs_of,
+    selection_of,
+    silences,
+)
 from tombola.finders.problem import Problem, Trainer
 from tombola.finders.steering import COMPILED_VERSION
 from tombola.finders.training_finder import TrainingFinder
@@ -128,7 +140,7 @@ def stamp(config: RunConfig) -> str | None:
     machine = [device, numba_works(), torch.cpu._is_avx512_bf16_supported()]
     # How a finder holds layers stood in stamps before it was asked whether there may be any.
     held = config.finder.holding() if isinstance(config.finder, Finder) else {}
-    beside = held | gates_of(config)
+    beside = held | groups_of_any(config) | gates_of(config)
     return digest([identify(config), data, files, versions, asked, machine, *([beside] if beside else [])])
 
 
@@ -144,6 +156,18 @@ def holding_of_any(config: RunConfig) -> dict[str, Any]:
         return {}
     together = type(finder.allocation) is Global and not isinstance(config.density, Mapping)
     return {} if together else finder.holding()
+
+
+def groups_of_any(config: RunConfig) -> dict[str, Any]:
+    """Return `grouping_of` and `freezing_of` where the model is not at hand: wherever there may be such groups."""
+    finder = config.finder
+    if not isinstance(finder, Finder):
+        return {}
+    densities = config.density.values() if isinstance(config.density, Mapping) else [config.density]
+    fixed = getattr(finder.granularity, "fixed_density", None)
+    exact = {"fixed": "exact"} if fixed is not None and not {*densities} <= {fixed, 1.0} else {}
+    sized = finder.grouping() if fixed is None and type(finder.granularity) is not Weight else {}
+    return exact | sized | (finder.freezing() if is_own(config.model) else {})
 
 
 def raised_versions() -> dict[str, int]:
@@ -312,6 +336,8 @@ class Cell:
             **execution_identity(self.config.execution),
             **arithmetic_of(finder, selection, self.model, self.search_runtime.device),
             **holding_of(finder, selection),
+            **grouping_of(finder, self.selection()),
+            **freezing_of(finder, self.survey.layout, self.model),
             **gates_of(self.config),
             **fit,
         }

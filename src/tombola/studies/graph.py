@@ -12,7 +12,7 @@ from tombola.data import Targets
 from tombola.finders import Finder, Random, needs_of
 from tombola.finders.origins import OF_THE_END
 from tombola.runs import pipeline
-from tombola.runs.cell import VERSIONS, gates_of, holding_of_any, raised_versions, splits_of
+from tombola.runs.cell import VERSIONS, gates_of, groups_of_any, holding_of_any, raised_versions, splits_of
 from tombola.runs.config import RunConfig
 from tombola.runs.rundir import run_name
 from tombola.storage.files import digest_of
@@ -254,7 +254,7 @@ class _Maker:
         unnamed += [config.execution] if config.execution != "auto" else []  # so that older tasks keep their names
         content = [self._basis[data_key(config)], self._basis.get(config.weights or "")]
         code = source(config.fit) if config.fit else ""
-        beside = holding_of_any(config) | gates_of(config) | raised_versions()
+        beside = holding_of_any(config) | groups_of_any(config) | gates_of(config) | raised_versions()
         return digest([identify(config), unnamed, content, code, VERSIONS, *([beside] if beside else [])])[:KEY]
 
 
