@@ -143,6 +143,54 @@ def test_features_can_be_named_and_having_none_is_an_error():
     assert FeatureMSE(("1",))(masked_of(model, mask, (x, y))).item() > 0.01
 
 
+class Around(nn.Module):
+    """Modules of which some are held and never called, and one returns more than a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.idle = nn.ModuleList([nn.Linear(6, 8), nn.Linear(8, 4)]), nn.ReLU()
+        self.lstm, self.head = nn.LSTM(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return self.head(self.lstm(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ((), r"features: the network calls none of the modules to compare, idle; give patterns"),
+        (("layers",), r"features: the network calls none of the modules to compare, layers; give patterns"),
+        (("lstm",), r"features: module lstm returns no tensor but a tuple; give patterns"),
+    ],
+)
+def test_modules_that_give_no_features_are_refused(features, message):
+    masked = masked_of(Around(), torch.ones(survey(Around()).prunable), batches(1)[0])
+    for ask in (FeatureMSE(features), lambda masked: FeatureMSE(features).check(masked.network, masked.batch)):
+        with pytest.raises(UsageError, match=message):
+            ask(masked)
+    assert FeatureMSE(("layers.*",))(masked).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("features", [("1", "4"), ("2", "5"), ("0",), ()])
+def test_features_are_what_modules_gave_whatever_changes_it_in_place(features):
+    def found(in_place):
+        torch.manual_seed(0)
+        blocks = [(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU(in_place)) for a, b in ((6, 8), (8, 5))]
+        model = nn.Sequential(*blocks[0], *blocks[1], nn.Linear(5, 3))
+        mask = torch.full((survey(model).prunable,), 0.5)
+        mask[::3] = 1
+        mask.requires_grad_()
+        objective, masked = FeatureMSE(features), masked_of(model, mask, batches(1)[0])
+        values = [objective(masked) for _ in range(2)]
+        assert values[0] == values[1]
+        return values[0], torch.autograd.grad(values[0], mask)[0]
+
+    for plain, in_place in zip(found(False), found(True), strict=True):
+        assert torch.equal(plain, in_place)
+
+
 def test_a_relu_used_twice_counts_twice():
     class Twice(nn.Module):
         def __init__(self):

@@ -16,6 +16,7 @@ from tombola.errors import UsageError
 from tombola.finders.problem import Problem
 from tombola.networks.masking import named_parameters
 from tombola.networks.network import FrozenNetwork, vector_dtype
+from tombola.networks.task import Batch
 from tombola.sparse.channels import follow, gated_along
 from tombola.sparse.choice import first_inputs
 from tombola.ticket import Ticket
@@ -109,8 +110,8 @@ class Finder(Part):
         """Return what it needs of a run."""
         return Needs()
 
-    def check(self, network: FrozenNetwork) -> None:
-        """Raise UsageError where it cannot do with a network."""
+    def check(self, network: FrozenNetwork, batch: Batch) -> None:
+        """Raise UsageError where it cannot do with a network, which takes such batches."""
 
     def holding(self) -> dict[str, Any]:
         """Return what an identity holds of how layers are searched where nothing is to be chosen, if that changed."""

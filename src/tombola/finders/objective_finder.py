@@ -12,6 +12,7 @@ from tombola.finders.base import Finder, Needs
 from tombola.finders.problem import Problem
 from tombola.networks.network import FrozenNetwork, uses_batch_statistics
 from tombola.networks.shares import rows_of
+from tombola.networks.task import Batch
 from tombola.networks.teacher import Teacher, usual_objective
 from tombola.objectives import OBJECTIVES, MaskedBatch, Objective, value_of
 
@@ -84,10 +85,10 @@ class ObjectiveFinder(Finder):
         assert self.objective is not None
         return self.objective
 
-    def check(self, network: FrozenNetwork) -> None:
-        """Raise UsageError where the objective cannot look at a network."""
+    def check(self, network: FrozenNetwork, batch: Batch) -> None:
+        """Raise UsageError where the objective cannot look at a network, which takes such batches."""
         if self.objective is not None:
-            self.objective.check(network)
+            self.objective.check(network, batch)
 
     def needs(self) -> Needs:
         """Return what it needs of a run."""

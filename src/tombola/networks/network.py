@@ -196,6 +196,8 @@ class FrozenNetwork:
         self._passes = Passes(self.model)
         self._strangers: _Strangers | None = None if shared else _Strangers(model)
         self._features: tuple[list[str], list[Any]] = [], []
+        # Modules whose outputs somebody changes in place before the run is over; not known before the first.
+        self._rewritten: set[str] = set()
         # What asks for gradients beside the weights, in passes that ask for any; not known before the first.
         self._rest: dict[str, Tensor] | None = None
 
@@ -249,7 +251,18 @@ class FrozenNetwork:
         if not torch.is_grad_enabled() or not any(each.requires_grad for each in (vector, *others.values())):
             return self._call({**placed(vector), **others}, batch)
 
-        output, features = self._followed(vector, batch, placed, others)
+        return self._with_features(lambda: self._followed(vector, batch, placed, others))
+
+    def _with_features(self, run: Callable[[], tuple[Output, list[Any]]]) -> Output:
+        """Return the output of a run, whose features are kept.
+
+        It is done again where outputs that were to be kept changed in place, which copies made at once outlive. Others
+        are kept as they are: copies would change the order in which gradients are added up.
+        """
+        known = -1
+        while known < len(self._rewritten):
+            known = len(self._rewritten)
+            output, features = run()
         self._features[1].extend(features)
         return output
 
@@ -293,13 +306,14 @@ class FrozenNetwork:
         return found | self._beside.products(mask)
 
     def _call(self, replaced: Mapping[str, Tensor], batch: Batch) -> Output:
-        # Buffers that change in forward change in copies: each run depends on its weights and its batch alone.
-        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        tensors = {f"model.{name}": tensor for name, tensor in {**buffers, **replaced}.items()}
-        with self._checked(), self._collected(self.model) as features, without_reentry():
-            output = functional_call(self._forward, tensors, (batch,))
-        self._features[1].extend(features)
-        return output
+        def run() -> tuple[Output, list[Any]]:
+            # Buffers that change in forward change in copies: each run depends on its weights and its batch alone.
+            buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+            tensors = {f"model.{name}": tensor for name, tensor in {**buffers, **replaced}.items()}
+            with self._checked(), self._collected(self.model) as features, without_reentry():
+                return functional_call(self._forward, tensors, (batch,)), features
+
+        return self._with_features(run)
 
     @contextmanager
     def _checked(self) -> Iterator[None]:
@@ -327,7 +341,8 @@ class FrozenNetwork:
         """Collect the outputs of modules, in the order of their calls, while the network runs.
 
         What runs again in backward is not collected again. patterns: globs of module names; without any, every nn.ReLU.
-        Raises UsageError where no module is meant.
+        Raises UsageError where no module is meant, where the network's runs call none of them, and where one returns
+        something else than a tensor.
         """
         found = [
             name
@@ -339,17 +354,30 @@ class FrozenNetwork:
             raise UsageError(f"{what}; give patterns of the names of the modules to compare", option="features")
         before, self._features = self._features, (found, [])
         try:
-            yield self._features[1]
+            outputs = self._features[1]
+            yield outputs
         finally:
             self._features = before
+        if not outputs:
+            words = f"the network calls none of the modules to compare, {', '.join(found)}"
+            raise UsageError(f"{words}; give patterns of the names of modules that it calls", option="features")
 
     @contextmanager
     def _collected(self, model: nn.Module) -> Iterator[list[Any]]:
         """Give a list that gets the features of the network, or of a copy of it, in one run."""
         outputs: list[Any] = []
+        noted: list[tuple[str, int]] = []
+
+        def note(name: str, output: Any) -> None:
+            if not isinstance(output, Tensor):
+                words = f"module {name} returns no tensor but a {type(output).__name__}"
+                raise UsageError(f"{words}; give patterns of the names of modules that return one", option="features")
+            outputs.append(output.clone() if name in self._rewritten else output)
+            noted.append((name, outputs[-1]._version))
+
         modules = dict(model.named_modules()) if self._features[0] else {}
         handles = [
-            modules[name].register_forward_hook(lambda _m, _i, output: outputs.append(output))
+            modules[name].register_forward_hook(lambda _m, _i, output, name=name: note(name, output))
             for name in self._features[0]
         ]
         try:
@@ -357,6 +385,8 @@ class FrozenNetwork:
         finally:
             for handle in handles:
                 handle.remove()
+        changed = [name for (name, version), output in zip(noted, outputs, strict=True) if output._version != version]
+        self._rewritten.update(changed)
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Any]) -> nn.Module:

@@ -11,6 +11,7 @@ from tombola.core.plugins import code_of
 from tombola.errors import UsageError
 from tombola.networks.network import FrozenNetwork
 from tombola.networks.shares import Portion
+from tombola.networks.task import Batch
 from tombola.objectives.masked_batch import MaskedBatch
 
 
@@ -35,8 +36,8 @@ class Objective(Part):
         """Return R, a scalar, differentiable in the mask."""
         raise NotImplementedError
 
-    def check(self, network: FrozenNetwork) -> None:
-        """Raise UsageError where the objective cannot look at a network."""
+    def check(self, network: FrozenNetwork, batch: Batch) -> None:
+        """Raise UsageError where the objective cannot look at a network, which takes such batches."""
 
 
 def value_of(objective: Objective, masked: MaskedBatch) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from tombola.core.numeric import at_least_float32
 from tombola.core.parts import option
 from tombola.networks.network import FrozenNetwork
+from tombola.networks.task import Batch
 from tombola.objectives.base import Objective
 from tombola.objectives.gradients import SMALLEST_SPREAD
 from tombola.objectives.masked_batch import MaskedBatch
@@ -46,10 +47,10 @@ class FeatureMSE(Objective):
         pairs.append((masked.task.prediction(sparse_output), masked.task.prediction(dense_output)))
         return torch.stack([(_standardised(f) - _standardised(g)).square().mean() for f, g in pairs]).mean()
 
-    def check(self, network: FrozenNetwork) -> None:
-        """Raise UsageError where no module is meant."""
+    def check(self, network: FrozenNetwork, batch: Batch) -> None:
+        """Raise UsageError where no module is meant, or none that gives features."""
         with network.capture(self.features):
-            pass
+            network.dense(batch)
 
 
 def _standardised(features: Tensor) -> Tensor:

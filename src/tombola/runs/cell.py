@@ -217,7 +217,7 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
         output = network.dense(batch)
     config.task.check(task, output, batch, splits.classes, name)
     if isinstance(config.finder, Finder):
-        config.finder.check(network)
+        config.finder.check(network, batch)
     return bool(watch.wrong)
 
 
