@@ -80,6 +80,20 @@ def test_few_seeds_that_agree_decide_nothing():
     assert summarise([97.5, 97.5 + 1e-12]).low is None, "the same but for rounding"
 
 
+def test_small_figures_are_told_apart_by_their_own_size():
+    ours, theirs = [1.0e-10, 1.2e-10, 1.1e-10, 1.3e-10, 1.05e-10], [9e-11, 8e-11, 8.5e-11, 9.5e-11, 9.1e-11]
+    found = compare_paired(ours, theirs)
+    assert found.p == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
+    assert found.verdict == "better"
+    few = compare_paired(ours[:3], theirs[:3])
+    assert few.summary.std == pytest.approx(np.std(np.subtract(ours[:3], theirs[:3]), ddof=1))
+    assert few.p == pytest.approx(stats.ttest_rel(ours[:3], theirs[:3]).pvalue)
+    assert summarise(ours[:3]).low is not None
+    # What is left of large figures is their rounding.
+    assert compare_paired([1e6 + 1e-9, 1e6], [1e6, 1e6]).p is None
+    assert compare_paired([0.3e6 + 1e-9] * 5, [0.1e6 + 0.2e6] * 5).p == 1.0
+
+
 def test_holm_by_hand():
     # Sorted 0.01, 0.02, 0.04 times 3, 2, 1: 0.03, 0.04, 0.04.
     assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])

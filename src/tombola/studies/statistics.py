@@ -14,6 +14,8 @@ from tombola.core.measure import ACCURACY, Measure
 CONFIDENCE = 0.95
 # Fewer seeds than this are indicative, whatever the interval says.
 ENOUGH_SEEDS = 5
+# What differs by less than this share of the figures that it is computed from differs by their rounding.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,18 @@ class Summary:
         return f"{self.mean:.2f}" if self.std is None else f"{self.mean:.2f} ± {self.std:.2f}"
 
 
-def summarise(values: Sequence[float], comparisons: int = 1) -> Summary:
+def summarise(values: Sequence[float], comparisons: int = 1, rounded: float | None = None) -> Summary:
     """Return the summary of values, one a seed.
 
     comparisons: in how many places the same question is asked; intervals are widened for all of them together to hold
-    (Bonferroni).
+    (Bonferroni). rounded: by how much values may differ through rounding, unless given by their own size.
     """
     if not values:
         raise ValueError("there is nothing to summarise")
     mean = float(np.mean(values))
     if len(values) == 1:
         return Summary(1, mean, None, None, None)
-    if len(values) < ENOUGH_SEEDS and _are_alike(values):
+    if len(values) < ENOUGH_SEEDS and _are_alike(values, _rounded(values) if rounded is None else rounded):
         return Summary(len(values), mean, 0.0, None, None)
     from scipy.special import stdtrit  # Student's t; scipy.stats takes half a second to load
 
@@ -83,18 +85,24 @@ def compare_paired(
     if len(ours) != len(theirs):
         raise ValueError(f"pairs need equally many figures, got {len(ours)} and {len(theirs)}")
     gains = [measure.gain(a, b) for a, b in zip(ours, theirs, strict=True)]
-    summary = summarise(gains, comparisons)
-    p = None if summary.low is None else _p_value(gains)
+    rounded = _rounded([*ours, *theirs])
+    summary = summarise(gains, comparisons, rounded)
+    p = None if summary.low is None else _p_value(gains, rounded)
     return Difference(summary, p, verdict(summary, measure.margin))
 
 
-def _are_alike(values: Sequence[float]) -> bool:
-    return math.isclose(max(values), min(values), abs_tol=1e-9)
+def _rounded(figures: Sequence[float]) -> float:
+    """Return by how much figures, and their differences, may differ through rounding."""
+    return ROUNDING * max(map(abs, figures))
 
 
-def _p_value(gains: Sequence[float]) -> float:
-    if _are_alike(gains):  # t is NaN, or noise
-        return 1.0 if math.isclose(gains[0], 0, abs_tol=1e-9) else 0.0
+def _are_alike(values: Sequence[float], rounded: float) -> bool:
+    return math.isclose(max(values), min(values), rel_tol=0, abs_tol=rounded)
+
+
+def _p_value(gains: Sequence[float], rounded: float) -> float:
+    if _are_alike(gains, rounded):  # t is NaN, or noise
+        return 1.0 if math.isclose(gains[0], 0, abs_tol=rounded) else 0.0
     from scipy.special import stdtr
 
     t = np.mean(gains) / np.sqrt(np.var(gains, ddof=1) / len(gains))
