@@ -163,6 +163,18 @@ def test_a_run_says_how_its_ticket_trained_and_is_called_by_that(tmp_path):
     assert len(list((tmp_path / ".store" / "shared").glob("dense*"))) <= 1
 
 
+def test_a_finder_that_trains_tickets_draws_sparse_ones_for_itself(tmp_path):
+    drawn = {}
+    for finder in ("ltr:rate=0.5", "gradual"):
+        for execution in ("dense", "sparse"):
+            pipeline.draw(config(finder=finder, density=0.4, execution=execution), tmp_path, Silent())
+            drawn[finder, execution] = {path.name for path in (tmp_path / ".store").glob("draw-*")}
+    assert len(drawn["ltr:rate=0.5", "dense"]) == 1
+    assert len(drawn["ltr:rate=0.5", "sparse"]) == 2
+    # What trains weights and mask together does so dense, and its draw serves both.
+    assert len(drawn["gradual", "sparse"]) == len(drawn["gradual", "dense"]) == 3
+
+
 def test_dense_results_keep_their_names():
     cells = [Cell.prepare(resolve(config(execution=execution))) for execution in ("dense", "sparse")]
     assert "execution" not in cells[0].identity()

@@ -53,7 +53,8 @@ def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
     held = holding_of(settled, selection) | grouping_of(settled, selection)
     frozen = freezing_of(settled, problem.layout, problem.model)
     known = {**identify(settled), **arithmetic, **held, **frozen}
-    entry = problem.draw_entry(known, density, needs.trains)
+    # Where only the recipe may train, weights and mask train together, always dense.
+    entry = problem.draw_entry(known, density, needs.trains, needs.trains and needs.own_training)
     with entry.locked():
         stored = entry.get("ticket")
         if stored is None:

@@ -221,10 +221,13 @@ class Problem:
         """Return a private copy of the model at `weights`."""
         return load_weights(self.model, self.weights.tensors)
 
-    def draw_entry(self, finder: Mapping[str, Any], density: Density | None, trains: bool = False) -> StoreEntry:
+    def draw_entry(
+        self, finder: Mapping[str, Any], density: Density | None, trains: bool = False, tickets: bool = False
+    ) -> StoreEntry:
         """Return the entry for drawing one ticket with a finder, given by its identity.
 
-        density: None for what tickets of all densities share. trains: whether the finder trains the weights.
+        density: None for what tickets of all densities share. trains: whether the finder trains the weights. tickets:
+        whether it does so under tickets, which train sparse or dense.
         """
         shapes = zip(self.layout.names, self.layout.shapes, strict=True)
         turned = [] if density is None else Selection(self.layout, density).turned
@@ -233,6 +236,7 @@ class Problem:
             {
                 **self.identity,
                 **({"training": digest(self._trainer().identity)} if trains else {}),
+                **(execution_identity(self._trainer().setup.execution) if tickets else {}),
                 # Gates that are trained under a summed loss went by its sum before.
                 **({"gates": "by the mean"} if trains and self._trainer().setup.recipe.summed else {}),
                 "finder": dict(finder),
