@@ -178,6 +178,17 @@ def test_a_random_ticket_is_not_compared_with_itself(tmp_path, capsys):
     assert found["other_weights"] is False
 
 
+def test_a_ticket_of_2_4_beside_a_layer_kept_whole_is_audited(tmp_path, capsys):
+    options = [*QUICK, "--finder", "random", "--granularity", "2:4", "--density", "fc3.weight=1; *=0.5"]
+    assert main(["run", *options, "--rewind-to", "1", "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    main(["audit", str(run_of(tmp_path)), "--seeds", "1", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["overlap"]["random"]["by_chance"] > 0.5
+    # The layer that is kept whole is so in both, and half of what is left is shared by chance.
+    assert found["overlap"]["random"]["shared"] == pytest.approx(found["overlap"]["random"]["by_chance"], abs=0.02)
+
+
 def test_an_audit_at_other_weights_says_so(drawn, capsys):
     other = str(run_of(drawn / "rewind") / "weights.safetensors")
     capsys.readouterr()

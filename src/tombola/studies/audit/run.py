@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from glob import escape
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from tombola.core.groups import Groups
 from tombola.core.measure import Measure
 from tombola.core.progress import Progress
 from tombola.core.seeds import derive, generator, seeded
+from tombola.core.selection import Density
 from tombola.errors import UsageError
 from tombola.finders import Magnitude, Random, draw, following
 from tombola.finders.origins import with_signs
@@ -259,11 +261,19 @@ class _Bench:
         problem = self._problem()
         found: dict[str, dict[str, float]] = {}
         for finder in (Random(granularity=self.granularity), Magnitude(granularity=self.granularity)):
-            other = draw(finder, problem, self.ticket.density).ticket
+            other = draw(finder, problem, self._density()).ticket
             by_layer = other.density_by_layer
             chance = sum(kept * by_layer[name] for name, kept in self.ticket.kept_by_layer.items()) / self.ticket.kept
             found[finder.name] = {"shared": shared(self.ticket, other), "by_chance": chance}
         return found
+
+    def _density(self) -> Density:
+        """Return the density of another ticket like this one: by layers where the granularity fixes that of some."""
+        fixed = getattr(self.granularity, "fixed_density", None)
+        if fixed is None or self.ticket.density == 1:
+            return self.ticket.density
+        whole = [escape(name) for name, density in self.ticket.density_by_layer.items() if density == 1]
+        return {**dict.fromkeys(whole, 1.0), "*": fixed} if whole else fixed
 
     def _connectivity(self, trained: list[State]) -> Connectivity | None:
         """Walk from the first seed's training to the second's; None where there is one training alone."""
