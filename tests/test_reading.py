@@ -98,8 +98,12 @@ def test_a_study_is_printed_on_one_line(holes):
 
 
 def test_compare_from_python_refuses_what_cannot_be():
-    with pytest.raises(UsageError, match=r"^finders must be a list of finders, got 'cts'"):
-        tombola.compare("cts", densities=[0.1])
+    for finders in ("cts", [tombola.Random()], None, {"cts": "snip"}):
+        with pytest.raises(UsageError) as refused:
+            tombola.compare(finders, densities=[0.1])
+        assert str(refused.value) == (
+            f"finders must be a list of finders as they are written, such as 'cts:steps=500', got {finders!r}"
+        )
     with pytest.raises(UsageError, match=r"is unknown"):
         tombola.compare(["magic"], densities=[0.1])
 

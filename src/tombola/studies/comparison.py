@@ -68,11 +68,19 @@ def compare(
 
     The study has rows, and cells, metrics, layers, summary() and others as pandas DataFrames.
     """
-    if isinstance(finders, str):
-        raise UsageError(f"must be a list of finders, got {finders!r}", option="finders")
+    asked = _finders(finders)
     engine, layers = Local(jobs), [load_preset(preset, recipe), options]
-    cells = plan(layers, finders, _densities(densities), seeds)
+    cells = plan(layers, asked, _densities(densities), seeds)
     return _found(StudyPlan("comparison", tuple(cells), dynamics), Path(out), engine, progress)
+
+
+def _finders(given: Any) -> list[str]:
+    listed = not isinstance(given, str | Mapping) and isinstance(given, Iterable)
+    found = list(given) if listed else []
+    if not listed or not all(isinstance(finder, str) for finder in found):
+        what = "must be a list of finders as they are written, such as 'cts:steps=500'"
+        raise UsageError(f"{what}, got {found if listed else given!r}", option="finders")
+    return found
 
 
 def _densities(given: Any) -> list[Density]:
