@@ -1,6 +1,7 @@
 """Several studies below one --out, cells that are prepared once, and studies that come with the package."""
 
 import json
+import threading
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from PIL import Image
 
 from scripts.results import equal
 from tombola import UsageError
+from tombola.core.parts import identify, plain
 from tombola.core.progress import Silent
 from tombola.finders import FINDERS
 from tombola.runs.cell import Cell
-from tombola.studies import StudyPlan, manifest, plan, read, read_study, run_study
+from tombola.storage.identity import digest
+from tombola.studies import StudyPlan, manifest, plan, read, read_study, run_study, runner
 from tombola.studies.engines import Local
 from tombola.studies.ledger import Ledger
 from tombola.studies.measured import Enough, Stopwatch
@@ -26,6 +29,16 @@ SHARED = {"data": "digits", "train_samples": 32, "epochs": 2, "batch_size": 32, 
 
 def made(finders, seeds=1, density=0.25, name="comparison", **options):
     return StudyPlan(name, tuple(plan([{}, {**SHARED, **options}], finders, [density], seeds)))
+
+
+class Idle:
+    """An engine that submits a study and does nothing of it."""
+
+    def threads(self, resources):
+        return 1
+
+    def run(self, graph, progress):
+        return iter(())
 
 
 def done(study, out):
@@ -81,6 +94,43 @@ def test_another_configuration_under_the_same_labels_is_another_study(tmp_path):
     done(made(["random"], learning_rate=0.01), tmp_path)
     done(made(["random"], tracker="csv"), tmp_path)  # which changes nothing
     assert manifest.names(tmp_path) == Ledger(tmp_path).plans() == ["comparison", "comparison-2"]
+
+
+def test_a_comparison_in_another_precision_is_another_study(tmp_path):
+    names = []
+    for precision in ("32-true", "bf16-mixed", "32-true", "auto"):
+        run_study(made(["random"], precision=precision), tmp_path, Idle(), Silent())
+        names.append(json.loads(Ledger(tmp_path).plan_file().read_text())["name"])
+    assert names == ["comparison", "comparison-2", "comparison", "comparison-3"]
+    # Where none of these options is given, cells are known as they were before.
+    (cell,) = made(["random"]).on_threads(1).cells
+    told = [cell.label, identify(cell.config), plain(cell.config.data), None, None]
+    assert [each["key"] for each in json.loads(Ledger(tmp_path).plan_file().read_text())["cells"]] == [digest(told)]
+
+
+def test_a_study_that_another_comes_before_takes_the_next_name(tmp_path, monkeypatch):
+    original = runner._check_some
+
+    def meanwhile(cells):
+        monkeypatch.setattr(runner, "_check_some", original)
+        run_study(made(["magnitude"]), tmp_path, Idle(), Silent())
+
+    monkeypatch.setattr(runner, "_check_some", meanwhile)
+    run_study(made(["random"]), tmp_path, Idle(), Silent())
+    assert manifest.names(tmp_path) == Ledger(tmp_path).plans() == ["comparison", "comparison-2"]
+    found = {name: study_below(tmp_path, name)[0].cells[0].label for name in Ledger(tmp_path).plans()}
+    assert found == {"comparison": "magnitude", "comparison-2": "random"}
+
+
+def test_studies_take_their_names_one_after_another(tmp_path):
+    begun = []
+    other = threading.Thread(target=lambda: begun.append(made(["random"]).begin(tmp_path).study))
+    with Ledger(tmp_path).naming():
+        other.start()
+        other.join(0.3)
+        assert (begun, Ledger(tmp_path).plans()) == ([], [])
+    other.join()
+    assert begun == ["comparison"]
 
 
 def test_a_cell_whose_data_have_changed_is_prepared_anew(tmp_path):

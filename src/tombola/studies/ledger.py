@@ -6,7 +6,7 @@ A run's record lies in `.study` beside the runs; that of what runs share lies in
 import os
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,10 @@ class Ledger:
     def plans(self) -> list[str]:
         """Return the names of the studies that are written down below `out`."""
         return sorted(_names(self.out / STUDY / PLANS))
+
+    def naming(self) -> Lease:
+        """Return what whoever gives a study below `out` its name holds."""
+        return Lease(self.out / STORE / LOCKS / "studies")
 
     def lease(self, task: Task) -> Lease:
         """Return what whoever works on a task holds."""
@@ -195,14 +199,19 @@ def _write(path: Path, values: Mapping[str, Any]) -> None:
     write_json(path, values)
 
 
-def begin(ledger: Ledger, plan: Mapping[str, Any]) -> None:
-    """Write down what a study is; raises UsageError where nothing can be written."""
+def begin(ledger: Ledger, named: Callable[[], Mapping[str, Any]]) -> str:
+    """Write down what a study is, and return its name; raises UsageError where nothing can be written.
+
+    named: gives the study under a name that it may have, which nobody else takes until it is written.
+    """
     try:
-        _write(ledger.plan_file(plan["name"]), plan)
-        _write(ledger.plan_file(), plan)
-        os.makedirs(ledger.out / STORE, exist_ok=True)
+        with ledger.naming():
+            plan = named()
+            _write(ledger.plan_file(plan["name"]), plan)
+            _write(ledger.plan_file(), plan)
     except OSError as error:
         raise UsageError(f"out {ledger.out} cannot be written to: {error.strerror}", option="out") from error
+    return str(plan["name"])
 
 
 def survey(graph: Graph, ledger: Ledger) -> dict[str, str]:

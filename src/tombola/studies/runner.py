@@ -57,17 +57,16 @@ def run_study(
     is written, where no cell can be run.
     """
     check_out(out)
-    study = study.on_threads(engine.threads(study.resources)).settled(out)
+    study = study.on_threads(engine.threads(study.resources))
     before = _before(study, out)
     if before:
         outcomes = [outcome for _, outcome in before]
         seen(outcomes)
-        study.recall(out)
-        manifest.write(out, [entry for entry, _ in before], command, study.name)
+        manifest.write(out, [entry for entry, _ in before], command, study.recall(out))
     else:
 
         def note(graph: Graph, known: list[CellOutcome]) -> None:
-            manifest.write(out, _entries(graph, known), command, study.name)
+            manifest.write(out, _entries(graph, known), command, graph.study)
 
         outcomes = _carry_out(study, out, engine, progress, seen, retry_failed, note)
     failed = failures(outcomes)
@@ -96,7 +95,7 @@ def _carry_out(
         ledger.forget_damaged(graph.tasks.values())
         if READY in survey(graph, ledger).values():
             _check_some(study.cells)
-        study.begin(out)
+        graph = study.begin(out)
         if retry_failed:
             ledger.forget_failures(graph.tasks.values())
         note(graph, outcomes_of(graph, ledger))

@@ -12,7 +12,7 @@ from tombola.core.parts import identify, plain
 from tombola.core.selection import Density
 from tombola.core.written import from_text
 from tombola.errors import OF_ONE_CELL, TombolaError, UsageError, did_you_mean
-from tombola.runs.config import STANDARD, density_list, from_dict, load_preset
+from tombola.runs.config import STANDARD, RunConfig, density_list, from_dict, load_preset
 from tombola.storage.files import read_json_object, read_yaml
 from tombola.storage.identity import digest
 from tombola.studies.graph import Basis, Graph, basis_of, data_key, graph_of
@@ -22,6 +22,8 @@ from tombola.studies.shipped import path_of, study_names
 
 # Keys of a study's file beside the options of runs.
 _OWN = ("about", "preset", "recipe", "finders", "densities", "seeds", "dynamics", "resources")
+# What no result is named by, and results depend on.
+_MACHINE = ("device", "precision", "search_precision", "layout", "execution")
 _SIZE = re.compile(r"\s*([0-9.]+)\s*(?:(k|M|G|T)B?|B)\s*", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -61,7 +63,7 @@ class StudyPlan:
         """Return its tasks below `out`, without writing anything; reads the data."""
         return graph_of(self.cells, basis_of(self.cells), out, self.dynamics, self.name)
 
-    def settled(self, out: Path) -> "StudyPlan":
+    def _settled(self, out: Path) -> "StudyPlan":
         """Return the same under the name that is its own below `out`.
 
         That is its name, followed by a number where the study of that name there has cells that this one has not.
@@ -75,20 +77,16 @@ class StudyPlan:
 
     def _keys(self) -> list[str]:
         """Return of each cell what tells it from others of its study."""
-        return [
-            digest([cell.label, identify(config), plain(config.data), config.weights, config.fit])
-            for cell in self.cells
-            for config in (cell.config,)
-        ]
+        return [_key(cell) for cell in self.cells]
 
     def begin(self, out: Path) -> Graph:
-        """Write it down below `out`, where workers find it, and return its tasks."""
+        """Write it down below `out`, where workers find it, and return its tasks, under the name that is its own."""
         basis = basis_of(self.cells)
-        begin(Ledger(out), self._plain(basis))
-        return graph_of(self.cells, basis, out, self.dynamics, self.name)
+        name = begin(Ledger(out), lambda: self._settled(out)._plain(basis))
+        return graph_of(self.cells, basis, out, self.dynamics, name)
 
-    def recall(self, out: Path) -> None:
-        """Write down below `out` that this is the study at hand, where all its cells are finished there.
+    def recall(self, out: Path) -> str:
+        """Write down below `out` that this is the study at hand, where all its cells are finished; return its name.
 
         Data are read only where no other study below `out` tells what is known of them.
         """
@@ -99,7 +97,8 @@ class StudyPlan:
         configs = [cell.config for cell in self.cells]
         wanted = {data_key(config) for config in configs} | {config.weights for config in configs if config.weights}
         whole = wanted <= known.keys()
-        begin(ledger, self._plain({key: known[key] for key in sorted(wanted)} if whole else basis_of(self.cells)))
+        basis = {key: known[key] for key in sorted(wanted)} if whole else basis_of(self.cells)
+        return begin(ledger, lambda: self._settled(out)._plain(basis))
 
     def _plain(self, basis: Basis) -> dict[str, Any]:
         return {
@@ -112,6 +111,14 @@ class StudyPlan:
             "resources": asdict(self.resources),
             "basis": dict(basis),
         }
+
+
+def _key(cell: StudyCell) -> str:
+    config = cell.config
+    # Those at their default are left out, so that older studies keep their names.
+    machine = {key: getattr(config, key) for key in _MACHINE if getattr(config, key) != getattr(RunConfig, key)}
+    told = [cell.label, identify(config), plain(config.data), config.weights, config.fit]
+    return digest([*told, machine] if machine else told)
 
 
 def _keys_there(path: Path) -> set[str]:
