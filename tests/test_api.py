@@ -448,6 +448,20 @@ def test_out_refuses_functions_that_hold_what_cannot_be_told_from_others(tmp_pat
     kept(None, fit=locked)
 
 
+def test_out_tells_models_by_settings_that_their_layers_do_not_print(tmp_path):
+    def attending(heads, **options):
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(4, heads, 8, 0.0, batch_first=True, **options)
+        return nn.Sequential(nn.Linear(6, 8), nn.Unflatten(1, (2, 4)), layer, nn.Flatten(), nn.Linear(8, 3))
+
+    models = {"one": attending(1), "four": attending(4), "first": attending(1, norm_first=True)}
+    found = {name: kept(tmp_path, model) for name, model in models.items()}
+    assert len({tuple(weights.tolist()) for weights in found.values()}) == len(models)
+    entries = len(list(tmp_path.iterdir()))
+    assert torch.equal(kept(tmp_path, attending(1).eval()), found["one"])
+    assert len(list(tmp_path.iterdir())) == entries
+
+
 def test_out_tells_models_by_layers_frozen_weights_and_code(tmp_path):
     def activated(function):
         class Activation(nn.Module):

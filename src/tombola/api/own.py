@@ -46,17 +46,30 @@ def marks_beyond_options(part: Any) -> dict[str, Any]:
 def mark_of_model(model: nn.Module) -> str:
     """Return a digest of what parameters' names and values do not say of a model.
 
-    Its layers as they are printed, which parameters are frozen, and the code of modules of the user's own.
+    Its layers as they are printed and the plain values that they hold, which parameters are frozen, and the code of
+    modules of the user's own.
     """
-    plain = unwrap(model)
+    plain, marks = unwrap(model), _Marks()
+    held = {name: _settings(module) for name, module in plain.named_modules()}
     kinds = {type(module) for module in plain.modules() if is_theirs(type(module).__module__)}
     return digest(
         [
             _ADDRESS.sub("", repr(plain)),
             {name: parameter.requires_grad for name, _, parameter in named_parameters(plain)},
             sorted(mark_of_own("model", kind) for kind in kinds),
+            {name: {key: marks.of(value, key) for key, value in found.items()} for name, found in held.items()},
         ]
     )
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Return the plain values that a layer was made with, many of which it does not print: num_heads, norm_first."""
+    own = {name: value for name, value in vars(module).items() if name != "training" and not name.startswith("_")}
+    return {name: value for name, value in own.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in _PLAIN or (isinstance(value, tuple) and all(map(_is_plain, value)))
 
 
 @dataclass
