@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import tombola
 from tombola import CTS, Random, Recipe, Task, TicketWarning, UsageError
+from tombola.api.own import mark_of_own
 from tombola.finders import FINDERS, SNIP
 from tombola.training import SGD
 
@@ -350,7 +351,6 @@ def test_a_divergence_from_a_network_that_knows_nothing_is_warned_of(objective):
 
 
 def fitted(model, job, lr=0.5, *, momentum=0.0):
-    FITTED.append(job.epochs)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
     job.hold(model, optimizer)
     for epoch in job.epochs:
@@ -358,10 +358,6 @@ def fitted(model, job, lr=0.5, *, momentum=0.0):
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
-
-
-# How often that has trained; a global, which belongs to no function.
-FITTED = []
 
 
 def closed_over(lr):
@@ -414,9 +410,68 @@ def kept(out, model=None, **options):
 def test_out_tells_training_functions_by_what_they_hold(tmp_path, maker):
     first, other = (kept(tmp_path, fit=maker(lr)) for lr in (0.5, 0.01))
     assert not torch.equal(first, other)
-    before = len(FITTED)
+    before = len(list(tmp_path.iterdir()))
     assert torch.equal(kept(tmp_path, fit=maker(0.5)), first)
-    assert len(FITTED) == before, "the same call finds what is there"
+    assert len(list(tmp_path.iterdir())) == before, "the same call finds what is there"
+
+
+RATE, SETTINGS, LOCK = 0.5, {"lr": 0.5}, threading.Lock()
+
+
+def by_global(model, job):
+    fitted(model, job, RATE)
+
+
+def by_global_within(model, job):
+    (lambda: fitted(model, job, SETTINGS["lr"]))()
+
+
+def by_function(model, job):
+    by_global(model, job)
+
+
+class ByGlobal:
+    def __call__(self, model, job):
+        fitted(model, job, RATE)
+
+
+@pytest.mark.parametrize("fit", [by_global, by_global_within, by_function, ByGlobal()])
+def test_out_tells_training_functions_by_the_globals_that_they_read(tmp_path, monkeypatch, fit):
+    def at(lr):
+        monkeypatch.setitem(globals(), "RATE", lr)
+        monkeypatch.setitem(SETTINGS, "lr", lr)
+        return kept(tmp_path, fit=fit)
+
+    first, other = at(0.5), at(0.01)
+    assert not torch.equal(first, other)
+    before = len(list(tmp_path.iterdir()))
+    monkeypatch.setitem(globals(), "batches_of_nobody", 1)
+    assert torch.equal(at(0.5), first)
+    assert len(list(tmp_path.iterdir())) == before, "the same call finds what is there"
+
+
+def even(n):
+    return n == 0 or odd(n - 1)
+
+
+def odd(n):
+    return n > 0 and even(n - 1)
+
+
+LOADER = DataLoader(TensorDataset(torch.zeros(2)), num_workers=1)
+READ = {
+    "functions that call each other": lambda: even(2),
+    "a library's function and class": lambda: (pytest.approx, F.relu, torch.relu, DataLoader, functools.partial),
+    "a loader": lambda: LOADER,
+    "a type and a generator": lambda: (DTYPE, GENERATOR),
+    "an attribute named as a global": lambda model: model.LOCK,
+}
+DTYPE, GENERATOR = torch.float16, torch.Generator()
+
+
+@pytest.mark.parametrize("function", READ.values(), ids=READ)
+def test_a_mark_of_what_a_function_reads_is_the_same_each_time(function):
+    assert mark_of_own("fit", function) == mark_of_own("fit", function)
 
 
 def test_out_tells_losses_and_objectives_by_what_they_hold(tmp_path):
@@ -446,6 +501,8 @@ def test_out_refuses_functions_that_hold_what_cannot_be_told_from_others(tmp_pat
         kept(tmp_path / "out", fit=locked)
     assert list(tmp_path.iterdir()) == []
     kept(None, fit=locked)
+    with pytest.raises(UsageError, match=r"out needs functions .* LOCK in .*<lambda> cannot be \(TypeError"):
+        kept(tmp_path / "out", fit=lambda model, job: LOCK)
 
 
 def test_out_tells_models_by_settings_that_their_layers_do_not_print(tmp_path):

@@ -1,16 +1,20 @@
 """What kept results depend on of the user's own: their functions with all that these hold, and their model.
 
 Names, options and versions say all of tombola's parts. Of a function they say nothing of what it was made with: the
-arguments of a partial, the values of a closure, defaults.
+arguments of a partial, the values of a closure, defaults, and the globals that it reads.
 """
 
 import copyreg
+import dis
 import re
+import sys
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from tombola.core.parts import is_part, options_of
 from tombola.core.plugins import code_of, is_theirs
@@ -19,11 +23,13 @@ from tombola.networks.masking import named_parameters, unwrap
 from tombola.storage.identity import digest, digest_tensors
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
+# What a function reads a global by.
+_READS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def mark_of_own(what: str, value: Any) -> str:
-    """Return a digest of a value: a function's code, defaults and closure, an object's class and fields, a tensor.
+    """Return a digest of a value: a function's code, defaults, closure and globals, an object's class and fields.
 
     what: names the value in the error. Raises UsageError where something in it can be told from others in no way.
     """
@@ -124,7 +130,7 @@ class _Marks:
         held = dict(zip(names[code.co_argcount - len(defaults) : code.co_argcount], defaults, strict=True))
         held |= function.__kwdefaults__ or {}
         cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
-        own = [code_of(function), self.of(code, called)] if is_theirs(function.__module__) else []
+        own = [code_of(function), self._of_code(function)] if is_theirs(function.__module__) else []
         return [
             f"{function.__module__}:{called}",
             own,
@@ -137,8 +143,13 @@ class _Marks:
         """Return a class's name, and the code of it and its bases where they are the user's own."""
         own = [each for each in kind.__mro__ if is_theirs(each.__module__)]
         methods = [f for each in own for f in vars(each).values() if isinstance(f, FunctionType)]
-        codes = [self.of(f.__code__, f.__qualname__) for f in methods]
+        codes = [self._of_code(f) for f in methods]
         return [f"{kind.__module__}:{kind.__qualname__}", [code_of(each) for each in own], codes]
+
+    def _of_code(self, function: FunctionType) -> Any:
+        """Return the marks of a function's code and of the globals that it reads, as they now are."""
+        called = function.__qualname__
+        return [self.of(function.__code__, called), self._of_fields(_globals_of(function), called)]
 
     def _of_fields(self, values: dict[str, Any], owner: str) -> Any:
         return [[name, self.of(value, f"{name} in {owner}")] for name, value in values.items()]
@@ -167,6 +178,36 @@ class _Marks:
             [self.of(each, name) for each in items or ()],
             [self.of(each, name) for each in entries or ()],
         ]
+
+
+def _globals_of(function: FunctionType) -> dict[str, Any]:
+    """Return the globals that a function of the user's own files reads; what libraries read stays as it is.
+
+    Functions and classes of libraries stand in it by their names, and data, which must be the same, by their class.
+    """
+    known = function.__globals__
+    if _is_of_library(known.get("__name__")):
+        return {}
+    names = sorted(_names_read(function.__code__) & known.keys())
+    return {name: _by_name(known[name]) for name in names}
+
+
+def _names_read(code: CodeType) -> set[str]:
+    own = {each.argval for each in dis.get_instructions(code) if each.opname in _READS}
+    return own.union(*(_names_read(each) for each in code.co_consts if isinstance(each, CodeType)))
+
+
+def _by_name(value: Any) -> Any:
+    """Return what a global is marked by: its name or its class where the value itself need not, or cannot, be."""
+    if isinstance(value, FunctionType | type) and _is_of_library(value.__module__):
+        return f"{value.__module__}:{value.__qualname__}"
+    return type(value) if isinstance(value, Dataset | DataLoader) else value
+
+
+def _is_of_library(module: object) -> bool:
+    """Whether a module is one that was installed, or comes with Python."""
+    file = getattr(sys.modules.get(str(module)), "__file__", None) or ""
+    return not is_theirs(module) or not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
 
 
 def _inside(cell: Any) -> Any:

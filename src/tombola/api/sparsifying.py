@@ -109,13 +109,13 @@ def sparsify(
     of all others the end of the dense one) or "signs" (initial sizes drawn anew with the final weights' signs). out: a
     directory that keeps what was done, so that the same call goes on from the last checkpoint; the data, which cannot
     be named, must then be the same, and functions and models are told from others by their code and what they hold
-    (arguments of partials, values of closures, defaults). execution: how the ticket trains: "sparse" (by its kept
-    weights alone, in float32 on a CPU; needs numba, `pip install 'tombola[fast]'`), "dense", or "auto": sparse where
-    numba is there and a fixed rule expects it to be faster. fabric: as in `draw`; all processes get the same trained
-    model. The rest as in `draw`.
+    (arguments of partials, values of closures, defaults, globals that they read). execution: how the ticket trains:
+    "sparse" (by its kept weights alone, in float32 on a CPU; needs numba, `pip install 'tombola[fast]'`), "dense", or
+    "auto": sparse where numba is there and a fixed rule expects it to be faster. fabric: as in `draw`; all processes
+    get the same trained model. The rest as in `draw`.
 
     Returns the trained model and its ticket: `sparse, ticket = sparsify(...)`. Raises UsageError for options that
-    cannot be, and with `out` for functions that hold what cannot be told from others (a lock, an open file).
+    cannot be, and with `out` for functions that hold or read what cannot be told from others (a lock, an open file).
     """
     recipe = _checked_recipe(recipe, task, rewind_to, seed, train_from, fit)
     if out is not None:
