@@ -417,3 +417,37 @@ def test_groups_do_not_depend_on_torchs_default_device(granularity):
     expected = tombola.draw(model, data, **options)
     with torch.device("meta"):
         assert tombola.draw(model, data, **options) == expected
+
+
+class Bag(nn.Module):
+    def __init__(self, kind, sparse):
+        super().__init__()
+        self.embed, self.head = kind(9, 6, sparse=sparse), nn.Linear(6, 3)
+
+    def forward(self, x):
+        found = self.embed(x)
+        return self.head(found.mean(1) if found.dim() == 3 else found)
+
+
+def of_bag(kind, sparse, finder):
+    torch.manual_seed(0)
+    data = [(torch.randint(0, 9, (8, 4)), torch.randint(0, 3, (8,))) for _ in range(2)]
+    model = Bag(kind, sparse)
+    found = tombola.sparsify(
+        model, data, data, density=0.5, finder=finder, include=["*", "embed.weight"], rewind_to=0,
+        recipe=tombola.Recipe(epochs=1, weight_decay=0.0), progress=False,
+    )  # fmt: skip
+    assert found.model.embed.sparse == model.embed.sparse == sparse
+    return found.ticket
+
+
+@pytest.mark.parametrize("finder", ["snip", "grasp", "joint", "cts:steps=2", "saliency:objective=grad-norm"])
+def test_embeddings_with_sparse_gradients_give_the_tickets_of_those_with_dense_ones(finder):
+    assert of_bag(nn.Embedding, True, finder) == of_bag(nn.Embedding, False, finder)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("finder", ["prospr", "grasp", "hutchinson", "cts:steps=2:objective=grad-norm"])
+def test_what_cannot_be_differentiated_twice_is_said_in_a_sentence(sparse, finder):
+    with pytest.raises(UsageError, match=r"torch cannot differentiate twice \(.*embedding_bag.*\), which this finder"):
+        of_bag(nn.EmbeddingBag, sparse, finder)

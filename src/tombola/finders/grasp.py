@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tombola.core.double_backward import explained_twice
 from tombola.core.parts import POSITIVE, option
 from tombola.finders.saliency import SaliencyOnBatches, ScoringContext, tempered_gradient
 
@@ -23,6 +24,7 @@ class GraSP(SaliencyOnBatches):
     version: ClassVar[int] = 2
     temperature: float = option(200.0, "temperature by which grasp divides outputs", must=POSITIVE, group="search")
 
+    @explained_twice()
     def scores(self, context: ScoringContext, mask: Tensor) -> Tensor:
         """Return θ ⊙ Hg at the pruned network."""
         weights = (mask * context.network.weights).detach().requires_grad_()

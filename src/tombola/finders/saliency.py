@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tombola.core.cost import Meter
-from tombola.core.double_backward import twice_differentiable
+from tombola.core.double_backward import explained_twice, twice_differentiable
 from tombola.core.parts import COUNT, INSIDE, POSITIVE, option, written_name
 from tombola.core.seeds import generator
 from tombola.core.selection import Density, Selection
@@ -228,6 +228,7 @@ class ProsPr(Saliency):
         network = _on_batch_statistics(problem)
         return ScoringContext(problem, network, list(islice(forever(problem.feed), self.training_steps + 1)), meter)
 
+    @explained_twice()
     def scores(self, context: ScoringContext, mask: Tensor) -> Tensor:
         """Return |∂L(θ_M)/∂m|."""
         gate = mask.detach().clone().requires_grad_()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.core.cost import Meter
+from tombola.core.double_backward import explained_twice
 from tombola.core.parts import COUNT, NATURAL, POSITIVE, option
 from tombola.core.seeds import generator
 from tombola.data import forever
@@ -125,6 +126,7 @@ class Hutchinson(SecondOrder):
     probes: int = option(10, "draws of signs of hutchinson, for every batch", must=COUNT, group="rivals")
     temperature: float = option(200.0, "temperature by which hutchinson divides outputs", must=POSITIVE, group="search")
 
+    @explained_twice()
     def slopes(self, context: ScoringContext, weights: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return g and h of the loss of outputs divided by the temperature."""
         gradient, curvature = torch.zeros_like(mask), torch.zeros_like(mask)

@@ -103,6 +103,14 @@ def vector_dtype(model: nn.Module, layout: Layout) -> torch.dtype:
     return reduce(torch.promote_types, chosen.values(), torch.float32)
 
 
+def _make_gradients_dense(model: nn.Module, weights: Sequence[Tensor]) -> None:
+    """Let embeddings whose weights come from a vector give gradients that torch can follow into it: no sparse ones."""
+    known = {id(weight) for weight in weights}
+    for module in model.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and id(module.weight) in known:
+            module.sparse = False
+
+
 class _Forward(nn.Module):
     """Lets functional_call reach a model through a task's forward function."""
 
@@ -187,6 +195,7 @@ class FrozenNetwork:
         self.layout = layout
         copied = sharing_copy(model) if shared else private_copy(model)
         self.model = runtime.place(copied.eval().requires_grad_(False))
+        _make_gradients_dense(self.model, list(self.model.parameters()))
         named = {name: (own, parameter) for name, own, parameter in named_parameters(self.model)}
         self._own_names = {name: named[name][0] for name in layout.names}
         self._chosen = {name: named[name][1] for name in layout.names}
@@ -409,6 +418,7 @@ class GatedNetwork:
         self._chosen = {name: named[name] for name in layout.names}
         self._beside = Beside.of(named, beside)
         self._places = places(model)
+        _make_gradients_dense(model, [parameter for _, parameter in self._chosen.values()])
 
     def under(self, mask: Tensor, batch: Batch) -> Output:
         """Run the model under a flat mask (d,); its buffers change as they do in any training.

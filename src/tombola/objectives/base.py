@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from tombola.core.double_backward import explained_twice
 from tombola.core.parts import Part, guarded, written_name
 from tombola.core.plugins import code_of
 from tombola.errors import UsageError
@@ -58,6 +59,7 @@ _OF_THE_BATCH: Mapping[str, Callable[[Portion, Tensor], Tensor]] = {
 }
 
 
+@explained_twice()
 def gradient_of(objective: Objective, masked: MaskedBatch) -> tuple[Tensor, Tensor]:
     """Return R of a batch and ∂R/∂z (d,), z being the mask, a leaf; raises UsageError like `value_of`."""
     value = value_of(objective, masked)

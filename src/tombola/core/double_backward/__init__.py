@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from tombola.core.double_backward.batch_norm import batch_norm
 from tombola.core.double_backward.convolution import Shape, convolution
+from tombola.errors import UsageError
 
 _active: ContextVar[bool] = ContextVar("active", default=False)
 
@@ -20,6 +21,20 @@ _active: ContextVar[bool] = ContextVar("active", default=False)
 def is_active() -> bool:
     """Whether networks run twice_differentiable() here."""
     return _active.get()
+
+
+@contextmanager
+def explained_twice() -> Iterator[None]:
+    """Turn torch's refusal to differentiate an operation a second time into a UsageError that says what to do."""
+    try:
+        yield
+    except NotImplementedError as error:
+        if "derivative" not in str(error):
+            raise
+        raise UsageError(
+            f"model holds an operation that torch cannot differentiate twice ({' '.join(str(error).split())}), which "
+            "this finder or objective needs; take the finder snip or the objective loss"
+        ) from error
 
 
 @contextmanager
@@ -106,4 +121,4 @@ _STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
     **{each: _without_cudnn(each) for each in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
 }
 
-__all__ = ["batch_norm", "convolution", "is_active", "twice_differentiable"]
+__all__ = ["batch_norm", "convolution", "explained_twice", "is_active", "twice_differentiable"]
