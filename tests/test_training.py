@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+import tombola
 from tombola.core.progress import Silent
 from tombola.data import ListFeed, StreamFeed
 from tombola.errors import SearchError, UsageError
 from tombola.finders.problem import Trainer
 from tombola.networks.evaluation import evaluate
 from tombola.networks.masking import survey
+from tombola.networks.models import load_into, read_weights, write_weights
 from tombola.networks.network import load_weights
 from tombola.networks.task import Task, smoothed_cross_entropy
 from tombola.storage.store import DiskStore, MemoryStore
@@ -262,3 +264,106 @@ def test_evaluation_weighs_samples_and_keeps_the_mode(conv):
     assert found.samples == 15
     assert conv.training
     assert conv.norm.training
+
+
+def frozen_norm(kept=True):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    model[1].running_mean += 0.5
+    if kept:
+        model[1].eval()
+    return model
+
+
+def stepping(model, job):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    job.hold(model, optimizer)
+    for epoch in job.epochs:
+        train_epoch(model, optimizer, job.batches(epoch))
+
+
+@pytest.mark.parametrize("function", [None, stepping])
+def test_layers_that_are_kept_in_eval_mode_stay_so_and_come_back_so(function):
+    model, data = frozen_norm(), batches(2, size=64)
+    found = tombola.sparsify(
+        model, data, data, density=0.5, finder="random", recipe=Recipe(epochs=2), fit=function, progress=False
+    ).model
+    assert found[1].running_mean.equal(model[1].running_mean)
+    assert found[1].num_batches_tracked == 0
+    assert [each.training for each in found.modules()] == [each.training for each in model.modules()]
+    model.eval()
+    found = tombola.sparsify(
+        model, data, data, density=0.5, finder="random", recipe=Recipe(epochs=2), fit=function, progress=False
+    ).model
+    assert found[1].num_batches_tracked == 4, "of a model in eval mode all layers train"
+    assert not any(each.training for each in found.modules())
+
+
+def test_only_trainings_with_layers_that_are_kept_in_eval_mode_are_named_by_that():
+    def identity(model):
+        return Trainer(setup(model, batches(1)), State.of(model), MemoryStore(), {}).identity
+
+    plain = identity(frozen_norm(kept=False))
+    assert "still" not in plain
+    assert identity(frozen_norm(kept=False).eval()) == plain
+    assert {key for key, value in identity(frozen_norm()).items() if plain.get(key) != value} == {"still"}
+
+
+class Scaled(nn.Module):
+    """Divides by a running size of its inputs that it does not save."""
+
+    def __init__(self, moves=True):
+        super().__init__()
+        self.moves, self.layer = moves, nn.Linear(6, 3)
+        self.register_buffer("scale", torch.ones(()), persistent=False)
+        self.register_buffer("last", None, persistent=False)
+
+    def forward(self, x):
+        if self.training and self.moves:
+            self.scale.mul_(0.9).add_(0.1 * x.detach().std())
+            self.last = x.detach().mean(0)
+        return self.layer(x / self.scale)
+
+
+def test_a_trained_model_has_the_buffers_that_it_was_measured_with():
+    data = batches(3, size=64)
+    torch.manual_seed(0)
+    model = Scaled()
+    found = tombola.sparsify(model, data, data, density=0.5, finder="random", recipe=Recipe(epochs=2), progress=False)
+    scale = torch.ones(())
+    for x, _ in data * 2:
+        scale = scale * 0.9 + 0.1 * x.std()
+    assert torch.allclose(found.model.scale, scale)
+    assert found.model.last.equal(data[-1][0].mean(0))
+    assert float(model.scale) == 1
+    assert evaluate(found.model, Task(), ListFeed(data), CPU).metric == found.held_out_metric
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_a_training_with_buffers_that_are_not_saved_goes_on_to_the_same_bits(tmp_path, steps):
+    torch.manual_seed(0)
+    model, data = Scaled(), batches(3, size=64)
+    plan = setup(model, data)
+    straight = fit(plan, State.of(model), 3, entry(), "t")
+    with pytest.raises(Killed):
+        fit(plan, State.of(model), 3, Dying(entry(DiskStore(tmp_path)), steps), "t")
+    resumed = fit(plan, State.of(model), 3, entry(DiskStore(tmp_path)), "t")
+    assert resumed.digest == straight.digest
+    assert {"scale", "last"} < straight.tensors.keys()
+
+
+def test_states_are_state_dicts_where_buffers_beyond_them_stay_as_they_were():
+    model, data, where = Scaled(moves=False), batches(1, size=64), entry()
+    trained = fit(setup(model, data, epochs=1), State.of(model), 1, where, "t")
+    assert trained.tensors.keys() == model.state_dict().keys()
+    where = entry()
+    fit(setup(mlp(), batches(1), epochs=1), State.of(mlp()), 1, where, "t")
+    assert "unsaved" not in where.resume()
+
+
+def test_weights_in_a_file_may_hold_buffers_that_are_not_saved(tmp_path):
+    model, fresh, path = Scaled(), Scaled(), tmp_path / "weights.safetensors"
+    model.scale.fill_(3.0)
+    write_weights(path, State.of(model, base=fresh).tensors)
+    load_into(fresh, read_weights(path), path)
+    assert float(fresh.scale) == 3

@@ -28,7 +28,7 @@ from tombola.storage.identity import digest
 from tombola.storage.store import MemoryEntry, MemoryStore, Store, StoreEntry
 from tombola.ticket import Ticket
 from tombola.training import VERSION as TRAINING_VERSION
-from tombola.training import Fit, State, TrainingCallback, TrainingSetup, fit
+from tombola.training import Fit, State, TrainingCallback, TrainingSetup, fit, still_identity
 
 
 class Trainer:
@@ -56,6 +56,7 @@ class Trainer:
             "versions": {"training": TRAINING_VERSION, "evaluation": EVALUATION_VERSION},
             # Trainings on data that do not say their length were others before they remembered it.
             **({"length": "seen"} if setup.feed.length is None else {}),
+            **still_identity(setup.model),
         }
 
     def dense_entry(self) -> StoreEntry:

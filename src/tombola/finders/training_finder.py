@@ -98,4 +98,4 @@ class TrainingFinder(Finder):
 def kept_weights(problem: Problem, trained: State, mask: Tensor) -> State:
     """Return a trained network under a flat mask (d,), which is another product than the ticket of that mask."""
     model = Ticket(problem.layout.views(mask.cpu())).apply_(load_weights(problem.model, trained.tensors))
-    return State.of(model, trained.epoch, trained.cost)
+    return State.of(model, trained.epoch, trained.cost, problem.model)

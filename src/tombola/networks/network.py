@@ -31,11 +31,17 @@ from tombola.networks.recomputation import (
 )
 from tombola.networks.runtime import Runtime
 from tombola.networks.task import Batch, Output, Task
+from tombola.networks.values import put_values
 
 
 def statistics_modules(model: nn.Module) -> list[_NormBase]:
     """Return the normalisation layers that can keep running statistics."""
     return [module for module in model.modules() if isinstance(module, _NormBase)]
+
+
+def still_layers(model: nn.Module) -> list[str]:
+    """Return the names of layers that stand in eval mode in a model that is in training mode, as frozen ones do."""
+    return [name for name, module in model.named_modules() if not module.training] if model.training else []
 
 
 def uses_batch_statistics(model: nn.Module) -> bool:
@@ -401,7 +407,7 @@ class FrozenNetwork:
 def load_weights(model: nn.Module, tensors: Mapping[str, Any]) -> nn.Module:
     """Return a private copy of a model with other values in its parameters and buffers."""
     private = private_copy(model)
-    private.load_state_dict(tensors)
+    put_values(private, tensors)
     return private
 
 

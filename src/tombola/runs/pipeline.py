@@ -229,7 +229,7 @@ def evaluate_ticket(
         model = copy.deepcopy(cell.model)
         load_into(model, tensors, weights or ticket_file)
         ticket.apply_(model)
-        return cell.evaluate(State.of(model), split), cell.task.measure
+        return cell.evaluate(State.of(model, base=cell.model), split), cell.task.measure
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from tombola.training.callback import TrainingCallback
 from tombola.training.loop import VERSION, fit
 from tombola.training.optimizers import HAM, OPTIMIZERS, SGD, AdamW, SignIn
 from tombola.training.recipe import Recipe
-from tombola.training.setup import Fit, TrainingSetup
+from tombola.training.setup import Fit, TrainingSetup, still_identity
 from tombola.training.state import State
 from tombola.training.user_function import Job, TrainingFunction, UserFit
 
@@ -24,4 +24,5 @@ __all__ = [
     "TrainingSetup",
     "UserFit",
     "fit",
+    "still_identity",
 ]

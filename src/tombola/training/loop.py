@@ -15,6 +15,7 @@ from tombola.errors import SearchError, UsageError
 from tombola.networks.evaluation import evaluate
 from tombola.networks.network import explained_batches, explained_run, load_weights
 from tombola.networks.shares import share_of
+from tombola.networks.values import put_buffers, unsaved_buffers
 from tombola.storage.store import StoreEntry
 from tombola.ticket import Ticket
 from tombola.training.buffers import SharedBuffers
@@ -62,7 +63,7 @@ def fit(
                 entry.record(row)
                 tracker.update(loop.epoch - start.epoch, _note(row, setup.task.measure))
         entry.checkpoint(loop.state())
-        return State.of(loop.trained(), until, start.cost + loop.meter.read())
+        return State.of(loop.trained(), until, start.cost + loop.meter.read(), setup.model)
 
 
 def _came_to_an_end(entry: StoreEntry, reached: Mapping[str, Any]) -> bool:
@@ -83,7 +84,7 @@ class Loop:
 
     def __init__(self, setup: TrainingSetup, start: State, ticket: Ticket | None, callback: TrainingCallback) -> None:
         self._setup, self._callback = setup, callback
-        self.model = setup.runtime.place(load_weights(setup.model, start.tensors)).train()
+        self.model = setup.in_training(setup.runtime.place(load_weights(setup.model, start.tensors)))
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise UsageError("model has no parameter to train: all of them are frozen (requires_grad is False)")
         recipe = setup.recipe
@@ -108,8 +109,10 @@ class Loop:
 
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the training depends on."""
+        unsaved = {name: buffer for name, buffer in unsaved_buffers(self.model).items() if buffer is not None}
         return {
             **self._execution.state(self._optimizer),
+            **({"unsaved": unsaved} if unsaved else {}),
             "callback": self._callback.state(),
             "epoch": self.epoch,
             "position": self._position,
@@ -130,6 +133,7 @@ class Loop:
         if state is None:
             return
         self._execution.restore(state, self._optimizer)
+        put_buffers(self.model, state.get("unsaved", {}))  # older checkpoints lack them
         self._callback.restore(state["callback"])
         self.epoch, self._position = state["epoch"], state["position"]
         self._seen = state.get("seen")  # checkpoints of data that say their length may be older than it

@@ -10,6 +10,7 @@ from torch import nn
 
 from tombola.core.cost import Cost
 from tombola.networks.masking import unwrap
+from tombola.networks.values import changed_buffers
 from tombola.storage.identity import digest_tensors
 
 
@@ -17,7 +18,8 @@ from tombola.storage.identity import digest_tensors
 class State:
     """A network's values at some point of training.
 
-    tensors: its state_dict. epoch: how many epochs of training are behind it. cost: what it took from θ₀ on.
+    tensors: its state_dict, and by name the buffers beyond it that training has changed. epoch: how many epochs of
+    training are behind it. cost: what it took from θ₀ on.
     """
 
     tensors: Mapping[str, Any]
@@ -39,11 +41,12 @@ class State:
         return cls(values)
 
     @classmethod
-    def of(cls, model: nn.Module, epoch: int = 0, cost: Cost | None = None) -> "State":
-        """Copy a model's values."""
+    def of(cls, model: nn.Module, epoch: int = 0, cost: Cost | None = None, base: nn.Module | None = None) -> "State":
+        """Copy a model's values; base: what it is a copy of, where it was trained since."""
+        changed = {} if base is None else changed_buffers(model, base)
         values = {
             name: value.clone() if isinstance(value, torch.Tensor) else value
-            for name, value in cls.at(model).tensors.items()
+            for name, value in {**cls.at(model).tensors, **changed}.items()
         }
         return cls(values, epoch, cost or Cost())
 

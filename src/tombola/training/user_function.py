@@ -83,7 +83,7 @@ class UserFit:
             seeded(setup.seed, "training", device=setup.runtime.device),
             setup.progress.track(title, len(epochs)) as tracker,
         ):
-            model = setup.runtime.place(load_weights(setup.model, start.tensors)).train()
+            model = setup.in_training(setup.runtime.place(load_weights(setup.model, start.tensors)))
             masks = setup.held(ticket)
 
             def batches(epoch: int) -> Iterator[Batch]:
@@ -110,7 +110,7 @@ class UserFit:
             found = evaluate(model, setup.task, setup.held_out, setup.runtime)
             row |= {"held_out_loss": found.loss, "held_out_metric": found.metric}
         entry.record(row)
-        return State.of(model, until, cost)
+        return State.of(model, until, cost, setup.model)
 
     @staticmethod
     def _check(before: nn.Module, model: nn.Module, masks: Mapping[str, Tensor]) -> None:

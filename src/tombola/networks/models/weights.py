@@ -10,6 +10,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
 from tombola.errors import UsageError, the_first
+from tombola.networks.values import put_values, unsaved_buffers
 from tombola.storage.archives import load_archive, save_archive
 from tombola.storage.digests import check_digest
 from tombola.storage.files import write_atomically, write_bytes
@@ -55,7 +56,8 @@ def load_into(model: nn.Module, tensors: Mapping[str, Any], path: Path, option: 
     """Put a state_dict into a model; raises UsageError that says what differs."""
     own = model.state_dict()
     missing = [name for name in own if name not in tensors]
-    unknown = [name for name in tensors if name not in own]
+    unsaved = unsaved_buffers(model)
+    unknown = [name for name in tensors if name not in own and name not in unsaved]
     both = [name for name in own if name in tensors and isinstance(own[name], Tensor)]
     others = [name for name in both if not isinstance(tensors[name], Tensor)]
     shapes = [name for name in both if name not in others and own[name].shape != tensors[name].shape]
@@ -68,7 +70,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Any], path: Path, option: 
         if names:
             raise UsageError(f"{option} {path} {what} {the_first(names)}", option=option)
     try:
-        model.load_state_dict(tensors)
+        put_values(model, tensors)
     except RuntimeError as error:
         # Sparse or quantised tensors, say, which have the right names and shapes.
         raise UsageError(

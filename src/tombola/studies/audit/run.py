@@ -291,4 +291,4 @@ class _Bench:
             batches = (item.batch for item in islice(feed.epoch(0), STATISTICS_BATCHES))
             with seeded(0, "statistics", device=self.cell.runtime.device):
                 model = estimate_statistics(model, batches, self.cell.task, self.cell.runtime)
-        return self._score(State.of(model))
+        return self._score(State.of(model, base=self.cell.model))
