@@ -297,9 +297,55 @@ def hooked():
     return layer
 
 
+class Forgets(nn.Module):
+    """Skips a layer now and then while it trains, and counts."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.first, self.last, self.how, self.seen = nn.Linear(4, 4), nn.Linear(4, 4), how, {"calls": [0]}
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training and self.how == "draws" and torch.rand(()).item() < 0.5:
+            return self.first(x)
+        if self.training and self.how == "buffer":
+            self.count += 1
+        if self.training and self.how == "attribute":
+            self.seen["calls"][0] += 1
+        return self.last(torch.relu(self.first(x)))
+
+
+class Shared(nn.Module):
+    """One BatchNorm behind two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.norm = nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return self.norm(self.last(torch.relu(self.norm(self.first(x)))))
+
+
+class Deeper(nn.Module):
+    """Has a layer more in evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.first(x)
+        return x if self.training else self.last(x)
+
+
 @pytest.mark.parametrize(
     ("model", "x", "reason"),
     [
+        (Forgets("draws"), torch.randn(2, 4), "draws random numbers"),
+        (Forgets("buffer"), torch.randn(2, 4), "changes something of its own"),
+        (Forgets("attribute"), torch.randn(2, 4), "changes something of its own"),
+        (Shared(), torch.randn(2, 4), "a BatchNorm with running statistics is used more than once"),
+        (Deeper(), torch.randn(2, 4), "last.weight runs otherwise in training than in evaluation"),
         (nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), torch.randn(2, 4), "no sparse form: LayerNorm"),
         (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), torch.randn(2, 1, 5, 5), "Conv2d"),
         (nn.Sequential(nn.Linear(4, 4)), torch.randn(2, 3, 4), "Linear"),
@@ -311,8 +357,42 @@ def hooked():
     ],
 )
 def test_what_cannot_run_sparse_says_why(model, x, reason):
+    random, held = torch.get_rng_state(), copy.deepcopy(model.state_dict())
     with pytest.raises(Untraceable, match=reason):
         SparseNetwork(model, masks_of(model, 0.5), x)
+    assert torch.get_rng_state().equal(random)
+    assert all(value.equal(held[name]) for name, value in model.state_dict().items())
+    assert getattr(model, "seen", {"calls": [0]}) == {"calls": [0]}
+
+
+def test_what_a_graph_shows_of_drawing_and_keeping_runs_sparse():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 4))
+    assert len(SparseNetwork(model, masks_of(model, 0.5), torch.randn(2, 4)).costs) == 2
+
+
+class InPlace(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.last(self.first(x).add_(0.5).relu_())
+
+
+def test_methods_in_place():
+    model = InPlace()
+    check(model, torch.randn(4, 6), masks_of(model, 0.5))
+
+
+def test_a_sparse_network_gives_its_models_settings_and_no_weights():
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.temperature = 2.0
+    network = SparseNetwork(model, masks_of(model, 0.5), torch.randn(2, 4))
+    assert network.temperature == copy.deepcopy(network).temperature == 2.0
+    model.alias = model[0].weight
+    for name in ("0", "forward_hook", "alias", "append"):
+        with pytest.raises(AttributeError):
+            getattr(network, name)
 
 
 def test_gradients_of_gradients_are_refused():

@@ -466,3 +466,52 @@ def test_a_model_that_keeps_its_network_in_an_attribute_named_module_is_accelera
         warnings.simplefilter("error")
         assert torch.allclose(fast(x), ticket.apply_(copy.deepcopy(model))(x), atol=1e-5)
     assert repr(fast).endswith("by its kept weights)")
+
+
+class Tempered(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.temperature = 2.0
+        self.layers = nn.Sequential(nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 3))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def by_attribute(model, batch):
+    return model(batch[0]) / model.temperature
+
+
+def by_layer(model, batch):
+    return model(batch[0]) + 0 * model.layers[0].weight.sum()
+
+
+@pytest.mark.parametrize(("forward", "found"), [(by_attribute, "sparse"), (by_layer, "dense")])
+def test_auto_trains_sparse_what_a_training_can_step_and_all_else_dense(forward, found, capsys, monkeypatch):
+    monkeypatch.setattr(choice, "is_faster_sparse", lambda *_: True)
+    torch.manual_seed(0)
+    data = [(torch.randn(32, 64), torch.randint(0, 3, (32,))) for _ in range(2)]
+    options = {"density": 0.02, "finder": "random", "recipe": Recipe(epochs=2), "task": Task(forward=forward)}
+    trained = tombola.sparsify(Tempered(), data, data, execution="auto", **options)
+    said = capsys.readouterr().err
+    assert f"tickets train {found}" in said
+    assert ("a step of its training fails" in said) == (found == "dense")
+    dense = tombola.sparsify(Tempered(), data, data, execution="dense", progress=False, **options)
+    assert dense.ticket == trained.ticket
+
+
+def test_trying_a_step_changes_neither_model_nor_generators():
+    torch.manual_seed(0)
+    model, data = Tempered(), ListFeed([(torch.randn(8, 64), torch.randint(0, 3, (8,)))])
+    before, x, stepped = copy.deepcopy(model.state_dict()), torch.randn(2, 64), []
+    random = torch.get_rng_state()
+
+    def step(network):
+        stepped.append(network.dense.training)
+        return choice.first_loss(Task(), data, network)
+
+    found = choice.choose("sparse", model, survey(model).layout, 0.02, lambda: x, 8, step=step)
+    assert (found[0], stepped) == ("sparse", [True])
+    assert torch.get_rng_state().equal(random)
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())

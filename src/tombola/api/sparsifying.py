@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -41,7 +42,7 @@ from tombola.networks.probe import settle
 from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task
 from tombola.objectives import Loss
-from tombola.sparse.choice import against_sparse, choose, first_inputs
+from tombola.sparse.choice import against_sparse, choose, first_inputs, first_loss
 from tombola.storage.leading import led
 from tombola.storage.store import DiskStore, MemoryStore, Store, check_out
 from tombola.ticket import Ticket
@@ -212,7 +213,14 @@ def _execution(asked: str, setup: TrainingSetup, layout: Layout, density: float,
     recipe = setup.recipe
     against = against_sparse(setup.runtime.device, recipe.clip_norm, own, recipe.optimizer)
     found, note = choose(
-        asked, setup.model, layout, density, lambda: first_inputs(setup.task, setup.feed), samples, against
+        asked,
+        setup.model,
+        layout,
+        density,
+        lambda: first_inputs(setup.task, setup.feed),
+        samples,
+        against,
+        partial(first_loss, setup.task, setup.feed),
     )
     if note:
         setup.progress.say(note)
@@ -280,11 +288,13 @@ def _delivered(problem: Problem, trainer: Trainer, found: Drawn, finder: Finds, 
 
 
 def _trained(state: State, setup: TrainingSetup) -> tuple[nn.Module, float]:
-    """Return a trained network in the mode of the user's, and its metric on the held-out data."""
+    """Return a trained network, each layer in the mode of the user's, and its metric on the held-out data."""
     model = load_weights(setup.model, state.tensors)
     assert setup.held_out is not None
     metric = evaluate(setup.runtime.place(model), setup.task, setup.held_out, setup.runtime).metric
-    return model.train(setup.model.training), metric
+    for module, given in zip(model.modules(), setup.model.modules(), strict=True):
+        module.training = given.training
+    return model, metric
 
 
 def _say_forecast(setup: TrainingSetup, feeds: _Feeds, rewind_to: int, finder: Finds) -> None:

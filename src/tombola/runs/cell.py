@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,12 @@ from tombola.networks.runtime import Runtime, resolve_device
 from tombola.networks.task import Task
 from tombola.runs.config import RunConfig
 from tombola.sparse.choice import VERSION as SPARSE_VERSION
-from tombola.sparse.choice import against_sparse, choose, execution_identity, first_inputs
+from tombola.sparse.choice import against_sparse, choose, execution_identity, first_inputs, first_loss
 from tombola.storage.identity import digest
 from tombola.storage.store import Store
 from tombola.ticket import Ticket
 from tombola.training import VERSION as TRAINING_VERSION
-from tombola.training import State, TrainingSetup, UserFit
+from tombola.training import State, TrainingSetup, UserFit, still_identity
 
 # The same for all finders, whatever they search on: objectives depend on the batch where networks normalise by it.
 PROBE_BATCH = 512
@@ -207,7 +208,7 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
     """
     task = config.task.build()
     network = FrozenNetwork(model, found.layout, task, runtime)
-    batch = runtime.move(next(iter(splits.train.feed(2, 0, "probe", shuffle=False).epoch(0))).batch)
+    batch = runtime.move(next(iter(_two_samples(splits).epoch(0))).batch)
     name = written_name(config.model)
     with (
         explained_run(f"model {name} cannot be run on inputs of {list(splits.shape)}", option="model"),
@@ -221,9 +222,13 @@ def _probe(config: RunConfig, splits: Splits, model: nn.Module, found: Survey, r
     return bool(watch.wrong)
 
 
+def _two_samples(splits: Splits) -> Feed:
+    return splits.train.feed(2, 0, "probe", shuffle=False)
+
+
 def _two_inputs(config: RunConfig, splits: Splits) -> Any:
     """Return what a model is called with for two samples."""
-    return first_inputs(config.task.build(), splits.train.feed(2, 0, "probe", shuffle=False))
+    return first_inputs(config.task.build(), _two_samples(splits))
 
 
 def _followed(config: RunConfig, splits: Splits, model: nn.Module, found: Survey) -> Layout:
@@ -242,6 +247,7 @@ def _execution(config: RunConfig, splits: Splits, model: nn.Module, found: Surve
         lambda: _two_inputs(config, splits),
         config.batch_size,
         against_sparse(runtime.device, config.training.clip_norm, bool(config.fit), config.training.optimizer),
+        partial(first_loss, config.task.build(), _two_samples(splits)),
     )
 
 
@@ -334,6 +340,7 @@ class Cell:
             "search_runtime": self.search_runtime.to_dict(),
             "versions": VERSIONS,
             **execution_identity(self.config.execution),
+            **still_identity(self.model),
             **arithmetic_of(finder, selection, self.model, self.search_runtime.device),
             **holding_of(finder, selection),
             **grouping_of(finder, self.selection()),

@@ -1,7 +1,7 @@
 """Which networks train sparse: by a fixed rule on the model, the density and the device."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +9,16 @@ from torch import Tensor, nn
 from tombola.core.compiling import numba_works
 from tombola.core.flat import Layout
 from tombola.core.parts import is_own, written_name
+from tombola.core.seeds import seeded
 from tombola.data import Feed
-from tombola.errors import UsageError
+from tombola.errors import TombolaError, UsageError, in_words
 from tombola.networks.masking import check_masks, pruned_of, zero_
 from tombola.networks.network import private_copy
 from tombola.networks.task import Task
 from tombola.sparse.rules import is_faster_sparse
+
+if TYPE_CHECKING:
+    from tombola.sparse.network import SparseNetwork
 
 EXECUTIONS = ("auto", "sparse", "dense")
 # Raised when the same sparse training trains otherwise.
@@ -46,12 +50,13 @@ def choose(
     example: Callable[[], Any],
     samples: int,
     against: str = "",
+    step: Callable[[nn.Module], Tensor] | None = None,
 ) -> tuple[str, str]:
     """Return "sparse" or "dense", and a sentence for the user where there is something to say.
 
     execution: what was asked for. density: of the ticket. example: gives inputs (N, ...); anything else cannot
-    run sparse. samples: a step. against: what else speaks against a sparse training. Raises UsageError where "sparse"
-    was asked for and cannot be.
+    run sparse. samples: a step. against: what else speaks against a sparse training. step: gives a network's loss on a
+    batch, as a training asks for it. Raises UsageError where "sparse" was asked for and cannot be.
     """
     if execution not in EXECUTIONS:
         raise UsageError(f"{execution!r} is unknown; allowed are {', '.join(EXECUTIONS)}", option="execution")
@@ -60,7 +65,7 @@ def choose(
     reason = against or ("numba is missing: pip install 'tombola[fast]'" if not numba_works() else "")
     faster = True
     if not reason:
-        reason, faster = _tried(model, layout, density, example(), samples, execution == "sparse")
+        reason, faster = _tried(model, layout, density, example(), samples, execution == "sparse", step)
     if execution == "sparse" and reason:
         raise UsageError(f"cannot be sparse: {reason}", option="execution")
     if reason:
@@ -71,7 +76,13 @@ def choose(
 
 
 def _tried(
-    model: nn.Module, layout: Layout, density: float, example: Any, samples: int, asked: bool
+    model: nn.Module,
+    layout: Layout,
+    density: float,
+    example: Any,
+    samples: int,
+    asked: bool,
+    step: Callable[[nn.Module], Tensor] | None,
 ) -> tuple[str, bool]:
     """Return why a model cannot run sparse, if it cannot, and whether it would be faster; asked: it runs so anyway."""
     from tombola.sparse.network import TOLERANCE, SparseNetwork, error_of
@@ -90,7 +101,22 @@ def _tried(
     if not faster and not asked:
         return "", False
     off = error_of(network, example[:2])
-    return ("" if off < TOLERANCE else f"its outputs would be off by {off:.1g}"), faster
+    if not off < TOLERANCE:
+        return f"its outputs would be off by {off:.1g}", faster
+    return (_stepped(network, step) if step else ""), faster
+
+
+def _stepped(network: "SparseNetwork", step: Callable[[nn.Module], Tensor]) -> str:
+    """Return why a network, which is ours to change, cannot take a training's step, if it cannot."""
+    from tombola.sparse.tracing import in_mode
+
+    with seeded(0, "step"), in_mode(network.dense, True):
+        try:
+            step(network).backward()
+        except Exception as error:  # noqa: BLE001 - model, task and data are the user's: anything may come out of them
+            why = str(error) if isinstance(error, TombolaError) else in_words(error)
+            return f"a step of its training fails ({why})"
+    return ""
 
 
 def _spread_masks(layout: Layout, density: float) -> dict[str, Tensor]:
@@ -125,3 +151,9 @@ def first_inputs(task: Task, feed: Feed) -> Any:
     except (_Seen, UsageError):  # which a task of checked parts makes of any error
         return recorder.inputs
     return None
+
+
+def first_loss(task: Task, feed: Feed, network: nn.Module) -> Tensor:
+    """Return a network's loss on the first batch of a feed, on the CPU."""
+    batch = next(iter(feed.epoch(0))).batch
+    return task.loss(task.forward(network, batch), batch)

@@ -12,7 +12,7 @@ from tombola.networks.masking import named_parameters
 from tombola.sparse.program import Program
 from tombola.sparse.rules import LayerCost
 from tombola.sparse.run import Run, Workspace
-from tombola.sparse.tracing import trace
+from tombola.sparse.tracing import Untraceable, in_mode, trace
 
 # How far outputs may lie from the dense network's, over their size: far above rounding, far below a wrong operation.
 TOLERANCE = 1e-3
@@ -43,7 +43,8 @@ class SparseNetwork(nn.Module):
 
     Biases, normalisation and layers that run dense are shared with the model. Of the other layers the kept values are
     parameters here; `write_back` puts them into the model, `read` takes them from there. Running statistics of channels
-    that nothing reads stay as they are. Gradients of gradients are refused by PyTorch.
+    that nothing reads stay as they are. Gradients of gradients are refused by PyTorch. The model's attributes
+    can be read here, but for layers, weights and methods: they would compute with other weights than those that train.
 
     model: float32, on the CPU. masks: bool tensors by canonical name. example: a batch of inputs, (N, ...). Raises
     Untraceable, which says why, for a model that cannot run sparse.
@@ -57,10 +58,29 @@ class SparseNetwork(nn.Module):
         self._workspace = Workspace()
         self._values: dict[str, nn.Parameter] = {}
         self._programs = {mode: trace(model, arrays, self._values, example, mode) for mode in (True, False)}
+        self._check_modes()
         self._places = {
             name: torch.from_numpy(links.places) for name, (_, links) in self._programs[True].sparse.items()
         }
         self.left_dense = {name for name, mine in own.items() if name in masks and mine not in self._values}
+
+    def _check_modes(self) -> None:
+        """Raise Untraceable where a layer runs sparse at one place and not at another, or only in evaluation."""
+        training, evaluation = self._programs[True], self._programs[False]
+        sparse = training.sparse.keys()
+        apart = (evaluation.sparse.keys() - sparse) | (sparse & {*training.dense, *evaluation.dense})
+        if apart:
+            raise Untraceable(f"{min(apart)} runs otherwise in training than in evaluation, or than at another place")
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the model's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            found = getattr(super().__getattr__("dense"), name)
+        if callable(found) or getattr(found, "requires_grad", False):
+            raise AttributeError(f"a network that trains sparse can be called and gives its settings, but not {name}")
+        return found
 
     @property
     def costs(self) -> list[LayerCost]:
@@ -126,9 +146,6 @@ class SparseNetwork(nn.Module):
 
 def error_of(network: SparseNetwork, example: Tensor) -> float:
     """Return the largest difference between the outputs of a sparse network and its model, over their size."""
-    mode = network.training
-    network.eval()
-    with torch.no_grad():
+    with in_mode(network.dense, False), torch.no_grad():
         wanted, found = network.dense(example.clone()), network(example)
-    network.train(mode)
     return distance(wanted, found)

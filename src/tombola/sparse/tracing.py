@@ -1,7 +1,9 @@
 """Tracing: a model as a list of steps, by torch.fx."""
 
 import copy
+import io
 import operator
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tombola.core.seeds import seeded
+from tombola.core.numeric import same_values
+from tombola.core.seeds import GlobalState, preserved, seeded
 from tombola.errors import in_words
 from tombola.sparse.compaction.tracing import propagate
 from tombola.sparse.links import Links, Window, as_pair
@@ -34,6 +37,7 @@ from tombola.sparse.program import Program, settle
 from tombola.sparse.rules import LayerCost
 from tombola.sparse.steps import Concatenation, Dense, Flatten, Planewise
 from tombola.sparse.units import Norm, Unit
+from tombola.storage.identity import digest_tensors
 
 
 class Untraceable(Exception):
@@ -61,18 +65,67 @@ def trace(
     Raises Untraceable, with the reason, for a model that cannot be traced or holds other operations.
     """
     _check(model, inputs)
-    with _in_mode(model, training):
+    with in_mode(model, training):
         try:
-            graph = _Tracer().trace(model)
-            return _Builder(model, graph, masks, values, _shapes(model, graph, inputs)).build()
+            twin = copy.deepcopy(model)
+            graph = _graph_of(twin, model)
+            return _Builder(model, graph, masks, values, _shapes(twin, graph, inputs)).build()
         except Untraceable:
             raise
         except Exception as error:  # the model is the user's: anything may come out of it
             raise Untraceable(f"torch.fx cannot follow it ({in_words(error.__cause__ or error)})") from error
 
 
+def _graph_of(twin: nn.Module, model: nn.Module) -> fx.Graph:
+    """Return the graph of a model, of which `twin` is a copy.
+
+    Forward runs once, and the graph holds what came of it for good. Raises Untraceable where another run could come to
+    something else: where forward draws random numbers, or changes what the model holds.
+    """
+    with preserved():
+        before = _written(GlobalState.now()), _attributes(twin)
+        graph = _Tracer().trace(twin)
+        after = _written(GlobalState.now()), _attributes(twin)
+    ours, theirs = _tensors(model), _tensors(twin)
+    same = ours.keys() == theirs.keys() and all(same_values(ours[name], theirs[name]) for name in ours)
+    if before != after or not same:
+        raise Untraceable("it draws random numbers, or changes something of its own, in forward")
+    return graph
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _attributes(model: nn.Module) -> dict[tuple[str, str], Any]:
+    """Return the values of all modules' plain attributes, but for constants that torch.fx puts there."""
+    return {
+        (path, key): _written(value)
+        for path, module in model.named_modules()
+        for key, value in vars(module).items()
+        if key not in {"_parameters", "_buffers", "_modules"} and not key.startswith("_tensor_constant")
+    }
+
+
+class _Writer(pickle.Pickler):
+    """Writes of tensors what they hold, and not where."""
+
+    def persistent_id(self, value: Any) -> str | None:
+        return digest_tensors({"": value}) if isinstance(value, Tensor) else None
+
+
+def _written(value: Any) -> Any:
+    """Return a value in bytes; what cannot be written is known by its identity."""
+    written = io.BytesIO()
+    try:
+        _Writer(written).dump(value)
+    except Exception:  # noqa: BLE001 - the value is the user's: anything may come out of it
+        return id(value)
+    return written.getvalue()
+
+
 @contextmanager
-def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     """Put a model into a mode inside the block; layers that are kept in another one stay so where it is in the mode."""
     modes = {module: module.training for module in model.modules()}
     if model.training != training:
@@ -101,9 +154,8 @@ def check_tensors(model: nn.Module) -> None:
 
 
 def _shapes(model: nn.Module, graph: fx.Graph, inputs: Tensor) -> dict[fx.Node, torch.Size]:
-    """Return the shape of every node that is a tensor."""
-    twin = copy.deepcopy(model).eval()
-    module = fx.GraphModule(twin, copy.deepcopy(graph))
+    """Return the shape of every node that is a tensor. model: ours to change."""
+    module = fx.GraphModule(model.eval(), copy.deepcopy(graph))
     with torch.no_grad(), seeded(0, "shapes"):
         propagate(module, inputs)
     found = {}
@@ -128,6 +180,7 @@ class _Builder:
         self._modules, self._graph, self._masks, self._shapes = dict(model.named_modules()), graph, masks, shapes
         self._kept_values = values
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._normed: set[_BatchNorm] = set()
         self._values: dict[fx.Node, int] = {}
         self._made: dict[int, fx.Node] = {}
         self._channels: dict[int, int] = {}
@@ -230,6 +283,10 @@ class _Builder:
         self.program.steps.append(Unit((self._values[source],), self._new(node), links, weight, bias))
 
     def _norm(self, node: fx.Node, source: fx.Node, module: _BatchNorm) -> None:
+        if module in self._normed and module.training and module.running_mean is not None:
+            # Each use would move the statistics of those channels alone that it computes.
+            raise Untraceable("a BatchNorm with running statistics is used more than once")
+        self._normed.add(module)
         affine = [None if each is None else self._number(each) for each in (module.weight, module.bias)]
         norm = Norm(module, *affine)
         unit = self._open_unit(source)
@@ -350,7 +407,7 @@ def _call_of(node: fx.Node) -> Callable[..., Tensor]:
         given = dict(zip(node.all_input_nodes, tensors, strict=True))
         args, named = fx.node.map_arg((node.args, kwargs), given.__getitem__)
         if node.op == "call_method":
-            found: Tensor = getattr(args[0], str(node.target))(*args[1:], **named)
+            found: Tensor = getattr(args[0], str(node.target).removesuffix("_"))(*args[1:], **named)
         else:
             function = {operator.imul: operator.mul, operator.iadd: operator.add}.get(node.target, node.target)  # type: ignore[arg-type]
             found = function(*args, **named)
