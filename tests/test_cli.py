@@ -59,7 +59,10 @@ BAD = [
     (["run", "--steps", "1:30"], "--steps must be a whole number of at least 1, got 1:30"),
     (["run", "--steps", "0x10"], "--steps must be a whole number of at least 1, got 0x10"),
     (["compare", "--finders", "random", "--print-config"], "--print-config is not an option"),
-    (["run", "--fit", "json:load", "--label-smoothing", "0.1"], "--label-smoothing is of the recipe's loss, and json:"),
+    (
+        ["run", "--fit", "json:load", "--label-smoothing", "0.1"],
+        "--label-smoothing must be 0 where json:load has a loss of its own, got 0.1\n",
+    ),
     (["run", "--learning-rate", "fast"], "--learning-rate must be a number above 0, at most 1e+30, got fast"),
     (["run", "--milestones", "x"], "--milestones must be a list of whole numbers such as [40,80]"),
     (["run", "--density", "2"], "--density must lie in (0, 1], got 2; did you mean 2%?"),

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,6 +71,14 @@ def test_a_link_stays_one_and_a_pipe_is_written_to(tmp_path):
         assert read.result() == b"second"
     assert (tmp_path / "pipe").is_fifo()
     assert digest_of_written == digest_of(tmp_path / "file")
+
+
+def test_what_is_open_already_is_added_to(tmp_path):
+    path = tmp_path / "notes"
+    path.write_text("a year old, ")
+    with path.open("a") as notes:  # as a shell's >> opens it
+        write_bytes(Path(f"/dev/fd/{notes.fileno()}"), b"and new")
+        assert path.read_text() == "a year old, and new"
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):

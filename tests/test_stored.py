@@ -220,6 +220,8 @@ def with_lists(kind, rows):
             made = pa.large_list(pa.float32())
         case "fixed list":
             made = pa.list_(pa.float64(), 3)
+        case "lists of lists":
+            made = pa.list_(pa.list_(pa.float64()))
     return {**found, "lists": pa.array(rows, made)}
 
 
@@ -264,6 +266,7 @@ def test_saved_lists_of_as_many_numbers_in_each_row_are_inputs(tmp_path, kind):
     [
         ("list", [[1.0], [1.0, 2.0]], "holds lists, but not of as many numbers in each row"),
         ("list", [[1.0], None], "holds lists, but not of as many numbers in each row"),
+        ("lists of lists", [[[1.0]], [[2.0]]], "holds lists, but not of as many numbers in each row"),
         ("large list", [[1.0], None], "holds lists, but not of as many numbers in each row"),
         ("fixed list", [[1.0, 1.0, 1.0], None], "holds lists, but not of as many numbers in each row"),
         ("list", [[1.0], [None]], "has no value in row 2; fill the gaps first"),

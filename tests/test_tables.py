@@ -7,7 +7,7 @@ import torch
 
 from tombola.data import Targets, load
 from tombola.data.sources import DATASETS
-from tombola.data.tables import numbers_of
+from tombola.data.tables import numbers_of, read_columns
 from tombola.errors import UsageError
 from tombola.runs.cell import splits_of
 from tombola.runs.config import built, load_preset
@@ -163,6 +163,13 @@ def test_rows_with_more_fields_than_the_header_are_refused(tmp_path, kind, mark,
     path.write_text("\n".join(mark.join(row) for row in ["ab", *[("1", "2", end)] * 10]))
     with pytest.raises(UsageError, match=rf"houses.{kind}: its rows have more fields than the header names"):
         read(path, Targets.NUMBERS, targets=["b"])
+
+
+def test_names_of_rows_without_a_header_are_left_out(tmp_path):
+    path = tmp_path / "houses.csv"
+    path.write_text("\n".join(['"a","b"', *(f'"{row}",{row / 2},{row % 2}' for row in range(1, 41))]))  # as R writes it
+    assert read_columns(path)["a"].tolist() == [str(row / 2) for row in range(1, 41)]
+    assert read_columns(path)["b"].tolist() == [str(row % 2) for row in range(1, 41)]
 
 
 @pytest.mark.parametrize(

@@ -283,11 +283,12 @@ def stepping(model, job):
 
 
 @pytest.mark.parametrize("function", [None, stepping])
-def test_layers_that_are_kept_in_eval_mode_stay_so_and_come_back_so(function):
+def test_layers_that_are_kept_in_eval_mode_stay_so_and_come_back_so(function, capsys):
     model, data = frozen_norm(), batches(2, size=64)
     found = tombola.sparsify(
-        model, data, data, density=0.5, finder="random", recipe=Recipe(epochs=2), fit=function, progress=False
+        model, data, data, density=0.5, finder="random", recipe=Recipe(epochs=2), fit=function, progress=True
     ).model
+    assert "as given, these layers stay in eval mode: 1\n" in capsys.readouterr().err
     assert found[1].running_mean.equal(model[1].running_mean)
     assert found[1].num_batches_tracked == 0
     assert [each.training for each in found.modules()] == [each.training for each in model.modules()]
@@ -366,4 +367,9 @@ def test_weights_in_a_file_may_hold_buffers_that_are_not_saved(tmp_path):
     model.scale.fill_(3.0)
     write_weights(path, State.of(model, base=fresh).tensors)
     load_into(fresh, read_weights(path), path)
+    assert float(fresh.scale) == 3
+    with pytest.raises(UsageError, match=r"has in another shape scale"):
+        load_into(fresh, {**fresh.state_dict(), "scale": torch.ones(2)}, path)
+    with pytest.raises(UsageError, match=r"has no tensor for scale"):
+        load_into(fresh, {**fresh.state_dict(), "scale": None}, path)
     assert float(fresh.scale) == 3

@@ -9,6 +9,7 @@ import dis
 import re
 import sys
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -25,6 +26,8 @@ from tombola.storage.identity import digest, digest_tensors
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
 # What a function reads a global by.
 _READS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
+# Methods that change a list, a set or a dictionary.
+_CHANGES = {"add", "append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -149,7 +152,17 @@ class _Marks:
     def _of_code(self, function: FunctionType) -> Any:
         """Return the marks of a function's code and of the globals that it reads, as they now are."""
         called = function.__qualname__
-        return [self.of(function.__code__, called), self._of_fields(_globals_of(function), called)]
+        read = {name: self._of_global(value, name) for name, value in _globals_of(function).items()}
+        return [self.of(function.__code__, called), read]
+
+    def _of_global(self, value: Any, name: str) -> str:
+        """Return a global's mark: its class's where it holds what cannot be told from others, a console or a lock."""
+        looked_at = len(self.under_way)
+        try:
+            return self.of(value, name)
+        except UsageError:
+            del self.under_way[looked_at:]
+            return self.of(type(value).__qualname__, name)
 
     def _of_fields(self, values: dict[str, Any], owner: str) -> Any:
         return [[name, self.of(value, f"{name} in {owner}")] for name, value in values.items()]
@@ -193,8 +206,13 @@ def _globals_of(function: FunctionType) -> dict[str, Any]:
 
 
 def _names_read(code: CodeType) -> set[str]:
-    own = {each.argval for each in dis.get_instructions(code) if each.opname in _READS}
-    return own.union(*(_names_read(each) for each in code.co_consts if isinstance(each, CodeType)))
+    """Return the globals that code reads, but for those that it changes, such as a list that it appends to."""
+    steps = list(dis.get_instructions(code))
+    read = {each.argval for each in steps if each.opname in _READS}
+    changed = {each.argval for each in steps if each.opname == "STORE_GLOBAL"}
+    changed |= {each.argval for each, then in pairwise(steps) if each.opname in _READS and then.argval in _CHANGES}
+    inner = [_names_read(each) for each in code.co_consts if isinstance(each, CodeType)]
+    return (read - changed).union(*inner)
 
 
 def _by_name(value: Any) -> Any:

@@ -116,7 +116,7 @@ def sparsify(
     get the same trained model. The rest as in `draw`.
 
     Returns the trained model and its ticket: `sparse, ticket = sparsify(...)`. Raises UsageError for options that
-    cannot be, and with `out` for functions that hold or read what cannot be told from others (a lock, an open file).
+    cannot be, and with `out` for functions that hold what cannot be told from others (a lock, an open file).
     """
     recipe = _checked_recipe(recipe, task, rewind_to, seed, train_from, fit)
     if out is not None:
@@ -143,7 +143,7 @@ def sparsify(
     share = selection_of(search, layout, density).kept / layout.total
     execution = _execution(execution, setup, layout, share, samples, own=fit is not None)
     setup = replace(setup, execution=execution, silent=silences(search))
-    setup.say_unreached()
+    setup.say_beforehand()
     problem, trainer = _problem(setup, layout, feeds, rewind_to, fit, search, out)
     found = announced(draw_ticket(search, problem, density), ranks)
     return _delivered(problem, trainer, found, search, train_from)

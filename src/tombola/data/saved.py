@@ -98,7 +98,7 @@ def columns(folder: Path) -> dict[str, np.ndarray]:
         if pa.types.is_fixed_size_list(kind) and not values.null_count and pa.types.is_primitive(kind.value_type):
             numbers = values.flatten().to_numpy(zero_copy_only=False)
             found[field.name] = numbers.reshape(len(values), kind.list_size)
-        elif _is_plain(kind) or (_is_list(kind) and pa.types.is_primitive(kind.value_type)):
+        elif _is_plain(kind) or _is_list(kind):
             found[field.name] = values.to_numpy(zero_copy_only=False)
     return found
 

@@ -74,8 +74,9 @@ def _frame(path: Path) -> "pd.DataFrame":
     kind: dict[str, Any] = {"sep": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
     # Texts such as "NA" and "null" are texts.
     frame: pd.DataFrame = pd.read_csv(path, dtype=str, keep_default_na=False, **kind)
-    # pandas takes the first field for the rows' names, and all others for the column to the left of theirs.
-    if not isinstance(frame.index, pd.RangeIndex):
+    # pandas takes the first field for rows' names, which R writes without a header, and all others one to the left.
+    named, last = not isinstance(frame.index, pd.RangeIndex), frame.iloc[:, -1]
+    if named and (not frame.index.is_unique or (last == "").any() or last.isna().any()):
         words = "its rows have more fields than the header names, as a comma or tab at their end makes them"
         raise UsageError(f"{shown(path)}: {words}", option="data_dir")
     return frame

@@ -198,7 +198,7 @@ def train(
 
 def _train_alone(cell: Cell, ticket: Ticket, start: State, trainer: Trainer, directory: Path) -> None:
     ranks = cell.runtime.ranks
-    trainer.setup.say_unreached()
+    trainer.setup.say_beforehand()
 
     def begin() -> None:
         describe_run(directory, cell.config, TRAINED, ranks.size)
@@ -293,7 +293,7 @@ def _draw(cell: Cell, store: DiskStore | LedStore, directory: Path, progress: Pr
     name = written_name(config.finder)
     progress.say(f"{name} ticket of density {density_words(config.density)} at {config.draw_at}, in {directory}")
     trainer = cell.trainer(store, progress)
-    trainer.setup.say_unreached()
+    trainer.setup.say_beforehand()
     if cell.note:
         progress.say(cell.note)
     ranks.given(lambda: describe_run(directory, config, FILES, ranks.size))

@@ -22,6 +22,8 @@ _PARTIAL = re.compile(r"\..*\.(?P<place>[^.]+)\.(?P<process>\d+)-\d+\.partial")
 # No configuration is nested deeper or holds more values than this.
 _DEEPEST, _MOST_VALUES = 8, 100_000
 _counter = itertools.count()
+# What a process has open already, whatever lies behind it.
+_STREAM = re.compile(r"/dev/(stdout|stderr|fd/\d+)|/proc/.+/fd/\d+")
 
 
 class Writable(Protocol):
@@ -74,15 +76,15 @@ def _partial(path: Path) -> Path:
 def write_atomically(path: Path, write: Callable[[Sink], object]) -> str:
     """Write a file so that it is seen whole or not at all, and return the SHA-256 of its content.
 
-    A link stays one, to the file that is written; pipes and devices are written to as they are. Raises OSError naming
-    the file where the disk will not have it.
+    A link stays one, to the file that is written; pipes, devices and streams such as /dev/stdout are written to as they
+    are. Raises OSError naming the file where the disk will not have it.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        with path.open("wb") as stream:
+    if _STREAM.fullmatch(os.path.abspath(path)) or (path.exists() and not path.is_file() and not path.is_dir()):
+        with path.open("ab") as stream:
             sink = Sink(stream)
             write(sink)
         return sink.hexdigest()
-    path = path.resolve() if path.is_symlink() else path
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     partial = _partial(path)
     try:
         digest = _write(partial, "wb", write)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tombola.core.progress import Progress
 from tombola.data import Feed
-from tombola.errors import UsageError
+from tombola.errors import UsageError, the_first
 from tombola.networks.network import still_layers
 from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task
@@ -61,8 +61,11 @@ class TrainingSetup:
         """Return masks of all that a training under a ticket holds at zero, by name; none without a ticket."""
         return {} if ticket is None else {**ticket, **self.silenced(ticket)}
 
-    def say_unreached(self) -> None:
-        """Name the milestones that the training ends before."""
+    def say_beforehand(self) -> None:
+        """Name the milestones that the training ends before, and layers that it leaves in eval mode."""
+        still = still_layers(self.model)
+        if still:
+            self.progress.say(f"as given, these layers stay in eval mode: {the_first(still)}")
         epochs = self.recipe.epochs
         late = [str(milestone) for milestone in self.recipe.milestones if milestone >= epochs]
         if late:

@@ -56,8 +56,8 @@ def load_into(model: nn.Module, tensors: Mapping[str, Any], path: Path, option: 
     """Put a state_dict into a model; raises UsageError that says what differs."""
     own = model.state_dict()
     missing = [name for name in own if name not in tensors]
-    unsaved = unsaved_buffers(model)
-    unknown = [name for name in tensors if name not in own and name not in unsaved]
+    own |= unsaved_buffers(model)
+    unknown = [name for name in tensors if name not in own]
     both = [name for name in own if name in tensors and isinstance(own[name], Tensor)]
     others = [name for name in both if not isinstance(tensors[name], Tensor)]
     shapes = [name for name in both if name not in others and own[name].shape != tensors[name].shape]

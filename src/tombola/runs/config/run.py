@@ -228,7 +228,8 @@ class RunConfig(Part):
                 option="fit",
             )
         if self.fit and self.label_smoothing:
-            raise UsageError(f"is of the recipe's loss, and {self.fit} has its own; give 0", option="label_smoothing")
+            words = f"must be 0 where {self.fit} has a loss of its own, got {self.label_smoothing:g}"
+            raise UsageError(words, option="label_smoothing")
         if self.tracker is not None:
             self.tracker.check()
         if hasattr(self.finder, "check_start"):
