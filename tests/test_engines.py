@@ -133,10 +133,11 @@ def trained_by(out):
 
 def test_two_processes_share_a_study_and_one_is_killed(folder, expected, status, tmp_path):
     out = tmp_path / "out"
-    one = study(folder, out, slow=SLOWLY)
+    slow = "0.25"  # time for another process to import PyTorch, and to be looked at, also where much else runs
+    one = study(folder, out, slow=slow)
     process = wait_for(lambda: in_the_middle(out))
     assert process == one.pid
-    other = study(folder, out, slow=SLOWLY)
+    other = study(folder, out, slow=slow)
     wait_for(lambda: len({now["process"] for now in (status(out) or {"running": []})["running"]}) == 2)
     one.kill()
     one.communicate()
