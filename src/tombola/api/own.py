@@ -100,8 +100,10 @@ class _Marks:
         if id(value) in self.under_way:  # a function that calls itself, say
             return f"around {self.under_way.index(id(value))}"
         self.under_way.append(id(value))
-        found = digest([type(value).__qualname__, self._content(value, name)])
-        self.under_way.pop()
+        try:
+            found = digest([type(value).__qualname__, self._content(value, name)])
+        finally:
+            self.under_way.pop()
         self.known[id(value)] = (found, value)
         return found
 
@@ -157,11 +159,9 @@ class _Marks:
 
     def _of_global(self, value: Any, name: str) -> str:
         """Return a global's mark: its class's where it holds what cannot be told from others, a console or a lock."""
-        looked_at = len(self.under_way)
         try:
             return self.of(value, name)
         except UsageError:
-            del self.under_way[looked_at:]
             return self.of(type(value).__qualname__, name)
 
     def _of_fields(self, values: dict[str, Any], owner: str) -> Any:

@@ -201,7 +201,7 @@ class Selection:
             for total in (sum(self.layout.counts[i] for i in layers),)
         )
 
-    @property
+    @cached_property
     def is_uneven(self) -> bool:
         """Whether groups that are ranked together differ in size, so that whole ones may not fill their number."""
         sizes = self.groups.sizes
