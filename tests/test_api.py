@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import tombola
 from tombola import CTS, Random, Recipe, Task, TicketWarning, UsageError
-from tombola.api.own import mark_of_own
+from tombola.api.own import mark_of_model, mark_of_own
 from tombola.finders import FINDERS, SNIP
 from tombola.training import SGD
 
@@ -323,6 +323,16 @@ def test_a_draw_works_where_gradients_are_off(mode):
         assert draw(model, data) == expected
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_sparsify_trains_where_gradients_are_off(mode):
+    model, data = mlp(), batches()
+    options = {"density": 0.5, "finder": "snip", "recipe": Recipe(epochs=2), "progress": False}
+    expected = tombola.sparsify(model, data, data, **options)
+    with mode():
+        found = tombola.sparsify(model, data, data, **options)
+    assert (found.ticket, found.held_out_metric) == (expected.ticket, expected.held_out_metric)
+
+
 @pytest.mark.parametrize("fields", [{"epochs": 0}, {"learning_rate": -1}, {"weight_decay": -1}])
 def test_impossible_recipes_are_refused(fields):
     with pytest.raises(UsageError, match=f"^{next(iter(fields))} must be"):
@@ -558,3 +568,20 @@ def test_out_tells_models_by_layers_frozen_weights_and_code(tmp_path):
     entries = len(list(tmp_path.glob("train-*")))
     assert torch.equal(kept(tmp_path, model(nn.ReLU())), found[0])
     assert len(list(tmp_path.glob("train-*"))) == entries
+
+
+def scaling(by):
+    return lambda module, inputs, output: output * by
+
+
+def test_models_are_told_apart_by_their_hooks():
+    def marked(*hooks):
+        model = mlp()
+        for kind, hook in hooks:
+            getattr(model[0], f"register_{kind}")(hook)
+        return mark_of_model(model)
+
+    half, double = ("forward_hook", scaling(0.5)), ("forward_hook", scaling(2.0))
+    before = ("forward_pre_hook", lambda module, inputs: (inputs[0] * 2,))
+    assert len({marked(), marked(half), marked(double), marked(before), marked(half, before)}) == 5
+    assert marked(half) == marked(("forward_hook", scaling(0.5)))

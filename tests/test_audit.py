@@ -1,6 +1,7 @@
 """The audit: alterations prove that they changed something, verdicts follow the statistics."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -72,6 +73,12 @@ def test_equal_scores_are_inverted_by_chance_not_by_their_place():
     places = {inverted(flat, generator(seed, "test"))["a"].tolist().index(True) for seed in range(20)}
     assert len(places) > 5
     assert 0 not in places
+
+
+def test_scores_whose_order_is_lost_are_not_inverted():
+    for alteration in (inverted, inverted_by_layer):
+        with pytest.raises(Impossible, match="its largest scores are infinite"):
+            alteration(ticket({"a": [math.inf, math.inf, 1.0]}, a=[1, 1, 0]), generator(0))
 
 
 def test_what_cannot_be_altered_says_why():

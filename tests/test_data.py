@@ -213,6 +213,22 @@ def test_a_sample_that_cannot_be_read_is_named():
         labels_of(dataset, "data mine:datasets, train")
 
 
+def test_workers_that_stay_draw_by_seed_and_epoch_too():
+    def loader(stay):
+        return DataLoader(Noisy(), 4, num_workers=1, persistent_workers=stay)
+
+    def drawn(of, epoch):
+        return torch.cat([item.batch[0] for item in StreamFeed(of, 0).epoch(epoch)])
+
+    stays = loader(True)
+    used = next(iter(stays))
+    expected = drawn(loader(False), 0)
+    assert torch.equal(drawn(stays, 0), expected)
+    assert torch.equal(drawn(stays, 0), expected)
+    assert not torch.equal(drawn(stays, 1), expected)
+    assert next(iter(stays))[0].shape == used[0].shape
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_a_shuffling_loader_follows_the_seed_and_leaves_the_callers_generator_alone(own):
     data = TensorDataset(torch.arange(12), torch.zeros(12))

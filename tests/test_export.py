@@ -350,6 +350,15 @@ def test_outputs_that_are_no_real_numbers_are_the_same_and_none_at_all_agree_wit
     assert not checks.agrees(nn.Identity(), inputs, lambda batch: object())
 
 
+def test_what_onnxruntime_cannot_run_is_one_sentence():
+    model, example = nn.Sequential(nn.Linear(4, 3)).bfloat16(), torch.randn(2, 4).bfloat16()
+    with pytest.raises(UsageError, match=r"onnxruntime cannot run the model \(NotImplemented: "):
+        onnx.Session(onnx.onnx_bytes(model, example), 1)
+    session = onnx.Session(onnx.onnx_bytes(nn.Sequential(nn.Linear(4, 3)), torch.randn(2, 4)), 1)
+    with pytest.raises(UsageError, match=r"onnxruntime cannot run the model \(InvalidArgument: "):
+        session(torch.randn(2, 5))
+
+
 def test_a_file_that_would_give_other_outputs_is_not_written(tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = TinyConv().eval()

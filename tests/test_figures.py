@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tombola.finders import FINDERS
+from tombola.storage.files import write_json
 from tombola.studies import read
 from tombola.studies.figures import figures_of, overview, write_figures
 from tombola.studies.figures.drawing import Dots, Heat, Panel, are_named, front, names_of
@@ -19,7 +20,7 @@ from tombola.studies.figures.published import published_curves
 from tombola.studies.figures.scales import linear_axis, log_axis, probit, score_axis, spread, zoom
 from tombola.studies.figures.scores import by_cost, by_density, gains
 from tombola.studies.figures.style import COLOURS, FAMILIES, OWN, family_of, shortened, styles
-from tombola.studies.figures.tickets import _shared
+from tombola.studies.figures.tickets import _shared, layers
 from tombola.ticket import Ticket
 
 from . import made_studies
@@ -279,3 +280,15 @@ def test_a_linear_axis_of_one_value_has_room():
     axis = linear_axis([5.0], "")
     assert axis.low < 5 < axis.high
     assert axis.ticks
+
+
+def test_layers_of_other_sizes_have_densities_of_their_own(tmp_path):
+    for label, width in (("cts", 2), ("snip", 8)):
+        name = made_studies.write_run(tmp_path, label, 0.5, 0, 90.0, options={"image_size": width})
+        mask = torch.zeros(1, width, dtype=torch.bool)
+        mask[0, 0] = True
+        Ticket({"fc.weight": mask}).save(tmp_path / name / "ticket.safetensors")
+        result = made_studies.result(label, 0.5, 90.0, kept={"fc.weight": 1})
+        write_json(tmp_path / name / "result.json", {**result, "prunable": width})
+    (panel,) = layers(read(tmp_path)).panels
+    assert dict(zip(panel.rows, panel.values, strict=True)) == {"cts": (50.0,), "snip": (12.5,)}

@@ -267,6 +267,8 @@ def test_the_study_of_the_guide(tmp_path):
             ("finder: magnitude", "finders: magnitude"),
             "finders must be texts such as cts:steps=500, or",
         ),
+        (("preset: digits", "preset: digits\nfinder: cts"), "finder is called finders in a study, a list"),
+        (("preset: digits", "preset: digits\nseed: 5"), "seed must be left out where seeds says which ones"),
         (("densities: [0.5]", "density: 0.5"), "density is called densities where it is a finder's own"),
         (
             ("finder: {name: snip, rounds: 3}", "finder: {name: snip, granularity: '2:4'}"),

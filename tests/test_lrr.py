@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+from tombola import sparsify
+from tombola.errors import UsageError
 from tombola.finders import LRR, draw
 from tombola.ticket import Ticket
+from tombola.training import Recipe
 
-from .conftest import batches, mlp
+from .conftest import batches, command, mlp
 from .test_rivals import problem, three
 
 
@@ -24,6 +27,16 @@ def test_rounds_go_on_from_the_weights_of_the_round_before():
     left = torch.cat([of.values_of(trained)[name].flatten().abs() for name in of.layout.names])
     assert of.layout.flatten(found.ticket).nonzero().item() == left.argmax().item()
     assert found.ticket.provenance.weights == found.start.digest
+
+
+def test_a_schedule_that_goes_back_to_its_end_is_refused_before_anything_is_trained(capsys, tmp_path):
+    with pytest.raises(UsageError, match="back_to must lie below 4, where the training ends, got 4"):
+        sparsify(mlp(), batches(), batches(1), density=0.5, finder=LRR(back_to=4), recipe=Recipe(epochs=4))
+    arguments = ["--preset", "digits", "--epochs", "3", "--milestones", "[]", "--finder", "lrr:back-to=20"]
+    status, _, err = command(capsys, "run", *arguments, "--density", "0.5", "--out", tmp_path / "o")
+    assert status == 2
+    assert "--back-to must lie below 3, where the training ends, got 20" in err
+    assert not (tmp_path / "o").exists()
 
 
 def test_kept_weights_keep_their_signs_and_the_schedule_goes_back():

@@ -14,6 +14,7 @@ from tombola.networks.task.named import TASKS
 from tombola.storage.files import write_json
 from tombola.studies.audit.connectivity import walk
 from tombola.studies.audit.report import NOT_INFORMATIVE, Check
+from tombola.studies.dense import DenseNetwork
 from tombola.studies.figures.drawing import front
 from tombola.studies.figures.scales import zoom
 from tombola.studies.figures.scores import by_cost, by_density
@@ -156,10 +157,11 @@ def test_tables_and_questions_of_errors_by_hand():
     assert first.to_dict()["test_mean_squared_error_mean"] == pytest.approx(1.31)
     assert "test_accuracy_mean" not in first.to_dict()
     assert summary(rows, outcomes)["dense_test_mean_squared_error_mean"] == 1.0
-    behind = {fall.finder: fall for fall in falls(rows, {"cts": 1.0, "random": 1.0})}
+    dense = [DenseNetwork(("cts", "random"), dict.fromkeys(range(3), 1.0))]
+    behind = {fall.finder: fall for fall in falls(rows, dense)}
     assert behind["random"].words == "above all densities", "1.21 is more than a tenth above 1"
     assert 0.01 < behind["cts"].density < 0.1
-    best = [found for found in equal_cost(rows, "cts") if found.density == 0.01]
+    best = [found for found in equal_cost(rows, "cts", "dense trainings") if found.density == 0.01]
     assert (best[0].score, best[0].gain.summary.mean) == (pytest.approx(4.01), pytest.approx(2.7))
 
 

@@ -200,7 +200,7 @@ def test_rigl_grows_where_the_dense_gradient_is_largest():
     # 2 e c x2 is twice that of a, at the weights before the step.
     of = three()
     model = Three(a=2.0, b=5.0)
-    moving = Exchanging(RigL(updates=1, until=1.0, fraction=0.99), Selection(of.layout, 2 / 3), 0)
+    moving = Exchanging(RigL(updates=2, until=1.0, fraction=0.99), Selection(of.layout, 2 / 3), 0)
     moving.mask = torch.tensor([True, False, True])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     moving.begin(model, of.task)
@@ -297,6 +297,12 @@ def test_a_mask_that_has_not_come_to_its_end_is_told_of():
     found = draw(Gradual(share=1.0, rounds=10), streamed(images(4), images(1), epochs=2), 0.2)
     total = sum(mask.numel() for mask in found.ticket.values())
     assert f"{count_kept(0.2, total):,} are wanted" in " ".join(found.ticket.provenance.warnings)
+
+
+@pytest.mark.parametrize("kind", [RigL, SET, GraNet])
+def test_a_mask_that_would_never_move_is_refused(kind):
+    with pytest.raises(UsageError, match="updates must be a whole number of at least 2, got 1"):
+        kind(updates=1)
 
 
 @pytest.mark.parametrize("finder", [RigL(updates=6), SET(updates=6)], ids=lambda finder: finder.name)

@@ -19,6 +19,7 @@ from tombola.core.granularity import GRANULARITIES, Block, OfEveryM
 from tombola.core.parts import COUNT, POSITIVE, Must, Part, describe, identify, is_part, kinds, option, options_of
 from tombola.core.written import Family, from_text
 from tombola.finders import ACDC, FINDERS, SNIP, ContinuousSparsification, GraNet, Joint, ObjectiveSaliency
+from tombola.finders.sparse_training import SparseTraining
 from tombola.objectives import OBJECTIVES, FeatureMSE, Loss, Objective
 from tombola.training import OPTIMIZERS, SGD, AdamW, Recipe
 
@@ -126,6 +127,8 @@ def parts(draw, family):
         given["momentum"] = 0.5
     if type(part) is ACDC:
         given["warm_up"], given["last_phase"] = given["warm_up"] / 4, given["last_phase"] / 4
+    if isinstance(part, SparseTraining):
+        given["updates"] += 1
     if type(part) is GraNet:
         given["until"], given["falling"] = (f(given["until"], given["falling"]) for f in (max, min))
     if type(part) is OfEveryM:

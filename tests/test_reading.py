@@ -20,14 +20,15 @@ from tombola.runs.cell import stamp
 from tombola.runs.config import built, load_preset
 from tombola.storage.files import write_json
 from tombola.studies import StudyPlan, manifest, plan, read, run_all, run_study, summary, tabulate
+from tombola.studies.dense import DenseNetwork
 from tombola.studies.engines import Local
 from tombola.studies.figures import figures_of
-from tombola.studies.figures.scores import dense_level
+from tombola.studies.figures.scores import by_cost, dense_level
 from tombola.studies.outcome import CellOutcome
 from tombola.studies.plan import Asked, expand
 from tombola.studies.reading import equal_cost, falls
 from tombola.studies.reading.found import discovered
-from tombola.studies.reading.questions import base_name
+from tombola.studies.reading.questions import base_name, cost_unit
 from tombola.studies.reading.study import ReadCell
 from tombola.studies.report import report
 from tombola.studies.report.words import finding
@@ -483,12 +484,39 @@ def row_of(finder, density, accuracies, work=1.0):
 def test_where_finders_fall_behind_by_hand():
     values = {"a": {0.4: 90.5, 0.1: 88.5}, "b": {0.4: 90.0, 0.1: 89.2}, "c": {0.4: 88.0, 0.1: 89.9}}
     outcomes = [each for name, at in values.items() for density, x in at.items() for each in row_of(name, density, [x])]
-    found = {fall.finder: fall for fall in falls(tabulate(outcomes), dict.fromkeys("abc", 90.0))}
+    found = {fall.finder: fall for fall in falls(tabulate(outcomes), [DenseNetwork(("a", "b", "c"), {0: 90.0})])}
     # From 1.5 above the mark of 89 to 0.5 below: three quarters of the way from 0.4 to 0.1, in the logarithm.
     assert found["a"].density == pytest.approx(0.4 * 0.25**0.75)
     assert (found["a"].holds, found["a"].words) == (0.4, "14.1 %")
     assert (found["b"].density, found["b"].holds, found["b"].words) == (None, 0.1, "not down to 10 %")
     assert (found["c"].density, found["c"].holds, found["c"].words) == (None, None, "above all densities")
+
+
+def test_a_finder_without_some_seeds_is_held_against_the_others_of_its_own_seeds():
+    # The seed that is left is an easy one: beside it snip is worse than ltr, and more than a point below dense.
+    rows = tabulate([*row_of("ltr", 0.1, [90.0, 70.0]), *row_of("snip", 0.1, [85.0])])
+    dense = [DenseNetwork(("ltr", "snip"), {0: 90.5, 1: 70.5})]
+    assert {row.finder: row.speed_up for row in rows} == {"ltr": None, "snip": None}
+    assert [fall.words for fall in falls(rows, dense)] == ["not down to 10 %", "above all densities"]
+
+
+def test_trainings_of_other_lengths_or_images_are_no_common_unit(tmp_path):
+    out = tmp_path / "several"
+    out.mkdir()
+    for label, seconds, options in (
+        ("cts", 10.0, {}), ("snip", 100.0, {"training": {"epochs": 20}}), ("ltr", 50.0, {"image_size": 16}),
+        ("random", 9.0, {"training": {"learning_rate": 0.5}}),
+    ):  # fmt: skip
+        for density in (0.2, 0.05):
+            made_studies.write_run(out, label, density, 0, 90.0, options=options, seconds=seconds)
+    study = read(out)
+    assert cost_unit(study.rows, study.dense) == "seconds"
+    lines = list(study.equal_cost("cts").itertuples())
+    assert {line.other for line in lines if line.verdict == "costs more"} == {"snip", "ltr"}
+    assert all(line.unit == "seconds" for line in lines)
+    assert "not all the same work" in by_cost(study).caption
+    alike = [network for network in study.dense if {"cts", "random"} & {*network.finders}]
+    assert (len(alike), cost_unit(study.rows, alike)) == (2, "dense trainings")
 
 
 def test_accuracy_at_equal_cost_by_hand():
@@ -499,7 +527,7 @@ def test_accuracy_at_equal_cost_by_hand():
         *row_of("snip:rounds=99", 0.1, [92.0, 93.0], work=3.0),
         *row_of("ltr", 0.1, [95.0, 95.0], work=20.0),
     ]
-    snip, ltr = equal_cost(tabulate(outcomes), "cts")
+    snip, ltr = equal_cost(tabulate(outcomes), "cts", "dense trainings")
     assert (snip.finder, snip.label, snip.score, snip.cost) == ("snip", "snip:rounds=9", 88.75, 2.05)
     assert snip.gain.summary.mean == 1.75
     assert (ltr.label, ltr.cost, ltr.score, ltr.gain) == (None, 20.0, None, None)

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,7 +15,7 @@ from tombola.core import double_backward as twice
 from tombola.core.cost import Cost, Meter
 from tombola.core.double_backward import batch_norm
 from tombola.core.progress import Silent
-from tombola.core.ranking import count_kept
+from tombola.core.ranking import count_kept, kept_scores
 from tombola.data import ListFeed
 from tombola.finders import (
     FINDERS,
@@ -35,6 +36,7 @@ from tombola.finders import (
 from tombola.finders.problem import Problem, Trainer
 from tombola.networks.masking import survey
 from tombola.networks.task import Task
+from tombola.runs.rundir import write_scores
 from tombola.storage.store import DiskStore, MemoryStore
 from tombola.training import Recipe, State, TrainingSetup
 
@@ -125,6 +127,26 @@ def test_synflow_conserves_flow_layer_by_layer_and_unit_by_unit():
     sums = [float(value.sum()) for value in found.values()]
     assert sums == pytest.approx([sums[0]] * 3)
     assert found["0.weight"].sum(dim=1).tolist() == pytest.approx(found["2.weight"].sum(dim=0).tolist())
+
+
+def test_synflow_keeps_scores_that_float32_cannot_hold(tmp_path):
+    torch.manual_seed(0)
+    deep = torch.nn.Sequential(*[torch.nn.Linear(4, 4, bias=False) for _ in range(20)])
+    with torch.no_grad():
+        for layer in deep:
+            layer.weight.mul_(100)
+    found = draw(SynFlow(rounds=1), problem(deep, [(torch.ones(2, 4), torch.zeros(2, dtype=torch.long))]), 0.5)
+    write_scores(tmp_path, found)
+    for scores in (found.scores, load_file(tmp_path / "scores.safetensors")):
+        flat = torch.cat([score.flatten() for score in scores.values()])
+        assert flat.isfinite().all()
+        assert torch.equal(flat >= flat.topk(found.kept).values[-1], torch.cat([m.flatten() for m in found.values()]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_scores_are_kept_in_float32_where_that_tells_them_apart(dtype):
+    assert kept_scores(torch.tensor([0.0, 1.5, -torch.inf], dtype=dtype)).dtype == torch.float32
+    assert kept_scores(torch.tensor([0.0, 1e-50], dtype=torch.float64)).tolist() == [0.0, 1e-50]
 
 
 def test_synflow_leaves_the_network_alone_and_ignores_its_running_statistics():

@@ -280,6 +280,19 @@ class Sum(nn.Module):
         return self.layer(one + other)
 
 
+def test_a_float32_model_is_accelerated_whatever_the_default_is(monkeypatch):
+    model, x = resnet(), next(iter(pictures()))[0]
+    ticket = tombola.draw(model, pictures(), density=0.1, finder="magnitude", progress=False)
+    expected = ticket.accelerate(model)(x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert ticket.accelerate(model)(x).equal(expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_model_of_two_inputs_is_accelerated_to_itself():
     model, x = Sum(), torch.randn(5, 4)
     ticket = tombola.Ticket({"layer.weight": torch.rand(3, 4) < 0.5})

@@ -28,6 +28,7 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
 _READS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 # Methods that change a list, a set or a dictionary.
 _CHANGES = {"add", "append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -55,20 +56,28 @@ def marks_beyond_options(part: Any) -> dict[str, Any]:
 def mark_of_model(model: nn.Module) -> str:
     """Return a digest of what parameters' names and values do not say of a model.
 
-    Its layers as they are printed and the plain values that they hold, which parameters are frozen, and the code of
-    modules of the user's own.
+    Its layers as they are printed and the plain values that they hold, which parameters are frozen, the code of
+    modules of the user's own, and hooks.
     """
     plain, marks = unwrap(model), _Marks()
     held = {name: _settings(module) for name, module in plain.named_modules()}
     kinds = {type(module) for module in plain.modules() if is_theirs(type(module).__module__)}
+    hooks = {name: found for name, module in plain.named_modules() if (found := _hooks(module))}
     return digest(
         [
             _ADDRESS.sub("", repr(plain)),
             {name: parameter.requires_grad for name, _, parameter in named_parameters(plain)},
             sorted(mark_of_own("model", kind) for kind in kinds),
             {name: {key: marks.of(value, key) for key, value in found.items()} for name, found in held.items()},
+            *([marks.of(hooks, "hooks")] if hooks else []),
         ]
     )
+
+
+def _hooks(module: nn.Module) -> dict[str, list[Any]]:
+    """Return what runs before and after a layer's forward and backward, by when that is."""
+    found = {kind: list(vars(module).get(kind, {}).values()) for kind in _HOOKS}
+    return {kind: hooks for kind, hooks in found.items() if hooks}
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from tombola.api.asked import (
@@ -29,7 +30,7 @@ from tombola.core.ranks import ranks_of
 from tombola.core.selection import Density
 from tombola.data import Feed, feed_of
 from tombola.errors import UsageError
-from tombola.finders import ORIGINS, Drawn, Finds, followed, needs_of, origin, selection_of, silences
+from tombola.finders import ORIGINS, Drawn, Finder, Finds, followed, needs_of, origin, selection_of, silences
 from tombola.finders import draw as draw_ticket
 from tombola.finders.origins import redrawn
 from tombola.finders.problem import Problem, Trainer
@@ -72,6 +73,8 @@ class Sparsified:
         return iter((self.model, self.ticket))
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def sparsify(
     model: nn.Module,
     train: Data,
@@ -125,6 +128,8 @@ def sparsify(
     search = finder_of(finder, {"steps": steps}, granularity)
     if rewind_to and "rewind" not in needs_of(search).at:
         raise UsageError(f"must be 0 for the finder {written_name(search)}, got {rewind_to}", option="rewind_to")
+    if isinstance(search, Finder):
+        search.check_epochs(rewind_to, recipe.epochs)
     layout = survey(model, include, exclude).layout
     selection_of(search, layout, density)
     runtime = Runtime.choose(model, device_of(model, fabric), precision, ranks=ranks)

@@ -37,6 +37,15 @@ def count_kept(density: float, total: int) -> int:
     return kept
 
 
+def kept_scores(scores: Tensor) -> Tensor:
+    """Return scores in float32, or in float64 where float32 would tie some of them at zero or infinity."""
+    narrow = scores.detach().float()
+    if scores.dtype != torch.float64:
+        return narrow
+    same = torch.equal(narrow.isinf(), scores.isinf()) and torch.equal(narrow == 0, scores == 0)
+    return narrow if same else scores.detach()
+
+
 def keep_top(scores: Tensor, kept: int) -> Tensor:
     """Return the mask of the `kept` largest scores; among equal scores the lower index wins.
 

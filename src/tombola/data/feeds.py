@@ -1,5 +1,6 @@
 """Feeds: batches, epoch after epoch. What a feed gives depends on the epoch and the position alone, where it can."""
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from tombola.core.seeds import GlobalState, generator, preserved, seeded_state
 from tombola.errors import UsageError
@@ -186,6 +188,15 @@ def _preserved_too(generators: Sequence[torch.Generator]) -> Iterator[None]:
             each.set_state(state)
 
 
+def _with_new_workers(stream: Iterable[Any]) -> Iterable[Any]:
+    """Return a stream that draws nothing from what workers drew before: they would keep the generators of that time."""
+    if not isinstance(stream, DataLoader) or not stream.persistent_workers:
+        return stream
+    found = copy.copy(stream)
+    found._iterator = None
+    return found
+
+
 @dataclass(frozen=True)
 class StreamFeed:
     """Batches from anything that can be iterated anew for each epoch, such as a DataLoader.
@@ -216,7 +227,7 @@ class StreamFeed:
                 state.restore()
                 for each, its_state in zip(own, states, strict=True):
                     each.set_state(its_state)
-                iterator = iter(self.stream) if iterator is None else iterator
+                iterator = iter(_with_new_workers(self.stream)) if iterator is None else iterator
                 batch = next(iterator, _END)
                 state, states = GlobalState.now(), [each.get_state() for each in own]
             if batch is _END:

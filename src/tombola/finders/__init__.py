@@ -18,6 +18,7 @@ from tombola.finders.base import holding_of as holding_of
 from tombola.finders.base import needs_of as needs_of
 from tombola.finders.base import selection_of as selection_of
 from tombola.finders.base import silences as silences
+from tombola.finders.base import workings_of as workings_of
 from tombola.finders.continuous import ContinuousSparsification as ContinuousSparsification
 from tombola.finders.cts import CTS as CTS
 from tombola.finders.drawing import draw as draw

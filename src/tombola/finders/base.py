@@ -113,6 +113,9 @@ class Finder(Part):
     def check(self, network: FrozenNetwork, batch: Batch) -> None:
         """Raise UsageError where it cannot do with a network, which takes such batches."""
 
+    def check_epochs(self, start: int, epochs: int) -> None:
+        """Raise UsageError where it cannot be drawn at an epoch of a training of so many."""
+
     def holding(self) -> dict[str, Any]:
         """Return what an identity holds of how layers are searched where nothing is to be chosen, if that changed."""
         return {}
@@ -211,6 +214,13 @@ def gated_beside(finder: Any, problem: Problem) -> dict[str, Tensor]:
     except UsageError as error:
         problem.progress.say(f"gates leave biases and normalisation alone: {error.message}")
         return {}
+
+
+def workings_of(finder: Any, selection: Selection, model: nn.Module, device: torch.device) -> dict[str, Any]:
+    """Return what an identity holds, beside a finder's options, of how it works on a model at a selection."""
+    arithmetic = arithmetic_of(finder, selection, model, device)
+    groups = holding_of(finder, selection) | grouping_of(finder, selection)
+    return arithmetic | groups | freezing_of(finder, selection.layout, model)
 
 
 def arithmetic_of(finder: Any, selection: Selection, model: nn.Module, device: torch.device) -> dict[str, Any]:

@@ -10,21 +10,19 @@ from torch import Tensor
 
 from tombola.core.cost import Cost
 from tombola.core.parts import describe, guarded, identify, written_name
+from tombola.core.ranking import kept_scores
 from tombola.core.seeds import seeded
 from tombola.core.selection import SCORES, Density, Selection
 from tombola.errors import UsageError
 from tombola.finders import diagnostics
 from tombola.finders.base import (
     Drawn,
-    arithmetic_of,
     check_divides,
     following,
-    freezing_of,
     gated_beside,
-    grouping_of,
-    holding_of,
     needs_of,
     selection_of,
+    workings_of,
 )
 from tombola.finders.problem import Problem
 from tombola.networks.network import FrozenNetwork
@@ -49,10 +47,7 @@ def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
         problem.epochs  # noqa: B018 - raises where nothing trains
     with guarded("finder", finder):
         settled = finder.settled(problem) if hasattr(finder, "settled") else finder
-    arithmetic = arithmetic_of(settled, selection, problem.model, problem.runtime.device)
-    held = holding_of(settled, selection) | grouping_of(settled, selection)
-    frozen = freezing_of(settled, problem.layout, problem.model)
-    known = {**identify(settled), **arithmetic, **held, **frozen}
+    known = identify(settled) | workings_of(settled, selection, problem.model, problem.runtime.device)
     # Where only the recipe may train, weights and mask train together, always dense.
     entry = problem.draw_entry(known, density, needs.trains, needs.trains and needs.own_training)
     with entry.locked():
@@ -135,7 +130,7 @@ def drawn(
     warnings = dict.fromkeys([*empty, *cut, *diagnostics.immovable(problem.layout), *facts.pop("warnings", ())])
     provenance = _provenance(finder, problem, density, start, cost, warnings=tuple(warnings), **facts)
     views = problem.layout.views
-    ticket = Ticket(views(mask.cpu()), provenance, views(scores.detach().float().cpu()))
+    ticket = Ticket(views(mask.cpu()), provenance, views(kept_scores(scores).cpu()))
     return Drawn(ticket, problem.entry.rows(), start, kept)
 
 

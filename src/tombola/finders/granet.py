@@ -8,12 +8,12 @@ from torch import Tensor
 
 from tombola.core.allocation import ALLOCATIONS, Allocation, ErdosRenyiKernel, Global
 from tombola.core.granularity import Weight
-from tombola.core.parts import COUNT, INSIDE, SHARE, option
+from tombola.core.parts import INSIDE, SHARE, option
 from tombola.core.selection import Density, Selection
 from tombola.errors import UsageError
 from tombola.finders.base import ALLOCATION_HELP, Drawn
 from tombola.finders.problem import Problem
-from tombola.finders.sparse_training import Exchanging, SparseTraining
+from tombola.finders.sparse_training import TWO, UPDATES, Exchanging, SparseTraining
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class GraNet(SparseTraining):
     fraction: float = option(
         0.5, "share of a layer's weights that a first exchange would move", must=INSIDE, group="rivals"
     )
-    updates: int = option(60, "exchanges in the training", must=COUNT, group="rivals")
+    updates: int = option(60, UPDATES, must=TWO, group="rivals")
     until: float = option(1.0, "share of the training after which a mask stands still", must=SHARE, group="rivals")
     start_density: float = option(0.5, "density that granet starts from", must=SHARE, group="rivals")
     falling: float = option(

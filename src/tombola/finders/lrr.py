@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tombola.core.parts import NATURAL, option
+from tombola.errors import UsageError
 from tombola.finders.problem import Problem
 from tombola.finders.rewinding import LTR, Round
 from tombola.training import State
@@ -27,7 +28,12 @@ class LRR(LTR):
         group="rivals",
     )
 
+    def check_epochs(self, start: int, epochs: int) -> None:
+        """Raise UsageError where the schedule would go back to its end, and leave nothing to train."""
+        if self.back_to is not None and self.back_to >= epochs:
+            raise UsageError(f"must lie below {epochs}, where the training ends, got {self.back_to}", option="back_to")
+
     def start(self, problem: Problem, before: Round) -> State | None:
         """Return the weights that a round left, at the epoch to which the schedule goes back."""
-        epoch = problem.weights.epoch if self.back_to is None else min(self.back_to, problem.epochs - 1)
+        epoch = problem.weights.epoch if self.back_to is None else self.back_to
         return State(before.trained.tensors, epoch, problem.weights.cost)

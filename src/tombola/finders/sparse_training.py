@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tombola.core.allocation import ALLOCATIONS, Allocation, ErdosRenyiKernel
-from tombola.core.parts import COUNT, INSIDE, SHARE, Part, option
+from tombola.core.parts import INSIDE, SHARE, Must, Part, option
 from tombola.core.seeds import generator
 from tombola.core.selection import Density, Selection
 from tombola.core.written import Family
@@ -17,6 +17,9 @@ from tombola.finders.base import ALLOCATION_HELP, Drawn
 from tombola.finders.moving_mask import MovingMask, exchanged
 from tombola.finders.problem import Problem
 from tombola.finders.training_finder import TrainingFinder
+
+UPDATES = "equal parts of the time until a mask stands still, an exchange after each but the last"
+TWO = Must(lambda value: value >= 2, "of at least 2")
 
 
 @runtime_checkable
@@ -58,16 +61,16 @@ class SparseTraining(TrainingFinder):
     """What trainings share whose density stands while their mask moves: the network starts sparse, at random.
 
     At each of so many `updates`, evenly spread until a share of the training is done, each layer drops a share of its
-    weights, the smallest, and takes in as many; that share falls by a half cosine, fraction/2 (1 + cos(πs)). What comes
-    in starts from zero. Frozen layers keep the mask that they start with. The update follows the step of its batch,
-    where the published one stands in its place.
+    weights, the smallest, and takes in as many; that share falls by a half cosine, fraction/2 (1 + cos(πs)), to nothing
+    at the last. What comes in starts from zero. Frozen layers keep the mask that they start with. The update follows
+    the step of its batch, where the published one stands in its place.
     """
 
     growth: Growth = option(ByGradient(), "where weights grow: gradient, random", family=GROWTHS, group="rivals")
     fraction: float = option(
         0.3, "share of a layer's weights that a first exchange would move", must=INSIDE, group="rivals"
     )
-    updates: int = option(30, "exchanges in the training", must=COUNT, group="rivals")
+    updates: int = option(30, UPDATES, must=TWO, group="rivals")
     until: float = option(0.75, "share of the training after which a mask stands still", must=SHARE, group="rivals")
     allocation: Allocation = option(
         ErdosRenyiKernel(), ALLOCATION_HELP, family=ALLOCATIONS, group="ticket", kw_only=True

@@ -49,11 +49,11 @@ class TrainingFinder(Finder):
         """Return what it needs of a run."""
         return Needs(trains=True, own_training=False, at=REWINDS)
 
-    def check_start(self, epoch: int) -> None:
+    def check_epochs(self, start: int, epochs: int) -> None:
         """Raise UsageError where the search would end before it starts."""
-        if self.epochs is not None and self.epochs <= epoch:
+        if self.epochs is not None and self.epochs <= start:
             raise UsageError(
-                f"must lie above {epoch}, where the search starts, got {self.epochs}", option="search_epochs"
+                f"must lie above {start}, where the search starts, got {self.epochs}", option="search_epochs"
             )
 
     def check_length(self, start: int, epochs: int, has_length: bool) -> None:
@@ -71,7 +71,7 @@ class TrainingFinder(Finder):
 
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density."""
-        self.check_start(problem.weights.epoch)
+        self.check_epochs(problem.weights.epoch, problem.epochs)
         self.check_length(problem.weights.epoch, problem.epochs, problem.has_length)
         return self.find(problem, density)
 

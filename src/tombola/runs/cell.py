@@ -39,15 +39,12 @@ from tombola.data.targets import IGNORED
 from tombola.errors import UsageError
 from tombola.finders import (
     Finder,
-    arithmetic_of,
     check_divides,
     followed,
-    freezing_of,
-    grouping_of,
-    holding_of,
     needs_of,
     selection_of,
     silences,
+    workings_of,
 )
 from tombola.finders.problem import Problem, Trainer
 from tombola.finders.steering import COMPILED_VERSION
@@ -328,8 +325,7 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """Return everything that the result depends on: what differs from defaults, and versions of what took part."""
         fit = {"fit": source(self.config.fit)} if self.config.fit else {}
-        finder = self.config.finder
-        selection = selection_of(finder, self.survey.layout, self.config.density)
+        selection = self.selection()
         return {
             "config": identify(self.config),
             **({"turned": selection.turned} if selection.turned else {}),
@@ -341,10 +337,7 @@ class Cell:
             "versions": VERSIONS,
             **execution_identity(self.config.execution),
             **still_identity(self.model),
-            **arithmetic_of(finder, selection, self.model, self.search_runtime.device),
-            **holding_of(finder, selection),
-            **grouping_of(finder, self.selection()),
-            **freezing_of(finder, self.survey.layout, self.model),
+            **workings_of(self.config.finder, selection, self.model, self.search_runtime.device),
             **gates_of(self.config),
             **fit,
         }

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from tombola.core.progress import Progress
+from tombola.core.ranking import kept_scores
 from tombola.core.selection import Density
 from tombola.errors import TombolaError, UsageError
 from tombola.networks.models import tensors_as_bytes
@@ -123,8 +124,8 @@ def write_ticket(directory: Path, ticket: Ticket, start: State) -> None:
 
 
 def write_scores(directory: Path, ticket: Ticket) -> None:
-    """Write what a ticket's weights were ranked by, in float32."""
-    scores = {name: score.float() for name, score in (ticket.scores or {}).items()}
+    """Write what a ticket's weights were ranked by, in float32 where that tells them apart."""
+    scores = {name: kept_scores(score) for name, score in (ticket.scores or {}).items()}
     written = write_bytes(directory / "scores.safetensors", tensors_as_bytes(scores))
     digests.seal(directory, {"scores.safetensors": written})
 

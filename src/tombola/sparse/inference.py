@@ -112,7 +112,8 @@ class Accelerated(nn.Module):
 
     def _check(self, program: Program, shape: torch.Size) -> None:
         """Raise Untraceable where a program does something else than the model: torch.fx need not show all of it."""
-        example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), device="cpu")
+        chance = torch.Generator().manual_seed(0)
+        example = torch.randn(2, *shape, generator=chance, device="cpu", dtype=torch.float32)
         off = distance(self._model[0](example.clone()), _Plan(program, example.shape)(example))
         if not off < TOLERANCE:
             raise Untraceable(f"its outputs would be off by {off:.1g}")
@@ -170,7 +171,7 @@ class _Plan:
         self._program = program
         self._run = Run(program.parameters, Workspace(), False, program.shared)
         self._calls: list[Callable[[], None]] = []
-        self._inputs = as_value(self._run, torch.zeros(shape, device="cpu"))
+        self._inputs = as_value(self._run, torch.zeros(shape, device="cpu", dtype=torch.float32))
         for step in program.steps:
             step.forward(self._run)
             if isinstance(step, Flatten):

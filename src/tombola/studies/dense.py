@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 from tombola.core.measure import measure_in
@@ -17,6 +18,10 @@ _NOT_OF_DENSE = (
 )  # fmt: skip
 
 
+# What a dense training costs depends on these, as far as a configuration tells.
+_OF_COST = ("model", "task", "data", "train_samples", "held_out", "image_size", "augmentation")
+
+
 def recipe_of(config: Mapping[str, Any]) -> str:
     """Return what a dense network depends on beside its seed, of a configuration as plain values."""
     return json.dumps({k: v for k, v in config.items() if k not in _NOT_OF_DENSE}, sort_keys=True, default=str)
@@ -24,10 +29,14 @@ def recipe_of(config: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class DenseNetwork:
-    """A dense network. finders: by label, whose tickets are held against it. scores: on test data, by seed."""
+    """A dense network.
+
+    finders: by label, whose tickets are held against it. scores: on test data, by seed. recipe: as `recipe_of` has it.
+    """
 
     finders: tuple[str, ...]
     scores: Mapping[int, float]
+    recipe: str = ""
 
     @cached_property
     def summary(self) -> Summary:
@@ -45,9 +54,22 @@ def dense_networks(outcomes: Sequence[CellOutcome]) -> list[DenseNetwork]:
             labels.setdefault(recipe, []).append(cell.label)
             dense = outcome.values[measure_in(outcome.values).dense_test]
             scores.setdefault(recipe, {})[cell.seed] = dense
-    return [DenseNetwork(tuple(dict.fromkeys(labels[recipe])), found) for recipe, found in scores.items()]
+    return [DenseNetwork(tuple(dict.fromkeys(labels[recipe])), found, recipe) for recipe, found in scores.items()]
 
 
 def means_by_finder(networks: Sequence[DenseNetwork]) -> dict[str, float]:
     """Return by label the mean score of the dense network that a finder's tickets are held against."""
     return {label: network.summary.mean for network in networks for label in network.finders}
+
+
+def dense_beside(networks: Sequence[DenseNetwork], label: str, seeds: Sequence[int]) -> float:
+    """Return the mean score over some seeds of the dense network that a finder's tickets are held against."""
+    network = next(network for network in networks if label in network.finders)
+    return fmean(network.scores[seed] for seed in seeds)
+
+
+def alike_in_cost(networks: Sequence[DenseNetwork]) -> bool:
+    """Whether one training of each dense network is as much work as one of any other."""
+    recipes = [json.loads(network.recipe or "{}") for network in networks]
+    work = [[each.get(key) for key in _OF_COST] + [(each.get("training") or {}).get("epochs")] for each in recipes]
+    return all(each == work[0] for each in work)

@@ -172,8 +172,9 @@ def _study(name: str, values: Mapping[str, Any]) -> StudyPlan:
     missing = [key for key in ("finders", "densities") if not values.get(key)]
     if missing:
         raise UsageError("must be given", option=missing[0])
-    if "density" in values:
-        raise UsageError("is called densities in a study, a list", option="density")
+    for one, listed in (("density", "densities"), ("finder", "finders")):
+        if one in values:
+            raise UsageError(f"is called {listed} in a study, a list", option=one)
     if "preset" not in values and not {"model", "data"} <= values.keys():
         raise UsageError("must be given, or model and data", option="preset")
     for key in [key for key in ("preset", "recipe") if not isinstance(values.get(key, ""), str)]:
@@ -218,6 +219,8 @@ def _seeds(value: Any, options: Mapping[str, Any]) -> tuple[int, Sequence[int]]:
         raise UsageError(
             f"must be how many, or a list without repetitions such as [0, 1, 2], got {value}", option="seeds"
         )
+    if "seed" in options:
+        raise UsageError("must be left out where seeds says which ones", option="seed")
     return 0, value
 
 

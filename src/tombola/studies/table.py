@@ -58,7 +58,8 @@ class Row:
 
     score: on test data, as `measure` shows it: of accuracy in percent. seconds, forward, backward: from θ₀ on, means.
     dense_equivalents: samples forward plus twice those backward, over the same of one dense training, where samples
-    were counted. speed_up: LTR's seconds over these at the same density, where the mean score is no worse than LTR's.
+    were counted. speed_up: LTR's seconds over these at the same density, where the mean score is no worse than
+    LTR's of the same seeds.
     objective: of finders that minimise one, its name and its means for the hard tickets before training, on the same
     batches for all finders: of the search's data ("hard"), and held-out ones, whose values are given by seed too.
     dynamics: where they were measured, epoch, KL between sparse and dense outputs and cosine between their gradients,
@@ -253,8 +254,8 @@ def _compare(rows: dict[tuple[str, float], Row], label: str, other: str, densiti
 
 
 def _with_speed_up(rows: dict[tuple[str, float], Row], row: Row) -> Row:
-    ltr = rows.get(("ltr", row.density))
-    if ltr is None or ltr is row or row.measure.gain(row.score.mean, ltr.score.mean) < 0 or row.seconds == 0:
+    ltr, (gain, _) = rows.get(("ltr", row.density)), row.differences.get("ltr", (None, None))
+    if ltr is None or gain is None or gain.summary.mean < 0 or row.seconds == 0:
         return row
     return replace(row, speed_up=ltr.seconds / row.seconds)
 

@@ -72,7 +72,7 @@ class Recipe(Part):
     lr_schedule: str = option(
         "steps",
         "learning rate: steps (divided by ten at the milestones), one-cycle (up, then down), cosine "
-        "(down), or warm-cosine (up over 5 epochs, then down)",
+        "(down), or warm-cosine (up over 5 epochs, or a twentieth of a training shorter than 100, then down)",
         must=one_of(LR_SCHEDULES),
         group="training",
     )

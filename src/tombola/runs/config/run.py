@@ -232,8 +232,8 @@ class RunConfig(Part):
             raise UsageError(words, option="label_smoothing")
         if self.tracker is not None:
             self.tracker.check()
-        if hasattr(self.finder, "check_start"):
-            self.finder.check_start(self.rewind_to if self.draw_at == "rewind" else 0)
+        if isinstance(self.finder, Finder):
+            self.finder.check_epochs(self.rewind_to if self.draw_at == "rewind" else 0, epochs)
 
     def with_threads(self) -> "RunConfig":
         """Return the configuration with the number of threads written out."""

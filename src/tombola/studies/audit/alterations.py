@@ -85,6 +85,8 @@ def _scores(ticket: Ticket, groups: Groups) -> Tensor:
     if ticket.scores is None:
         raise Impossible("the ticket file alone has no scores; audit the run directory that it was drawn in")
     scores = Layout.of(ticket.items()).flatten(ticket.scores)
+    if scores.isposinf().any():
+        raise Impossible("its largest scores are infinite, so that nothing says which of them are the lowest")
     picked = groups.pick(scores)
     # Finders of one's own may say what they found of each weight.
     return picked if torch.equal(groups.expand(picked), scores) else groups.score(scores)

@@ -10,7 +10,7 @@ from tombola.studies.figures.published import Curve
 from tombola.studies.figures.scales import Axis, linear_axis, log_axis, score_axis, zoom
 from tombola.studies.figures.style import Style, family_of, styles
 from tombola.studies.reading import Study
-from tombola.studies.reading.questions import cost_of, cost_unit
+from tombola.studies.reading.questions import cost_of, cost_unit, why_seconds
 from tombola.studies.statistics import Summary
 from tombola.studies.table import Row
 
@@ -191,7 +191,7 @@ def _families(lines: Sequence[Line]) -> Iterator[tuple[str, list[Line]]]:
 
 def by_cost(study: Study) -> Figure:
     """Return the score against cost, one point a finder, with the front of the best; a panel for each density."""
-    unit, look, level = cost_unit(study.rows), styles(study.finders), dense_level(study)
+    unit, look, level = cost_unit(study.rows, study.dense), styles(study.finders), dense_level(study)
     title = "dense trainings' worth of work" if unit != "seconds" else "seconds from the initial weights on"
     costs = [cost for row in study.rows if (cost := cost_of(row, unit)) > 0]
     x = log_axis(costs or [1.0], title)
@@ -200,6 +200,8 @@ def by_cost(study: Study) -> Figure:
         f"Test {study.measure.name} over what finding and training the ticket cost, from the initial weights on: one "
         f"point a finder. The line joins those that no other finder beats in both. {_INTERVALS}"
     )
+    if why := why_seconds(study.rows, unit):
+        caption += f" {why}"
     name, heading = _named(study, "cost")
     return Figure(name, heading, caption, tuple(panels))
 

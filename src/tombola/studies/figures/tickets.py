@@ -44,12 +44,14 @@ def _layer_heat(density: float, found: Mapping[str, Mapping[str, list[float]]]) 
 
 
 def _with_totals(study: Study, density: float) -> list[tuple[ReadCell, dict[str, int], dict[str, int]]]:
-    """Return the cells of a density with their layers' weights and kept weights; totals come from one ticket."""
-    done = [(cell, values["kept_by_layer"]) for cell, values in study.done if cell.density == density]
-    totals: dict[tuple[str, ...], dict[str, int]] = {}
+    """Return the cells of a density with their layers' weights and kept weights; totals from one ticket a network."""
+    totals: dict[tuple[str, int, tuple[str, ...]], dict[str, int]] = {}
     found = []
-    for cell, kept in done:
-        key = tuple(kept)
+    for cell, values in study.done:
+        if cell.density != density:
+            continue
+        kept = values["kept_by_layer"]
+        key = (cell.recipe, values["prunable"], tuple(kept))
         if key not in totals:
             totals[key] = _totals(cell)
         if totals[key].keys() >= kept.keys():

@@ -163,7 +163,7 @@ def differences(study: Study, against: str) -> pd.DataFrame:
 
 def equal_cost_frame(study: Study, against: str) -> pd.DataFrame:
     """Return `questions.equal_cost` as a frame; `unit` says what costs are counted in."""
-    unit = cost_unit(study.rows) if study.rows else ""
+    unit = cost_unit(study.rows, study.dense)
     own, name = {row.density: row.score.mean for row in study.rows if row.finder == against}, study.measure.key
     lines = [
         {
@@ -179,7 +179,7 @@ def equal_cost_frame(study: Study, against: str) -> pd.DataFrame:
             "gain": found.gain and found.gain.summary.mean,
             "verdict": found.gain.verdict if found.gain else "costs more" if found.label is None else "",
         }
-        for found in equal_cost(study.rows, against)
+        for found in equal_cost(study.rows, against, unit)
     ]
     return pd.DataFrame(lines)
 
@@ -189,6 +189,6 @@ def falls_frame(study: Study) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"finder": fall.finder, "density": fall.density, "holds": fall.holds, "falls_at": fall.words}
-            for fall in falls(study.rows, means_by_finder(study.dense))
+            for fall in falls(study.rows, study.dense)
         ]
     )

@@ -1,9 +1,10 @@
 """What is asked of a comparison beside its means: the score at equal cost, and where a finder falls behind."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tombola.studies.dense import DenseNetwork, alike_in_cost, dense_beside
 from tombola.studies.statistics import Difference
 from tombola.studies.table import Row
 
@@ -11,9 +12,20 @@ from tombola.studies.table import Row
 SAME_COST = 1.05
 
 
-def cost_unit(rows: Sequence[Row]) -> str:
-    """Return what costs are counted in: "dense trainings" where samples were counted for all rows, else "seconds"."""
-    return "seconds" if any(row.dense_equivalents is None for row in rows) else "dense trainings"
+def cost_unit(rows: Sequence[Row], dense: Sequence[DenseNetwork]) -> str:
+    """Return what costs are counted in, "dense trainings" or "seconds".
+
+    Seconds where samples were not counted for all rows, or where dense trainings are not all the same work.
+    """
+    counted = bool(rows) and all(row.dense_equivalents is not None for row in rows)
+    return "dense trainings" if counted and alike_in_cost(dense) else "seconds"
+
+
+def why_seconds(rows: Sequence[Row], unit: str) -> str:
+    """Return a sentence where costs are in seconds although samples were counted for all rows; else nothing."""
+    counted = bool(rows) and all(row.dense_equivalents is not None for row in rows)
+    differ = "Costs are in seconds, since the trainings of the dense networks are not all the same work."
+    return differ if counted and unit == "seconds" else ""
 
 
 def cost_of(row: Row, unit: str) -> float:
@@ -48,12 +60,13 @@ class EqualCost:
     gain: Difference | None
 
 
-def equal_cost(rows: Sequence[Row], against: str) -> list[EqualCost]:
+def equal_cost(rows: Sequence[Row], against: str, unit: str) -> list[EqualCost]:
     """Return, at each density, what every finder reaches for the cost of one, variants of a finder taken together.
+
+    unit: of costs, as `cost_unit` gives it.
 
     The variant is chosen by its mean test score, so that its lead over its own other variants proves nothing.
     """
-    unit = cost_unit(rows)
     found = []
     for ahead in (row for row in rows if row.finder == against):
         budget = cost_of(ahead, unit)
@@ -95,20 +108,18 @@ class Fall:
         return "above all densities" if self.holds is None else f"not down to {100 * self.holds:.3g} %"
 
 
-def falls(rows: Sequence[Row], dense: Mapping[str, float]) -> list[Fall]:
-    """Return where each finder falls behind its dense network, by `Measure.tolerance`.
-
-    dense: the network's mean score, by finder (`dense.means_by_finder`).
-    """
-    return [_fall(label, [row for row in rows if row.finder == label], dense[label]) for label in _labels(rows)]
+def falls(rows: Sequence[Row], dense: Sequence[DenseNetwork]) -> list[Fall]:
+    """Return where each finder falls behind its dense network of the same seeds, by `Measure.tolerance`."""
+    return [_fall(label, [row for row in rows if row.finder == label], dense) for label in _labels(rows)]
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.finder for row in rows))
 
 
-def _fall(label: str, rows: Sequence[Row], dense: float) -> Fall:
-    points = sorted(((row.density, _margin(row, dense)) for row in rows), reverse=True)
+def _fall(label: str, rows: Sequence[Row], networks: Sequence[DenseNetwork]) -> Fall:
+    beside = [(row, dense_beside(networks, label, row.seeds)) for row in rows]
+    points = sorted(((row.density, _margin(row, dense)) for row, dense in beside), reverse=True)
     for number, (density, margin) in enumerate(points):
         if margin >= 0:
             continue

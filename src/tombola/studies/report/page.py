@@ -21,7 +21,7 @@ from tombola.studies.figures.drawing import Figure
 from tombola.studies.figures.interactive import plot
 from tombola.studies.figures.scores import percent
 from tombola.studies.reading import Study, equal_cost, falls
-from tombola.studies.reading.questions import SAME_COST, cost_of, cost_unit
+from tombola.studies.reading.questions import SAME_COST, cost_of, cost_unit, why_seconds
 from tombola.studies.report import words
 from tombola.studies.statistics import Summary, summarise
 from tombola.studies.table import Row
@@ -109,7 +109,7 @@ def _tables(study: Study, against: str) -> Iterator[Table]:
     if len(study.finders) > 1:
         yield _equal_cost(study, against)
     if study.dense and len(study.densities) > 1:
-        rows = tuple((fall.finder, fall.words) for fall in falls(study.rows, means_by_finder(study.dense)))
+        rows = tuple((fall.finder, fall.words) for fall in falls(study.rows, study.dense))
         side = f"{study.measure.tolerance_words} {study.measure.worse_side}"
         note = f"Where the mean falls more than {side} the dense network's, between measured densities."
         yield Table("Where finders fall behind", note, ("finder", f"falls {side} dense at"), rows)
@@ -145,7 +145,7 @@ def _at_work(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _scores(study: Study, against: str) -> Table:
-    unit = cost_unit(study.rows) if study.rows else "seconds"
+    unit = cost_unit(study.rows, study.dense)
     ahead = {row.density: row.differences for row in study.rows if row.finder == against}
     with_kept = any(row.kept_weights for row in study.rows)
     dense = means_by_finder(study.dense) if len(study.dense) > 1 else {}
@@ -185,6 +185,8 @@ def _scores(study: Study, against: str) -> Table:
         note += " Kept weights: the network at the end of the finder's own training, whose mask moved; no ticket."
     if dense:
         note += " Dense: the mean of the dense network that was trained as the tickets of the row were."
+    if why := why_seconds(study.rows, unit):
+        note += f" {why}"
     title = "Accuracies" if measure == ACCURACY else f"{measure.name[:1].upper()}{measure.name[1:]}"
     return Table(title, note, columns, tuple(rows), tuple(f"row-{n}" for n in range(len(rows))))
 
@@ -194,7 +196,7 @@ def _own_weights(row: Row) -> tuple[str]:
 
 
 def _equal_cost(study: Study, against: str) -> Table:
-    unit = cost_unit(study.rows) if study.rows else "seconds"
+    unit = cost_unit(study.rows, study.dense)
     rows = tuple(
         (
             percent(found.density),
@@ -206,7 +208,7 @@ def _equal_cost(study: Study, against: str) -> Table:
             study.measure.signed(found.gain.summary.mean) if found.gain else "",
             found.gain.verdict if found.gain else "",
         )
-        for found in equal_cost(study.rows, against)
+        for found in equal_cost(study.rows, against, unit)
     )
     columns = (
         "density", f"{against} costs ({unit})", "finder", "its best within that", "which costs",

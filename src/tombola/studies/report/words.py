@@ -5,7 +5,7 @@ from typing import Any
 
 from tombola.core.measure import ACCURACY
 from tombola.core.parts import called
-from tombola.studies.dense import means_by_finder
+from tombola.studies.dense import DenseNetwork, dense_beside
 from tombola.studies.figures.scores import percent, some_densities
 from tombola.studies.reading import Study, falls
 from tombola.studies.table import Row, warnings_of
@@ -53,13 +53,12 @@ def finding(study: Study, against: str) -> Iterator[str]:
         yield "Nothing is finished yet."
         return
     yield from _dense(study)
-    dense = means_by_finder(study.dense)
     for density in some_densities(study.densities, _MOST_SENTENCES):
         rows = [row for row in study.rows if row.density == density]
         if rows:
-            yield _best(rows, density, dense)
+            yield _best(rows, density, study.dense)
     if len(study.densities) > 1:
-        yield from _falls(study, dense)
+        yield from _falls(study)
     yield from _verdicts(study, against)
     if any(row.score.indicative for row in study.rows):
         yield "Fewer than five seeds are indicative, whatever an interval says."
@@ -82,8 +81,8 @@ def _dense(study: Study) -> Iterator[str]:
             yield f"The dense network's {study.measure.name} on the test data is {reached} (n = {found.n})."
 
 
-def _falls(study: Study, dense: Mapping[str, float]) -> Iterator[str]:
-    found = falls(study.rows, dense)
+def _falls(study: Study) -> Iterator[str]:
+    found = falls(study.rows, study.dense)
     held = [fall.finder for fall in found if fall.density is None and fall.holds == study.densities[-1]]
     if held:
         smallest = percent(study.densities[-1])
@@ -97,10 +96,10 @@ def _falls(study: Study, dense: Mapping[str, float]) -> Iterator[str]:
         yield f"{others}{late.finder} is the last to fall {behind}, at {late.words} of weights."
 
 
-def _best(rows: Sequence[Row], density: float, dense: Mapping[str, float]) -> str:
+def _best(rows: Sequence[Row], density: float, dense: Sequence[DenseNetwork]) -> str:
     measure = rows[0].measure
     best = max(rows, key=lambda row: measure.gain(row.score.mean, 0.0))
-    below = dense[best.finder] - best.score.mean
+    below = dense_beside(dense, best.finder, best.seeds) - best.score.mean
     points = " points" if measure.in_percent else ""
     beside = f"{measure.number(abs(below))}{points} {'below' if below >= 0 else 'above'} dense"
     alone = " alone" if len(rows) == 1 else ""

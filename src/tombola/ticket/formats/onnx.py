@@ -1,6 +1,8 @@
 """onnx: the network, without its dead units where it can be compacted, for other runtimes."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,6 +81,15 @@ def onnx_bytes(model: nn.Module, example: Tensor) -> bytes:
         return path.read_bytes()
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what onnxruntime cannot do."""
+    try:
+        yield
+    except Exception as error:  # of kinds of its own, and the model is the user's
+        raise UsageError(f"onnxruntime cannot run the model ({reason(error)})") from error
+
+
 class Session:
     """Runs an ONNX file's content in onnxruntime, on the CPU and a number of threads."""
 
@@ -90,9 +101,11 @@ class Session:
         options.log_severity_level = 3
         # Waiting threads would take the processor from whatever runs next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        self._session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        with _explained():
+            self._session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, batch: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the output for a batch, (N, ...); several as a tuple."""
-        first, *others = map(torch.from_numpy, self._session.run(None, {"input": batch.contiguous().numpy()}))
+        with _explained():
+            first, *others = map(torch.from_numpy, self._session.run(None, {"input": batch.contiguous().numpy()}))
         return (first, *others) if others else first
