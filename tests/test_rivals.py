@@ -138,7 +138,7 @@ def test_synflow_keeps_scores_that_float32_cannot_hold(tmp_path):
     found = draw(SynFlow(rounds=1), problem(deep, [(torch.ones(2, 4), torch.zeros(2, dtype=torch.long))]), 0.5)
     write_scores(tmp_path, found)
     for scores in (found.scores, load_file(tmp_path / "scores.safetensors")):
-        flat = torch.cat([score.flatten() for score in scores.values()])
+        flat = torch.cat([scores[name].flatten() for name in found])
         assert flat.isfinite().all()
         assert torch.equal(flat >= flat.topk(found.kept).values[-1], torch.cat([m.flatten() for m in found.values()]))
 
