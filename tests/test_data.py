@@ -328,6 +328,23 @@ def test_targets_that_are_not_one_a_sample_are_no_labels():
     assert labels_of(dataset, "data").tolist() == [0, 1, 2, 0, 1, 2]
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_labels_are_those_of_the_samples_where_a_transform_makes_them(named):
+    class Halves(Dataset):
+        targets = tuple(range(10))
+
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, row):
+            return torch.zeros(2), int(row >= 5)
+
+    dataset = Halves()
+    if named:
+        dataset.targets, dataset.target_transform = [0, *range(9)], int
+    assert labels_of(dataset, "data").tolist() == [0] * 5 + [1] * 5
+
+
 def test_a_constant_channel_is_not_divided_by_zero():
     images = torch.full((40, 2, 5, 5), 77, dtype=torch.uint8)
     images[:, 1, 0, 0] = torch.arange(40)

@@ -12,6 +12,7 @@ from tombola.cli.main import main
 from tombola.networks.models import build
 from tombola.runs.deployment import Report, Row, Setting, timing
 from tombola.runs.deployment.contenders import CONTENDERS, DenseInPyTorch, InPyTorch, Masked
+from tombola.sparse.tracing import Untraceable
 from tombola.ticket.formats import onnx
 
 from .conftest import TinyConv
@@ -151,6 +152,15 @@ def test_who_cannot_be_built_is_listed_with_the_reason(capsys, finished, tmp_pat
     assert why["dense", "onnxruntime"] == why["compacted", "onnxruntime"] == missing
     assert why["accelerated", "tombola"] == "it cannot be"
     assert why["masked", "PyTorch"] is None
+
+
+def test_what_would_run_dense_is_not_measured_as_accelerated(capsys, finished, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(
+        "tombola.sparse.inference.trace", lambda *_: (_ for _ in ()).throw(Untraceable("no sparse form"))
+    )
+    found = json.loads(deployed(capsys, finished, "--out", tmp_path, "--json"))
+    why = {(each["network"], each["runtime"]): each.get("why_not") for each in found["rows"]}
+    assert why["accelerated", "tombola"] == "the model runs dense: no sparse form"
 
 
 def test_measurements_of_other_tickets_are_left_alone(capsys, finished, tmp_path, monkeypatch):  # noqa: F811

@@ -135,6 +135,18 @@ def test_grey_images_of_16_bits_are_scaled_to_8(tmp_path, kind):
     assert images.tolist() == [[[[0, 0, 1, 1], [128, 156, 254, 255]]]]  # v / 257, rounded
 
 
+def test_images_that_lie_on_their_side_are_put_upright(tmp_path):
+    values = np.zeros((2, 4, 3), np.uint8)
+    values[0] = 255
+    image, file = Image.fromarray(values), io.BytesIO()
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(file, "PNG", exif=exif)
+    write_folder(tmp_path / "train", {"a/1.png": file.getvalue()})
+    (found,), _, _ = folder.load_part(tmp_path, "train")
+    assert found[0].tolist() == [[0, 255]] * 4
+
+
 @pytest.mark.parametrize(("kind", "words"), [(np.float32, "floating-point"), (np.int32, "32-bit")])
 def test_images_of_32_bits_are_refused(tmp_path, kind, words):
     file = io.BytesIO()

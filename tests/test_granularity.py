@@ -464,6 +464,15 @@ def test_which_layers_torchs_format_would_take():
     assert lies_two_of_four(torch.tensor([True, False, False, True]).view(1, 4, 1, 1))
 
 
+def test_a_layer_whose_inputs_come_first_is_looked_at_along_them():
+    along_inputs = torch.tensor([True, False, True, False]).repeat(2).view(8, 1, 1).expand(8, 12, 2)
+    along_outputs = torch.tensor([True, False, True, False]).repeat(3).view(1, 12, 1).expand(8, 12, 2)
+    for mask, fitting in ((along_inputs, 1), (along_outputs, 0)):
+        ticket = Ticket({"0.weight": mask.clone()})
+        said = semi_structured(ticket, nn.Sequential(nn.ConvTranspose1d(8, 12, 2)))
+        assert said.startswith(f"{fitting} of 1 layers")
+
+
 def test_audits_alter_tickets_by_groups():
     chance = generator(0, "test")
     scores = {"a": torch.tensor([[3.0, 3], [1, 1], [2, 2]]), "b": torch.tensor([[9.0, 9, 9, 9]])}

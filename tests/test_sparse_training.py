@@ -24,7 +24,9 @@ from tombola.runs import pipeline
 from tombola.runs.cell import Cell, resolve
 from tombola.runs.config import RunConfig, built
 from tombola.sparse import choice
+from tombola.sparse.network import SparseNetwork
 from tombola.sparse.rules import LayerCost, is_faster_sparse
+from tombola.sparse.tracing import Untraceable
 from tombola.storage.store import MemoryStore
 from tombola.ticket import Ticket
 from tombola.training import SGD, AdamW, Recipe, State, TrainingSetup, fit
@@ -267,6 +269,55 @@ def test_sparsify_trains_sparse_where_it_is_asked_to():
         assert torch.allclose(found["sparse"].model.get_parameter(name), wanted, atol=2e-4)
     with pytest.raises(UsageError, match="execution 'fast' is unknown"):
         tombola.sparsify(model, data, data, execution="fast", **given)
+
+
+@pytest.mark.parametrize(
+    "read", [nn.Module.parameters, lambda model: [each.weight for each in model.modules() if type(each) is nn.Linear]]
+)
+def test_a_penalty_on_the_weights_trains_dense_and_says_so(read, capfd):
+    def forward(model, batch):
+        return model(batch[0]), sum(each.square().sum() for each in read(model) if each.dim() > 1)
+
+    def loss(output, batch):
+        return nn.functional.cross_entropy(output[0], batch[1]) + 0.1 * output[1]
+
+    task = Task(forward=forward, loss=loss, metric=lambda output, batch: -loss(output, batch))
+    model = nn.Sequential(nn.Linear(64, 400), nn.Linear(400, 400), nn.Linear(400, 3))
+    data = [(torch.randn(8, 64), torch.randint(0, 3, (8,)))]
+    given = {"density": 0.05, "task": task, "recipe": Recipe(epochs=2), "finder": "magnitude:allocation=uniform"}
+    dense = tombola.sparsify(model, data, data, execution="dense", **given)
+    found = tombola.sparsify(model, data, data, **given)
+    assert "tickets train dense, though numba is there: its task reads" in capfd.readouterr().err
+    assert found.held_out_metric == dense.held_out_metric
+    with pytest.raises(UsageError, match=r"cannot be sparse: its task reads \d.weight, as a penalty on weights does"):
+        tombola.sparsify(model, data, data, execution="sparse", **given)
+
+
+class Dropping(nn.Module):
+    """Reads again what a dropout changes in place."""
+
+    def __init__(self, drop):
+        super().__init__()
+        self.first, self.last, self.drop = nn.Linear(32, 300), nn.Linear(300, 300), drop
+
+    def forward(self, x):
+        x = self.first(x)
+        return x + self.last(self.drop(x))
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [
+        nn.Dropout(0.5, inplace=True),
+        lambda x: nn.functional.dropout(x, 0.5, True, True),
+        lambda x: nn.functional.dropout(x, 0.5, inplace=True),
+    ],
+)
+def test_a_dropout_in_place_on_what_is_read_again_does_not_run_sparse(drop):
+    masks = {name: torch.rand(300, inputs) < 0.02 for name, inputs in (("first.weight", 32), ("last.weight", 300))}
+    with pytest.raises(Untraceable, match="a dropout in place changes what is read elsewhere too"):
+        SparseNetwork(Dropping(drop), masks, torch.randn(2, 32))
+    SparseNetwork(Dropping(nn.Dropout(0.5)), masks, torch.randn(2, 32))
 
 
 class Sum(nn.Module):

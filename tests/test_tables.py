@@ -1,5 +1,7 @@
 """Tables with named columns: regression, classes, one and several labels, pixels, from files that people have."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -92,6 +94,22 @@ def test_what_cannot_be_used_is_said_in_a_sentence(tmp_path, change, wanted, opt
     frame(20, 1).to_csv(tmp_path / "test.csv", index=False)
     with pytest.raises(UsageError, match=words):
         read(tmp_path, wanted, **options)
+
+
+@pytest.mark.parametrize("gap", ["NaN", "nan", " ", "-", "N/A"])
+def test_a_written_gap_among_numbers_is_named(tmp_path, gap):
+    whole = frame().astype({"size": str})
+    whole.loc[3, "size"] = gap
+    whole.to_csv(tmp_path / "train.csv", index=False)
+    frame(20, 1).to_csv(tmp_path / "test.csv", index=False)
+    with pytest.raises(UsageError, match="column size has no value in row 4; fill the gaps first"):
+        read(tmp_path, Targets.NUMBERS, targets=["price"])
+
+
+def test_such_words_among_texts_are_texts(tmp_path):
+    for rows, name in ((60, "train"), (20, "test")):
+        frame(rows).replace({"town": {"west": "NA"}}).to_csv(tmp_path / f"{name}.csv", index=False)
+    assert read(tmp_path, Targets.NUMBERS, targets=["price"], inputs=["town"]).train.inputs.shape[1] == 3
 
 
 def test_a_class_of_the_test_data_alone_is_an_error(tmp_path):
@@ -348,8 +366,12 @@ def test_a_run_on_numbers_says_its_error_by_name(houses, tmp_path, capsys):
     assert 0 < found["test_mean_squared_error"] < 10
     assert "test_accuracy" not in found
     assert "test mean squared error" in command(capsys, "list", str(tmp_path / "out"))[1]
-    again = as_json(capsys, "evaluate", found["run_dir"])
-    assert again["mean_squared_error"] == pytest.approx(found["test_mean_squared_error"])
+    _, text, err = command(capsys, "evaluate", found["run_dir"], "--json")
+    assert json.loads(text)["mean_squared_error"] == pytest.approx(found["test_mean_squared_error"])
+    changed = "these are not the data of the run"
+    assert changed not in err
+    frame(61).to_csv(houses / "train.csv", index=False)
+    assert changed in command(capsys, "evaluate", found["run_dir"], "--json")[2]
 
 
 def test_several_labels_at_the_command_line(houses, tmp_path, capsys):

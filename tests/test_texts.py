@@ -1,6 +1,7 @@
 """Texts: made tokens, padded by length, in batches of about one length; models that take them."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -129,6 +130,11 @@ def test_a_model_from_a_kind_a_configuration_and_a_folder_with_weights(tmp_path)
     second = build(f"hf:{tmp_path / 'full'}", (12, 60), 2)
     same = [torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)]
     assert all(same), "the weights of the folder"
+    (tmp_path / "old").mkdir()
+    shutil.copy(tmp_path / "full" / "config.json", tmp_path / "old")
+    torch.save(first.state_dict(), tmp_path / "old" / "pytorch_model.bin")
+    old = build(f"hf:{tmp_path / 'old'}", (12, 60), 2).state_dict()
+    assert all(torch.equal(old[name], value) for name, value in first.state_dict().items())
     for name, shape, words in (
         ("hf:bort", (12, 60), "a kind of model such as bert, got 'bort'; did you mean bert"),
         (TINY, (3, 8, 8), "takes texts"),

@@ -1,5 +1,6 @@
 """`tombola evaluate`: measure a ticket's weights on data."""
 
+import sys
 from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
@@ -29,13 +30,16 @@ def main(arguments: Sequence[str]) -> None:
     options, config, directory, ticket = configure_for_ticket(_parser, arguments, ("data", "model", "machine"))
     check_one_of(("test", "held-out"), options.split, "split")
 
+    from tombola.core.progress import progress_on
     from tombola.runs.pipeline import evaluate_ticket
     from tombola.ticket.formats import is_network
 
     holds_weights = not options.weights and is_network(ticket)
     weights = None if holds_weights else weights_for(options.weights, directory)
 
-    found, measure = evaluate_ticket(config, ticket, weights, options.split.replace("-", "_"))
+    found, measure = evaluate_ticket(
+        config, ticket, weights, options.split.replace("-", "_"), directory, progress_on(sys.stderr)
+    )
     facts = {
         "ticket": str(ticket),
         "split": options.split,

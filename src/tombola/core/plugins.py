@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,17 @@ def raised_at(error: BaseException) -> str:
 
 
 def source(name: str | None) -> str:
-    """Return a function's name and its module's source text, or nothing for other names: results depend on both."""
-    return f"{name}\n{inspect.getsource(import_module(name.partition(':')[0]))}" if name and ":" in name else ""
+    """Return a function's name and the source text of its module, or nothing for other names: results depend on both.
+
+    Of the module that is named, and where that has the function from another one, of that one too.
+    """
+    if not name or ":" not in name:
+        return ""
+    module, _, attribute = name.partition(":")
+    named = import_module(module)
+    defined = getattr(inspect.unwrap(attrgetter(attribute)(named)), "__module__", None)
+    further = defined != named.__name__ and is_theirs(defined) and sys.modules.get(str(defined))
+    return f"{name}\n{inspect.getsource(named)}" + (f"\n{inspect.getsource(further)}" if further else "")
 
 
 def code_of(value: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
@@ -99,7 +99,7 @@ def _openable() -> frozenset[str]:
 def _cache_file(source: Path, size: int | None) -> Path:
     """Return where the decoded form of a source lies; the name changes with any file or folder in the source."""
     root = Path(os.environ.get("TOMBOLA_CACHE") or Path.home() / ".cache" / "tombola")
-    seen = hashlib.sha256(os.fsencode(f"{source.resolve()}|{size}"))
+    seen = hashlib.sha256(os.fsencode(f"{source.resolve()}|{size}|upright"))
     folders, files = listed(source) if source.is_dir() else ([], [source])
     for path in files:
         status = path.stat()
@@ -165,7 +165,7 @@ def _decode(source: Path, size: int | None) -> Part:
 
 
 def decoded(what: str, content: bytes) -> Image.Image:
-    """Return a grey or RGB image of 8 bits a channel; raises UsageError, beginning with `what`, where there is none."""
+    """Return an upright grey or RGB image of 8 bits a channel; raises UsageError, beginning with `what`, for none."""
     if not content:
         raise UsageError(f"{what} is not an image: it is empty")
     try:
@@ -174,7 +174,7 @@ def decoded(what: str, content: bytes) -> Image.Image:
             size = f"{image.width}x{image.height}"
             raise UsageError(f"{what} has {size} pixels; images of 1 to {_MOST_PIXELS:,} pixels are read")
         image.load()
-        return _of_bytes(what, image)
+        return ImageOps.exif_transpose(_of_bytes(what, image))
     except UsageError:
         raise
     except UnidentifiedImageError as error:

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -74,7 +73,7 @@ class Photographs:
 
     def image(self, row: int) -> Tensor:
         """Return an image (3, H, W) uint8, upright; raises UsageError naming what holds none."""
-        image = ImageOps.exif_transpose(decoded(self.images.called(row), self.images.content(row))).convert("RGB")
+        image = decoded(self.images.called(row), self.images.content(row)).convert("RGB")
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
     def normalised(self, normalisation: Normalisation) -> "Photographs":

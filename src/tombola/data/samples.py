@@ -1,5 +1,6 @@
 """Map-style datasets of the user's own: samples by number, batched one by one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -109,15 +110,23 @@ def _in_memory(dataset: Any) -> dict[str, Tensor]:
     return found | {f"tensor {number}": tensor for number, tensor in enumerate(dataset.tensors)}
 
 
+def _are_given(dataset: Any, labels: Sequence[Any]) -> bool:
+    """Whether samples have these labels, as far as the first, the middle and the last one tell."""
+    if getattr(dataset, "target_transform", None) is not None:
+        return False
+    rows = {0, len(labels) // 2, len(labels) - 1} if labels else set()
+    return all(_is_label(labels[row]) and Samples(dataset).read(row)[1] == labels[row] for row in rows)
+
+
 def labels_of(dataset: Any, what: str) -> Tensor:
     """Return the labels of a classification dataset; raises UsageError naming the sample whose label cannot be one.
 
     what: the dataset's name in errors. A `targets` attribute with one label a sample, as torchvision's datasets have
-    it, saves reading samples.
+    it, saves reading samples, unless these have other labels, which a `target_transform` makes.
     """
     given = dataset.tensors[1] if isinstance(dataset, TensorDataset) else getattr(dataset, "targets", None)
     labels = list(given) if given is not None else []
-    if len(labels) != len(dataset):
+    if len(labels) != len(dataset) or not _are_given(dataset, labels):
         labels = [Samples(dataset).read(row)[1] for row in range(len(dataset))]
     for row, label in enumerate(labels):
         if not _is_label(label):

@@ -11,6 +11,9 @@ from tombola.data import saved
 from tombola.data.saved import find_saved
 from tombola.errors import UsageError, did_you_mean, in_words, shown
 
+# What is written where a number is missing.
+_GAPS = {"", "-", "?", "n/a", "na", "nan", "none", "null"}
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -160,8 +163,21 @@ def _missing(values: np.ndarray) -> np.ndarray:
         import pandas as pd
 
         # pd.NA, which is neither true nor false where it is compared, goes first.
-        return np.array([value is pd.NA or _is_missing(value) for value in values])
+        found = np.array([value is pd.NA or _is_missing(value) for value in values], bool)
+        missing: np.ndarray = found | _gaps_among_numbers(values)
+        return missing
     return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
+
+
+def _gaps_among_numbers(values: np.ndarray) -> np.ndarray:
+    """Return which texts stand for a gap, where all others are numbers: elsewhere such words are texts as any."""
+    import pandas as pd
+
+    if not any(isinstance(value, str) for value in values):
+        return np.zeros(len(values), bool)
+    others = pd.to_numeric(pd.Series(values), errors="coerce").isna().to_numpy()
+    gaps = np.array([isinstance(value, str) and value.strip().casefold() in _GAPS for value in values])
+    return gaps if not others.all() and (gaps | ~others).all() else np.zeros(len(values), bool)
 
 
 def _infinite(values: np.ndarray) -> np.ndarray:

@@ -329,7 +329,7 @@ class Cell:
         return {
             "config": identify(self.config),
             **({"turned": selection.turned} if selection.turned else {}),
-            "data": self._data_identity(),
+            "data": self.data_identity(),
             "model": self.model_identity(),
             "weights": State.of(self.model).digest,
             "runtime": self.runtime.to_dict(),
@@ -342,7 +342,8 @@ class Cell:
             **fit,
         }
 
-    def _data_identity(self) -> list[Any]:
+    def data_identity(self) -> list[Any]:
+        """Return what an identity holds of the data."""
         return [self.splits.fingerprint, DATA_VERSION]
 
     def _task_identity(self) -> dict[str, Any]:
@@ -396,7 +397,7 @@ class Cell:
             silences(config.finder) if silent is None else silent,
         )
         shared = {
-            "data": self._data_identity(),
+            "data": self.data_identity(),
             "model": self.model_identity(),
             "batch_size": config.batch_size,
             **self._task_identity(),
@@ -426,7 +427,7 @@ class Cell:
             probe=self._search_feed(min(PROBE_BATCH, self.splits.train.at_once)),
             held_out=_mixed(self.splits.held_out),
             identity={
-                "data": self._data_identity(),
+                "data": self.data_identity(),
                 "model": self.model_identity(),
                 "samples": samples,
                 **self._task_identity(),

@@ -41,6 +41,7 @@ from tombola.runs.rundir import (
 )
 from tombola.sparse.channels import SILENCE_VERSION
 from tombola.sparse.choice import first_inputs
+from tombola.storage.files import read_json_object
 from tombola.storage.leading import LedStore, led
 from tombola.storage.store import CHECKPOINT_SECONDS, DiskStore
 from tombola.ticket import Ticket
@@ -214,18 +215,22 @@ def _train_alone(cell: Cell, ticket: Ticket, start: State, trainer: Trainer, dir
 
 
 def evaluate_ticket(
-    config: RunConfig, ticket_file: Path, weights: Path | None, split: str
+    config: RunConfig, ticket_file: Path, weights: Path | None, split: str, run: Path | None, progress: Progress
 ) -> tuple[Evaluation, Measure]:
     """Evaluate weights under a ticket; return also what the metric is called.
 
     config: model and data. weights: a file with the model's state_dict, None where the ticket's file is a network's,
-    which holds them. split: "test" or "held_out".
+    which holds them. split: "test" or "held_out". run: the run directory that the ticket lies in, if it does; where
+    its data are not these, that is said.
     """
     ticket, tensors = (
         load_network(ticket_file) if weights is None else (Ticket.load(ticket_file), read_weights(weights))
     )
     with on_threads(config.threads):
         cell = Cell.prepare(resolve(replace(config, weights=None)))
+        identity = run / "identity.json" if run else None
+        if identity and identity.is_file() and read_json_object(identity).get("data") != cell.data_identity():
+            progress.say("these are not the data of the run: they are divided and standardised anew")
         model = copy.deepcopy(cell.model)
         load_into(model, tensors, weights or ticket_file)
         ticket.apply_(model)

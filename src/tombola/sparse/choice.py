@@ -110,13 +110,15 @@ def _stepped(network: "SparseNetwork", step: Callable[[nn.Module], Tensor]) -> s
     """Return why a network, which is ours to change, cannot take a training's step, if it cannot."""
     from tombola.sparse.tracing import in_mode
 
+    network.dense.zero_grad()
     with seeded(0, "step"), in_mode(network.dense, True):
         try:
             step(network).backward()
         except Exception as error:  # noqa: BLE001 - model, task and data are the user's: anything may come out of them
             why = str(error) if isinstance(error, TombolaError) else in_words(error)
             return f"a step of its training fails ({why})"
-    return ""
+    stale = [name for name in network.sparse_names if network.dense.get_parameter(name).grad is not None]
+    return f"its task reads {stale[0]}, as a penalty on weights does" if stale else ""
 
 
 def _spread_masks(layout: Layout, density: float) -> dict[str, Tensor]:

@@ -83,6 +83,11 @@ class SparseNetwork(nn.Module):
         return found
 
     @property
+    def sparse_names(self) -> list[str]:
+        """The weights whose kept values train here, in place of those of the model in `dense`."""
+        return list(self._values)
+
+    @property
     def costs(self) -> list[LayerCost]:
         """What the layers' costs depend on."""
         return self._programs[True].costs

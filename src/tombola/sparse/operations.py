@@ -20,6 +20,7 @@ PLANEWISE_FUNCTIONS = {
     torch.sub, operator.mul, operator.sub, operator.truediv, operator.imul, torch.clamp, torch.adaptive_avg_pool1d,
     torch.max_pool2d,
 }  # fmt: skip
+DROPOUTS = {F.dropout, F.dropout2d}
 PLANEWISE_METHODS = {"mul", "sub", "div", "sigmoid", "tanh", "clamp"}
 ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 RELUS = {F.relu, torch.relu, F.relu_, torch.relu_, "relu", "relu_"}

@@ -25,6 +25,7 @@ from tombola.sparse.links import Links, Window, as_pair
 from tombola.sparse.operations import (
     ADDITIONS,
     CONCATENATIONS,
+    DROPOUTS,
     FLATTENINGS,
     MEANS,
     PLANEWISE_FUNCTIONS,
@@ -246,6 +247,8 @@ class _Builder:
         elif type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
             self._flatten(node, source)
         elif type(module) in PLANEWISE_MODULES:
+            if isinstance(module, nn.Dropout | nn.Dropout2d) and module.inplace:
+                self._refuse_readers(source)
             self._planewise(node, (source,), partial(_run_module, module))
 
     def _convolution(self, node: fx.Node, source: fx.Node, module: nn.Conv1d | nn.Conv2d) -> None:
@@ -318,7 +321,14 @@ class _Builder:
         elif target in MEANS and len(tensors) == 1:
             self._mean(node, tensors[0])
         elif target in ADDITIONS | PLANEWISE_FUNCTIONS | PLANEWISE_METHODS and tensors == node.all_input_nodes:
+            if target in DROPOUTS and node.kwargs.get("inplace", any(node.args[3:])):
+                self._refuse_readers(tensors[0])
             self._planewise(node, tuple(tensors), _call_of(node))
+
+    def _refuse_readers(self, source: fx.Node) -> None:
+        """Raise Untraceable where others read what a dropout changes in place: no comparison in evaluation shows it."""
+        if len(source.users) > 1:
+            raise Untraceable("a dropout in place changes what is read elsewhere too")
 
     def _add(self, node: fx.Node, tensors: list[fx.Node]) -> None:
         if self._shapes[tensors[0]] == self._shapes[tensors[1]]:

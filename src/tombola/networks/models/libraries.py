@@ -10,6 +10,9 @@ from torch import nn
 from tombola.core.parts import BELOW_ONE, COUNT, Part, option
 from tombola.errors import UsageError, did_you_mean, in_words, shown
 
+# Files with weights in a folder of Hugging Face.
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
 CONFIGURED = "the configuration's"
 
 
@@ -96,7 +99,7 @@ class HuggingFaceModel(Part):
         if len(shape) != 2:
             raise UsageError(f"{self.name} takes texts, such as --data text; got {list(shape)}", option="model")
         folder, changes = Path(self._place), self._changes()
-        with_weights = folder.is_dir() and any(folder.glob("*.safetensors"))
+        with_weights = folder.is_dir() and any(path for each in _WEIGHTS for path in folder.glob(each))
         if with_weights and changes:
             raise UsageError(f"{next(iter(changes))} cannot be changed: {shown(folder)} holds weights", option="model")
         config = self._config({**changes, "num_labels": classes})

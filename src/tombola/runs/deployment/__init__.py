@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tombola.core.measure import measure_in
-from tombola.core.parts import written_name
+from tombola.core.parts import identify, written_name
 from tombola.core.progress import Progress
 from tombola.errors import UsageError
 from tombola.networks.runtime import on_threads
@@ -53,8 +53,9 @@ def _dense_score(delivered: Delivered, run: Path, progress: Progress) -> float |
     """Return what a run says of the trained dense network, where that is of the data and the model at hand."""
     if not (run / "result.json").is_file():
         return None
-    values, known, own = read_result(run), read_json_object(run / "identity.json"), delivered.cell.identity()
-    if [own["data"], own["model"], own["config"].get("task")] != [
+    values, known, cell = read_result(run), read_json_object(run / "identity.json"), delivered.cell
+    task = identify(cell.config).get("task")
+    if [cell.data_identity(), cell.model_identity(), task] != [
         known.get("data"), known.get("model"), known.get("config", {}).get("task")
     ]:  # fmt: skip
         progress.say(

@@ -2,6 +2,7 @@
 
 import copy
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from tombola.errors import UsageError
+from tombola.errors import TicketWarning, UsageError
 from tombola.networks.models import tensors_as_bytes
 from tombola.networks.runtime import Runtime, is_convolutional
 from tombola.runs.deployment.network import Delivered
@@ -176,8 +177,12 @@ class Accelerated:
     def build(self, delivered: Delivered) -> Built:
         """Accelerate it."""
         model = delivered.ticket.accelerate(copy.deepcopy(delivered.model)).eval()
-        with torch.no_grad():
-            model(delivered.samples[:2])  # what it cannot run is refused here
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("error", TicketWarning)
+                model(delivered.samples[:2])
+        except TicketWarning as why:  # it would run dense
+            raise UsageError(str(why)) from None
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.tombola"
             Packed().write(path, delivered.subject)

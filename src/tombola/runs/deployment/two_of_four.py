@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.sparse import to_sparse_semi_structured
 
-from tombola.networks.masking import by_canonical_name
+from tombola.networks.masking import by_canonical_name, survey
 from tombola.ticket import Ticket
 
 # Rows and columns of a matrix in float16 must be multiples of these.
@@ -29,16 +29,23 @@ def semi_structured(ticket: Ticket, model: nn.Module) -> str:
     model: trained, its pruned weights zero. Converted and multiplied, in float16, are the matrices that the format
     takes, where there is a GPU.
     """
-    fitting = [name for name, mask in ticket.items() if lies_two_of_four(mask)]
+    layout = survey(model, include=list(ticket)).layout
+    first = {name for place, name in enumerate(layout.names) if layout.wiring(place).inputs_first}
+    fitting = [name for name, mask in ticket.items() if lies_two_of_four(_turned(mask, name in first))]
     found = f"{len(fitting)} of {len(ticket)} layers keep at most 2 of every 4 weights along their inputs"
     if not fitting:
         return found
     parameters = by_canonical_name(model)
-    taken = [name for name in fitting if _is_taken(ticket.shapes[name])]
+    taken = [name for name in fitting if _is_taken(_turned(ticket[name], name in first).shape)]
     if not torch.cuda.is_available():
         return f"{found}, {len(taken)} of them matrices that the format takes; not converted, which needs a GPU"
-    right = sum(_agrees(parameters[name].detach()) for name in taken)
+    right = sum(_agrees(_turned(parameters[name].detach(), name in first)) for name in taken)
     return f"{found}; of {len(taken)} matrices that the format takes {right} converted multiply as they do dense"
+
+
+def _turned(tensor: torch.Tensor, inputs_first: bool) -> torch.Tensor:
+    """Return a weight or its mask with the outputs first."""
+    return tensor.transpose(0, 1).contiguous() if inputs_first else tensor
 
 
 def _is_taken(shape: tuple[int, ...]) -> bool:
