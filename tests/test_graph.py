@@ -398,12 +398,10 @@ def test_stopped_at_a_checkpoint_a_study_goes_on(straight, tmp_path, monkeypatch
         stopping.request()
         return original(entry)
 
+    monkeypatch.setattr(stopping, "_wished", False)
     monkeypatch.setattr(DiskEntry, "due", told)
-    try:
-        with pytest.raises(stopping.Stopped):
-            run_study(study, tmp_path, Local(), Silent())
-    finally:
-        stopping.withdraw()
+    with pytest.raises(stopping.Stopped):
+        run_study(study, tmp_path, Local(), Silent())
     monkeypatch.undo()
     assert list((tmp_path / ".store").glob("*/checkpoint.pt"))
     assert status_of(tmp_path).counts["running"] == 0
@@ -411,16 +409,14 @@ def test_stopped_at_a_checkpoint_a_study_goes_on(straight, tmp_path, monkeypatch
     assert results(tmp_path) == expected
 
 
-def test_asked_to_stop_work_ends_with_a_checkpoint(tmp_path):
+def test_asked_to_stop_work_ends_with_a_checkpoint(monkeypatch, tmp_path):
+    monkeypatch.setattr(stopping, "_wished", False)
     entry = DiskStore(tmp_path).entry("fit", {})
     assert not entry.due()
     stopping.request()
-    try:
-        assert entry.due()
-        with pytest.raises(stopping.Stopped):
-            entry.checkpoint({"step": 3})
-    finally:
-        stopping.withdraw()
+    assert entry.due()
+    with pytest.raises(stopping.Stopped):
+        entry.checkpoint({"step": 3})
     assert entry.resume() == {"step": 3}
 
 

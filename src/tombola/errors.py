@@ -28,10 +28,10 @@ def shown(name: object) -> str:
     )
 
 
-def the_first(names: Sequence[str], most: int = 3) -> str:
-    """Return the first of some names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def the_first(names: Sequence[str]) -> str:
+    """Return the first three of some names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -134,9 +134,9 @@ def print_table(table: Table) -> None:
     Console(width=terminal_width() or max(width, 80)).print(table)
 
 
-def show_text(text: str, style: str = "") -> None:
+def show_text(text: str) -> None:
     """Print a text on one line; a terminal that is narrower has it wrapped at words."""
-    show_literal(literal(text), style)
+    show_literal(literal(text))
 
 
 def show_literal(line: str, style: str = "") -> None:

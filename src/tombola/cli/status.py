@@ -8,7 +8,6 @@ from tombola.cli.options import add_json_option, add_study_option, make_parser, 
 from tombola.cli.show import print_table, show_json, show_table, show_text, terminal_width
 
 if TYPE_CHECKING:
-    from tombola.storage.leases import Holder
     from tombola.studies.status import Status
 
 
@@ -71,10 +70,6 @@ def _show(found: "Status", tracebacks: bool) -> None:
         if tracebacks:
             for line in failure.traceback.splitlines():
                 show_text(line)
-
-
-def _who(holder: "Holder") -> tuple[str, int]:
-    return holder.host, holder.process
 
 
 def _plain(found: "Status") -> dict[str, Any]:

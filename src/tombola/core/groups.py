@@ -151,11 +151,6 @@ class Grouping:
         return cls(places, units)
 
 
-def mean(total: Tensor, sizes: Tensor) -> Tensor:
-    """Return the mean of scores, given their sums."""
-    return total / sizes
-
-
 @dataclass(frozen=True, eq=False)
 class Labelled:
     """Groups of any sizes, over any layers.

@@ -31,6 +31,8 @@ INFORMED = 0.9
 # Of the loss for others' targets, which is larger than the mean output's: fresh networks reach 0.92 times it, and
 # linear toys 0.76 by chance; six steps of training bring it well below.
 INFORMED_OF_OTHERS = 0.8
+# Batches on which that is looked at.
+INFORMING_BATCHES = 8
 
 
 @dataclass
@@ -152,10 +154,8 @@ class _Counter:
 
 
 @torch.no_grad()
-def is_informed(
-    model: nn.Module, layout: Layout, task: Task, feed: Feed, runtime: Runtime, most: int = 8
-) -> bool | None:
-    """Whether a network's outputs predict its targets: whether it has learned anything yet.
+def is_informed(model: nn.Module, layout: Layout, task: Task, feed: Feed, runtime: Runtime) -> bool | None:
+    """Whether a network's outputs predict its targets in a few batches: whether it has learned anything yet.
 
     Its loss is compared with that of its own mean output, which knows nothing of the input. By Jensen's inequality
     outputs that are independent of the targets cannot have the lower loss, for a loss convex in the output. Where
@@ -166,7 +166,7 @@ def is_informed(
     if lacks_statistics(model):
         frozen.use_batch_statistics()
     with seeded(0, "teacher", device=runtime.device):
-        given = [item.batch for item in islice(feed.epoch(0), most)]
+        given = [item.batch for item in islice(feed.epoch(0), INFORMING_BATCHES)]
         if not given:
             raise UsageError("the data gave no batch, as loaders with drop_last do that hold less than one")
         samples, batches = [task.samples(batch) for batch in given], [runtime.move(batch) for batch in given]

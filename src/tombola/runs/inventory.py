@@ -175,11 +175,11 @@ def clean(out: Path, everything: bool = False, dry: bool = False, begun: bool = 
     return Cleaned(tuple(found), tuple(busy))
 
 
-def could_free(out: Path, everything: bool = False, begun: bool = False) -> int:
+def could_free(out: Path, begun: bool = False) -> int:
     """Return how many bytes `clean` would delete, without keeping anybody out meanwhile."""
     runs = _runs(out)
     unfinished = begun or _is_unfinished(out, runs)
-    found = _cleaned(out, runs, kept_by_sparsify(out), [], everything, True, unfinished)
+    found = _cleaned(out, runs, kept_by_sparsify(out), [], everything=False, dry=True, unfinished=unfinished)
     return sum(size for _, size in found)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tombola.core.ranks import Ranks
 from tombola.storage.leases import LeaseTaken
-from tombola.storage.store import DiskStore, StoreEntry
+from tombola.storage.store import DiskEntry, DiskStore
 
 # So often the leading rank looks whether a lock is free, so that the others hear from it.
 _POLL_SECONDS = 0.5
@@ -39,7 +39,7 @@ class LedStore:
 class LedEntry:
     """One entry of such a store."""
 
-    def __init__(self, entry: StoreEntry, ranks: Ranks) -> None:
+    def __init__(self, entry: DiskEntry, ranks: Ranks) -> None:
         self._entry, self._ranks = entry, ranks
 
     def get(self, name: str) -> Any | None:
@@ -78,7 +78,7 @@ class LedEntry:
             self._entry.clear_checkpoint()
 
     @contextmanager
-    def locked(self, wait: bool = True) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keep other work out of this entry."""
         with _waited(lambda stack: stack.enter_context(self._entry.locked(wait=False)), self._ranks):
             yield

@@ -16,9 +16,3 @@ def request() -> None:
 def requested() -> bool:
     """Whether it was asked for."""
     return _wished
-
-
-def withdraw() -> None:
-    """Take it back."""
-    global _wished
-    _wished = False

@@ -62,8 +62,8 @@ class StoreEntry(Protocol):
         """Forget the checkpoint: the work is done."""
 
     @contextmanager
-    def locked(self, wait: bool = True) -> Iterator[None]:
-        """Keep other processes out of this entry; raises LeaseTaken where one is in it and nobody waits."""
+    def locked(self) -> Iterator[None]:
+        """Wait for other processes that work on this entry, and keep them out."""
 
 
 class Store(Protocol):
@@ -114,8 +114,8 @@ def check_out(out: Path) -> None:
 class DiskStore:
     """Entries in directories below `root`, named by kind and hash; nothing is made before something is written.
 
-    say: is told, in a line, what was found damaged and is done again. seen: is told the kind of an entry, and the row
-    that its journal has just got.
+    say: is told, in a line, what was found damaged and is done again. seen: an attribute to be set; is told the kind
+    of an entry, and the row that its journal has just got.
     """
 
     def __init__(
@@ -123,12 +123,11 @@ class DiskStore:
         root: Path,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         say: Callable[[str], None] = _say_by_warning,
-        seen: Callable[[str, Mapping[str, Any]], None] = _look_away,
     ) -> None:
         self.root = root
         self.checkpoint_seconds = checkpoint_seconds
         self.say = say
-        self.seen = seen
+        self.seen: Callable[[str, Mapping[str, Any]], None] = _look_away
 
     def entry(self, kind: str, identity: Mapping[str, Any]) -> "DiskEntry":
         """Return the entry with this identity; its directory is made by the first write."""
@@ -266,7 +265,8 @@ class DiskEntry:
     def locked(self, wait: bool = True) -> Iterator[None]:
         """Wait for other processes that work on the same entry; the lock falls with its process.
 
-        Whoever stood still for so long that another took it over writes nothing more: LeaseLost is raised.
+        Raises LeaseTaken where there is one and it is not to wait. Whoever stood still for so long that another took it
+        over writes nothing more: LeaseLost is raised.
         """
         lease = self._store.lock(self.directory.name)
         lease.acquire(wait)
@@ -352,6 +352,6 @@ class MemoryEntry:
         self._state = None
 
     @contextmanager
-    def locked(self, wait: bool = True) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """No other process can be here."""
         yield

@@ -52,7 +52,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def load_into(model: nn.Module, tensors: Mapping[str, Any], path: Path, option: str = "weights") -> None:
+def load_into(model: nn.Module, tensors: Mapping[str, Any], path: Path) -> None:
     """Put a state_dict into a model; raises UsageError that says what differs."""
     own = model.state_dict()
     missing = [name for name in own if name not in tensors]
@@ -68,28 +68,28 @@ def load_into(model: nn.Module, tensors: Mapping[str, Any], path: Path, option: 
         (shapes, "has in another shape"),
     ):
         if names:
-            raise UsageError(f"{option} {path} {what} {the_first(names)}", option=option)
+            raise UsageError(f"weights {path} {what} {the_first(names)}", option="weights")
     try:
         put_values(model, tensors)
     except RuntimeError as error:
         # Sparse or quantised tensors, say, which have the right names and shapes.
         raise UsageError(
-            f"{option} {path} does not fit the model: {' '.join(str(error).split())}", option=option
+            f"weights {path} does not fit the model: {' '.join(str(error).split())}", option="weights"
         ) from None
 
 
-def write_weights(path: Path, tensors: Mapping[str, Any], option: str = "out") -> None:
+def write_weights(path: Path, tensors: Mapping[str, Any]) -> None:
     """Write a plain state_dict, atomically."""
-    _check_ending(option, path)
+    _check_ending("out", path)
     if path.exists() and not path.is_file():
-        raise UsageError(f"{option} {path} is there already and is no file", option=option)
+        raise UsageError(f"out {path} is there already and is no file", option="out")
     if not path.parent.is_dir():
-        raise UsageError(f"{option} {path}: {path.parent} is not a directory", option=option)
+        raise UsageError(f"out {path}: {path.parent} is not a directory", option="out")
     if path.suffix == ".safetensors":
         try:
             content = tensors_as_bytes(tensors)
         except ValueError as error:
-            raise UsageError(f"{option} {path} must end in .pt: {error}", option=option) from None
+            raise UsageError(f"out {path} must end in .pt: {error}", option="out") from None
         write_bytes(path, content)
     else:
         write_atomically(path, lambda sink: save_archive(dict(tensors), sink))
@@ -98,11 +98,11 @@ def write_weights(path: Path, tensors: Mapping[str, Any], option: str = "out") -
 def tensors_as_bytes(tensors: Mapping[str, Any]) -> bytes:
     """Return the content of a safetensors file; raises ValueError for what it cannot hold, such as sparse tensors."""
     try:
-        return tensors_to_bytes(unshared(tensors))
+        return tensors_to_bytes(_unshared(tensors))
     except (SafetensorError, LookupError, TypeError, RuntimeError) as error:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def unshared(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+def _unshared(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return copies: safetensors refuses tensors that share storage, as tied weights do."""
     return {name: value.detach().clone().contiguous() for name, value in tensors.items() if isinstance(value, Tensor)}

@@ -40,6 +40,8 @@ _PROBIT_TICKS = (
     99.9,
 )
 _MOST_TICKS = 8
+# A panel near the best shows so many values or more.
+_FEWEST_VALUES = 3
 _normal = NormalDist()
 
 
@@ -161,31 +163,30 @@ def _apart(ticks: Sequence[tuple[float, str]], kind: Kind, low: float, high: flo
     return tuple(found)
 
 
-def zoom(
-    values: Sequence[float], least: int = 3, share: float = 0.25, measure: Measure = ACCURACY
-) -> tuple[float, float] | None:
+def zoom(values: Sequence[float], share: float = 0.25, measure: Measure = ACCURACY) -> tuple[float, float] | None:
     """Return the range near the best that is worth a panel of its own, None where all can be seen as it is."""
     if not measure.larger_is_better:
-        found = _zoom([-value for value in values], least, share, measure)
+        found = _zoom([-value for value in values], share, measure)
         return found and (-found[1], -found[0])
-    return _zoom(values, least, share, measure)
+    return _zoom(values, share, measure)
 
 
-def _zoom(values: Sequence[float], least: int, share: float, measure: Measure) -> tuple[float, float] | None:
+def _zoom(values: Sequence[float], share: float, measure: Measure) -> tuple[float, float] | None:
     """Do the same near the top.
 
-    values: mean scores. It is what lies above the widest gap between them, where that leaves at least so many
-    values squeezed into that share of the axis; else, of percentages, the ten points below the best, likewise.
+    values: mean scores. It is what lies above the widest gap between them, where that leaves at least
+    `_FEWEST_VALUES` squeezed into that share of the axis; else, of percentages, the ten points below the best,
+    likewise.
     """
     ordered = sorted(values)
     whole = ordered[-1] - ordered[0] if ordered else 0.0
-    if len(ordered) <= least or whole <= 0:
+    if len(ordered) <= _FEWEST_VALUES or whole <= 0:
         return None
     gaps = [(b - a, b) for a, b in pairwise(ordered)]
     for start in (max(gaps)[1], *([ordered[-1] - 10.0] if measure.in_percent else [])):
         inside = [value for value in ordered if value >= start]
         span = inside[-1] - inside[0]
-        if least <= len(inside) < len(ordered) and 0 < span <= share * whole:
+        if _FEWEST_VALUES <= len(inside) < len(ordered) and 0 < span <= share * whole:
             return inside[0], inside[-1]
     return None
 
