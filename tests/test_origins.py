@@ -14,7 +14,7 @@ from tombola.runs import cell
 from tombola.runs.config import RunConfig, load_preset
 from tombola.studies import read
 from tombola.studies.graph import basis_of, graph_of
-from tombola.studies.plan import Asked, expand
+from tombola.studies.planning import Asked, expand
 from tombola.training import State
 
 from .conftest import as_json, batches, mlp

@@ -25,7 +25,7 @@ from tombola.studies.engines import Local
 from tombola.studies.figures import figures_of
 from tombola.studies.figures.scores import by_cost, dense_level
 from tombola.studies.outcome import CellOutcome
-from tombola.studies.plan import Asked, expand
+from tombola.studies.planning import Asked, expand
 from tombola.studies.reading import equal_cost, falls
 from tombola.studies.reading.found import discovered
 from tombola.studies.reading.questions import base_name, cost_unit

@@ -3,14 +3,12 @@
 The names are looked up on first use: a finished study is read without what trains.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tombola.studies.outcome import CellOutcome, failures
-    from tombola.studies.plan import StudyCell, plan
+    from tombola.studies.planning import StudyCell, plan
     from tombola.studies.reading import Study, read
     from tombola.studies.runner import run_all, run_study
     from tombola.studies.study import StudyPlan, read_study
@@ -20,9 +18,9 @@ _HOMES = {
     "CellOutcome": "outcome",
     "Row": "table",
     "Study": "reading",
-    "StudyCell": "plan",
+    "StudyCell": "planning",
     "failures": "outcome",
-    "plan": "plan",
+    "plan": "planning",
     "read": "reading",
     "read_study": "study",
     "run_all": "runner",
@@ -55,13 +53,3 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'tombola.studies' has no attribute {name!r}")
     return getattr(import_module(f"tombola.studies.{_HOMES[name]}"), name)
-
-
-class _Studies(ModuleType):
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Importing the module `plan` must not hide the function of that name.
-        if name not in _HOMES or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Studies

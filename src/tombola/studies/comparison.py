@@ -11,7 +11,7 @@ from tombola.errors import TombolaError, UsageError
 from tombola.runs.config import STANDARD, load_preset, parse_density
 from tombola.studies.engines import Engine, Local
 from tombola.studies.outcome import CellOutcome
-from tombola.studies.plan import plan
+from tombola.studies.planning import plan
 from tombola.studies.reading import Study, read
 from tombola.studies.runner import nothing, run_study
 from tombola.studies.study import StudyPlan, read_study

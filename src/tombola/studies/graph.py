@@ -18,7 +18,7 @@ from tombola.runs.rundir import run_name
 from tombola.storage.files import digest_of
 from tombola.storage.identity import digest
 from tombola.studies.dynamics import follow
-from tombola.studies.plan import StudyCell
+from tombola.studies.planning import StudyCell
 
 # What a task does, and what it takes from its own configuration.
 DENSE, TEACHER, ROUND, TICKET, CELL, DYNAMICS = "dense", "teacher", "round", "ticket", "cell", "dynamics"

@@ -18,7 +18,7 @@ from tombola.studies.graph import RESULTS, Graph
 from tombola.studies.ledger import BLOCKED, FAILED, READY, Ledger, reason, survey
 from tombola.studies.manifest import CellEntry
 from tombola.studies.outcome import CellOutcome, failures
-from tombola.studies.plan import StudyCell
+from tombola.studies.planning import StudyCell
 from tombola.studies.study import StudyPlan
 
 

@@ -17,7 +17,7 @@ from tombola.storage.files import read_json_object, read_yaml
 from tombola.storage.identity import digest
 from tombola.studies.graph import Basis, Graph, basis_of, data_key, graph_of
 from tombola.studies.ledger import Ledger, begin
-from tombola.studies.plan import Asked, StudyCell, expand
+from tombola.studies.planning import Asked, StudyCell, expand
 from tombola.studies.shipped import path_of, study_names
 
 # Keys of a study's file beside the options of runs.
