@@ -196,21 +196,18 @@ def spread(wanted: Sequence[float], gap: float) -> list[float] | None:
 
     Of all such places they are those with the smallest squares of what each is moved by.
     """
+    import numpy as np
+    from scipy.optimize import isotonic_regression
+
     count = len(wanted)
     room = 1 - (count - 1) * gap
     if room < 0:
         return None
-    order = sorted(range(count), key=lambda index: wanted[index])
-    # Without the gaps, places need only rise: those that fall are replaced by their mean, again and again.
-    blocks: list[tuple[float, int]] = []
-    for number, index in enumerate(order):
-        mean, size = wanted[index] - number * gap, 1
-        while blocks and blocks[-1][0] > mean:
-            before, many = blocks.pop()
-            mean, size = (mean * size + before * many) / (size + many), size + many
-        blocks.append((mean, size))
-    rising = [min(max(mean, 0.0), room) for mean, size in blocks for _ in range(size)]
-    found = [0.0] * count
-    for number, (index, place) in enumerate(zip(order, rising, strict=True)):
-        found[index] = place + number * gap
-    return found
+    if not count:
+        return []
+    values, steps = np.asarray(wanted, dtype=float), gap * np.arange(count)
+    order = np.argsort(values, kind="stable")
+    # Without the gaps, places need only rise.
+    found = np.empty(count)
+    found[order] = isotonic_regression(values[order] - steps).x.clip(0, room) + steps
+    return [float(place) for place in found]
