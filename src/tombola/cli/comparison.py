@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from tombola.cli.show import FEW_SEEDS, Column, fitted_table, show_text
+from tombola.cli.show import FEW_SEEDS, Column, fitted_table, show_failures, show_text
 from tombola.core.measure import ACCURACY
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ def comparison_table(
 
     dense: mean score of the dense network by finder, a column where finders have different ones.
     """
-    own = dense if _are_several(dense) else {}
-    ahead = {row.density: row for row in rows if row.finder == first}
-    gains = [ahead[row.density].differences.get(row.finder) if row.density in ahead else None for row in rows]
+    from tombola.studies.table import gains_of
+
+    own, gains = dense if _are_several(dense) else {}, gains_of(rows, first)
     measure = rows[0].measure if rows else ACCURACY
     columns = (
         Column("finder", tuple(row.finder for row in rows)),
@@ -43,7 +43,8 @@ def comparison_table(
         Column(
             f"{first} is",
             tuple(
-                "" if gain is None else f"{gain[0].verdict} ({measure.signed(gain[0].summary.mean)})" for gain in gains
+                f"{gain[0].verdict} ({measure.signed(gain[0].summary.mean)})" if gain else ""
+                for gain in (gains.get((row.finder, row.density)) for row in rows)
             ),
         ),
     )
@@ -95,5 +96,4 @@ def explain(
 
     for warning in warnings_of(rows):
         show_text(f"warning: {warning}")
-    for failure in failures:
-        show_text(f"failed: {failure['finder']} at {failure['density']:.4g}, seed {failure['seed']}: {failure['why']}")
+    show_failures(failures)

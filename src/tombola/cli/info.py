@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser
 
 from tombola.cli.options import add_json_option, add_study_option, make_parser, parse, run_and_ticket
-from tombola.cli.show import show_json, show_others, show_table, show_text
+from tombola.cli.show import show_failures, show_json, show_others, show_table, show_text
 from tombola.core.measure import ACCURACY, Measure, measure_in
 
 if TYPE_CHECKING:
@@ -185,8 +185,7 @@ def _show_study(directory: Path, name: str, as_json: bool) -> None:
         return
     for sentence in (*compared(study), *finding(study, study.chosen())):
         show_text(sentence)
-    for failure in failures(study.outcomes):
-        show_text(f"failed: {failure['finder']} at {failure['density']:.4g}, seed {failure['seed']}: {failure['why']}")
+    show_failures(failures(study.outcomes))
     show_others(study)
     show_text(f"tombola table {directory} shows its table, tombola report {directory} makes its page")
 

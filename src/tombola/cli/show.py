@@ -201,6 +201,12 @@ def show_others(study: "Study") -> None:
         show_text(f"{study.directory} holds also {', '.join(study.others)}; --study NAME shows one of them.")
 
 
+def show_failures(failures: Iterable[Mapping[str, Any]]) -> None:
+    """Say which cells of a comparison failed, and why; failures: as `tombola.studies.failures` gives them."""
+    for failure in failures:
+        show_text(f"failed: {failure['finder']} at {failure['density']:.4g}, seed {failure['seed']}: {failure['why']}")
+
+
 def cells_table(title: str, results: Iterable[Mapping[str, Any]]) -> None:
     """Print the dense network and the tickets of several runs of one network beside each other."""
     rows: list[tuple[str, ...]] = []

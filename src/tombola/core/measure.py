@@ -72,6 +72,11 @@ class Measure:
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
     @property
+    def title(self) -> str:
+        """The name as a heading begins: Accuracy."""
+        return f"{self.name[:1].upper()}{self.name[1:]}"
+
+    @property
     def margin(self) -> float:
         """By how much a mean may lie behind another's and be not worse: half a point, nothing where there are none."""
         return 0.5 if self.in_percent else 0.0

@@ -17,6 +17,8 @@ from tombola.studies.statistics import Difference, Summary, compare_paired, holm
 
 # Figures in the text of a warning.
 _FIGURE = re.compile(r"\d[\d.,]*")
+# A paired difference, and its p value adjusted for all densities.
+Gain = tuple[Difference, float | None]
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Row:
     speed_up: float | None = None
     objective: Mapping[str, Any] | None = None
     dynamics: tuple[tuple[int, float, float], ...] = ()
-    differences: dict[str, tuple[Difference, float | None]] = field(default_factory=dict)
+    differences: dict[str, Gain] = field(default_factory=dict)
     failed: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
     trained_from: str = "rewind"
@@ -293,14 +295,21 @@ def dense_means(found: Mapping[str, Any]) -> dict[str, float]:
     return {finder: each[mean] for each in found["dense_networks"] for finder in each["finders"]}
 
 
+def gains_of(rows: Sequence[Row], against: str) -> dict[tuple[str, float], Gain]:
+    """Return what a finder gains on each other one, by that one's label and the density."""
+    return {
+        (other, row.density): gain for row in rows if row.finder == against for other, gain in row.differences.items()
+    }
+
+
 def write_tables(rows: Sequence[Row], found: Mapping[str, Any], first: str, out: Path) -> None:
     """Write a study below `out`: table.json as `summary` gives it, and table.csv, one line a row.
 
     first: the finder whose gain on each other and its verdict the lines end with.
     """
-    ahead = {row.density: row.differences for row in rows if row.finder == first}
+    gains = gains_of(rows, first)
     text = io.StringIO()
-    lines = [_line(row, ahead.get(row.density, {}).get(row.finder)) for row in rows]
+    lines = [_line(row, gains.get((row.finder, row.density))) for row in rows]
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
@@ -309,7 +318,7 @@ def write_tables(rows: Sequence[Row], found: Mapping[str, Any], first: str, out:
     write_bytes(out / "table.csv", text.getvalue().encode(errors="backslashreplace"))
 
 
-def _line(row: Row, gain: tuple[Difference, float | None] | None) -> dict[str, Any]:
+def _line(row: Row, gain: Gain | None) -> dict[str, Any]:
     return {
         "finder": row.finder,
         "density": row.density,

@@ -11,8 +11,8 @@ from tombola.studies.figures.scales import Axis, linear_axis, log_axis, score_ax
 from tombola.studies.figures.style import Style, family_of, styles
 from tombola.studies.reading import Study
 from tombola.studies.reading.questions import cost_of, cost_unit, why_seconds
-from tombola.studies.statistics import Summary
-from tombola.studies.table import Row
+from tombola.studies.statistics import Difference, Summary
+from tombola.studies.table import Row, gains_of
 
 # More lines than this in one panel cannot be told apart; families then have panels of their own.
 MOST_LINES = 9
@@ -94,8 +94,7 @@ def by_density(study: Study, curves: Sequence[Curve] = ()) -> Figure:
 
 def _named(study: Study, other: str) -> tuple[str, str]:
     """Return name and title of the figure of scores against something."""
-    name = study.measure.name
-    return f"{study.measure.dashed}-by-{other}", f"{name[:1].upper()}{name[1:]} against {other}"
+    return f"{study.measure.dashed}-by-{other}", f"{study.measure.title} against {other}"
 
 
 def _ranked(study: Study, density: float, look: dict[str, Style], level: Level | None) -> Dots:
@@ -219,11 +218,14 @@ def _cost_panel(study: Study, density: float, look: dict[str, Style], level: Lev
 
 def gains(study: Study, against: str) -> Figure | None:
     """Return what a finder gains on every other, a panel for each density; None where there is no other."""
-    look = styles(study.finders)
+    look, found = styles(study.finders), gains_of(study.rows, against)
     panels = []
     for density in some_densities(study.densities):
-        rows = [(n, row) for n, row in enumerate(study.rows) if row.density == density and row.finder != against]
-        lines = [line for n, row in rows if (line := _gain(study, row, n, against, look[row.finder])) is not None]
+        lines = [
+            _gain(row, number, against, found[row.finder, density][0], look[row.finder])
+            for number, row in enumerate(study.rows)
+            if row.density == density and (row.finder, density) in found
+        ]
         if lines:
             lines.sort(key=lambda line: -line.marks[0].x)
             ends = [end for line in lines for m in line.marks for end in (m.low, m.x, m.high) if end is not None]
@@ -239,18 +241,14 @@ def gains(study: Study, against: str) -> Figure | None:
     return Figure("gains", f"What {against} gains", caption, tuple(panels))
 
 
-def _gain(study: Study, row: Row, number: int, against: str, style: Style) -> Line | None:
-    ahead = next((r for r in study.rows if r.density == row.density and r.finder == against), None)
-    found = ahead and ahead.differences.get(row.finder)
-    if not found:
-        return None
-    gain = found[0].summary
+def _gain(row: Row, number: int, against: str, found: Difference, style: Style) -> Line:
+    gain = found.summary
     signed, low, high = row.measure.signed, gain.low, gain.high
     interval = "" if low is None or high is None else f"\n95 % interval {signed(low)} to {signed(high)}"
     text = f"{against} over {row.finder}\n{percent(row.density)} of the weights\n{signed(gain.mean)} "
     text += f"{_unit(row.measure)} (n = {gain.n})"
     ends = (gain.low, gain.high) if gain.n >= FEWEST_SEEDS else (None, None)
-    mark = Mark(gain.mean, gain.mean, *ends, f"{text}{interval}\n{found[0].verdict}", number)
+    mark = Mark(gain.mean, gain.mean, *ends, f"{text}{interval}\n{found.verdict}", number)
     return Line(row.finder, style, (mark,), joined=False)
 
 

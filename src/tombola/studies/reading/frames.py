@@ -9,6 +9,7 @@ from tombola.errors import TombolaError
 from tombola.studies.dense import means_by_finder
 from tombola.studies.reading.questions import cost_unit, equal_cost, falls
 from tombola.studies.reading.study import Study
+from tombola.studies.table import gains_of
 
 _KEYS = ("finder", "density", "seed")
 # Whole numbers also where some are not known.
@@ -110,10 +111,10 @@ def summary(study: Study, against: str) -> pd.DataFrame:
     Where finders have several dense networks, dense is the mean score of the line's own.
     """
     dense = means_by_finder(study.dense) if len(study.dense) > 1 else {}
-    gains = {row.density: row.differences for row in study.rows if row.finder == against}
+    gains = gains_of(study.rows, against)
     lines = []
     for row in study.rows:
-        gain = gains.get(row.density, {}).get(row.finder)
+        gain = gains.get((row.finder, row.density))
         lines.append(
             {
                 "finder": row.finder,
@@ -144,7 +145,7 @@ def differences(study: Study, against: str) -> pd.DataFrame:
         {
             "finder": against,
             "other": other,
-            "density": row.density,
+            "density": density,
             "n": found.summary.n,
             "mean": found.summary.mean,
             "std": found.summary.std,
@@ -154,9 +155,7 @@ def differences(study: Study, against: str) -> pd.DataFrame:
             "p_holm": adjusted,
             "verdict": found.verdict,
         }
-        for row in study.rows
-        if row.finder == against
-        for other, (found, adjusted) in row.differences.items()
+        for (other, density), (found, adjusted) in gains_of(study.rows, against).items()
     ]
     return pd.DataFrame(lines)
 

@@ -17,15 +17,18 @@ def cost_unit(rows: Sequence[Row], dense: Sequence[DenseNetwork]) -> str:
 
     Seconds where samples were not counted for all rows, or where dense trainings are not all the same work.
     """
-    counted = bool(rows) and all(row.dense_equivalents is not None for row in rows)
-    return "dense trainings" if counted and alike_in_cost(dense) else "seconds"
+    return "dense trainings" if _are_counted(rows) and alike_in_cost(dense) else "seconds"
 
 
 def why_seconds(rows: Sequence[Row], unit: str) -> str:
     """Return a sentence where costs are in seconds although samples were counted for all rows; else nothing."""
-    counted = bool(rows) and all(row.dense_equivalents is not None for row in rows)
     differ = "Costs are in seconds, since the trainings of the dense networks are not all the same work."
-    return differ if counted and unit == "seconds" else ""
+    return differ if _are_counted(rows) and unit == "seconds" else ""
+
+
+def _are_counted(rows: Sequence[Row]) -> bool:
+    """Whether there are rows, and samples were counted for all of them."""
+    return bool(rows) and all(row.dense_equivalents is not None for row in rows)
 
 
 def cost_of(row: Row, unit: str) -> float:

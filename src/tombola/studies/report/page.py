@@ -24,7 +24,7 @@ from tombola.studies.reading import Study, equal_cost, falls
 from tombola.studies.reading.questions import SAME_COST, cost_of, cost_unit, why_seconds
 from tombola.studies.report import words
 from tombola.studies.statistics import Summary, summarise
-from tombola.studies.table import Row
+from tombola.studies.table import Row, gains_of
 from tombola.version import __version__
 
 
@@ -146,12 +146,12 @@ def _at_work(found: Sequence[Mapping[str, Any]]) -> str:
 
 def _scores(study: Study, against: str) -> Table:
     unit = cost_unit(study.rows, study.dense)
-    ahead = {row.density: row.differences for row in study.rows if row.finder == against}
+    gains = gains_of(study.rows, against)
     with_kept = any(row.kept_weights for row in study.rows)
     dense = means_by_finder(study.dense) if len(study.dense) > 1 else {}
     rows, measure = [], study.measure
     for row in study.rows:
-        gain, adjusted = ahead.get(row.density, {}).get(row.finder) or (None, None)
+        gain, adjusted = gains.get((row.finder, row.density), (None, None))
         rows.append(
             (
                 row.finder,
@@ -187,7 +187,7 @@ def _scores(study: Study, against: str) -> Table:
         note += " Dense: the mean of the dense network that was trained as the tickets of the row were."
     if why := why_seconds(study.rows, unit):
         note += f" {why}"
-    title = "Accuracies" if measure == ACCURACY else f"{measure.name[:1].upper()}{measure.name[1:]}"
+    title = "Accuracies" if measure == ACCURACY else measure.title
     return Table(title, note, columns, tuple(rows), tuple(f"row-{n}" for n in range(len(rows))))
 
 
@@ -218,8 +218,7 @@ def _equal_cost(study: Study, against: str) -> Table:
         f"The best that every other finder, variants taken together, reaches for what {against} costs, or up to "
         f"{SAME_COST - 1:.0%} more."
     )
-    name = study.measure.name
-    return Table(f"{name[:1].upper()}{name[1:]} at equal cost", note, columns, rows)
+    return Table(f"{study.measure.title} at equal cost", note, columns, rows)
 
 
 def _runs(study: Study, place: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from tombola.core.parts import called
 from tombola.studies.dense import DenseNetwork, dense_beside
 from tombola.studies.figures.scores import percent, some_densities
 from tombola.studies.reading import Study, falls
-from tombola.studies.table import Row, warnings_of
+from tombola.studies.table import Row, gains_of, warnings_of
 
 _MOST_NAMES = 8
 _MOST_SENTENCES = 6
@@ -110,10 +110,8 @@ def _best(rows: Sequence[Row], density: float, dense: Sequence[DenseNetwork]) ->
 def _verdicts(study: Study, against: str) -> Iterator[str]:
     """Give, for each verdict, over whom and where the chosen finder has it."""
     found: dict[str, dict[str, list[float]]] = {}
-    for row in study.rows:
-        if row.finder == against:
-            for other, (difference, _) in row.differences.items():
-                found.setdefault(difference.verdict, {}).setdefault(other, []).append(row.density)
+    for (other, density), (difference, _) in gains_of(study.rows, against).items():
+        found.setdefault(difference.verdict, {}).setdefault(other, []).append(density)
     for verdict in ("better", "worse", "not worse"):
         if verdict in found:
             yield f"{against} is {verdict} than {_places(study, found[verdict])}, by the 95 % interval paired by seed."
