@@ -2,20 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from tombola.core.measure import ACCURACY, Measure
 from tombola.studies.audit.connectivity import Connectivity
 from tombola.studies.statistics import Difference, Summary, compare_paired, summarise
 
 INFORMATIVE, NOT_INFORMATIVE, UNDECIDED, IMPOSSIBLE = "informative", "not informative", "undecided", "not possible"
-# What an alteration's score, beside the ticket's own, says about the ticket.
-_MEANING = {
-    "worse": INFORMATIVE,
-    "better": NOT_INFORMATIVE,
-    "not worse": NOT_INFORMATIVE,
-    "undecided": UNDECIDED,
-}
 
 
 @dataclass(frozen=True)
@@ -27,6 +20,14 @@ class Check:
     check was not possible.
     """
 
+    # What an alteration's score, beside the ticket's own, says about the ticket: informative where it is worse.
+    meaning: ClassVar[Mapping[str, str]] = {
+        "worse": INFORMATIVE,
+        "better": NOT_INFORMATIVE,
+        "not worse": NOT_INFORMATIVE,
+        "undecided": UNDECIDED,
+    }
+
     name: str
     changed: float | None = None
     scores: tuple[float, ...] = ()
@@ -36,8 +37,8 @@ class Check:
 
     @property
     def verdict(self) -> str:
-        """In words: the ticket is informative where altering it makes it worse."""
-        return _MEANING[self.difference.verdict] if self.difference else IMPOSSIBLE
+        """What the score says about the ticket, in words."""
+        return self.meaning[self.difference.verdict] if self.difference else IMPOSSIBLE
 
     @classmethod
     def judged(
@@ -65,18 +66,16 @@ class Check:
         }
 
 
-# What it says about the ticket where it does as well, carried over to other weights, as with its own.
-_CARRIED = {"worse": "does not transfer", "better": "transfers", "not worse": "transfers", "undecided": UNDECIDED}
-
-
 @dataclass(frozen=True)
 class Transfer(Check):
     """A ticket carried over to other initial weights: whether it does there as well as with its own."""
 
-    @property
-    def verdict(self) -> str:
-        """In words."""
-        return _CARRIED[self.difference.verdict] if self.difference else IMPOSSIBLE
+    meaning: ClassVar[Mapping[str, str]] = {
+        "worse": "does not transfer",
+        "better": "transfers",
+        "not worse": "transfers",
+        "undecided": UNDECIDED,
+    }
 
 
 @dataclass(frozen=True)

@@ -172,23 +172,24 @@ class _Bench:
         if provenance is None or provenance.at != "init":
             at = f"it was drawn at: {provenance.at}" if provenance else "it does not say where it was drawn"
             raise Impossible(f"only tickets of initial weights can be given new ones; {at}")
-        fresh = State.of(self.cell.initial_model(self.cell.config.seed + number, REINITIALISED))
-        share = float((self._weights(fresh) != self._weights(self.start)).float().mean())
-        if not share:
-            raise Impossible("nothing would change: the model's weights do not come from the seed")
-        return _Altered(share, self.ticket, fresh)
+        fresh = State.of(self._fresh(number, REINITIALISED))
+        return _Altered(self._share_of_others(fresh), self.ticket, fresh)
 
     def _fresh(self, number: int, purpose: str) -> nn.Module:
         """Return the model with initial weights drawn anew."""
         return self.cell.initial_model(self.cell.config.seed + number, purpose)
 
-    def _signs(self, number: int) -> "_Altered":
-        """Return the ticket's mask with initial sizes drawn anew, and the signs of its own weights."""
-        made = with_signs(self._fresh(number, SIGNS), self.start, self._problem())
+    def _share_of_others(self, made: State) -> float:
+        """Return the share of weights that differ from those the ticket is trained from; Impossible where none does."""
         share = float((self._weights(made) != self._weights(self.start)).float().mean())
         if not share:
             raise Impossible("nothing would change: the model's weights do not come from the seed")
-        return _Altered(share, self.ticket, replace(made, epoch=self.start.epoch))
+        return share
+
+    def _signs(self, number: int) -> "_Altered":
+        """Return the ticket's mask with initial sizes drawn anew, and the signs of its own weights."""
+        made = with_signs(self._fresh(number, SIGNS), self.start, self._problem())
+        return _Altered(self._share_of_others(made), self.ticket, replace(made, epoch=self.start.epoch))
 
     def _rebased(self, number: int) -> "_Altered":
         """Return the mask permuted to new weights, which were trained as far as the ticket's own where it starts.
