@@ -170,11 +170,12 @@ def _grouped(
     graph: "Graph", states: Mapping[str, str], seconds: Mapping[str, float]
 ) -> list[tuple[str, str, str, str]]:
     """Return a row for the tasks of each kind and finder: what they are, how many, how many done, what is left."""
+    from tombola.studies.graph import Kind
     from tombola.studies.status import duration_words
 
     groups: dict[str, list[str]] = {}
     for name, task in graph.tasks.items():
-        shared = task.kind in ("dense", "teacher")  # by finders that are not told apart here
+        shared = task.kind in (Kind.DENSE, Kind.TEACHER)  # by finders that are not told apart here
         groups.setdefault(task.kind if shared else f"{task.kind} of {task.finder}", []).append(name)
     return [
         (

@@ -7,12 +7,12 @@ from typing import Any
 from tombola.finders import Finder, needs_of
 from tombola.runs.cell import prepared_once
 from tombola.runs.config import RunConfig
-from tombola.studies.graph import CELL, DENSE, DYNAMICS, ROUND, TEACHER, TICKET, Graph, Task
+from tombola.studies.graph import Graph, Kind, Task
 from tombola.studies.ledger import DONE, Ledger, survey
 from tombola.studies.measured import TOO_LONG, Measured
 
 # Files that a task of each kind writes through to the disk, each as long as the network's weights: a guess.
-FILES = {DENSE: 3, TEACHER: 2, ROUND: 3, TICKET: 8, CELL: 5, DYNAMICS: 6}
+FILES = {Kind.DENSE: 3, Kind.TEACHER: 2, Kind.ROUND: 3, Kind.TICKET: 8, Kind.CELL: 5, Kind.DYNAMICS: 6}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _way(config: RunConfig) -> tuple[object, ...]:
 def _guesses(graph: Graph, seconds: dict[str, float], measured: list[Measured]) -> list[str]:
     kinds = {graph.tasks[name].kind for name in seconds}
     found = ["that later steps take as long as the first", "how many files a task writes"]
-    if DYNAMICS in kinds:
+    if Kind.DYNAMICS in kinds:
         found.append("dynamics, taken for two trainings")
     if any(each.config.fit for each in measured):
         found.append("a training function of one's own, taken for the recipe")
@@ -99,17 +99,17 @@ def _work(task: Task, found: Measured) -> float:
     config = task.config
     end, start = config.training.epochs, config.rewind_to if config.draw_at != "init" else 0
     match task.kind:
-        case "dense":
+        case Kind.DENSE:
             return _epochs(task.number - task.start, found.step, found)
-        case "teacher":
+        case Kind.TEACHER:
             finder: Any = config.finder
             return len(found.cell.splits.train) * found.search_step(finder)[1]
-        case "round":
+        case Kind.ROUND:
             own = getattr(config.finder, "epochs", None) or end
             return _epochs(own - start, found.ticket_step(_density(task)), found)
-        case "dynamics":
+        case Kind.DYNAMICS:
             return 2 * _epochs(end - start, found.step, found)
-        case "cell":
+        case Kind.CELL:
             return 2 * len(found.cell.splits.test) * found.evaluation
     trained = 0.0 if task.fitted else _epochs(end - start, found.ticket_step(_density(task)), found)
     return _search(config, found) + trained
@@ -140,10 +140,10 @@ def _bytes(task: Task, found: Measured) -> int:
     prunable = cell.survey.layout.total * 4
     sparse = int(whole - prunable + prunable * _density(task))
     sizes = {
-        DENSE: whole,
-        ROUND: sparse,
-        TEACHER: 4 * len(cell.splits.train) * cell.splits.classes,
-        TICKET: (0 if task.fitted else sparse) + prunable + prunable // 4,
-        CELL: whole + prunable,
+        Kind.DENSE: whole,
+        Kind.ROUND: sparse,
+        Kind.TEACHER: 4 * len(cell.splits.train) * cell.splits.classes,
+        Kind.TICKET: (0 if task.fitted else sparse) + prunable + prunable // 4,
+        Kind.CELL: whole + prunable,
     }
     return sizes.get(task.kind, 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,27 @@ from tombola.storage.identity import digest
 from tombola.studies.dynamics import follow
 from tombola.studies.planning import StudyCell
 
-# What a task does, and what it takes from its own configuration.
-DENSE, TEACHER, ROUND, TICKET, CELL, DYNAMICS = "dense", "teacher", "round", "ticket", "cell", "dynamics"
-# Tasks whose results are a run's; those of others lie in the store, and go with it.
-RESULTS = (CELL, DYNAMICS)
 # A task that several cells share must not fail because the density of one of them keeps no weight.
 HARMLESS = 0.5
 # Times a density: one that asks for the training of a ticket of that density itself.
 JUST_BELOW = 1 - 1e-6
 # Letters of the hash in a task's name.
 KEY = 10
+
+
+class Kind(StrEnum):
+    """What a task does, and what it takes from its own configuration."""
+
+    DENSE = "dense"
+    TEACHER = "teacher"
+    ROUND = "round"
+    TICKET = "ticket"
+    CELL = "cell"
+    DYNAMICS = "dynamics"
+
+
+# Tasks whose results are a run's; those of others lie in the store, and go with it.
+RESULTS = (Kind.CELL, Kind.DYNAMICS)
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,7 @@ class Task:
     """
 
     name: str
-    kind: str
+    kind: Kind
     words: str
     config: RunConfig
     needs: tuple[str, ...] = ()
@@ -58,17 +70,17 @@ class Task:
     def call(self, out: Path, progress: Progress) -> dict[str, Any]:
         """Do it below `out`, from where it was left; return what is to be remembered of it."""
         match self.kind:
-            case "dense":
+            case Kind.DENSE:
                 pipeline.pretrain(self.config, out, progress, self.number)
-            case "teacher":
+            case Kind.TEACHER:
                 pipeline.teach(self.config, out, progress)
-            case "round":
+            case Kind.ROUND:
                 pipeline.advance(self.config, out, progress, self.number)
-            case "ticket":
+            case Kind.TICKET:
                 pipeline.fit(self.config, out, progress)
-            case "cell":
+            case Kind.CELL:
                 return {"directory": pipeline.run(self.config, out, progress).directory.name}
-            case _:
+            case Kind.DYNAMICS:
                 directory = pipeline.run(self.config, out, progress).directory
                 return {"dynamics": [asdict(point) for point in follow(self.config, directory, out, progress)]}
         return {}
@@ -189,12 +201,12 @@ class _Maker:
         words = f"{cell.label} {cell.density:.4g} s{config.seed}"
         fitted = self._rounds_before(config) > _stages(config, _density(config))
         before = tuple(self._before(config))
-        ticket = Task(f"ticket-{name}-{key}", TICKET, f"{words}, ticket", config, before, fitted=fitted)
+        ticket = Task(f"ticket-{name}-{key}", Kind.TICKET, f"{words}, ticket", config, before, fitted=fitted)
         end = self._dense(config, config.training.epochs).name
-        run = Task(f"cell-{name}-{key}", CELL, words, config, (ticket.name, end))
+        run = Task(f"cell-{name}-{key}", Kind.CELL, words, config, (ticket.name, end))
         yield from (ticket, run)
         if dynamics:
-            yield Task(f"dynamics-{name}-{key}", DYNAMICS, f"{words}, dynamics", config, (run.name,))
+            yield Task(f"dynamics-{name}-{key}", Kind.DYNAMICS, f"{words}, dynamics", config, (run.name,))
 
     def _before(self, config: RunConfig) -> Iterator[str]:
         """Yield what comes before a cell's ticket."""
@@ -221,7 +233,7 @@ class _Maker:
             before = max((each for each in self._epochs[known.dense_key] if each < epoch), default=0)
             needs = (self._dense(config, before).name,) if before else ()
             words = f"dense s{config.seed}, {epoch} epochs"
-            self._made[name] = Task(name, DENSE, words, known.dense, needs, epoch, before)
+            self._made[name] = Task(name, Kind.DENSE, words, known.dense, needs, epoch, before)
         return self._made[name]
 
     def _teacher(self, config: RunConfig) -> Task:
@@ -231,7 +243,7 @@ class _Maker:
         if name not in self._made:
             asked = replace(config, density=HARMLESS)
             words = f"teacher s{config.seed}, {config.drawn_at} epochs"
-            self._made[name] = Task(name, TEACHER, words, asked, tuple(self._start(config)))
+            self._made[name] = Task(name, Kind.TEACHER, words, asked, tuple(self._start(config)))
         return self._made[name]
 
     def _rounds(self, config: RunConfig) -> int:
@@ -245,7 +257,7 @@ class _Maker:
             asked = replace(config, density=self._smallest[way])
             needs = (self._round(config, number - 1).name,) if number > 1 else tuple(self._start(config))
             words = f"{written_name(config.finder)} s{config.seed}, round {number}"
-            self._made[name] = Task(name, ROUND, words, asked, needs, number)
+            self._made[name] = Task(name, Kind.ROUND, words, asked, needs, number)
         return self._made[name]
 
     def _key(self, config: RunConfig) -> str:

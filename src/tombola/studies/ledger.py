@@ -19,10 +19,8 @@ from tombola.runs.rundir import FILES, STORE, is_whole, read_result
 from tombola.storage.files import read_json_object, write_json
 from tombola.storage.leases import Holder, Lease, holder_of
 from tombola.storage.store import LOCKS
-from tombola.studies.graph import CELL, RESULTS, Graph, Task
-from tombola.studies.manifest import DONE as DONE_RECORDS
-from tombola.studies.manifest import FAILED as FAILED_RECORDS
-from tombola.studies.manifest import STUDY
+from tombola.studies.graph import RESULTS, Graph, Kind, Task
+from tombola.studies.manifest import DONE_RECORDS, FAILED_RECORDS, STUDY
 
 PLAN = "plan.json"
 # Each study's own plan, by its name.
@@ -111,7 +109,7 @@ class Ledger:
     def _look(self, task: Task) -> dict[str, Any] | None:
         try:
             found = read_json_object(self._record(task))
-            return found | read_result(self.out / found["directory"]) if task.kind == CELL else found
+            return found | read_result(self.out / found["directory"]) if task.kind is Kind.CELL else found
         except (FileNotFoundError, TombolaError, KeyError):
             return None  # never done, or since deleted or damaged: to be done again
 
@@ -142,7 +140,7 @@ class Ledger:
     def forget_damaged(self, tasks: Iterable[Task]) -> None:
         """Let cells be done again whose files are missing or are not as they were written."""
         for task in tasks:
-            found = self.done(task) if task.kind == CELL else None
+            found = self.done(task) if task.kind is Kind.CELL else None
             if found is not None and not is_whole(self.out / found["directory"], FILES):
                 self._record(task).unlink(missing_ok=True)
                 del self._done[task.name]

@@ -17,8 +17,8 @@ STUDY = ".study"
 EACH = Path(STUDY) / "studies"
 FORMAT = 1
 # Records of tasks that are done, and of those that failed, which workers write.
-DONE = Path(STUDY) / "done"
-FAILED = Path(STUDY) / "failed"
+DONE_RECORDS = Path(STUDY) / "done"
+FAILED_RECORDS = Path(STUDY) / "failed"
 # What is measured of a cell beside its result.
 MEASURED = ("dynamics",)
 
@@ -124,7 +124,7 @@ def _recorded(out: Path, cell: CellEntry) -> CellEntry:
     found: dict[str, Any] = {}
     try:
         for name in cell.tasks:
-            found |= read_json_object(out / DONE / f"{name}.json")
+            found |= read_json_object(out / DONE_RECORDS / f"{name}.json")
     except (FileNotFoundError, TombolaError):
         whys = (_why(out, name) for name in (*cell.tasks, *cell.needs))
         return replace(cell, failure=next(filter(None, whys), cell.failure))
@@ -135,6 +135,6 @@ def _recorded(out: Path, cell: CellEntry) -> CellEntry:
 def _why(out: Path, task: str) -> str:
     """Return why a task failed; nothing where it did not."""
     try:
-        return str(read_json_object(out / FAILED / f"{task}.json")["why"])
+        return str(read_json_object(out / FAILED_RECORDS / f"{task}.json")["why"])
     except (FileNotFoundError, TombolaError, KeyError):
         return ""
