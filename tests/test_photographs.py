@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tombola.cli.main import main
 from tombola.data import AUGMENTATIONS, MixedFeed, load
 from tombola.data.augmentation import fitted
 from tombola.data.sources import DATASETS
@@ -111,6 +112,20 @@ def test_what_is_at_fault_is_named(tmp_path):
     broken.write_bytes(b"no image")
     with pytest.raises(UsageError, match=r"0\.png is not an image of a known format"):
         epoch(split)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--std", "[0,0,0]"], "--std must be above 0, got (0.0, 0.0, 0.0)"),
+        (["--std", "[0.5]"], "--std must have one number for each of 3 channels, got (0.5,)"),
+    ],
+)
+def test_a_normalisation_that_cannot_be_is_refused(tmp_path, capsys, option, message):
+    arguments = ["--data", "images", "--data-dir", str(write(tmp_path / "data")), "--image-size", "16"]
+    arguments += ["--held-out", "0", "--epochs", "2", "--milestones", "[]", "--rewind-to", "1", "--finder", "random"]
+    assert main(["run", *arguments, *option, "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"tombola run: {message}")
 
 
 def _normal():

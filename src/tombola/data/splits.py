@@ -28,16 +28,18 @@ class Normalisation:
     std: tuple[float, ...] = ()
 
     def settle(self, inputs: Tensor, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return mean and standard deviation for inputs (N, C, H, W); raises UsageError for a wrong number of them."""
+        """Return mean and standard deviation for inputs (N, C, H, W); raises UsageError as `check` does."""
+        self.check(inputs.shape[1])
         found = channel_statistics(inputs, scale)
+        return self.mean or found[0], self.std or found[1]
+
+    def check(self, channels: int) -> None:
+        """Raise UsageError unless what is given is one number for each of so many channels, deviations above 0."""
         for name, given in (("mean", self.mean), ("std", self.std)):
-            if given and len(given) != inputs.shape[1]:
-                raise UsageError(
-                    f"must have one number for each of {inputs.shape[1]} channels, got {given}", option=name
-                )
+            if given and len(given) != channels:
+                raise UsageError(f"must have one number for each of {channels} channels, got {given}", option=name)
         if any(value <= 0 for value in self.std):
             raise UsageError(f"must be above 0, got {self.std}", option="std")
-        return self.mean or found[0], self.std or found[1]
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,17 @@ class Wanted:
     image_size: int | None = None
     targets: Targets = Targets.CLASSES
     ignored: int = IGNORED
+
+    def refuse_image_options(self, why: str, why_no_size: str | None = None) -> None:
+        """Raise UsageError where an option of images is given for data that take none.
+
+        why: what the error says. why_no_size: what it says of image_size, where that is something else.
+        """
+        for name, given in (("mean", self.normalisation.mean), ("std", self.normalisation.std)):
+            if given:
+                raise UsageError(why, option=name)
+        if self.image_size is not None:
+            raise UsageError(why_no_size or why, option="image_size")
 
 
 class Split(Protocol):
@@ -157,6 +170,17 @@ def cut_off(count: int, share: float, name: str) -> tuple[Tensor, Tensor]:
     return order[second:].sort().values, order[:second].sort().values
 
 
+def held_out_rows(count: int, share: float, classes: Tensor | None, name: str = "") -> tuple[Tensor, Tensor | None]:
+    """Return the rows to train on and those that are held out, None where the share is 0; both in increasing order.
+
+    classes: (N,), of each of which the share is held out; of data without any it is a random one of all. name: of such
+    data, for errors. Raises UsageError where a side would be empty, or lack a class.
+    """
+    if not share:
+        return torch.arange(count, device="cpu"), None
+    return cut_off(count, share, name) if classes is None else stratified(classes, share)
+
+
 @dataclass(frozen=True)
 class Raw:
     """A dataset as its source gives it: inputs (N, C, H, W) uint8 and targets (N,), for training and for testing."""
@@ -189,7 +213,7 @@ def split(raw: Raw, held_out: float, normalisation: Normalisation) -> Splits:
     inputs, targets = raw.train
     classes = int(targets.max()) + 1
     check_labels("test", raw.test[1], classes)
-    rows, held = stratified(targets, held_out) if held_out else (torch.arange(len(targets), device="cpu"), None)
+    rows, held = held_out_rows(len(targets), held_out, targets)
     mean, std = normalisation.settle(inputs[rows], raw.scale)
     whole = Arrays(inputs, targets, mean, std, raw.scale)
     test = Arrays(*raw.test, mean, std, raw.scale)

@@ -4,14 +4,12 @@ import os
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
-
 from tombola.core.parts import NATURAL, option, written_name
 from tombola.data.image_parts import labelled
 from tombola.data.photographs import Photographs
 from tombola.data.sources.base import Source, data_dir_option, existing
 from tombola.data.sources.table import targets_option
-from tombola.data.splits import Splits, Wanted, stratified
+from tombola.data.splits import Splits, Wanted, held_out_rows
 from tombola.data.targets import outputs_for
 from tombola.errors import UsageError
 
@@ -57,12 +55,8 @@ class Images(Source):
         parts, classes = labelled(root, self.targets)
         workers = usual_workers() if self.workers is None else self.workers
         train, test = (Photographs(*part, wanted.image_size, (), (), workers) for part in parts)
-        rows, held = (torch.arange(len(train), device="cpu"), None)
-        if wanted.held_out:
-            rows, held = stratified(train.targets, wanted.held_out)
-        for name, given in (("mean", wanted.normalisation.mean), ("std", wanted.normalisation.std)):
-            if given and len(given) != 3:
-                raise UsageError(f"must have one number for each of 3 channels, got {given}", option=name)
+        rows, held = held_out_rows(len(train), wanted.held_out, train.targets)
+        wanted.normalisation.check(train.shape[0])
         seen = train.take(rows).normalised(wanted.normalisation)
         return Splits(
             seen,

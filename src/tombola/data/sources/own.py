@@ -40,13 +40,8 @@ class Own(Source):
 
     def splits(self, wanted: Wanted) -> Splits:
         """Return the splits; raises UsageError naming what of them cannot be used."""
-        for option, given in (("mean", wanted.normalisation.mean), ("std", wanted.normalisation.std)):
-            if given:
-                what = "is for the datasets with a name; one's own datasets normalise themselves"
-                raise UsageError(what, option=option)
-        if wanted.image_size is not None:
-            what = "is for the datasets with a name; one's own datasets resize themselves"
-            raise UsageError(what, option="image_size")
+        what = "is for the datasets with a name; one's own datasets"
+        wanted.refuse_image_options(f"{what} normalise themselves", f"{what} resize themselves")
         return self._splits(wanted)
 
     def _splits(self, wanted: Wanted) -> Splits:

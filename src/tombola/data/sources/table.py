@@ -15,7 +15,7 @@ from tombola.data.resizing import resize
 from tombola.data.rows import Rows
 from tombola.data.saved import find_saved, is_saved
 from tombola.data.sources.base import Source, data_dir_option, existing
-from tombola.data.splits import SPLIT_SEED, Split, Splits, Wanted, cut_off, stratified
+from tombola.data.splits import SPLIT_SEED, Split, Splits, Wanted, held_out_rows
 from tombola.data.tables import ENDINGS, USUAL_TARGETS, chosen, find_table, read_columns
 from tombola.data.targets import Targets
 from tombola.errors import UsageError, shown
@@ -89,12 +89,10 @@ class Table(Source):
 
 def _held_out(train: Part, targets: list[str], wanted: Wanted) -> tuple[Tensor, Tensor | None]:
     """Return the rows to train on, and those that are held out."""
-    if not wanted.held_out:
-        return torch.arange(len(train), device="cpu"), None
-    if wanted.targets not in (Targets.CLASSES, Targets.TRUTHS):
-        return cut_off(len(train), wanted.held_out, shown(train.path))
-    (classes,), _ = encode_targets(train, [], targets, wanted.targets)
-    return stratified(classes, wanted.held_out)
+    classes = None
+    if wanted.held_out and wanted.targets in (Targets.CLASSES, Targets.TRUTHS):
+        (classes,), _ = encode_targets(train, [], targets, wanted.targets)
+    return held_out_rows(len(train), wanted.held_out, classes, shown(train.path))
 
 
 def _samples(parts: list[Part], inputs: list[str], targets: list[Tensor], wanted: Wanted) -> list[Split]:
@@ -108,13 +106,7 @@ def _samples(parts: list[Part], inputs: list[str], targets: list[Tensor], wanted
             images = [resize(each, wanted.image_size) for each in images]
         mean, std = wanted.normalisation.settle(images[0], 255.0)
         return [Arrays(each, target, mean, std) for each, target in zip(images, targets, strict=True)]
-    for name, given in (
-        ("mean", wanted.normalisation.mean),
-        ("std", wanted.normalisation.std),
-        ("image_size", wanted.image_size),
-    ):
-        if given:
-            raise UsageError("is for images; this table has none", option=name)
+    wanted.refuse_image_options("is for images; this table has none")
     return [
         Rows(values, target) for values, target in zip(encode_inputs(parts[0], parts[1:], inputs), targets, strict=True)
     ]

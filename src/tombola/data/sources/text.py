@@ -12,7 +12,7 @@ from tombola.data import tokenising
 from tombola.data.encoding import Part, encode_targets, named_columns
 from tombola.data.sources.base import Source, data_dir_option, existing
 from tombola.data.sources.table import targets_option
-from tombola.data.splits import Splits, Wanted, cut_off, stratified
+from tombola.data.splits import Splits, Wanted, held_out_rows
 from tombola.data.tables import TEXT_ENDINGS, USUAL_TARGETS, chosen, find_table, read_columns
 from tombola.data.targets import Targets
 from tombola.data.texts import Texts, Vocabulary, joined
@@ -66,13 +66,7 @@ class Text(Source):
 
     def splits(self, wanted: Wanted) -> Splits:
         """Return the splits; raises UsageError naming what of the files or options is at fault."""
-        for name, given in (
-            ("mean", wanted.normalisation.mean),
-            ("std", wanted.normalisation.std),
-            ("image_size", wanted.image_size),
-        ):
-            if given:
-                raise UsageError("is for images; texts have none", option=name)
+        wanted.refuse_image_options("is for images; texts have none")
         root = existing(self.data_dir, self.name)
         paths = [find_table(root, part, TEXT_ENDINGS) for part in ("train", "test")]
         train, test = (Part(path, read_columns(path)) for path in paths)
@@ -85,7 +79,8 @@ class Text(Source):
         tokenizer = self._tokenizer(train, columns)
         words = Vocabulary(tokenizer.get_vocab_size(), self.max_tokens, tokenising.padding_of(tokenizer))
         whole = self._tokens(tokenizer, train, columns, found, words)
-        rows, held = _held_out(found, wanted, shown(train.path))
+        classes = found if wanted.targets in (Targets.CLASSES, Targets.TRUTHS) else None
+        rows, held = held_out_rows(len(found), wanted.held_out, classes, shown(train.path))
         return Splits(
             whole if held is None else whole.take(rows),
             None if held is None else whole.take(held),
@@ -129,11 +124,3 @@ def _texts(part: Part, name: str) -> list[str]:
             what = f"column {name} has {value!r} in row {row + 1}, which is no text"
             raise UsageError(f"{shown(part.path)}: {what}", option="texts")
     return values
-
-
-def _held_out(targets: Tensor, wanted: Wanted, name: str) -> tuple[Tensor, Tensor | None]:
-    if not wanted.held_out:
-        return torch.arange(len(targets), device="cpu"), None
-    if wanted.targets in (Targets.CLASSES, Targets.TRUTHS):
-        return stratified(targets, wanted.held_out)
-    return cut_off(len(targets), wanted.held_out, name)
