@@ -24,11 +24,11 @@ from tombola.finders.continuous import DECIDED, Hardening, HardeningGates
 from tombola.finders.edge_popup import ScoreSearch, initial_scores
 from tombola.finders.gradual import Pruning, cubic, geometric
 from tombola.finders.joint import JointSearch
-from tombola.finders.problem import Trainer
 from tombola.networks.masking import by_canonical_name
 from tombola.networks.task import Task
 from tombola.storage.store import DiskEntry, DiskStore, MemoryStore
 from tombola.training import SGD, Recipe, State, TrainingCallback, TrainingSetup, fit
+from tombola.training.trainer import Trainer
 
 from .conftest import CPU, TinyConv, Unsized, batches, draw, images, mlp
 from .test_rivals import Three, problem, three

@@ -167,7 +167,7 @@ def test_an_audit_of_a_run(drawn, capsys, monkeypatch):
     assert found["overlap"]["random"]["by_chance"] == pytest.approx(0.1, abs=0.02)
     assert found["overlap"]["magnitude"]["shared"] > 0.1
     # A second time, nothing is trained.
-    monkeypatch.setattr("tombola.finders.problem.fit", None)
+    monkeypatch.setattr("tombola.training.trainer.fit", None)
     assert main(["audit", str(run), "--seeds", "2"]) == status
     text = capsys.readouterr().out
     assert "shuffled within layers" in text

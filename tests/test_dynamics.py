@@ -64,7 +64,7 @@ def test_the_course_of_a_run(tmp_path, monkeypatch):
     found = follow(config, result.directory, tmp_path, Silent())
     assert [point.epoch for point in found] == [1, 2, 3, 4]
     assert all(point.kl > 0 and -1 <= point.cosine <= 1 for point in found)
-    monkeypatch.setattr("tombola.finders.problem.fit", None)
+    monkeypatch.setattr("tombola.training.trainer.fit", None)
     assert follow(config, result.directory, tmp_path, Silent()) == found, "measured once"
 
 

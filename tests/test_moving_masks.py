@@ -16,10 +16,10 @@ from tombola.data import StreamFeed
 from tombola.finders import ACDC, LTR, SET, Gradual, GraNet, RigL, draw, freezing_of, grouping_of
 from tombola.finders.acdc import Phases
 from tombola.finders.moving_mask import MovingMask, exchanged
-from tombola.finders.problem import Trainer
 from tombola.finders.sparse_training import ByChance, Exchanging
 from tombola.networks.masking import by_canonical_name
 from tombola.networks.task import Task
+from tombola.training.trainer import Trainer
 
 from .conftest import TinyConv, Unsized, batches, images, layout, mlp
 from .test_along import weights_of

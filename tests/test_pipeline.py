@@ -142,7 +142,7 @@ def test_cells_share_the_dense_training(finished, monkeypatch):
         titles.append(title)
         return original(setup, start, until, entry, title, ticket)
 
-    monkeypatch.setattr("tombola.finders.problem.fit", watching)
+    monkeypatch.setattr("tombola.training.trainer.fit", watching)
     other = run(changed(QUICK, finder="random"), finished.directory.parent)
     assert titles == ["ticket training"]
     assert other.values["dense_test_accuracy"] == finished.values["dense_test_accuracy"]

@@ -33,12 +33,13 @@ from tombola.finders import (
     Random,
     SynFlow,
 )
-from tombola.finders.problem import Problem, Trainer
+from tombola.finders.problem import Problem
 from tombola.networks.masking import survey
 from tombola.networks.task import Task
 from tombola.runs.rundir import write_scores
 from tombola.storage.store import DiskStore, MemoryStore
 from tombola.training import Recipe, State, TrainingSetup
+from tombola.training.trainer import Trainer
 
 from .conftest import CPU, TinyConv, batches, draw, images, mlp, train
 
@@ -456,7 +457,7 @@ def test_a_stopped_descent_goes_on_where_it_stopped(tmp_path, monkeypatch):
     from tombola import training
 
     real = training.fit
-    monkeypatch.setattr("tombola.finders.problem.fit", lambda *a: trained.append(a[4]) or real(*a))
+    monkeypatch.setattr("tombola.training.trainer.fit", lambda *a: trained.append(a[4]) or real(*a))
     ticket = draw(LTR(rate=0.5), of, 0.1)
     assert ticket == expected
     assert trained == ["ticket training"], "two rounds of three were there"

@@ -15,7 +15,6 @@ import tombola
 from tombola.core.progress import Silent
 from tombola.data import ListFeed
 from tombola.errors import TicketWarning, UsageError
-from tombola.finders.problem import Trainer
 from tombola.networks.evaluation import evaluate
 from tombola.networks.masking import survey
 from tombola.networks.models import build
@@ -31,6 +30,7 @@ from tombola.storage.store import MemoryStore
 from tombola.ticket import Ticket
 from tombola.training import SGD, AdamW, Recipe, State, TrainingSetup, fit
 from tombola.training.execution import DenseExecution, SparseExecution, execution_of
+from tombola.training.trainer import Trainer
 
 from .conftest import CPU, Dying, Killed, images
 

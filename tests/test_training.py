@@ -10,7 +10,6 @@ import tombola
 from tombola.core.progress import Silent
 from tombola.data import ListFeed, StreamFeed
 from tombola.errors import SearchError, UsageError
-from tombola.finders.problem import Trainer
 from tombola.networks.evaluation import evaluate
 from tombola.networks.masking import survey
 from tombola.networks.models import load_into, read_weights, write_weights
@@ -19,6 +18,7 @@ from tombola.networks.task import Task, smoothed_cross_entropy
 from tombola.storage.store import DiskStore, MemoryStore
 from tombola.ticket import Ticket
 from tombola.training import SGD, AdamW, Recipe, SignIn, State, TrainingSetup, fit
+from tombola.training.trainer import Trainer
 
 from .conftest import CPU, Dying, Killed, TinyConv, Unsized, batches, images, mlp, train_epoch
 

@@ -12,13 +12,14 @@ from cycler import cycler
 from matplotlib.figure import Figure
 
 from tombola.core.progress import progress_on
-from tombola.finders.problem import Problem, Trainer
+from tombola.finders.problem import Problem
 from tombola.networks.network import FrozenNetwork
 from tombola.runs.cell import Cell, resolve
 from tombola.runs.config import from_dict, load_preset
 from tombola.runs.rundir import store_below
 from tombola.studies.figures.style import COLOURS
 from tombola.ticket import Ticket
+from tombola.training.trainer import Trainer
 
 # As comparisons are drawn: colours that the colour-blind tell apart, and lines that grey leaves apart.
 DASHES = ("-", "--", ":", "-.", (0, (9, 2)))

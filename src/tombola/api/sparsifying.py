@@ -33,7 +33,7 @@ from tombola.errors import UsageError
 from tombola.finders import ORIGINS, Drawn, Finder, Finds, followed, needs_of, origin, selection_of, silences
 from tombola.finders import draw as draw_ticket
 from tombola.finders.origins import redrawn
-from tombola.finders.problem import Problem, Trainer
+from tombola.finders.problem import Problem
 from tombola.finders.training_finder import TrainingFinder
 from tombola.networks.evaluation import evaluate
 from tombola.networks.forecast import seconds_of_steps
@@ -48,6 +48,7 @@ from tombola.storage.leading import led
 from tombola.storage.store import DiskStore, MemoryStore, Store, check_out
 from tombola.ticket import Ticket
 from tombola.training import Recipe, State, TrainingFunction, TrainingSetup, UserFit
+from tombola.training.trainer import Trainer
 
 # Seconds of work that is announced before it begins.
 WORTH_SAYING = 60.0

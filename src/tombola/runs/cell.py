@@ -46,7 +46,7 @@ from tombola.finders import (
     silences,
     workings_of,
 )
-from tombola.finders.problem import Problem, Trainer
+from tombola.finders.problem import Problem
 from tombola.finders.steering import COMPILED_VERSION
 from tombola.finders.training_finder import TrainingFinder
 from tombola.networks.bf16 import BF16Watch
@@ -67,6 +67,7 @@ from tombola.storage.store import Store
 from tombola.ticket import Ticket
 from tombola.training import VERSION as TRAINING_VERSION
 from tombola.training import State, TrainingSetup, UserFit, still_identity
+from tombola.training.trainer import Trainer
 
 # The same for all finders, whatever they search on: objectives depend on the batch where networks normalise by it.
 PROBE_BATCH = 512

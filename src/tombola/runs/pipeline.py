@@ -16,7 +16,7 @@ from tombola.core.seeds import seeded
 from tombola.errors import UsageError
 from tombola.finders import Finder, following, origin
 from tombola.finders import draw as draw_ticket
-from tombola.finders.problem import Problem, Trainer
+from tombola.finders.problem import Problem
 from tombola.networks.evaluation import Evaluation
 from tombola.networks.models import load_into, read_weights
 from tombola.networks.runtime import on_threads
@@ -48,6 +48,7 @@ from tombola.ticket import Ticket
 from tombola.ticket.formats import load_network
 from tombola.trackers import Following, follow
 from tombola.training import State
+from tombola.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
