@@ -11,7 +11,7 @@ import tombola
 from tests.conftest import CPU, TinyConv, batches, images, mlp
 from tests.ranks import on_ranks
 from tombola.core.ranks import ALONE, Together, ranks_of
-from tombola.data import Item, ListFeed, Rows
+from tombola.data import Item, ListFeed, RowRange
 from tombola.errors import SearchError, TombolaError, UsageError
 from tombola.finders import FINDERS
 from tombola.networks.division import over_ranks
@@ -321,31 +321,31 @@ def test_stored_outputs_of_a_divided_batch_in_a_list_are_its_rows():
     feed = ListFeed([(torch.arange(4.0), torch.arange(4))])
     table = feed.remember(lambda batch: 10 * batch[0])
     (item,) = feed.epoch(0)
-    half = rows_of(item, Rows(1, 3, 4), tombola.Task())
+    half = rows_of(item, RowRange(1, 3, 4), tombola.Task())
     assert table(half).tolist() == [10.0, 20.0]
     with pytest.raises(UsageError, match="have no row for each of 4 samples"):
-        Rows(0, 2, 4).of_output(torch.zeros(3, 4))
+        RowRange(0, 2, 4).of_output(torch.zeros(3, 4))
 
 
 def test_nested_batches_are_divided_where_each_part_is_of_samples():
     batch = {"x": torch.zeros(4, 3), "sizes": [1, 2, 3, 4], "scale": torch.tensor(2.0), "labels": torch.zeros(4)}
-    found = rows_of(Item(batch), Rows(1, 3, 4), tombola.Task()).batch
+    found = rows_of(Item(batch), RowRange(1, 3, 4), tombola.Task()).batch
     assert found["sizes"] == [2, 3]
     assert found["x"].shape == (2, 3)
     assert float(found["scale"]) == 2.0
     with pytest.raises(UsageError, match="cannot be divided over processes"):
-        rows_of(Item((torch.zeros(7, 4), torch.zeros(4))), Rows(0, 2, 4), tombola.Task())
+        rows_of(Item((torch.zeros(7, 4), torch.zeros(4))), RowRange(0, 2, 4), tombola.Task())
 
 
 def test_a_list_of_as_many_inputs_as_samples_is_divided_by_samples():
     inputs = [torch.arange(4.0)[:, None] + 10 * number for number in range(4)]
-    found = rows_of(Item([inputs, torch.arange(4)]), Rows(0, 2, 4), tombola.Task()).batch
+    found = rows_of(Item([inputs, torch.arange(4)]), RowRange(0, 2, 4), tombola.Task()).batch
     assert [each.flatten().tolist() for each in found[0]] == [[10 * n, 10 * n + 1] for n in range(4)]
     one_a_sample = [torch.zeros(rows, 2) for rows in (4, 4, 4, 3)]
-    found = rows_of(Item([one_a_sample, torch.arange(4)]), Rows(2, 4, 4), tombola.Task()).batch
+    found = rows_of(Item([one_a_sample, torch.arange(4)]), RowRange(2, 4, 4), tombola.Task()).batch
     assert [each.shape[0] for each in found[0]] == [4, 3]
     boxes = [torch.full((4, 2), float(number)) for number in range(4)]
-    found = rows_of(Item([torch.zeros(4, 3), boxes]), Rows(2, 4, 4), tombola.Task()).batch
+    found = rows_of(Item([torch.zeros(4, 3), boxes]), RowRange(2, 4, 4), tombola.Task()).batch
     assert [float(each.mean()) for each in found[1]] == [2, 3], (
         "targets are one for each sample, however many rows they have"
     )

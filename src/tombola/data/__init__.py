@@ -2,7 +2,7 @@
 
 from tombola.data.arrays import ArrayFeed, Arrays, on_device
 from tombola.data.augmentation import AUGMENTATIONS, FlipCrop
-from tombola.data.feeds import Feed, Item, ListFeed, OutputTable, Rows, StreamFeed, forever
+from tombola.data.feeds import Feed, Item, ListFeed, OutputTable, RowRange, StreamFeed, forever
 from tombola.data.loading import file_stamp, load, shared
 from tombola.data.mixing import MixedFeed
 from tombola.data.samples import Samples
@@ -27,7 +27,7 @@ __all__ = [
     "MixedFeed",
     "Normalisation",
     "OutputTable",
-    "Rows",
+    "RowRange",
     "Samples",
     "Source",
     "Split",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tombola.data.tables import Columns, check_whole, numbers_of
-from tombola.data.targets import IGNORED, Targets
+from tombola.data.targets import IGNORED_PIXEL, Targets
 from tombola.errors import UsageError, shown
 
 # A column with more different texts than this is hardly one of categories.
@@ -142,7 +142,7 @@ def _categories(parts: Sequence[Part], name: str) -> list[np.ndarray]:
 
 
 def encode_targets(
-    train: Part, others: Sequence[Part], names: Sequence[str], wanted: Targets, ignored: int = IGNORED
+    train: Part, others: Sequence[Part], names: Sequence[str], wanted: Targets, ignored: int = IGNORED_PIXEL
 ) -> tuple[list[Tensor], int]:
     """Return the targets of training data and of other parts, and how many outputs a sample needs.
 

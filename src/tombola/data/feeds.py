@@ -15,7 +15,7 @@ from tombola.core.seeds import GlobalState, generator, preserved, seeded_state
 from tombola.errors import UsageError
 
 
-class Rows(NamedTuple):
+class RowRange(NamedTuple):
     """Some samples of a batch, from one on up to another, of how many."""
 
     begin: int
@@ -40,7 +40,7 @@ class Item(NamedTuple):
 
     batch: Any
     key: Any = None
-    rows: Rows | None = None
+    rows: RowRange | None = None
 
 
 _END = object()

@@ -10,7 +10,7 @@ from tombola.data import sources
 from tombola.data.sources import DATASETS, Source
 from tombola.data.sources.folder import FolderAt
 from tombola.data.splits import Normalisation, Splits, Wanted
-from tombola.data.targets import IGNORED, Targets
+from tombola.data.targets import IGNORED_PIXEL, Targets
 
 # A study has one dataset; two where it is looked at beside another.
 MOST = 2
@@ -39,7 +39,7 @@ def load(
     image_size: int | None = None,
     train_samples: int | None = None,
     targets: Targets = Targets.CLASSES,
-    ignored: int = IGNORED,
+    ignored: int = IGNORED_PIXEL,
 ) -> Splits:
     """Return a dataset, as `Wanted` describes it, once for all inside of `shared()`.
 

@@ -12,7 +12,7 @@ from tombola.data.arrays import Arrays, channel_statistics
 from tombola.data.augmentation import Augmentation
 from tombola.data.feeds import Feed
 from tombola.data.resizing import resize
-from tombola.data.targets import IGNORED, Targets
+from tombola.data.targets import IGNORED_PIXEL, Targets
 from tombola.errors import UsageError
 from tombola.storage.identity import digest
 
@@ -55,7 +55,7 @@ class Wanted:
     normalisation: Normalisation = Normalisation()
     image_size: int | None = None
     targets: Targets = Targets.CLASSES
-    ignored: int = IGNORED
+    ignored: int = IGNORED_PIXEL
 
     def refuse_image_options(self, why: str, why_no_size: str | None = None) -> None:
         """Raise UsageError where an option of images is given for data that take none.

@@ -5,7 +5,7 @@ from enum import StrEnum
 from tombola.errors import UsageError
 
 # The label of pixels that do not count, by custom.
-IGNORED = 255
+IGNORED_PIXEL = 255
 
 
 class Targets(StrEnum):

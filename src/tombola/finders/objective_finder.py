@@ -6,7 +6,7 @@ from typing import Self
 import torch
 
 from tombola.core.parts import is_own, option, written_name
-from tombola.data import Item, Rows
+from tombola.data import Item, RowRange
 from tombola.errors import UsageError
 from tombola.finders.base import Finder, Needs
 from tombola.finders.problem import Problem
@@ -51,7 +51,7 @@ def check_objective(objective: Objective, problem: Problem, teacher: Teacher | N
         batch = problem.runtime.move(part.batch)
         return float(value_of(objective, MaskedBatch(network, problem.task, mask, part, batch, teacher)))
 
-    parts = [rows_of(item, Rows(*ends, samples), problem.task) for ends in ((0, cut), (cut, samples))]
+    parts = [rows_of(item, RowRange(*ends, samples), problem.task) for ends in ((0, cut), (cut, samples))]
     count = problem.task.samples if objective.over == "samples" else problem.task.counted
     counts = [count(part.batch) for part in parts]
     if not all(counts):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tombola.core.flat import Layout
 from tombola.core.numeric import same_values
 from tombola.core.seeds import GlobalState, seeded
-from tombola.data import Feed, Item, Rows
+from tombola.data import Feed, Item, RowRange
 from tombola.errors import UsageError
 from tombola.networks.network import FrozenNetwork, explained_batches, private_copy, statistics_modules
 from tombola.networks.runtime import Runtime
@@ -48,7 +48,7 @@ def _check_means(network: FrozenNetwork, task: Task, item: Item, needs: Collecti
     if samples < 2:
         return
     cut = max(1, samples // 4)
-    divided = [Rows(0, cut, samples), Rows(cut, samples, samples)]
+    divided = [RowRange(0, cut, samples), RowRange(cut, samples, samples)]
     runtime = network.runtime
     parts = [(rows, runtime.move(rows_of(item, rows, task).batch)) for rows in divided]
     counts = [task.counted(batch) for _, batch in parts]
@@ -96,7 +96,7 @@ class _Outputs:
     def of_whole(self) -> tuple[Output, Output]:
         return self._whole
 
-    def of_part(self, rows: Rows, batch: Batch) -> tuple[Output, Output]:
+    def of_part(self, rows: RowRange, batch: Batch) -> tuple[Output, Output]:
         if not self._samples:
             return self._run(batch)
         first, second = self._whole
@@ -115,7 +115,7 @@ def _remembers(model: nn.Module, task: Task, item: Item, runtime: Runtime) -> bo
     samples = task.samples(item.batch)
     if samples < 2 * FEWEST or next(model.buffers(), None) is None:
         return False
-    some = rows_of(item, Rows(0, samples // 2, samples), task)
+    some = rows_of(item, RowRange(0, samples // 2, samples), task)
     of_some, of_all = (dict(_trained(model, task, each, runtime).named_buffers()) for each in (some, item))
     if of_some.keys() != of_all.keys():
         return True

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tombola.core.ranks import ALONE, Ranks
-from tombola.data import Item, Rows
+from tombola.data import Item, RowRange
 from tombola.errors import UsageError
 from tombola.networks.runtime import Runtime, changed
 from tombola.networks.task import Batch, Task
@@ -73,7 +73,7 @@ def share_of(item: Item, task: Task, runtime: Runtime) -> Share:
     ranks, samples = runtime.ranks, task.samples(item.batch)
     if ranks.size > 1 and samples >= FEWEST * ranks.size:
         bounds = pairwise(samples * rank // ranks.size for rank in range(ranks.size + 1))
-        parts = [rows_of(item, Rows(*pair, samples), task) for pair in bounds]
+        parts = [rows_of(item, RowRange(*pair, samples), task) for pair in bounds]
         counts = tuple(task.counted(part.batch) for part in parts)
         if all(counts):
             mine = parts[ranks.rank]
@@ -82,7 +82,7 @@ def share_of(item: Item, task: Task, runtime: Runtime) -> Share:
     return Share(item, runtime.move(item.batch), task, samples, Portion(1 / ranks.size, 1 / ranks.size, ranks))
 
 
-def rows_of(item: Item, rows: Rows, task: Task) -> Item:
+def rows_of(item: Item, rows: RowRange, task: Task) -> Item:
     """Return an item of some of its samples; raises UsageError where it does not tell whose a tensor is.
 
     Tensors are cut, and lists with as many entries as samples. Where such a list stands for the inputs of a pair, and

@@ -35,7 +35,7 @@ from tombola.data import (
     on_device,
 )
 from tombola.data import VERSION as DATA_VERSION
-from tombola.data.targets import IGNORED
+from tombola.data.targets import IGNORED_PIXEL
 from tombola.errors import UsageError
 from tombola.finders import (
     Finder,
@@ -177,7 +177,7 @@ def raised_versions() -> dict[str, int]:
 def splits_of(config: RunConfig) -> Splits:
     """Return the data of a configuration."""
     normalisation, targets = Normalisation(config.mean, config.std), config.task.targets
-    ignored = getattr(config.task, "ignored", IGNORED)
+    ignored = getattr(config.task, "ignored", IGNORED_PIXEL)
     return load(config.data, config.held_out, normalisation, config.image_size, config.train_samples, targets, ignored)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tombola.errors import UsageError
 from tombola.networks.task.batches import Batch, Output, batch_size, counted_targets, target_keys
-from tombola.networks.task.classification import IGNORED, are_probabilities, in_shape, is_cross_entropy
+from tombola.networks.task.classification import IGNORED_CLASS, are_probabilities, in_shape, is_cross_entropy
 from tombola.networks.task.core import Task
 from tombola.networks.task.hugging_face import Heads
 from tombola.networks.task.parts import Default, Missing
@@ -171,7 +171,7 @@ def ignored_by(loss: Callable[..., Tensor]) -> int | None:
     pixels = getattr(part, "__self__", None)
     if isinstance(pixels, Pixels):
         return pixels.ignored
-    return IGNORED if is_cross_entropy(part) else None
+    return IGNORED_CLASS if is_cross_entropy(part) else None
 
 
 def _with_heads(task: Task, output: Output, batch: Batch) -> Task:

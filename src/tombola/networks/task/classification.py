@@ -15,7 +15,7 @@ from tombola.errors import UsageError
 from tombola.networks.task.batches import Batch, Output
 
 # No label is left out; PyTorch would leave out -100, of the loss alone.
-IGNORED = -(2**31)
+IGNORED_CLASS = -(2**31)
 # How far the probabilities of a sample may be from 1 together: what rounding in half precision leaves.
 ROUNDING = 1e-2
 
@@ -92,7 +92,7 @@ def _cross_entropy(output: Output, batch: Batch, smoothing: float) -> Tensor:
             "exclude each other, Task.regression() for numbers"
         )
     try:
-        return F.cross_entropy(scores, targets, ignore_index=IGNORED, label_smoothing=smoothing)
+        return F.cross_entropy(scores, targets, ignore_index=IGNORED_CLASS, label_smoothing=smoothing)
     except IndexError as error:
         refuse_wrong_label(targets, scores.shape[1], error)
         raise
@@ -102,7 +102,9 @@ def _cross_entropy(output: Output, batch: Batch, smoothing: float) -> Tensor:
         ) from error
 
 
-def refuse_wrong_label(targets: Tensor, classes: int, error: IndexError | None = None, ignored: int = IGNORED) -> None:
+def refuse_wrong_label(
+    targets: Tensor, classes: int, error: IndexError | None = None, ignored: int = IGNORED_CLASS
+) -> None:
     """Raise UsageError naming the first label that is none of so many classes, where there is one.
 
     targets: whole numbers of any type and shape. error: the cause. ignored: a label that is left out.

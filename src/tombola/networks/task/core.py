@@ -16,6 +16,7 @@ from tombola.core.measure import (
     PIXEL_ACCURACY,
     Measure,
 )
+from tombola.data.targets import IGNORED_PIXEL
 from tombola.errors import UsageError
 from tombola.networks.task import classification, hugging_face, labels, metrics, regression, segmentation
 from tombola.networks.task.batches import Batch, Output, batch_size
@@ -98,7 +99,7 @@ class Task:
         return cls(loss=of.loss, divergence=of.divergence, metric=_chosen(metric, known), prediction=of.probabilities)
 
     @classmethod
-    def segmentation(cls, ignored: int = 255, metric: str = "pixel-accuracy") -> "Task":
+    def segmentation(cls, ignored: int = IGNORED_PIXEL, metric: str = "pixel-accuracy") -> "Task":
         """(images, labels) with a label a pixel; those equal to `ignored` do not count.
 
         The metric is the fraction of right pixels, or (metric "mean-iou") the mean over classes of intersection over

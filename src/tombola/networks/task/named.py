@@ -9,7 +9,7 @@ from torch import Tensor
 from tombola.core.parts import Part, one_of, option
 from tombola.core.plugins import explained, source
 from tombola.core.written import Family
-from tombola.data.targets import Targets
+from tombola.data.targets import IGNORED_PIXEL, Targets
 from tombola.errors import UsageError
 from tombola.networks.task.batches import Batch, Output
 from tombola.networks.task.classification import in_shape, smoothed_cross_entropy
@@ -145,7 +145,7 @@ class Segmentation(_Preset):
     targets: ClassVar[Targets] = Targets.PIXELS
 
     metric: str = option("mean-iou", "mean-iou or pixel-accuracy", must=one_of(("mean-iou", "pixel-accuracy")))
-    ignored: int = option(255, "the class of pixels that do not count")
+    ignored: int = option(IGNORED_PIXEL, "the class of pixels that do not count")
 
     def build(self) -> Task:
         """Return the task."""
