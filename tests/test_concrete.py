@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from tombola.core import concrete
-from tombola.core.concrete import RELAXATIONS, Concrete, Deterministic, StraightThrough
+from tombola.core.concrete import RELAXATIONS, Concrete, Deterministic, StraightThrough, logit
 from tombola.core.flat import PIECE, Layout
 from tombola.core.granularity import Weight
 from tombola.core.selection import Selection
-from tombola.finders.balance import at_density, far, start_logits
+from tombola.finders.balance import far, start_logits
 from tombola.finders.gates import Gates, Sampled
 
 
@@ -28,7 +28,7 @@ def test_extreme_noise_stays_finite_and_differentiable():
 
 def test_search_starts_at_the_wanted_density():
     selection = Selection(Layout(("a", "b"), ((25, 30), (250,))), 0.02)
-    logits = start_logits(selection, at_density, torch.zeros(1))
+    logits = start_logits(selection, logit, torch.zeros(1))
     assert logits.shape == (1000,)
     assert logits[0].item() == pytest.approx(math.log(0.02 / 0.98), rel=1e-6)
     assert concrete.expected_density(logits) == pytest.approx(0.02, rel=1e-6)
@@ -37,9 +37,9 @@ def test_search_starts_at_the_wanted_density():
 @pytest.mark.parametrize("temperature", [1e30, 2 / 3, 0.3, 0.01, 1e-12, 1e-40])
 def test_no_noise_reaches_what_is_decided(temperature):
     relaxation, noise = Concrete(temperature), torch.tensor([0.0, 0.5, 1.0])
-    for logit in (far(relaxation), -far(relaxation)):
-        mask = relaxation.mask(torch.full((3,), logit), noise)
-        assert mask.tolist() == pytest.approx([float(logit > 0)] * 3, abs=1e-9)
+    for end in (far(relaxation), -far(relaxation)):
+        mask = relaxation.mask(torch.full((3,), end), noise)
+        assert mask.tolist() == pytest.approx([float(end > 0)] * 3, abs=1e-9)
         assert relaxation.slope(mask, mask).tolist() == pytest.approx([0.0] * 3, abs=1e-9)
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tombola.core.compiling import kernel
-from tombola.core.concrete import Concrete, Deterministic, StraightThrough
+from tombola.core.concrete import Concrete, Deterministic, StraightThrough, logit
 from tombola.core.controllers import CONTROLLERS, GradBalance, Lagrangian, ProportionalBalance
 from tombola.core.flat import PIECE, Layout
 from tombola.core.selection import Selection
 from tombola.errors import SearchError
 from tombola.finders import CTS, Joint, arithmetic_of, draw, holding_of, steering
-from tombola.finders.balance import at_density, far, start_logits
+from tombola.finders.balance import far, start_logits
 from tombola.finders.steering import COMPILED_FROM, PlainSteering, is_compiled
 from tombola.runs.cell import Cell, resolve
 from tombola.runs.config import built, load_preset
@@ -53,7 +53,7 @@ def one_pool(total):
 def both(selection, controller=PROPORTIONAL, temperature=2 / 3, epsilon=1e-8):
     from tombola.finders.compiled_steering import CompiledSteering
 
-    start = start_logits(selection, at_density, torch.zeros(1), far(Concrete(temperature)))
+    start = start_logits(selection, logit, torch.zeros(1), far(Concrete(temperature)))
     plain = PlainSteering(selection, start, Concrete(temperature), controller, 3, epsilon)
     return plain, CompiledSteering(selection, start, temperature, controller, 3, epsilon)
 
@@ -249,7 +249,7 @@ def test_without_numba_pytorch_does_it(monkeypatch):
     monkeypatch.setattr(steering, "numba_works", lambda: works)
     monkeypatch.setattr(steering, "COMPILED_FROM", 1)
     selection = one_pool(9)
-    start = start_logits(selection, at_density, torch.zeros(1))
+    start = start_logits(selection, logit, torch.zeros(1))
     made = steering.steering(selection, start, Concrete(), ProportionalBalance(), 3)
     assert isinstance(made, PlainSteering)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tombola.core.concrete import LOWEST_TEMPERATURE, Concrete, Relaxation, logit
+from tombola.core.concrete import LOWEST_TEMPERATURE, Concrete, Relaxation
 from tombola.core.controllers import FIGURES, ByNorms, Controller, Figures, Gradients, Push, State, Target
 from tombola.core.parts import guarded, is_own, written_name
 from tombola.core.selection import Pool, Selection
@@ -44,11 +44,6 @@ def start_logits(selection: Selection, start: Callable[[float], float], like: Te
 def decided_sides(selection: Selection) -> Tensor:
     """Return (g,): 1 for what is kept whatever the scores, -1 for what is not, 0 where something is to be chosen."""
     return start_logits(selection, lambda _: 0.0, torch.empty(0, device="cpu"), 1.0)
-
-
-def at_density(density: float) -> float:
-    """Return the logit at which a gate's expected value is the density."""
-    return logit(density)
 
 
 class Balance:

@@ -15,7 +15,7 @@ from tombola.core.seeds import GlobalState, seeded
 from tombola.core.selection import Selection
 from tombola.data import Item, forever
 from tombola.errors import SearchError
-from tombola.finders.balance import at_density, far, start_logits
+from tombola.finders.balance import far, start_logits
 from tombola.finders.problem import Problem
 from tombola.finders.steering import steering
 from tombola.networks.network import FrozenNetwork
@@ -76,7 +76,7 @@ class Search:
         assert finder.learning_rate is not None
         self._finder, self._problem, self.network, self.teacher = finder, problem, network, teacher
         self.selection, self._objective_part, self._peak = selection, finder.settled_objective, finder.learning_rate
-        start = start_logits(selection, at_density, network.weights, far(finder.relaxation))
+        start = start_logits(selection, concrete.logit, network.weights, far(finder.relaxation))
         self._steering = steering(selection, start, finder.relaxation, finder.controller, problem.seed, finder.epsilon)
         self.step = 0
         self.meter = Meter(Cost(teacher.seconds, teacher.forward) if teacher else None)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from tombola.core.seeds import seeded
 from tombola.data import Feed
 from tombola.errors import UsageError
-from tombola.networks.network import explained_batches, explained_run
+from tombola.networks.network import explained_batches, explained_run, modes_kept
 from tombola.networks.runtime import Runtime
 from tombola.networks.task import Batch, Pooled, Task
 
@@ -32,14 +32,10 @@ def evaluate(model: nn.Module, task: Task, feed: Feed, runtime: Runtime) -> Eval
     A model that draws random numbers even so draws the same ones in every evaluation. Raises UsageError where the feed
     gives nothing that the task counts.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with modes_kept(model):
+        model.eval()
         with seeded(0, "evaluation", device=runtime.device):
             return _means(model, task, feed, runtime)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _means(model: nn.Module, task: Task, feed: Feed, runtime: Runtime) -> Evaluation:

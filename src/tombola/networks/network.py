@@ -44,6 +44,17 @@ def still_layers(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if not module.training] if model.training else []
 
 
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put every layer back into training or eval mode, as it was, after the block."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def uses_batch_statistics(model: nn.Module) -> bool:
     """Whether the model, in eval mode, still normalises some layer by the statistics of its batch."""
     return any(

@@ -57,7 +57,7 @@ from tombola.networks.masking import Survey, survey, unwrap
 from tombola.networks.models import VERSION as MODELS_VERSION
 from tombola.networks.models import build, load_into, publish_batch_norm_, read_weights
 from tombola.networks.network import FrozenNetwork, explained_run, load_weights, uses_batch_statistics
-from tombola.networks.runtime import Runtime, resolve_device
+from tombola.networks.runtime import Runtime, has_bf16_instructions, resolve_device
 from tombola.networks.task import Task
 from tombola.runs.config import RunConfig
 from tombola.sparse.choice import VERSION as SPARSE_VERSION
@@ -136,7 +136,7 @@ def stamp(config: RunConfig) -> str | None:
     # What "auto" means depends on the machine, and on whether there is numba.
     on = resolve_device(config.device)
     device = torch.cuda.get_device_name(on) if on.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    machine = [device, numba_works(), torch.cpu._is_avx512_bf16_supported()]
+    machine = [device, numba_works(), has_bf16_instructions(torch.device("cpu"))]
     # How a finder holds layers stood in stamps before it was asked whether there may be any.
     held = config.finder.holding() if isinstance(config.finder, Finder) else {}
     beside = held | groups_of_any(config) | gates_of(config)

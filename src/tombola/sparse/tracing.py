@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tombola.core.numeric import same_values
 from tombola.core.seeds import GlobalState, preserved, seeded
 from tombola.errors import in_words
+from tombola.networks.network import modes_kept
 from tombola.sparse.compaction.tracing import propagate
 from tombola.sparse.links import Links, Window, as_pair
 from tombola.sparse.operations import (
@@ -128,14 +129,10 @@ def _written(value: Any) -> Any:
 @contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     """Put a model into a mode inside the block; layers that are kept in another one stay so where it is in the mode."""
-    modes = {module: module.training for module in model.modules()}
-    if model.training != training:
-        model.train(training)
-    try:
+    with modes_kept(model):
+        if model.training != training:
+            model.train(training)
         yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _check(model: nn.Module, inputs: Tensor) -> None:

@@ -35,8 +35,8 @@ class NamedTask(Protocol):
 
 
 @dataclass(frozen=True)
-class _Preset(Part):
-    """Base of the tasks that come with the package."""
+class _UsualTask(Part):
+    """What most tasks share: labels are not smoothed, and any output will do that loss and metric can read."""
 
     targets: ClassVar[Targets]
 
@@ -46,15 +46,22 @@ class _Preset(Part):
 
     def smoothed(self, task: Task, share: float) -> Task:
         """Return the task as it is; raises UsageError for a share above 0: there are no classes to spread it over."""
-        return _unsmoothed(self.name, task, share)
+        if share:
+            what = f"is for tasks with classes; {self.name} has none to spread labels over"
+            raise UsageError(what, option="label_smoothing")
+        return task
 
     def check(self, task: Task, output: Output, batch: Batch, outputs: int, model: str) -> None:
-        """Raise UsageError unless there is an output for each target."""
-        _check_parts(task, output, batch)
+        """Raise UsageError unless loss and metric can be had of an output."""
+        for each in (task.loss, task.metric):
+            found = each(output, batch)
+            if isinstance(found, Tensor) and found.numel() != 1:
+                what = f"must have a loss and a metric of one number, got one {in_shape(found)}"
+                raise UsageError(what, option="task")
 
 
 @dataclass(frozen=True)
-class Classification(_Preset):
+class Classification(_UsualTask):
     """One class a sample; accuracy."""
 
     name: ClassVar[str] = "classification"
@@ -92,7 +99,7 @@ class Text(Classification):
 
 
 @dataclass(frozen=True)
-class Binary(_Preset):
+class Binary(_UsualTask):
     """0 or 1 a sample, told by one output; accuracy."""
 
     name: ClassVar[str] = "binary"
@@ -106,7 +113,7 @@ class Binary(_Preset):
 
 
 @dataclass(frozen=True)
-class MultiLabel(_Preset):
+class MultiLabel(_UsualTask):
     """0 or 1 for each of several labels, which do not exclude each other; F1."""
 
     name: ClassVar[str] = "multi-label"
@@ -120,7 +127,7 @@ class MultiLabel(_Preset):
 
 
 @dataclass(frozen=True)
-class Regression(_Preset):
+class Regression(_UsualTask):
     """Numbers; mean squared error."""
 
     name: ClassVar[str] = "regression"
@@ -138,7 +145,7 @@ class Regression(_Preset):
 
 
 @dataclass(frozen=True)
-class Segmentation(_Preset):
+class Segmentation(_UsualTask):
     """A class for each pixel; mean IoU."""
 
     name: ClassVar[str] = "segmentation"
@@ -153,7 +160,7 @@ class Segmentation(_Preset):
 
 
 @dataclass(frozen=True)
-class OwnTask(Part):
+class OwnTask(_UsualTask):
     """A tombola.Task of the user's own, MODULE:NAME, or a function that returns one."""
 
     targets: ClassVar[Targets] = Targets.ANY
@@ -175,28 +182,6 @@ class OwnTask(Part):
         if not isinstance(found, Task):
             raise UsageError(f"{self.name!r} must be or return a tombola.Task, got {found!r}", option="task")
         return found
-
-    def smoothed(self, task: Task, share: float) -> Task:
-        """Return the task as it is; raises UsageError for a share above 0."""
-        return _unsmoothed(self.name, task, share)
-
-    def check(self, task: Task, output: Output, batch: Batch, outputs: int, model: str) -> None:
-        """Raise UsageError where the task cannot be used on what the model gives."""
-        _check_parts(task, output, batch)
-
-
-def _unsmoothed(name: str, task: Task, share: float) -> Task:
-    if share:
-        raise UsageError(f"is for tasks with classes; {name} has none to spread labels over", option="label_smoothing")
-    return task
-
-
-def _check_parts(task: Task, output: Output, batch: Batch) -> None:
-    """Raise UsageError unless loss and metric can be had of an output."""
-    for part in (task.loss, task.metric):
-        found = part(output, batch)
-        if isinstance(found, Tensor) and found.numel() != 1:
-            raise UsageError(f"must have a loss and a metric of one number, got one {in_shape(found)}", option="task")
 
 
 class _Tasks(Family[NamedTask]):

@@ -12,7 +12,7 @@ from torch import Tensor
 from tombola.errors import UsageError
 from tombola.networks.masking import state_names
 from tombola.storage.files import write_bytes
-from tombola.ticket.bits import Bits
+from tombola.ticket.bits import INT32_BELOW, Bits
 from tombola.ticket.core import Ticket
 from tombola.ticket.file import check_facts, check_place, check_size
 from tombola.ticket.sealed import check_seal, header_of, seal, unseal
@@ -27,7 +27,7 @@ Encode = Callable[[Bits], tuple[str, Tensor]]
 
 def as_indices(mask: Bits) -> tuple[str, Tensor]:
     """Return the places of the kept weights in row-major order, (k,) of int32, or int64 in very large layers."""
-    index = np.int32 if mask.total < 2**31 else np.int64
+    index = np.int32 if mask.total < INT32_BELOW else np.int64
     return "indices", torch.from_numpy(np.flatnonzero(mask.flags()).astype(index))
 
 
@@ -141,4 +141,6 @@ def _indices(name: str, data: Tensor, total: int) -> Tensor:
     gaps = data.numpy()
     ends = np.flatnonzero(gaps < _LONG)
     places = np.cumsum(gaps, dtype=np.int64)[ends] + np.arange(len(ends))
-    return torch.from_numpy(places.astype(np.int32 if total < 2**31 and places.max(initial=0) < 2**31 else np.int64))
+    return torch.from_numpy(
+        places.astype(np.int32 if total < INT32_BELOW and places.max(initial=0) < INT32_BELOW else np.int64)
+    )
