@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -110,7 +110,12 @@ RELAXATIONS: Family[Relaxation] = Family(
     {kind.name: kind() for kind in (Concrete, StraightThrough, Deterministic)},
     Relaxation,
 )
-RELAXATION_HELP = "how masks are sampled: concrete; ablations straight-through, deterministic"
+
+
+def relaxation_option() -> Any:
+    """Declare how the masks of a search are sampled."""
+    words = "how masks are sampled: concrete; ablations straight-through, deterministic"
+    return option(Concrete(), words, family=RELAXATIONS, group="search")
 
 
 def expected_density(logits: Tensor, sizes: Tensor | None = None) -> float:

@@ -6,7 +6,7 @@ that a search on a GPU never waits for the processor.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -269,4 +269,9 @@ CONTROLLERS: Family[Controller] = Family(
     {kind.name: kind() for kind in (GradBalance, ProportionalBalance, Lagrangian)},
     Controller,
 )
-CONTROLLER_HELP = f"what holds the density: {', '.join(CONTROLLERS)}, or my_module:MyController"
+
+
+def controller_option() -> Any:
+    """Declare what holds the density of a search."""
+    words = f"what holds the density: {', '.join(CONTROLLERS)}, or my_module:MyController"
+    return option(ProportionalBalance(), words, family=CONTROLLERS, group="search")

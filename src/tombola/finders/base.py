@@ -79,10 +79,13 @@ class Finds(Protocol):
         """Return the ticket of one density, in (0, 1], or of densities by pattern."""
 
 
-ALLOCATION_HELP = (
-    "how kept weights are spread over layers: global (ranked together), uniform (layers alike), "
-    "erk (small layers denser)"
-)
+def allocation_option(default: Allocation) -> Any:
+    """Return the option of how kept weights are spread over layers, at a finder's default."""
+    help_ = (
+        "how kept weights are spread over layers: global (ranked together), uniform (layers alike), "
+        "erk (small layers denser)"
+    )
+    return option(default, help_, family=ALLOCATIONS, group="ticket", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -97,13 +100,7 @@ class Finder(Part):
     # looks at no batch. Each class says so for itself.
     divides: ClassVar[bool] = False
 
-    allocation: Allocation = option(
-        Global(),
-        ALLOCATION_HELP,
-        family=ALLOCATIONS,
-        group="ticket",
-        kw_only=True,
-    )
+    allocation: Allocation = allocation_option(Global())
     granularity: Granularity = option(Weight(), GRANULARITY_HELP, family=GRANULARITIES, group="ticket", kw_only=True)
 
     def needs(self) -> Needs:

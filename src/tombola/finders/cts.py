@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from tombola.core import concrete
-from tombola.core.concrete import RELAXATION_HELP, RELAXATIONS, Concrete, Relaxation
-from tombola.core.controllers import CONTROLLER_HELP, CONTROLLERS, Controller, ProportionalBalance, settled
+from tombola.core.concrete import Relaxation, relaxation_option
+from tombola.core.controllers import Controller, controller_option, settled
 from tombola.core.parts import COUNT, POSITIVE, one_of, option
 from tombola.core.schedules import one_cycle
 from tombola.core.selection import Density
@@ -88,10 +88,7 @@ class CTS(ObjectiveFinder):
         "published-files": PUBLISHED_FILES,
     }
     steps: int = option(1960, "length of the search", must=COUNT, group="search")
-    controller: Controller = option(
-        ProportionalBalance(), CONTROLLER_HELP, family=CONTROLLERS,
-        group="search",
-    )  # fmt: skip
+    controller: Controller = controller_option()
     learning_rate: float | None = option(
         None,
         "learning rate of the logits, gates or scores, at its highest",
@@ -107,10 +104,7 @@ class CTS(ObjectiveFinder):
         flag="search-lr-schedule",
         group="search",
     )
-    relaxation: Relaxation = option(
-        Concrete(), RELAXATION_HELP, family=RELAXATIONS,
-        group="search",
-    )  # fmt: skip
+    relaxation: Relaxation = relaxation_option()
     epsilon: float = option(1e-8, "epsilon of Adam on the logits", must=POSITIVE, flag="search-epsilon", group="search")
     batch_size: int = search_batch_size(64)
     teacher: str = option(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tombola.core.allocation import ALLOCATIONS, Allocation, Uniform
+from tombola.core.allocation import Allocation, Uniform
 from tombola.core.cost import Cost, Meter
 from tombola.core.flat import Layout
 from tombola.core.parts import COUNT, POSITIVE, option
@@ -17,7 +17,7 @@ from tombola.core.seeds import generator
 from tombola.core.selection import Density, Selection
 from tombola.data import Item
 from tombola.errors import SearchError
-from tombola.finders.base import ALLOCATION_HELP, Drawn, Finder, Needs, gated_beside, search_batch_size
+from tombola.finders.base import Drawn, Finder, Needs, allocation_option, gated_beside, search_batch_size
 from tombola.finders.drawing import drawn
 from tombola.finders.gates import Forming, Gates
 from tombola.finders.problem import Problem
@@ -55,7 +55,7 @@ class EdgePopup(ScoreFinder):
     name: ClassVar[str] = "edge-popup"
     divides: ClassVar[bool] = True
     version: ClassVar[int] = 3
-    allocation: Allocation = option(Uniform(), ALLOCATION_HELP, family=ALLOCATIONS, group="ticket", kw_only=True)
+    allocation: Allocation = allocation_option(Uniform())
 
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density."""

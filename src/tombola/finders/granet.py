@@ -6,14 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tombola.core.allocation import ALLOCATIONS, Allocation, ErdosRenyiKernel, Global
+from tombola.core.allocation import Allocation, ErdosRenyiKernel, Global
 from tombola.core.granularity import Weight
-from tombola.core.parts import INSIDE, SHARE, option
+from tombola.core.parts import SHARE, option
 from tombola.core.selection import Density, Selection
 from tombola.errors import UsageError
-from tombola.finders.base import ALLOCATION_HELP, Drawn
+from tombola.finders.base import Drawn, allocation_option
 from tombola.finders.problem import Problem
-from tombola.finders.sparse_training import TWO, UPDATES, Exchanging, SparseTraining
+from tombola.finders.sparse_training import TWO, UPDATES, Exchanging, SparseTraining, first_fraction
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,14 @@ class GraNet(SparseTraining):
 
     name: ClassVar[str] = "granet"
     divides: ClassVar[bool] = True
-    fraction: float = option(
-        0.5, "share of a layer's weights that a first exchange would move", must=INSIDE, group="rivals"
-    )
+    fraction: float = first_fraction(0.5)
     updates: int = option(60, UPDATES, must=TWO, group="rivals")
     until: float = option(1.0, "share of the training after which a mask stands still", must=SHARE, group="rivals")
     start_density: float = option(0.5, "density that granet starts from", must=SHARE, group="rivals")
     falling: float = option(
         0.5, "share of the training in which granet falls to the density", must=SHARE, group="rivals"
     )
-    allocation: Allocation = option(Global(), ALLOCATION_HELP, family=ALLOCATIONS, group="ticket", kw_only=True)
+    allocation: Allocation = allocation_option(Global())
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tombola.core import concrete
-from tombola.core.concrete import RELAXATION_HELP, RELAXATIONS, Concrete, Relaxation
-from tombola.core.controllers import CONTROLLER_HELP, CONTROLLERS, Controller, Figures, ProportionalBalance
+from tombola.core.concrete import Relaxation, relaxation_option
+from tombola.core.controllers import Controller, Figures, controller_option
 from tombola.core.parts import POSITIVE, option
 from tombola.core.selection import Density, Selection
 from tombola.errors import SearchError
@@ -45,16 +45,11 @@ class Joint(TrainingFinder):
     divides: ClassVar[bool] = True
     version: ClassVar[int] = 4
     share: float = falling_share()
-    controller: Controller = option(
-        ProportionalBalance(),
-        CONTROLLER_HELP,
-        family=CONTROLLERS,
-        group="search",
-    )
+    controller: Controller = controller_option()
     learning_rate: float = option(
         0.1, "of Adam on the logits", must=POSITIVE, flag="search-learning-rate", group="search"
     )
-    relaxation: Relaxation = option(Concrete(), RELAXATION_HELP, family=RELAXATIONS, group="search")
+    relaxation: Relaxation = relaxation_option()
 
     def wanted(self, density: float, share: float) -> float:
         """Return the density to aim at after a share of the training."""

@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from tombola.core.allocation import ALLOCATIONS, Allocation, ErdosRenyiKernel
+from tombola.core.allocation import Allocation, ErdosRenyiKernel
 from tombola.core.parts import INSIDE, SHARE, Must, Part, option
 from tombola.core.seeds import generator
 from tombola.core.selection import Density, Selection
 from tombola.core.written import Family
-from tombola.finders.base import ALLOCATION_HELP, Drawn
+from tombola.finders.base import Drawn, allocation_option
 from tombola.finders.moving_mask import MovingMask, exchanged
 from tombola.finders.problem import Problem
 from tombola.finders.training_finder import TrainingFinder
@@ -56,6 +56,11 @@ class ByChance(Part):
 GROWTHS: Family[Growth] = Family("growth", {kind.name: kind() for kind in (ByGradient, ByChance)}, Growth)
 
 
+def first_fraction(default: float) -> Any:
+    """Declare the share of a layer's weights that moves at first, at a finder's default."""
+    return option(default, "share of a layer's weights that a first exchange would move", must=INSIDE, group="rivals")
+
+
 @dataclass(frozen=True)
 class SparseTraining(TrainingFinder):
     """What trainings share whose density stands while their mask moves: the network starts sparse, at random.
@@ -67,14 +72,10 @@ class SparseTraining(TrainingFinder):
     """
 
     growth: Growth = option(ByGradient(), "where weights grow: gradient, random", family=GROWTHS, group="rivals")
-    fraction: float = option(
-        0.3, "share of a layer's weights that a first exchange would move", must=INSIDE, group="rivals"
-    )
+    fraction: float = first_fraction(0.3)
     updates: int = option(30, UPDATES, must=TWO, group="rivals")
     until: float = option(0.75, "share of the training after which a mask stands still", must=SHARE, group="rivals")
-    allocation: Allocation = option(
-        ErdosRenyiKernel(), ALLOCATION_HELP, family=ALLOCATIONS, group="ticket", kw_only=True
-    )
+    allocation: Allocation = allocation_option(ErdosRenyiKernel())
 
     def updates_by(self, share: float) -> int:
         """Return how many exchanges are due by a share of the training."""
@@ -124,9 +125,7 @@ class SET(SparseTraining):
     name: ClassVar[str] = "set"
     divides: ClassVar[bool] = True
     growth: Growth = option(ByChance(), "where weights grow: gradient, random", family=GROWTHS, group="rivals")
-    fraction: float = option(
-        0.5, "share of a layer's weights that a first exchange would move", must=INSIDE, group="rivals"
-    )
+    fraction: float = first_fraction(0.5)
 
 
 class Exchanging(MovingMask):
