@@ -7,16 +7,14 @@ import torch
 from torch import Tensor
 
 from tombola.core.parts import BELOW_ONE, COUNT, INSIDE, option
-from tombola.core.selection import Density, Selection
+from tombola.core.selection import Selection
 from tombola.errors import UsageError
-from tombola.finders.base import Drawn
 from tombola.finders.moving_mask import MovingMask
-from tombola.finders.problem import Problem
-from tombola.finders.training_finder import TrainingFinder
+from tombola.finders.training_finder import MovingMaskFinder
 
 
 @dataclass(frozen=True)
-class ACDC(TrainingFinder):
+class ACDC(MovingMaskFinder):
     """Cuts to the wanted density and lets everything grow back, over and over, and ends with a sparse phase.
 
     A sparse phase begins by keeping the largest weights of all layers together, and trains those alone; in a dense
@@ -55,17 +53,16 @@ class ACDC(TrainingFinder):
             return True
         return (share - self.warm_up) / between * (self.phases - 1) % 1 < 0.5
 
-    def find(self, problem: Problem, density: Density) -> Drawn:
-        """Return the ticket of one density, along a training."""
-        selection = self.selection(problem, density)
-        return self.drawn_with(problem, density, selection, Phases(self, selection))
+    def moving(self, selection: Selection, seed: int) -> MovingMask:
+        """Return the mask that moves to a selection."""
+        return Phases(self, selection)
 
 
 class Phases(MovingMask):
     """A mask of the largest weights in sparse phases, and of all in dense ones."""
 
     def __init__(self, finder: ACDC, selection: Selection) -> None:
-        super().__init__(selection, torch.ones(selection.layout.total, dtype=torch.bool, device="cpu"))
+        super().__init__(selection)
         self._finder = finder
 
     def moved(self, share: float) -> Tensor | None:

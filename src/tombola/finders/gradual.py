@@ -4,15 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from tombola.core.parts import COUNT, one_of, option
-from tombola.core.selection import Density, Selection
-from tombola.finders.base import Drawn
+from tombola.core.selection import Selection
 from tombola.finders.moving_mask import MovingMask
-from tombola.finders.problem import Problem
-from tombola.finders.training_finder import TrainingFinder, falling_share
+from tombola.finders.training_finder import MovingMaskFinder, falling_share
 
 
 def cubic(density: float, done: float) -> float:
@@ -35,7 +32,7 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {"cubic": cubic, "geomet
 
 
 @dataclass(frozen=True)
-class Gradual(TrainingFinder):
+class Gradual(MovingMaskFinder):
     """Prunes the smallest weights little by little, and ends with the masked weights of a trained network.
 
     Pruned weights stay at zero; the ticket is rewound. Source: Zhu and Gupta 2017 (the cubic schedule).
@@ -59,23 +56,18 @@ class Gradual(TrainingFinder):
         """Return what an identity holds of how groups of different sizes are cut."""
         return {"uneven": "nested"}
 
-    def find(self, problem: Problem, density: Density) -> Drawn:
-        """Return the ticket of one density, along a training."""
-        selection = self.selection(problem, density)
-        return self.drawn_with(problem, density, selection, Pruning(self, selection))
+    def moving(self, selection: Selection, seed: int) -> MovingMask:
+        """Return the mask that moves to a selection."""
+        return Pruning(self, selection)
 
 
 class Pruning(MovingMask):
     """A mask that loses its smallest weights as the training goes on."""
 
     def __init__(self, finder: Gradual, selection: Selection) -> None:
-        super().__init__(selection, torch.ones(selection.layout.total, dtype=torch.bool, device="cpu"))
+        super().__init__(selection)
         self._finder = finder
 
     def moved(self, share: float) -> Tensor | None:
         """Return the mask without its smallest weights, where the schedule asks for it."""
-        now = self._selection.at(lambda density: self._finder.density_at(density, share))
-        if now.kept >= int(self.mask.sum()):
-            return None
-        sizes = self.sizes.masked_fill(~self.mask, -torch.inf)
-        return self.mask & now.keep(now.groups.score(sizes))
+        return self.cut_to(self._selection.at(lambda density: self._finder.density_at(density, share)))

@@ -3,16 +3,15 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from tombola.core.allocation import Allocation, ErdosRenyiKernel, Global
 from tombola.core.granularity import Weight
 from tombola.core.parts import SHARE, option
-from tombola.core.selection import Density, Selection
+from tombola.core.selection import Selection
 from tombola.errors import UsageError
-from tombola.finders.base import Drawn, allocation_option
-from tombola.finders.problem import Problem
+from tombola.finders.base import allocation_option
+from tombola.finders.moving_mask import MovingMask
 from tombola.finders.sparse_training import TWO, UPDATES, Exchanging, SparseTraining, first_fraction
 
 
@@ -55,10 +54,9 @@ class GraNet(SparseTraining):
         by_weight = isinstance(self.allocation, Global) and isinstance(self.granularity, Weight)
         return replace(first, allocation=ErdosRenyiKernel()) if by_weight else first
 
-    def find(self, problem: Problem, density: Density) -> Drawn:
-        """Return the ticket of one density, along a training."""
-        selection = self.selection(problem, density)
-        return self.drawn_with(problem, density, selection, Regenerating(self, selection, problem.seed))
+    def moving(self, selection: Selection, seed: int) -> MovingMask:
+        """Return the mask that moves to a selection."""
+        return Regenerating(self, selection, seed)
 
 
 class Regenerating(Exchanging):
@@ -72,7 +70,5 @@ class Regenerating(Exchanging):
 
     def cut(self, share: float) -> Tensor:
         """Return the mask without its smallest weights, where the density asks for it."""
-        now = self.wanted(share)
-        if now.kept >= int(self.mask.sum()):
-            return self.mask
-        return self.mask & now.keep(now.groups.score(self.sizes.masked_fill(~self.mask, -torch.inf)))
+        cut = self.cut_to(self.wanted(share))
+        return self.mask if cut is None else cut

@@ -18,13 +18,14 @@ from tombola.training import TrainingCallback
 class MovingMask(TrainingCallback):
     """Weights are trained under a mask that changes as the training goes on; this one stands still.
 
-    mask: bool (d,). What comes back starts from zero, without momentum; of a frozen layer, which nothing would train,
-    from its value. The network's gradients are dense: what is left
-    out has one too, which the optimiser does not see.
+    mask: bool (d,), that of the start; by default all are in. What comes back starts from zero, without momentum; of a
+    frozen layer, which nothing would train, from its value. The network's gradients are dense: what is left out has one
+    too, which the optimiser does not see.
     """
 
-    def __init__(self, selection: Selection, mask: Tensor) -> None:
-        self._selection, self._layout, self.mask = selection, selection.layout, mask
+    def __init__(self, selection: Selection, mask: Tensor | None = None) -> None:
+        self._selection, self._layout = selection, selection.layout
+        self.mask = torch.ones(self._layout.total, dtype=torch.bool, device="cpu") if mask is None else mask
         self._optimizer: Optimizer | None = None
         self._dense: dict[str, Tensor] = {}
 
@@ -56,6 +57,13 @@ class MovingMask(TrainingCallback):
     def moved(self, share: float) -> Tensor | None:
         """Return the mask after a share of the training, where it is another from now on."""
         return None
+
+    def cut_to(self, wanted: Selection) -> Tensor | None:
+        """Return the mask (d,) without its smallest weights, as few as are wanted; None where it has no more."""
+        if wanted.kept >= int(self.mask.sum()):
+            return None
+        sizes = self.sizes.masked_fill(~self.mask, -torch.inf)
+        return self.mask & wanted.keep(wanted.groups.score(sizes))
 
     @property
     def sizes(self) -> Tensor:

@@ -11,12 +11,11 @@ from torch import Tensor
 from tombola.core.allocation import Allocation, ErdosRenyiKernel
 from tombola.core.parts import INSIDE, SHARE, Must, Part, option
 from tombola.core.seeds import generator
-from tombola.core.selection import Density, Selection
+from tombola.core.selection import Selection
 from tombola.core.written import Family
-from tombola.finders.base import Drawn, allocation_option
+from tombola.finders.base import allocation_option
 from tombola.finders.moving_mask import MovingMask, exchanged
-from tombola.finders.problem import Problem
-from tombola.finders.training_finder import TrainingFinder
+from tombola.finders.training_finder import MovingMaskFinder
 
 UPDATES = "equal parts of the time until a mask stands still, an exchange after each but the last"
 TWO = Must(lambda value: value >= 2, "of at least 2")
@@ -62,7 +61,7 @@ def first_fraction(default: float) -> Any:
 
 
 @dataclass(frozen=True)
-class SparseTraining(TrainingFinder):
+class SparseTraining(MovingMaskFinder):
     """What trainings share whose density stands while their mask moves: the network starts sparse, at random.
 
     At each of so many `updates`, evenly spread until a share of the training is done, each layer drops a share of its
@@ -97,10 +96,9 @@ class SparseTraining(TrainingFinder):
         """Return what is kept at first."""
         return selection
 
-    def find(self, problem: Problem, density: Density) -> Drawn:
-        """Return the ticket of one density, along a training."""
-        selection = self.selection(problem, density)
-        return self.drawn_with(problem, density, selection, Exchanging(self, selection, problem.seed))
+    def moving(self, selection: Selection, seed: int) -> MovingMask:
+        """Return the mask that moves to a selection."""
+        return Exchanging(self, selection, seed)
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,19 @@ class TrainingFinder(Finder):
         """Return the ticket of one density, along a training."""
         raise NotImplementedError
 
-    def drawn_with(self, problem: Problem, density: Density, selection: Selection, mask: MovingMask) -> Drawn:
-        """Return the ticket of a mask that moved along a training, and the sparse network at its end."""
+
+@dataclass(frozen=True)
+class MovingMaskFinder(TrainingFinder):
+    """Finds a ticket by a mask that moves along a training, at whose end there is a sparse network too."""
+
+    def moving(self, selection: Selection, seed: int) -> MovingMask:
+        """Return the mask that moves to a selection; seed: of whatever is drawn at random on the way."""
+        raise NotImplementedError
+
+    def find(self, problem: Problem, density: Density) -> Drawn:
+        """Return the ticket of one density, and the sparse network at the end of the training."""
+        selection = self.selection(problem, density)
+        mask = self.moving(selection, problem.seed)
         trained = problem.fit_with(mask, problem.entry, self.name, self.epochs)
         # The weights that are left, by their size; what the mask leaves out ranks below all.
         sizes = problem.layout.flatten(problem.values_of(trained)).abs()
