@@ -17,8 +17,8 @@ from tombola.core.seeds import seeded
 from tombola.core.selection import Selection
 from tombola.data import ArrayFeed, Arrays, FlipCrop, Item, forever
 from tombola.finders import CTS, steering
+from tombola.finders.cts import Search
 from tombola.finders.problem import Problem
-from tombola.finders.search import Search
 from tombola.networks.masking import survey
 from tombola.networks.models import build
 from tombola.networks.network import FrozenNetwork

@@ -12,9 +12,8 @@ from tombola.core.seeds import fill_uniform
 from tombola.core.selection import Selection
 from tombola.data import ListFeed
 from tombola.finders import FINDERS
-from tombola.finders.cts import drop
+from tombola.finders.cts import Search, drop
 from tombola.finders.problem import Problem
-from tombola.finders.search import Search
 from tombola.networks.masking import survey
 from tombola.networks.network import FrozenNetwork
 from tombola.storage.store import DiskStore, MemoryStore

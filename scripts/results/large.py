@@ -118,7 +118,7 @@ def dense(model: nn.Module, data: Sequence[Any], device: str) -> Row:
 def drawn(model: nn.Module, data: Sequence[Any], device: str, **options: Any) -> Row:
     """Draw a ticket, save it and load it; of a search also the time of a step."""
     import tombola
-    from tombola.finders.search import Search
+    from tombola.finders.cts import Search
 
     times: list[float] = []
     advance = Search.advance
