@@ -21,12 +21,13 @@ from torch import nn
 
 from tombola.cli.main import main
 from tombola.core.flat import Layout
+from tombola.core.progress import Silent
 from tombola.finders import draw as draw_ticket
 from tombola.networks.masking import survey
 from tombola.networks.network import FrozenNetwork
 from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task
-from tombola.storage.store import DiskEntry
+from tombola.storage.store import DiskEntry, DiskStore
 
 from .commands import commands
 
@@ -133,6 +134,27 @@ class Dying:
         self._left -= 1
         if not self._left:
             raise Killed
+
+
+class DyingStore(DiskStore):
+    """A store on disk whose entries die after so many checkpoints."""
+
+    def __init__(self, root, steps):
+        super().__init__(root)
+        self._steps = steps
+
+    def entry(self, kind, identity):
+        return Dying(super().entry(kind, identity), self._steps)
+
+
+class Listening(Silent):
+    """Shows nothing, and keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from tombola.core.parts import POSITIVE, Part, describe, option
 from tombola.finders import Joint, draw
 from tombola.storage.store import DiskStore
 
-from .conftest import Dying, Killed, batches, mlp, train
+from .conftest import DyingStore, Killed, batches, mlp, train
 from .test_rivals import problem
 
 HALF = torch.zeros(4)  # four gates at 1/2
@@ -240,12 +240,8 @@ def test_a_search_with_any_controller_is_resumed_to_the_same_bits(tmp_path, cont
     finder = CTS(objective="loss", steps=30, controller=controller)
     expected = draw(finder, problem(mlp(), batches()), {"0.*": 0.2, "*": 0.5}).ticket
 
-    class DyingStore(DiskStore):
-        def entry(self, kind, identity):
-            return Dying(super().entry(kind, identity), 11)
-
     with pytest.raises(Killed):
-        draw(finder, problem(mlp(), batches(), store=DyingStore(tmp_path)), {"0.*": 0.2, "*": 0.5})
+        draw(finder, problem(mlp(), batches(), store=DyingStore(tmp_path, 11)), {"0.*": 0.2, "*": 0.5})
     resumed = draw(finder, problem(mlp(), batches(), store=DiskStore(tmp_path)), {"0.*": 0.2, "*": 0.5}).ticket
     assert all(torch.equal(resumed.scores[name], scores) for name, scores in expected.scores.items())
 

@@ -19,7 +19,7 @@ from tombola.networks.network import FrozenNetwork
 from tombola.storage.store import DiskStore, MemoryStore
 from tombola.training import State
 
-from .conftest import CPU, Dying, Killed, batches, draw, images, mlp, train
+from .conftest import CPU, DyingStore, Killed, batches, draw, images, mlp, train
 
 
 def problem(model, data, **changes):
@@ -152,11 +152,7 @@ def test_a_killed_search_goes_on_to_the_same_bits(tmp_path, steps, controller):
     straight = problem(model, images(3), store=DiskStore(tmp_path / "a"))
     expected = draw(finder, straight)
 
-    class DyingStore(DiskStore):
-        def entry(self, kind, identity):
-            return Dying(super().entry(kind, identity), steps)
-
-    broken = problem(model, images(3), store=DyingStore(tmp_path / "b"))
+    broken = problem(model, images(3), store=DyingStore(tmp_path / "b", steps))
     with pytest.raises(Killed):
         draw(finder, broken)
     resumed = problem(model, images(3), store=DiskStore(tmp_path / "b"))

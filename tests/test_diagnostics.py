@@ -7,7 +7,6 @@ import torch
 
 import tombola
 from tombola import CTS, GradBalance, Lagrangian, ProportionalBalance, TicketWarning
-from tombola.core.progress import Silent
 from tombola.data import ListFeed
 from tombola.finders import Magnitude, draw
 from tombola.finders.diagnostics import SearchFindings, closed_gates, missed_density, search_signs
@@ -17,7 +16,7 @@ from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task
 from tombola.training import State
 
-from .conftest import batches, images, mlp, train
+from .conftest import Listening, batches, images, mlp, train
 from .test_granularity import Residual
 from .test_rivals import problem
 
@@ -145,15 +144,10 @@ def test_a_layer_without_weights_cuts_the_network_unless_something_leads_around_
     def warned(model, weight, data):
         with torch.no_grad():
             weight(model).mul_(1e-9)
-        said = []
-
-        class Heard(Silent):
-            def say(self, text):
-                said.append(text)
-
-        at = replace(problem(model, data), progress=Heard())
+        progress = Listening()
+        at = replace(problem(model, data), progress=progress)
         warnings = draw(Magnitude(), at, 0.5).ticket.provenance.warnings
-        return warnings, said
+        return warnings, progress.said
 
     found, said = warned(mlp(), lambda model: model[2].weight, batches())
     assert found[0] == "no weight is left in 2.weight"

@@ -13,7 +13,7 @@ from tombola.finders import SNIP, EdgePopup
 from tombola.storage.store import DiskStore
 from tombola.training import State, fit
 
-from .conftest import Dying, Killed, batches
+from .conftest import Dying, DyingStore, Killed, batches
 from .conftest import draw as draw_from
 from .test_cts import problem
 from .test_training import entry, setup
@@ -100,12 +100,8 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):
 
 @pytest.mark.parametrize("finder", [CTS(steps=20), EdgePopup(steps=20)])
 def test_a_killed_search_goes_on_to_the_same_bits(tmp_path, finder):
-    class DyingStore(DiskStore):
-        def entry(self, kind, identity):
-            return Dying(super().entry(kind, identity), 7)
-
     expected = draw_from(finder, problem(Restless(), batches()))
     with pytest.raises(Killed):
-        draw_from(finder, problem(Restless(), batches(), store=DyingStore(tmp_path)))
+        draw_from(finder, problem(Restless(), batches(), store=DyingStore(tmp_path, 7)))
     resumed = draw_from(finder, problem(Restless(), batches(), store=DiskStore(tmp_path)))
     assert all(torch.equal(resumed.scores[name], expected.scores[name]) for name in expected)

@@ -20,7 +20,7 @@ from tombola.storage.identity import differing_keys, digest
 from tombola.storage.store import MemoryStore
 from tombola.training import State
 
-from .conftest import Killed, dying
+from .conftest import Killed, Listening, dying
 
 QUICK = built([load_preset("digits"), {"epochs": 4, "rewind_to": 1, "steps": 30, "milestones": (2,), "threads": 1}])
 
@@ -321,19 +321,11 @@ def test_tickets_of_all_finders_are_looked_at_on_the_same_batches():
     assert all(torch.equal(*pair) for pair in zip(*looks, strict=True))
 
 
-class Listener(Silent):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, text):
-        self.lines.append(text)
-
-
 @pytest.mark.parametrize(
     ("milestones", "said"),
     [((1,), []), ((1, 2, 40), ["no drop of the learning rate at milestones 2, 40: epochs is 2"]), ((), [])],
 )
 def test_milestones_beyond_the_last_epoch_are_named(tmp_path, milestones, said):
-    listener = Listener()
+    listener = Listening()
     pipeline.draw(changed(QUICK, finder="random", epochs=2, milestones=milestones), tmp_path, listener)
-    assert [line for line in listener.lines if "at milestones" in line] == said
+    assert [line for line in listener.said if "at milestones" in line] == said

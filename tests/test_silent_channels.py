@@ -12,7 +12,6 @@ import tombola
 from tombola import TicketWarning, UsageError
 from tombola.core.granularity import GRANULARITIES
 from tombola.core.parts import identify
-from tombola.core.progress import Silent
 from tombola.data import Item
 from tombola.finders import FINDERS, Magnitude, draw
 from tombola.networks.masking import survey
@@ -22,7 +21,7 @@ from tombola.objectives import MaskedBatch
 from tombola.sparse.channels import gated_along, silenced
 from tombola.ticket import Ticket
 
-from .conftest import as_json, batches, images
+from .conftest import Listening, as_json, batches, images
 from .test_granularity import Residual
 from .test_rivals import CPU, problem
 
@@ -171,20 +170,15 @@ def test_channels_that_cannot_be_followed_train_on_and_that_is_said():
         def forward(self, x):
             return self.last(self.inner(x) if x.sum() > 0 else -self.inner(x))
 
-    said = []
-
-    class Heard(Silent):
-        def say(self, text):
-            said.append(text)
-
+    progress = Listening()
     at = problem(Branching(), batches(), epochs=2)
     ticket = draw(Magnitude(granularity="channel:coupled=false"), at, 0.5).ticket
-    setup = replace(at.trainer.setup, silent=True, progress=Heard())
+    setup = replace(at.trainer.setup, silent=True, progress=progress)
     assert setup.silenced(ticket) == {}
-    assert len(said) == 1
-    assert said[0].startswith("biases and normalisation of pruned channels train on: torch.fx cannot trace it")
+    assert len(progress.said) == 1
+    assert progress.said[0].startswith("biases and normalisation of pruned channels train on: torch.fx cannot trace it")
     assert replace(setup, silent=False).silenced(ticket) == {}
-    assert len(said) == 1
+    assert len(progress.said) == 1
 
 
 def test_trainings_with_and_without_have_other_names(tmp_path, capsys):

@@ -32,7 +32,7 @@ from tombola.training import SGD, AdamW, Recipe, State, TrainingSetup, fit
 from tombola.training.execution import DenseExecution, SparseExecution, execution_of
 from tombola.training.trainer import Trainer
 
-from .conftest import CPU, Dying, Killed, images
+from .conftest import CPU, Dying, Killed, Listening, images
 
 
 def resnet(seed=0):
@@ -148,18 +148,12 @@ def config(**values):
 
 
 def test_a_run_says_how_its_ticket_trained_and_is_called_by_that(tmp_path):
-    said = []
-
-    class Listening(Silent):
-        def say(self, text):
-            said.append(text)
-
-    names = {}
+    progress, names = Listening(), {}
     for execution in ("dense", "sparse"):
-        found = pipeline.run(config(execution=execution), tmp_path, Listening())
+        found = pipeline.run(config(execution=execution), tmp_path, progress)
         names[execution] = found.directory.name
     assert names["dense"] != names["sparse"]
-    assert sum("tickets train sparse" in text for text in said) == 1
+    assert sum("tickets train sparse" in text for text in progress.said) == 1
     assert "execution: sparse" in (tmp_path / names["sparse"] / "config.yaml").read_text()
     # The same dense training serves both.
     assert len(list((tmp_path / ".store" / "shared").glob("dense*"))) <= 1

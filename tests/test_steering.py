@@ -21,7 +21,7 @@ from tombola.runs.cell import Cell, resolve
 from tombola.runs.config import built, load_preset
 from tombola.storage.store import DiskStore
 
-from .conftest import Dying, Killed, batches, mlp
+from .conftest import DyingStore, Killed, batches, mlp
 from .test_rivals import problem
 
 CPU, PROPORTIONAL = torch.device("cpu"), ProportionalBalance()
@@ -179,14 +179,10 @@ def test_threads_change_no_bit(compiled, threads):
 
 @every_controller
 def test_a_restored_search_goes_on_to_the_same_bits(compiled, tmp_path, controller):
-    class DyingStore(DiskStore):
-        def entry(self, kind, identity):
-            return Dying(super().entry(kind, identity), 11)
-
     finder, density = CTS(objective="loss", steps=30, controller=controller), {"0.*": 0.2, "*": 0.5}
     expected = draw(finder, problem(mlp(), batches()), density).ticket
     with pytest.raises(Killed):
-        draw(finder, problem(mlp(), batches(), store=DyingStore(tmp_path)), density)
+        draw(finder, problem(mlp(), batches(), store=DyingStore(tmp_path, 11)), density)
     resumed = draw(finder, problem(mlp(), batches(), store=DiskStore(tmp_path)), density).ticket
     assert all(torch.equal(resumed.scores[name], scores) for name, scores in expected.scores.items())
 
