@@ -581,7 +581,30 @@ def test_models_are_told_apart_by_their_hooks():
             getattr(model[0], f"register_{kind}")(hook)
         return mark_of_model(model)
 
+    class Held(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+            self.handle = self.layer.register_forward_hook(self.seen)
+
+        def seen(self, module, inputs, output):
+            return output
+
+    torch.manual_seed(0)
+    first = mark_of_model(Held())
+    torch.manual_seed(0)
+    assert mark_of_model(Held()) == first, "handles count all hooks of a process"
     half, double = ("forward_hook", scaling(0.5)), ("forward_hook", scaling(2.0))
     before = ("forward_pre_hook", lambda module, inputs: (inputs[0] * 2,))
     assert len({marked(), marked(half), marked(double), marked(before), marked(half, before)}) == 5
     assert marked(half) == marked(("forward_hook", scaling(0.5)))
+
+
+def test_warnings_of_sparsify_point_at_its_caller():
+    data, options = batches(), {"density": 1e-9 + 2 / 99, "finder": "magnitude:allocation=global", "progress": False}
+    model = mlp()
+    with torch.no_grad():
+        model[2].weight.mul_(1e-4)
+    with pytest.warns(tombola.TicketWarning, match="no weight is left") as caught:
+        tombola.sparsify(model, data, data, recipe=Recipe(epochs=2, learning_rate=1e-6), **options)
+    assert {warning.filename for warning in caught if warning.category is tombola.TicketWarning} == {__file__}

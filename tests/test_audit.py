@@ -79,6 +79,8 @@ def test_scores_whose_order_is_lost_are_not_inverted():
     for alteration in (inverted, inverted_by_layer):
         with pytest.raises(Impossible, match="its largest scores are infinite"):
             alteration(ticket({"a": [math.inf, math.inf, 1.0]}, a=[1, 1, 0]), generator(0))
+        pinned = ticket({"a": [math.inf, 3.0, 2.0, 1.0]}, a=[1, 0, 0, 0])
+        assert alteration(pinned, generator(0))["a"].tolist() == [False, False, False, True]
 
 
 def test_what_cannot_be_altered_says_why():

@@ -328,6 +328,19 @@ def test_targets_that_are_not_one_a_sample_are_no_labels():
     assert labels_of(dataset, "data").tolist() == [0, 1, 2, 0, 1, 2]
 
 
+def test_targets_number_the_classes_of_samples_with_probabilities():
+    class Soft(Dataset):
+        targets, target_transform = [0, 2, 1], staticmethod(int)
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, row):
+            return torch.zeros(2), torch.eye(3)[self.targets[row]]
+
+    assert labels_of(Soft(), "data").tolist() == [0, 2, 1]
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_labels_are_those_of_the_samples_where_a_transform_makes_them(named):
     class Halves(Dataset):

@@ -471,6 +471,8 @@ def test_a_layer_whose_inputs_come_first_is_looked_at_along_them():
         ticket = Ticket({"0.weight": mask.clone()})
         said = semi_structured(ticket, nn.Sequential(nn.ConvTranspose1d(8, 12, 2)))
         assert said.startswith(f"{fitting} of 1 layers")
+    odd = nn.ModuleDict({"a[0]": nn.Linear(4, 4)})
+    assert semi_structured(Ticket({"a[0].weight": torch.eye(4).bool()}), odd).startswith("1 of 1 layers")
 
 
 def test_audits_alter_tickets_by_groups():

@@ -83,9 +83,14 @@ def test_ones_own_models(tmp_path, monkeypatch):
     assert build("mine_tombola:fixed", (4,), 3).out_features == 2
     assert "def fixed" in source("mine_tombola:build")
     assert source("resnet20") == ""
-    (tmp_path / "shown_tombola.py").write_text("from mine_tombola import build\nclass Other: pass\n")
-    assert "def fixed" in source("shown_tombola:build"), "the module that defines it counts too"
-    assert source("shown_tombola:Other").count("\n") == len(["the name", "two lines", "and their end"])
+    text = (
+        "import functools\nfrom mine_tombola import build\nclass Other: pass\npart = functools.partial(build, (4,))\n"
+    )
+    (tmp_path / "shown_tombola.py").write_text(text + "from numpy.random._generator import default_rng\n")
+    for name in ("build", "part"):
+        assert "def fixed" in source(f"shown_tombola:{name}"), "the module that defines it counts too"
+    assert "def fixed" not in source("shown_tombola:Other")
+    assert source("shown_tombola:default_rng") == source("shown_tombola:Other").replace("Other", "default_rng", 1)
     for name, message in (
         ("mine_tombola:wrong", "must return a torch.nn.Module, got int"),
         ("mine_tombola:none", "cannot be imported: mine_tombola has no none"),

@@ -112,6 +112,14 @@ def test_such_words_among_texts_are_texts(tmp_path):
     assert read(tmp_path, Targets.NUMBERS, targets=["price"], inputs=["town"]).train.inputs.shape[1] == 3
 
 
+def test_words_for_gaps_are_classes_and_categories_where_training_data_have_no_numbers(tmp_path):
+    for rows, name, other in ((60, "train", "B"), (20, "test", "1")):
+        kinds = np.resize(["1", "2", "-", other], rows)
+        frame(rows).assign(kind=kinds, grade=np.resize(["1", "2", "none"], rows)).to_csv(tmp_path / f"{name}.csv")
+    found = read(tmp_path, Targets.CLASSES, targets=["grade"], inputs=["kind"])
+    assert (found.classes, found.train.inputs.shape[1]) == (3, 4)
+
+
 def test_a_class_of_the_test_data_alone_is_an_error(tmp_path):
     frame().query("town != 'west'").to_csv(tmp_path / "train.csv", index=False)
     frame(20, 1).to_csv(tmp_path / "test.csv", index=False)

@@ -135,6 +135,10 @@ def test_a_model_from_a_kind_a_configuration_and_a_folder_with_weights(tmp_path)
     torch.save(first.state_dict(), tmp_path / "old" / "pytorch_model.bin")
     old = build(f"hf:{tmp_path / 'old'}", (12, 60), 2).state_dict()
     assert all(torch.equal(old[name], value) for name, value in first.state_dict().items())
+    for content in (b"", b"version https://git-lfs.github.com/spec/v1\n"):
+        (tmp_path / "old" / "pytorch_model.bin").write_bytes(content)
+        with pytest.raises(UsageError, match="old cannot be built: "):
+            build(f"hf:{tmp_path / 'old'}", (12, 60), 2)
     for name, shape, words in (
         ("hf:bort", (12, 60), "a kind of model such as bert, got 'bort'; did you mean bert"),
         (TINY, (3, 8, 8), "takes texts"),

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.hooks import RemovableHandle
 
 from tombola.core.parts import is_part, options_of
 from tombola.core.plugins import code_of, is_theirs
@@ -69,15 +70,14 @@ def mark_of_model(model: nn.Module) -> str:
             {name: parameter.requires_grad for name, _, parameter in named_parameters(plain)},
             sorted(mark_of_own("model", kind) for kind in kinds),
             {name: {key: marks.of(value, key) for key, value in found.items()} for name, found in held.items()},
-            *([marks.of(hooks, "hooks")] if hooks else []),
+            *([{name: [marks.of_any(hook, name) for hook in found] for name, found in hooks.items()}] if hooks else []),
         ]
     )
 
 
-def _hooks(module: nn.Module) -> dict[str, list[Any]]:
-    """Return what runs before and after a layer's forward and backward, by when that is."""
-    found = {kind: list(vars(module).get(kind, {}).values()) for kind in _HOOKS}
-    return {kind: hooks for kind, hooks in found.items() if hooks}
+def _hooks(module: nn.Module) -> list[tuple[str, Any]]:
+    """Return what runs before and after a layer's forward and backward, each with when that is."""
+    return [(kind, hook) for kind in _HOOKS for hook in vars(module).get(kind, {}).values()]
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
@@ -134,7 +134,11 @@ class _Marks:
             return self._of_class(value)
         if isinstance(value, nn.Module):
             plain = unwrap(value)
-            return [self.of(type(plain), name), self._of_fields(vars(plain), name)]
+            # Hooks are filed under numbers that count all hooks of a process, as handles are.
+            held = {k: list(v.values()) if k in _HOOKS else v for k, v in vars(plain).items()}
+            return [self.of(type(plain), name), self._of_fields(held, name)]
+        if isinstance(value, RemovableHandle):
+            return []
         return self._of_object(value, name)
 
     def _of_function(self, function: FunctionType) -> Any:
@@ -163,11 +167,11 @@ class _Marks:
     def _of_code(self, function: FunctionType) -> Any:
         """Return the marks of a function's code and of the globals that it reads, as they now are."""
         called = function.__qualname__
-        read = {name: self._of_global(value, name) for name, value in _globals_of(function).items()}
+        read = {name: self.of_any(value, name) for name, value in _globals_of(function).items()}
         return [self.of(function.__code__, called), read]
 
-    def _of_global(self, value: Any, name: str) -> str:
-        """Return a global's mark: its class's where it holds what cannot be told from others, a console or a lock."""
+    def of_any(self, value: Any, name: str) -> str:
+        """Return a value's mark: its class's where it holds what cannot be told from others, a console or a lock."""
         try:
             return self.of(value, name)
         except UsageError:

@@ -74,8 +74,6 @@ class Sparsified:
         return iter((self.model, self.ticket))
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
 def sparsify(
     model: nn.Module,
     train: Data,
@@ -122,37 +120,38 @@ def sparsify(
     Returns the trained model and its ticket: `sparse, ticket = sparsify(...)`. Raises UsageError for options that
     cannot be, and with `out` for functions that hold what cannot be told from others (a lock, an open file).
     """
-    recipe = _checked_recipe(recipe, task, rewind_to, seed, train_from, fit)
-    if out is not None:
-        check_out(Path(out))
-    ranks = ranks_of(fabric)
-    search = finder_of(finder, {"steps": steps}, granularity)
-    if rewind_to and "rewind" not in needs_of(search).at:
-        raise UsageError(f"must be 0 for the finder {written_name(search)}, got {rewind_to}", option="rewind_to")
-    if isinstance(search, Finder):
-        search.check_epochs(rewind_to, recipe.epochs)
-    layout = survey(model, include, exclude).layout
-    selection_of(search, layout, density)
-    runtime = Runtime.choose(model, device_of(model, fabric), precision, ranks=ranks)
-    samples = batch_size_of(batch_size, search)
-    feeds = _Feeds.of(train, held_out, seed, samples, batch_size_of(search_batch_size, search))
-    if isinstance(search, TrainingFinder):
-        search.check_length(rewind_to, recipe.epochs, feeds.training.length is not None)
-    task, runtime = _met(model, layout, task, feeds, runtime, search, precision)
-    display = progress_on() if progress and ranks.leads else Silent()
-    setup = TrainingSetup(unwrap(model), task, feeds.training, feeds.held_out, recipe, runtime, seed, display)
-    if progress and ranks.leads:
-        _say_forecast(setup, feeds, rewind_to, search)
-    # Also of groups, which are known once channels have been followed.
-    followed_layout = followed(search, setup.model, layout, lambda: first_inputs(task, feeds.training))
-    selection_of(search, followed_layout, density)
-    share = selection_of(search, layout, density).kept / layout.total
-    execution = _execution(execution, setup, layout, share, samples, own=fit is not None)
-    setup = replace(setup, execution=execution, silent=silences(search))
-    setup.say_beforehand()
-    problem, trainer = _problem(setup, layout, feeds, rewind_to, fit, search, out)
-    found = announced(draw_ticket(search, problem, density), ranks)
-    return _delivered(problem, trainer, found, search, train_from)
+    with torch.inference_mode(False), torch.enable_grad():
+        recipe = _checked_recipe(recipe, task, rewind_to, seed, train_from, fit)
+        if out is not None:
+            check_out(Path(out))
+        ranks = ranks_of(fabric)
+        search = finder_of(finder, {"steps": steps}, granularity)
+        if rewind_to and "rewind" not in needs_of(search).at:
+            raise UsageError(f"must be 0 for the finder {written_name(search)}, got {rewind_to}", option="rewind_to")
+        if isinstance(search, Finder):
+            search.check_epochs(rewind_to, recipe.epochs)
+        layout = survey(model, include, exclude).layout
+        selection_of(search, layout, density)
+        runtime = Runtime.choose(model, device_of(model, fabric), precision, ranks=ranks)
+        samples = batch_size_of(batch_size, search)
+        feeds = _Feeds.of(train, held_out, seed, samples, batch_size_of(search_batch_size, search))
+        if isinstance(search, TrainingFinder):
+            search.check_length(rewind_to, recipe.epochs, feeds.training.length is not None)
+        task, runtime = _met(model, layout, task, feeds, runtime, search, precision)
+        display = progress_on() if progress and ranks.leads else Silent()
+        setup = TrainingSetup(unwrap(model), task, feeds.training, feeds.held_out, recipe, runtime, seed, display)
+        if progress and ranks.leads:
+            _say_forecast(setup, feeds, rewind_to, search)
+        # Also of groups, which are known once channels have been followed.
+        followed_layout = followed(search, setup.model, layout, lambda: first_inputs(task, feeds.training))
+        selection_of(search, followed_layout, density)
+        share = selection_of(search, layout, density).kept / layout.total
+        execution = _execution(execution, setup, layout, share, samples, own=fit is not None)
+        setup = replace(setup, execution=execution, silent=silences(search))
+        setup.say_beforehand()
+        problem, trainer = _problem(setup, layout, feeds, rewind_to, fit, search, out)
+        found = announced(draw_ticket(search, problem, density), ranks)
+        return _delivered(problem, trainer, found, search, train_from)
 
 
 def _checked_recipe(

@@ -89,9 +89,20 @@ def source(name: str | None) -> str:
         return ""
     module, _, attribute = name.partition(":")
     named = import_module(module)
-    defined = getattr(inspect.unwrap(attrgetter(attribute)(named)), "__module__", None)
-    further = defined != named.__name__ and is_theirs(defined) and sys.modules.get(str(defined))
-    return f"{name}\n{inspect.getsource(named)}" + (f"\n{inspect.getsource(further)}" if further else "")
+    found = attrgetter(attribute)(named)
+    while isinstance(found, functools.partial):
+        found = found.func
+    defined = getattr(inspect.unwrap(found), "__module__", None)
+    further = _source_of(str(defined)) if defined != named.__name__ and is_theirs(defined) else ""
+    return f"{name}\n{inspect.getsource(named)}" + (f"\n{further}" if further else "")
+
+
+def _source_of(module: str) -> str:
+    """Return a module's source text, or nothing where it has none."""
+    try:
+        return inspect.getsource(sys.modules[module])
+    except (OSError, TypeError, KeyError):
+        return ""
 
 
 def code_of(value: Any) -> str:
@@ -102,9 +113,8 @@ def code_of(value: Any) -> str:
     kind = value if inspect.isfunction(value) or inspect.isclass(value) else type(value)
     if kind.__module__.partition(".")[0] in {"tombola", "builtins"}:
         return ""
-    try:
-        text = inspect.getsource(sys.modules[kind.__module__])
-    except (OSError, TypeError, KeyError):
+    text = _source_of(kind.__module__)
+    if not text:
         functions = [kind] if inspect.isfunction(kind) else [f for f in vars(kind).values() if inspect.isfunction(f)]
         text = repr([(f.__qualname__, f.__code__.co_code, f.__code__.co_names) for f in functions])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

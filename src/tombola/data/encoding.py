@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tombola.data.tables import Columns, check_whole, numbers_of
+from tombola.data.tables import Columns, check_gaps, check_whole, numbers_of
 from tombola.data.targets import IGNORED_PIXEL, Targets
 from tombola.errors import UsageError, shown
 
@@ -49,6 +49,8 @@ def encode_inputs(train: Part, others: Sequence[Part], names: Sequence[str]) -> 
         for name in names:
             _check_kind(part, name)
             part.check_whole(name)
+    for name in names:
+        check_gaps(train.columns[name], name, train.path, train.rows)
     if any(part.columns[name].ndim > 2 for part in parts for name in names):
         check_arrays(train, others, names)
         return [_alone(part, names) for part in parts]

@@ -11,6 +11,7 @@ from tombola.data import saved
 from tombola.data.saved import find_saved
 from tombola.errors import UsageError, did_you_mean, in_words, shown
 
+_FILL = "value in row {}; fill the gaps first"
 # What is written where a number is missing.
 _GAPS = {"", "-", "?", "n/a", "na", "nan", "none", "null"}
 
@@ -145,17 +146,24 @@ def check_whole(values: np.ndarray, name: str, path: Path, rows: np.ndarray | No
             f"{shown(path)}: column {name} holds lists, but not of as many numbers in each row; leave it out (inputs)",
             option="data_dir",
         )
-    for found, what in (
-        (_missing(values), "value in row {}; fill the gaps first"),
-        (_infinite(values), "finite number in row {}; put one there first"),
-    ):
-        wrong = np.flatnonzero(found.reshape(len(values), -1).any(axis=1))
-        if len(wrong):
-            row = wrong[0] if rows is None else rows[wrong[0]]
-            raise UsageError(
-                f"{shown(path)}: column {name} has no {what.format(row + 1)}, or leave the column out (inputs)",
-                option="data_dir",
-            )
+    _refuse(_missing(values), _FILL, name, path, rows)
+    _refuse(_infinite(values), "finite number in row {}; put one there first", name, path, rows)
+
+
+def check_gaps(values: np.ndarray, name: str, path: Path, rows: np.ndarray | None = None) -> None:
+    """Raise UsageError naming the first row of a column of numbers in which a word such as NaN stands for a gap."""
+    if values.dtype.kind not in "biuf" and values.ndim == 1:
+        _refuse(_gaps_among_numbers(values), _FILL, name, path, rows)
+
+
+def _refuse(found: np.ndarray, what: str, name: str, path: Path, rows: np.ndarray | None) -> None:
+    wrong = np.flatnonzero(found.reshape(len(found), -1).any(axis=1))
+    if len(wrong):
+        row = wrong[0] if rows is None else rows[wrong[0]]
+        raise UsageError(
+            f"{shown(path)}: column {name} has no {what.format(row + 1)}, or leave the column out (inputs)",
+            option="data_dir",
+        )
 
 
 def _missing(values: np.ndarray) -> np.ndarray:
@@ -163,9 +171,7 @@ def _missing(values: np.ndarray) -> np.ndarray:
         import pandas as pd
 
         # pd.NA, which is neither true nor false where it is compared, goes first.
-        found = np.array([value is pd.NA or _is_missing(value) for value in values], bool)
-        missing: np.ndarray = found | _gaps_among_numbers(values)
-        return missing
+        return np.array([value is pd.NA or _is_missing(value) for value in values])
     return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
 
 

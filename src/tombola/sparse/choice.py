@@ -111,14 +111,23 @@ def _stepped(network: "SparseNetwork", step: Callable[[nn.Module], Tensor]) -> s
     from tombola.sparse.tracing import in_mode
 
     network.dense.zero_grad()
-    with seeded(0, "step"), in_mode(network.dense, True):
+    stale = [network.dense.get_parameter(name) for name in network.sparse_names]
+    with in_mode(network.dense, True):
         try:
-            step(network).backward()
+            with seeded(0, "step"):
+                loss = step(network)
+                loss.backward()
+            with torch.no_grad():
+                for weight in stale:
+                    weight.mul_(2)
+            with seeded(0, "step"):
+                again = step(network)
         except Exception as error:  # noqa: BLE001 - model, task and data are the user's: anything may come out of them
             why = str(error) if isinstance(error, TombolaError) else in_words(error)
             return f"a step of its training fails ({why})"
-    stale = [name for name in network.sparse_names if network.dense.get_parameter(name).grad is not None]
-    return f"its task reads {stale[0]}, as a penalty on weights does" if stale else ""
+    # Weights that train in other places than the model's own can be read there by nobody, as a penalty on them would.
+    read = any(weight.grad is not None for weight in stale) or not torch.equal(loss, again)
+    return "its loss reads the model's weights, as a penalty does" if read else ""
 
 
 def _spread_masks(layout: Layout, density: float) -> dict[str, Tensor]:

@@ -244,7 +244,7 @@ class _Builder:
         elif type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
             self._flatten(node, source)
         elif type(module) in PLANEWISE_MODULES:
-            if isinstance(module, nn.Dropout | nn.Dropout2d) and module.inplace:
+            if isinstance(module, nn.Dropout | nn.Dropout2d) and module.inplace and module.training:
                 self._refuse_readers(source)
             self._planewise(node, (source,), partial(_run_module, module))
 
@@ -318,7 +318,8 @@ class _Builder:
         elif target in MEANS and len(tensors) == 1:
             self._mean(node, tensors[0])
         elif target in ADDITIONS | PLANEWISE_FUNCTIONS | PLANEWISE_METHODS and tensors == node.all_input_nodes:
-            if target in DROPOUTS and node.kwargs.get("inplace", any(node.args[3:])):
+            drops = target in DROPOUTS and node.kwargs.get("training", all(node.args[2:3]))
+            if drops and node.kwargs.get("inplace", any(node.args[3:])):
                 self._refuse_readers(tensors[0])
             self._planewise(node, tuple(tensors), _call_of(node))
 

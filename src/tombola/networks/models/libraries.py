@@ -111,7 +111,7 @@ class HuggingFaceModel(Part):
                 )
             else:
                 found = AutoModelForSequenceClassification.from_config(config)
-        except (ValueError, OSError, RuntimeError, KeyError, TypeError) as error:
+        except Exception as error:  # of a damaged file the libraries may raise anything
             raise UsageError(f"{self.name} cannot be built: {in_words(error)}", option="model") from error
         return found.train()
 

@@ -1,5 +1,7 @@
 """Whether a ticket's weights lie as torch's semi-structured format asks for: at most 2 of every 4 along the inputs."""
 
+import glob
+
 import torch
 from torch import nn
 from torch.sparse import to_sparse_semi_structured
@@ -29,7 +31,7 @@ def semi_structured(ticket: Ticket, model: nn.Module) -> str:
     model: trained, its pruned weights zero. Converted and multiplied, in float16, are the matrices that the format
     takes, where there is a GPU.
     """
-    layout = survey(model, include=list(ticket)).layout
+    layout = survey(model, include=[glob.escape(name) for name in ticket]).layout
     first = {name for place, name in enumerate(layout.names) if layout.wiring(place).inputs_first}
     fitting = [name for name, mask in ticket.items() if lies_two_of_four(_turned(mask, name in first))]
     found = f"{len(fitting)} of {len(ticket)} layers keep at most 2 of every 4 weights along their inputs"

@@ -85,8 +85,6 @@ def _scores(ticket: Ticket, groups: Groups) -> Tensor:
     if ticket.scores is None:
         raise Impossible("the ticket file alone has no scores; audit the run directory that it was drawn in")
     scores = Layout.of(ticket.items()).flatten(ticket.scores)
-    if scores.isposinf().any():
-        raise Impossible("its largest scores are infinite, so that nothing says which of them are the lowest")
     picked = groups.pick(scores)
     # Finders of one's own may say what they found of each weight.
     return picked if torch.equal(groups.expand(picked), scores) else groups.score(scores)
@@ -115,8 +113,13 @@ def _best(scores: Tensor, chosen: Tensor, groups: Groups, generator: torch.Gener
 def _top(scores: Tensor, count: int, sizes: Tensor | None, generator: torch.Generator) -> Tensor:
     """Return the mask of the largest scores, of `count` weights; which of equal ones is left to chance.
 
-    Scores of finders that cut several times share one lowest value, -infinity, wherever an early cut pruned.
+    Scores of finders that cut several times share one lowest value, -infinity, wherever an early cut pruned. Raises
+    Impossible where some of +infinity, here negated, would have to be chosen: their order is lost.
     """
+    largest = scores.isneginf()
+    rest = int((~largest).sum()) if sizes is None else int(sizes[~largest].sum())
+    if count > rest and count < (len(scores) if sizes is None else int(sizes.sum())):
+        raise Impossible("its largest scores are infinite, so that nothing says which of them are the lowest")
     order = torch.randperm(len(scores), generator=generator, device="cpu")
     mask = torch.empty_like(scores, dtype=torch.bool)
     ordered = scores[order]
