@@ -57,33 +57,28 @@ def marks_beyond_options(part: Any) -> dict[str, Any]:
 def mark_of_model(model: nn.Module) -> str:
     """Return a digest of what parameters' names and values do not say of a model.
 
-    Its layers as they are printed and the plain values that they hold, which parameters are frozen, the code of
-    modules of the user's own, and hooks.
+    Its layers as they are printed with the plain values and hooks that they hold, which parameters are frozen, and the
+    code of modules of the user's own.
     """
     plain, marks = unwrap(model), _Marks()
     held = {name: _settings(module) for name, module in plain.named_modules()}
     kinds = {type(module) for module in plain.modules() if is_theirs(type(module).__module__)}
-    hooks = {name: found for name, module in plain.named_modules() if (found := _hooks(module))}
     return digest(
         [
             _ADDRESS.sub("", repr(plain)),
             {name: parameter.requires_grad for name, _, parameter in named_parameters(plain)},
             sorted(mark_of_own("model", kind) for kind in kinds),
-            {name: {key: marks.of(value, key) for key, value in found.items()} for name, found in held.items()},
-            *([{name: [marks.of_any(hook, name) for hook in found] for name, found in hooks.items()}] if hooks else []),
+            {name: {key: marks.of_any(value, key) for key, value in found.items()} for name, found in held.items()},
         ]
     )
 
 
-def _hooks(module: nn.Module) -> list[tuple[str, Any]]:
-    """Return what runs before and after a layer's forward and backward, each with when that is."""
-    return [(kind, hook) for kind in _HOOKS for hook in vars(module).get(kind, {}).values()]
-
-
 def _settings(module: nn.Module) -> dict[str, Any]:
-    """Return the plain values that a layer was made with, many of which it does not print: num_heads, norm_first."""
+    """Return the plain values that a layer was made with, such as num_heads, which few print, and its hooks."""
     own = {name: value for name, value in vars(module).items() if name != "training" and not name.startswith("_")}
-    return {name: value for name, value in own.items() if _is_plain(value)}
+    hooks = {kind: vars(module).get(kind, {}).values() for kind in _HOOKS}
+    numbered = {f"{kind} {place}": hook for kind, found in hooks.items() for place, hook in enumerate(found)}
+    return {name: value for name, value in own.items() if _is_plain(value)} | numbered
 
 
 def _is_plain(value: Any) -> bool:

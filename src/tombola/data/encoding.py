@@ -37,6 +37,10 @@ class Part:
         """Raise UsageError naming the first row of the file in which a column has no value, or an infinite number."""
         check_whole(self.columns[name], name, self.path, self.rows)
 
+    def check_gaps(self, name: str) -> None:
+        """Raise UsageError naming the first row of the file in which a word stands for a gap in a column of numbers."""
+        check_gaps(self.columns[name], name, self.path, self.rows)
+
 
 def encode_inputs(train: Part, others: Sequence[Part], names: Sequence[str]) -> list[Tensor]:
     """Return inputs (N, D) float32 of training data and of other parts: numbers, then a 0 or 1 for each known text.
@@ -50,7 +54,7 @@ def encode_inputs(train: Part, others: Sequence[Part], names: Sequence[str]) -> 
             _check_kind(part, name)
             part.check_whole(name)
     for name in names:
-        check_gaps(train.columns[name], name, train.path, train.rows)
+        train.check_gaps(name)
     if any(part.columns[name].ndim > 2 for part in parts for name in names):
         check_arrays(train, others, names)
         return [_alone(part, names) for part in parts]
@@ -156,7 +160,7 @@ def encode_targets(
     for part in parts:
         for name in names:
             part.check_whole(name)
-    if wanted in (Targets.CLASSES, Targets.TRUTHS):
+    if wanted.are_classes:
         return _classes(parts, _only(names, wanted), wanted)
     if wanted is Targets.PIXELS:
         return _pixels(parts, _only(names, wanted), ignored)

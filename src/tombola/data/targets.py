@@ -23,6 +23,11 @@ class Targets(StrEnum):
     PIXELS = "a class for each pixel"
     ANY = "targets of any kind"
 
+    @property
+    def are_classes(self) -> bool:
+        """Whether a sample has one class of several, or of two."""
+        return self in (Targets.CLASSES, Targets.TRUTHS)
+
 
 def outputs_for(wanted: Targets, classes: int, name: str) -> int:
     """Return how many outputs a sample needs, for a dataset of so many classes; raises UsageError for other targets.

@@ -17,6 +17,7 @@ from tombola.errors import UsageError
 from tombola.finders import diagnostics
 from tombola.finders.base import (
     Drawn,
+    Finder,
     check_divides,
     following,
     gated_beside,
@@ -44,7 +45,9 @@ def draw(finder: Any, problem: Problem, density: Density) -> Drawn:
     if selection.decided:
         return decided(finder, problem, density, selection)
     if needs.trains:
-        problem.epochs  # noqa: B018 - raises where nothing trains
+        epochs = problem.epochs  # raises where nothing trains
+        if isinstance(finder, Finder):
+            finder.check_epochs(problem.weights.epoch, epochs)
     with guarded("finder", finder):
         settled = finder.settled(problem) if hasattr(finder, "settled") else finder
     known = identify(settled) | workings_of(settled, selection, problem.model, problem.runtime.device)

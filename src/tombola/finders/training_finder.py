@@ -71,7 +71,6 @@ class TrainingFinder(Finder):
 
     def draw(self, problem: Problem, density: Density) -> Drawn:
         """Return the ticket of one density."""
-        self.check_epochs(problem.weights.epoch, problem.epochs)
         self.check_length(problem.weights.epoch, problem.epochs, problem.has_length)
         return self.find(problem, density)
 

@@ -125,7 +125,7 @@ def _stepped(network: "SparseNetwork", step: Callable[[nn.Module], Tensor]) -> s
         except Exception as error:  # noqa: BLE001 - model, task and data are the user's: anything may come out of them
             why = str(error) if isinstance(error, TombolaError) else in_words(error)
             return f"a step of its training fails ({why})"
-    # Weights that train in other places than the model's own can be read there by nobody, as a penalty on them would.
+    # Kept values train apart from the model: who reads its weights, as a penalty does, reads others than those.
     read = any(weight.grad is not None for weight in stale) or not torch.equal(loss, again)
     return "its loss reads the model's weights, as a penalty does" if read else ""
 

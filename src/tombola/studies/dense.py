@@ -16,8 +16,6 @@ _NOT_OF_DENSE = (
     "finder", "density", "seed", "draw_at", "rewind_to", "train_from", "search_precision", "include", "exclude",
     "tracker", "device", "execution", "threads",
 )  # fmt: skip
-
-
 # What a dense training costs depends on these, as far as a configuration tells.
 _OF_COST = ("model", "task", "data", "train_samples", "held_out", "image_size", "augmentation")
 

@@ -63,7 +63,7 @@ class Own(Source):
     def _targets(self, parts: dict[str, Any], wanted: Targets) -> tuple[int, dict[str, Tensor]]:
         """Return how many outputs a sample needs, and the labels of each part, where targets are classes."""
         named, what = len(getattr(parts["train"], "classes", ())), f"data {self.name}, train"
-        if wanted not in (Targets.CLASSES, Targets.TRUTHS):
+        if not wanted.are_classes:
             with seeded(SPLIT_SEED, "labels"):
                 return outputs_of(parts["train"], wanted, named, what), {}
         with seeded(SPLIT_SEED, "labels"):

@@ -90,7 +90,7 @@ class Table(Source):
 def _held_out(train: Part, targets: list[str], wanted: Wanted) -> tuple[Tensor, Tensor | None]:
     """Return the rows to train on, and those that are held out."""
     classes = None
-    if wanted.held_out and wanted.targets in (Targets.CLASSES, Targets.TRUTHS):
+    if wanted.held_out and wanted.targets.are_classes:
         (classes,), _ = encode_targets(train, [], targets, wanted.targets)
     return held_out_rows(len(train), wanted.held_out, classes, shown(train.path))
 

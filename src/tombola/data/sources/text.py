@@ -14,7 +14,6 @@ from tombola.data.sources.base import Source, data_dir_option, existing
 from tombola.data.sources.table import targets_option
 from tombola.data.splits import Splits, Wanted, held_out_rows
 from tombola.data.tables import TEXT_ENDINGS, USUAL_TARGETS, chosen, find_table, read_columns
-from tombola.data.targets import Targets
 from tombola.data.texts import Texts, Vocabulary, joined
 from tombola.errors import UsageError, shown
 
@@ -79,7 +78,7 @@ class Text(Source):
         tokenizer = self._tokenizer(train, columns)
         words = Vocabulary(tokenizer.get_vocab_size(), self.max_tokens, tokenising.padding_of(tokenizer))
         whole = self._tokens(tokenizer, train, columns, found, words)
-        classes = found if wanted.targets in (Targets.CLASSES, Targets.TRUTHS) else None
+        classes = found if wanted.targets.are_classes else None
         rows, held = held_out_rows(len(found), wanted.held_out, classes, shown(train.path))
         return Splits(
             whole if held is None else whole.take(rows),

@@ -97,7 +97,7 @@ def _best(scores: Tensor, chosen: Tensor, groups: Groups, generator: torch.Gener
         sizes = [None] * len(counts) if groups.sizes is None else groups.sizes.split(counts)
         return torch.cat(
             [
-                _top(mine, int(before.sum() if size is None else size[before].sum()), size, generator)
+                _top(mine, _weights_in(before, size), size, generator)
                 for mine, before, size in zip(scores.split(counts), chosen.split(counts), sizes, strict=True)
             ]
         )
@@ -110,15 +110,19 @@ def _best(scores: Tensor, chosen: Tensor, groups: Groups, generator: torch.Gener
     return torch.cat([before if before.all() or not before.any() else new for new, before in pairs])
 
 
+def _weights_in(chosen: Tensor, sizes: Tensor | None) -> int:
+    """Return how many weights chosen groups have; sizes: of the groups, None where each is one weight."""
+    return int(chosen.sum() if sizes is None else sizes[chosen].sum())
+
+
 def _top(scores: Tensor, count: int, sizes: Tensor | None, generator: torch.Generator) -> Tensor:
     """Return the mask of the largest scores, of `count` weights; which of equal ones is left to chance.
 
     Scores of finders that cut several times share one lowest value, -infinity, wherever an early cut pruned. Raises
     Impossible where some of +infinity, here negated, would have to be chosen: their order is lost.
     """
-    largest = scores.isneginf()
-    rest = int((~largest).sum()) if sizes is None else int(sizes[~largest].sum())
-    if count > rest and count < (len(scores) if sizes is None else int(sizes.sum())):
+    finite = ~scores.isneginf()
+    if _weights_in(finite, sizes) < count < _weights_in(torch.ones_like(finite), sizes):
         raise Impossible("its largest scores are infinite, so that nothing says which of them are the lowest")
     order = torch.randperm(len(scores), generator=generator, device="cpu")
     mask = torch.empty_like(scores, dtype=torch.bool)
