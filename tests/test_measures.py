@@ -142,6 +142,13 @@ def test_the_front_the_zoom_and_the_barrier_follow_the_measure():
     assert not hill.connected
 
 
+def test_errors_along_a_line_are_what_the_measure_says_or_what_is_missing_to_all():
+    ends = {"w": torch.zeros(1)}, {"w": torch.ones(1)}
+    of_errors = Measure("error rate", "%", -100.0, 0.0, 100.0)
+    assert set(walk(*ends, lambda tensors: 5.0, of_errors).errors) == {5.0}
+    assert set(walk(*ends, lambda tensors: 5.0, ACCURACY).errors) == {95.0}
+
+
 def rows_of_errors():
     errors = {("cts", 0.1): 1.05, ("cts", 0.01): 1.3, ("random", 0.1): 1.2, ("random", 0.01): 4.0}
     return [outcome(label, density, seed, error + seed / 100) for (label, density), error in errors.items()

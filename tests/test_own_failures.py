@@ -15,6 +15,7 @@ BROKEN = """
 import torch
 from torch import nn
 from brought import build, datasets, numbers, train
+import tombola
 
 def raises(shape, classes):
     raise ValueError("no such\\nmodel")
@@ -47,6 +48,10 @@ def task_raises():
 def task_of_classes(classes):
     pass
 
+def task_nan():
+    no_number = lambda output, batch: output.sum() * float("nan")
+    return tombola.Task(metric=tombola.task.Measured(no_number, tombola.task.Measure("correlation")))
+
 def fit_raises(model, job):
     raise ValueError("no optimiser")
 
@@ -71,13 +76,13 @@ def fit_returns(model, job):
 @pytest.mark.parametrize(
     ("option", "function", "message"),
     [
-        ("model", "raises", "--model 'broken:raises' failed: ValueError: no such model (broken.py, line 7)"),
+        ("model", "raises", "--model 'broken:raises' failed: ValueError: no such model (broken.py, line 8)"),
         ("model", "narrow", "--model broken:narrow cannot be run on inputs of [6]"),
         ("model", "few", "--model broken:few must give 3 outputs a sample, one a class, got [2]"),
         ("data", "data_raises", "--data 'broken:data_raises' failed: OSError: no disk"),
         ("data", "data_late", "--data 'broken:data_late' failed in the first sample of train: RuntimeError: torn tape"),
         ("data", "data_shapes", "--data broken:data_shapes: inputs of train are [6], of test [5]"),
-        ("task", "task_raises", "--task 'broken:task_raises' failed: ValueError: no vocabulary (broken.py, line 32)"),
+        ("task", "task_raises", "--task 'broken:task_raises' failed: ValueError: no vocabulary (broken.py, line 33)"),
         ("task", "task_of_classes", "--task 'broken:task_of_classes' failed: TypeError"),
         ("fit", "fit_raises", "--fit 'broken:fit_raises' failed: ValueError: no optimiser"),
         ("fit", "fit_one", "--fit 'broken:fit_one' failed: TypeError"),
@@ -100,6 +105,14 @@ def test_a_training_function_that_ends_in_nan(brought, bring, capsys, tmp_path):
     bring("broken", BROKEN)
     assert main(["run", *OWN, "--fit", "broken:fit_nan", "--out", str(tmp_path / "o")]) == 1
     assert "1.weight is no longer finite" in capsys.readouterr().err
+
+
+def test_a_metric_that_is_no_number_is_no_result(brought, bring, capsys, tmp_path):
+    bring("broken", BROKEN)
+    asked = ["--task", "broken:task_nan", "--out", str(tmp_path / "o")]
+    assert main(["run", *OWN, *asked]) == 1
+    assert "the correlation on test data is nan" in capsys.readouterr().err
+    assert not list((tmp_path / "o").glob("*/result.json"))
 
 
 def test_code_that_cannot_be_imported(bring, capsys, tmp_path):

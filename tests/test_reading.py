@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+import math
 import shutil
 
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 import tombola
 from tombola import SearchError, UsageError
@@ -18,7 +20,7 @@ from tombola.finders import Random
 from tombola.runs import pipeline
 from tombola.runs.cell import stamp
 from tombola.runs.config import built, load_preset
-from tombola.storage.files import write_json
+from tombola.storage.files import read_json_object, write_json
 from tombola.studies import StudyPlan, manifest, plan, read, run_all, run_study, summary, tabulate
 from tombola.studies.dense import DenseNetwork
 from tombola.studies.engines import Local
@@ -339,6 +341,31 @@ def test_runs_that_nothing_tells_apart_go_by_their_directories(tmp_path):
     labels = made_alone(tmp_path, {"finder": "snip"}, {"finder": "snip"})
     assert labels == {f"snip in {run.name}" for run in tmp_path.iterdir()}
     assert {row.seeds for row in read(tmp_path).rows} == {(0,)}
+
+
+def test_runs_with_densities_by_layer_are_cells_of_the_density_that_they_made(tmp_path):
+    made_studies.write_run(tmp_path, "snip", 0.05, 0, 90.0)
+    for seed, made in enumerate((0.068924, 0.068925)):  # groups do not fit alike in every seed
+        name = made_studies.write_run(tmp_path, "snip", made, seed, 91.0)
+        config = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
+        config["density"] = {"fc3*": 1.0, "*": 0.05}
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    for path in tmp_path.iterdir():
+        write_json(path / "identity.json", {"config": {"finder": {"name": "snip"}}})
+    found = {(row.finder, row.density): row.seeds for row in read(tmp_path).rows}
+    assert found == {("snip", 0.05): (0,), ("snip --density 'fc3*=1; *=0.05'", 0.068924): (0, 1)}
+
+
+@pytest.mark.parametrize("key", ["test_accuracy", "dense_test_accuracy"])
+def test_a_result_that_is_no_number_is_a_problem_and_no_best(tmp_path, key):
+    for seed, value in enumerate((90.0, math.nan)):
+        name = made_studies.write_run(tmp_path, "snip", 0.05, seed, 91.0)
+        values = read_json_object(tmp_path / name / "result.json")
+        (tmp_path / name / "result.json").write_text(json.dumps(values | {key: value}))
+    study = read(tmp_path)
+    assert [row.seeds for row in study.rows] == [(0,)]
+    (problem,) = study.problems
+    assert f"{name}/result.json: {key} is no number but nan" in problem
 
 
 def test_the_density_of_a_moving_mask_is_not_the_cells(tmp_path):

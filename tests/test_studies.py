@@ -111,6 +111,14 @@ def test_a_table_by_hand():
     json.dumps(found)
 
 
+def test_weights_kept_are_those_of_all_seeds():
+    outcomes = [outcome("a", 0.1, seed, 50.0) for seed in range(3)]
+    for seed, kept in enumerate((2486, 2476, 2475)):
+        outcomes[seed].values["kept"] = kept
+    (row,) = tabulate(outcomes)
+    assert row.kept == 2479
+
+
 def test_failed_seeds_leave_the_rest_and_pairs_are_of_common_seeds():
     outcomes = [outcome("a", 0.1, seed, 50.0 + seed) for seed in range(3)]
     outcomes += [outcome("b", 0.1, 0, 0.0, failure="broke"), *(outcome("b", 0.1, s, 40.0 + s) for s in (1, 2))]

@@ -183,7 +183,7 @@ def _row(outcomes: Sequence[CellOutcome], label: str, density: float) -> Row | N
     return Row(
         finder=label,
         density=density,
-        kept=values[0]["kept"],
+        kept=round(fmean(found["kept"] for found in values)),
         seeds=tuple(seed for seed, _ in done),
         scores=scores,
         score=summarise(scores),

@@ -17,8 +17,8 @@ BARRIER = 2.0
 class Connectivity:
     """Errors at equally spaced points between two trained networks, ends included.
 
-    measure: of what they are the errors: of percentages what is missing to 100, of others the figure itself, its sign
-    turned where larger is better.
+    measure: of what they are the errors: where larger is better, of percentages what is missing to 100, of others the
+    figure with its sign turned; where smaller is better the figure itself.
     """
 
     errors: tuple[float, ...]
@@ -51,7 +51,7 @@ def walk(
 ) -> Connectivity:
     """Return the errors along the line from one state_dict to another; `score` measures a state_dict in between."""
     shares = [number / (POINTS - 1) for number in range(POINTS)]
-    best = 100.0 if measure.in_percent else 0.0
+    best = 100.0 if measure.in_percent and measure.larger_is_better else 0.0
     return Connectivity(tuple(measure.gain(best, score(between(first, last, share))) for share in shares), measure)
 
 

@@ -14,8 +14,10 @@ from tombola.studies.manifest import CellEntry
 _OF_CELLS = ("density", "seed", "tracker")
 # What the machine may have chosen: it is part of a label only where runs differ in nothing else.
 _OF_MACHINE = ("threads", "device", "precision", "search_precision", "layout")
+# The densities of patterns of layers, under a name of their own beside the fraction of all weights that they made.
+_BY_LAYER = "density-by-layer"
 # What identity.json says nothing of: where data and weights lie, code of one's own.
-_UNNAMED = ("data", "weights", "fit", *_OF_MACHINE)
+_UNNAMED = ("data", "weights", "fit", _BY_LAYER, *_OF_MACHINE)
 
 # An option's place in a configuration, as the names of fields: (finder, controller, momentum).
 _Place = tuple[str, ...]
@@ -34,6 +36,10 @@ def discovered(out: Path) -> tuple[CellEntry, ...]:
     labels |= {run: label for run, label in _labels(out, found, _OF_CELLS).items() if labels[run] in twice}
     twice = _ambiguous(labels, found)
     labels |= {run: f"{label} in {run}" for run, label in labels.items() if label in twice}
+    made: dict[str, float] = {}  # by one asking for densities by layer, which groups may miss by other weights a seed
+    for run, config in found.items():
+        if _BY_LAYER in config:
+            config["density"] = made.setdefault(labels[run], config["density"])
     cells = [CellEntry(labels[run], config["density"], config["seed"], run) for run, config in found.items()]
     return tuple(sorted(cells, key=lambda cell: (cell.seed, -cell.density)))
 
@@ -54,8 +60,15 @@ def _configuration(path: Path) -> dict[str, Any] | None:
         whole = measure_in(values).dense_test in values  # not a training or an audit alone
     except (TombolaError, OSError):
         return None
+    if isinstance(layers := config.get("density"), Mapping):
+        config |= {_BY_LAYER: _by_layer(layers), "density": values.get("density")}
     fits = isinstance(config.get("density"), float) and isinstance(config.get("seed"), int) and _name(config)
     return config if whole and fits else None
+
+
+def _by_layer(densities: Mapping[str, Any]) -> str:
+    """Return densities by patterns of layers' names as --density takes them."""
+    return f"'{'; '.join(f'{pattern}={density:.4g}' for pattern, density in densities.items())}'"
 
 
 def _name(config: Mapping[str, Any]) -> str:
@@ -119,7 +132,8 @@ def _written(options: Mapping[_Place, Any], shown: Mapping[_Place, Any]) -> str:
     every = {place[place[0] == "training" :]: value for place, value in options.items()}
     for name in dict.fromkeys(place[0] for place in of_run if place):
         settings = _settings(_within(every, name), _within(of_run, name))
-        words.append(f"--{name.replace('_', '-')} {':'.join([_text(every.get((name,))), *settings])}")
+        option = "density" if name == _BY_LAYER else name.replace("_", "-")
+        words.append(f"--{option} {':'.join([_text(every.get((name,))), *settings])}")
     return " ".join(words)
 
 

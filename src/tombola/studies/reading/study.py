@@ -1,6 +1,7 @@
 """Study: the cells of a comparison as they lie in its directory, whole or not; read without PyTorch."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -268,6 +269,9 @@ def _result(directory: Path) -> dict[str, Any]:
     lacking = [name for name in (measure.test, measure.dense_test, *_NEEDED) if name not in values]
     if lacking:
         raise UsageError(f"{path} is no result of a run: it lacks {', '.join(lacking)}")
+    for name in (measure.test, measure.dense_test):
+        if not isinstance(values[name], int | float) or not math.isfinite(values[name]):
+            raise UsageError(f"{path}: {name} is no number but {values[name]}")
     return values
 
 
