@@ -23,8 +23,8 @@ def test_the_files_are_fashion_mnist():
 
 def test_a_ticket_beats_a_random_one_by_far(tmp_path):
     quick = {**load_preset("fashion-mnist-lenet"), "density": 0.004, "epochs": 2, "milestones": ()}
-    quick["train_samples"] = 12_000
-    finders = "cts:batch_size=128:steps=300", "random"
+    quick["train_samples"] = 6_000
+    finders = "cts:batch_size=128:steps=150", "random"
     found, random = (pipeline.run(from_dict({**quick, "finder": name}), tmp_path, Silent()) for name in finders)
     assert found.values["kept"] == random.values["kept"] == 1065
     assert found.values["test_accuracy"] > random.values["test_accuracy"] + 20

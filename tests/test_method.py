@@ -45,7 +45,7 @@ def test_a_planted_mask_is_found(controller, inputs_each):
 
 # Gradients of so few weights vanish, and λ then swings; how good the ticket is, is the question here.
 @pytest.mark.filterwarnings("ignore::tombola.errors.TicketWarning")
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_tiny_networks_ticket_is_among_the_best_of_all_masks(seed):
     model = train(mlp(inputs=3, hidden=2, classes=3, seed=seed), batches(2, size=256, inputs=3, seed=seed), epochs=60)
     data = batches(1, size=256, inputs=3, seed=seed)

@@ -14,7 +14,7 @@ if "tuned" in sys.argv:
     process.tune()
 import torch
 def work():
-    (torch.ones(2**24) + 1).sum()  # 64 MiB each
+    (torch.ones(10 * 2**20) + 1).sum()  # 40 MiB each
 for _ in range(6):  # until large tensors have found their places between small ones
     work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -25,7 +25,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(how: str, **environment: str) -> int:
-    """Page faults of twelve allocations of 64 MiB after the first twelve."""
+    """Page faults of twelve allocations of 40 MiB after the first twelve."""
     found = subprocess.run(
         [sys.executable, "-c", FAULTS, how],
         check=True,

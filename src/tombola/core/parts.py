@@ -137,12 +137,14 @@ def _as_floats(value: Any, kind: Any) -> Any:
     return tuple(map(float, value)) if kind == tuple[float, ...] else value
 
 
-def is_optional(kind: Any) -> bool:
+@cache
+def is_optional(kind: Hashable) -> bool:
     """Whether an option of this type may be None."""
     return get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind)
 
 
-def _plain(kind: Any) -> Any:
+@cache
+def _plain(kind: Hashable) -> Any:
     """Return a type without its None."""
     if not is_optional(kind):
         return kind

@@ -76,13 +76,17 @@ class GlobalState(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Return tensors and plain values, which a checkpoint can hold."""
         kind, words, *rest = self.numpy
-        return {**self._asdict(), "numpy": [kind, torch.from_numpy(words.astype("int64")), *rest]}
+        version, numbers, gauss = self.python  # 625 numbers, each of which pickle would look at
+        plain = {"numpy": [kind, torch.from_numpy(words.astype("int64")), *rest]}
+        return {**self._asdict(), **plain, "python": [version, torch.from_numpy(numpy.array(numbers)), gauss]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "GlobalState":
         """Return the states that `to_dict` wrote."""
         kind, words, *rest = values["numpy"]
-        return cls(**{**values, "numpy": (kind, words.numpy().astype("uint32"), *rest)})
+        version, numbers, gauss = values["python"]
+        python = version, tuple(map(int, numbers)), gauss  # numbers: a tuple in checkpoints of older releases
+        return cls(**{**values, "numpy": (kind, words.numpy().astype("uint32"), *rest), "python": python})
 
 
 @contextmanager

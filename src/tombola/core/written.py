@@ -189,24 +189,26 @@ class Family(Generic[P]):
             return self._of_text(value)
         if isinstance(value, Mapping):
             return self._of_mapping(value)
-        return Spec(self._of_object(value, repr(value)), {})
+        return Spec(self._of_object(value), {})
 
-    def _of_object(self, value: Any, shown: str) -> P:
+    def _of_object(self, given: Any, shown: str = "") -> P:
+        """Return the part that an object, a class or a function is; shown: what was written for it, where by a text."""
+        value = given
         if isinstance(value, types.FunctionType) and self._of_function is not None:
             return self._of_function(f"{value.__module__}:{value.__qualname__}", value)
         if isinstance(value, type):
             if self._methods_lacking(value):
-                raise UsageError(self._why_not(value, shown), option=self.option)
+                raise UsageError(self._why_not(value, shown or repr(given)), option=self.option)
             try:
                 with explained(self.option, f"{value.__module__}:{value.__qualname__}", "failed"):
                     value = value()
             except UsageError as error:
                 if not isinstance(error.__cause__, TypeError):
                     raise
-                words = f"{shown} cannot be made without arguments: {error.__cause__}"
+                words = f"{shown or repr(given)} cannot be made without arguments: {error.__cause__}"
                 raise UsageError(words, option=self.option) from None
         if not is_part(value) or not isinstance(value, self._kind):
-            raise UsageError(self._why_not(value, shown), option=self.option)
+            raise UsageError(self._why_not(value, shown or repr(given)), option=self.option)
         return cast(P, value)
 
     def _methods_lacking(self, value: object) -> str:

@@ -187,13 +187,12 @@ class OwnTask(_UsualTask):
 class _Tasks(Family[NamedTask]):
     """Tasks by name; a Task object of the user's own is one too."""
 
-    def _of_object(self, value: Any, shown: str) -> NamedTask:
-        if isinstance(value, Task):
-            name = shown.strip("'")
-            if ":" not in name:
+    def _of_object(self, given: Any, shown: str = "") -> NamedTask:
+        if isinstance(given, Task):
+            if not shown:
                 raise UsageError("must be written as MODULE:NAME, which files can hold", option=self.option)
-            return OwnTask.of(name, lambda: value)
-        return super()._of_object(value, shown)
+            return OwnTask.of(shown.strip("'"), lambda: given)
+        return super()._of_object(given, shown)
 
 
 TASKS: Family[NamedTask] = _Tasks(
