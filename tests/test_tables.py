@@ -106,6 +106,41 @@ def test_a_written_gap_among_numbers_is_named(tmp_path, gap):
         read(tmp_path, Targets.NUMBERS, targets=["price"])
 
 
+@pytest.mark.parametrize("gap", ["NA", "NaN", "none"])
+@pytest.mark.parametrize("place", ["train.csv", "test.csv"])
+@pytest.mark.parametrize(
+    ("wanted", "target"),
+    [(Targets.CLASSES, "lift"), (Targets.TRUTHS, "lift"), (Targets.LABELS, "cellar"), (Targets.NUMBERS, "price")],
+)
+def test_a_written_gap_among_targets_that_are_numbers_is_named(tmp_path, gap, place, wanted, target):
+    for name in ("train.csv", "test.csv"):
+        whole = frame(50).astype({target: str})
+        if name == place:
+            whole.loc[40, target] = gap
+        whole.to_csv(tmp_path / name, index=False)
+    with pytest.raises(UsageError, match=f"{place}: column {target} has no value in row 41; fill the gaps first"):
+        read(tmp_path, wanted, 0.2, targets=[target], inputs=["size"])
+
+
+@pytest.mark.parametrize(("odd", "what"), [("NA", "value in row"), ("large", "number in row")])
+def test_an_input_without_a_number_in_test_data_is_named_by_its_row(tmp_path, odd, what):
+    whole = frame(50).astype({"size": str})
+    whole.loc[40, "size"] = odd
+    for name, table in (("train", frame()), ("test", whole)):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    with pytest.raises(UsageError, match=f"test.csv: column size has no {what} 41[;,]"):
+        read(tmp_path, Targets.NUMBERS, targets=["price"])
+
+
+def test_a_written_gap_is_named_by_its_row_whether_that_is_trained_on_or_held_out(tmp_path):
+    for row in range(1, 51, 7):
+        whole = frame(50).astype({"size": str})
+        whole.loc[row - 1, "size"] = "NA"
+        whole.to_csv(tmp_path / "houses.csv", index=False)
+        with pytest.raises(UsageError, match=f"houses.csv: column size has no value in row {row};"):
+            read(tmp_path / "houses.csv", Targets.NUMBERS, 0.5, targets=["price"])
+
+
 def test_such_words_among_texts_are_texts(tmp_path):
     for rows, name in ((60, "train"), (20, "test")):
         frame(rows).replace({"town": {"west": "NA"}}).to_csv(tmp_path / f"{name}.csv", index=False)
@@ -115,7 +150,7 @@ def test_such_words_among_texts_are_texts(tmp_path):
 def test_words_for_gaps_are_classes_and_categories_where_training_data_have_no_numbers(tmp_path):
     for rows, name, other in ((60, "train", "B"), (20, "test", "1")):
         kinds = np.resize(["1", "2", "-", other], rows)
-        frame(rows).assign(kind=kinds, grade=np.resize(["1", "2", "none"], rows)).to_csv(tmp_path / f"{name}.csv")
+        frame(rows).assign(kind=kinds, grade=np.resize(["good", "2", "none"], rows)).to_csv(tmp_path / f"{name}.csv")
     found = read(tmp_path, Targets.CLASSES, targets=["grade"], inputs=["kind"])
     assert (found.classes, found.train.inputs.shape[1]) == (3, 4)
 

@@ -110,6 +110,15 @@ def test_what_cannot_be_used_is_said(tmp_path, change, options, words):
         read(tmp_path, **options)
 
 
+def test_a_gap_among_labels_that_are_numbers_is_named(tmp_path):
+    labels = ["0.0", "1.0"] * 20
+    labels[25] = "NaN"
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.csv").write_text("\n".join(["text,label", *(f"great fun,{each}" for each in labels)]))
+    with pytest.raises(UsageError, match=r"train.csv: column label has no value in row 26; fill the gaps first"):
+        read(tmp_path)
+
+
 TINY = "hf:bert:layers=1:width=16:heads=2"
 
 

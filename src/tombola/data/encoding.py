@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tombola.data.tables import Columns, check_gaps, check_whole, numbers_of
+from tombola.data.tables import Columns, check_numbers, check_whole, holds_numbers, numbers_of
 from tombola.data.targets import IGNORED_PIXEL, Targets
 from tombola.errors import UsageError, shown
 
@@ -37,9 +37,9 @@ class Part:
         """Raise UsageError naming the first row of the file in which a column has no value, or an infinite number."""
         check_whole(self.columns[name], name, self.path, self.rows)
 
-    def check_gaps(self, name: str) -> None:
-        """Raise UsageError naming the first row of the file in which a word stands for a gap in a column of numbers."""
-        check_gaps(self.columns[name], name, self.path, self.rows)
+    def check_numbers(self, name: str) -> None:
+        """Raise UsageError naming the first row of the file that has no number in a column of numbers."""
+        check_numbers(self.columns[name], name, self.path, self.rows)
 
 
 def encode_inputs(train: Part, others: Sequence[Part], names: Sequence[str]) -> list[Tensor]:
@@ -53,8 +53,7 @@ def encode_inputs(train: Part, others: Sequence[Part], names: Sequence[str]) -> 
         for name in names:
             _check_kind(part, name)
             part.check_whole(name)
-    for name in names:
-        train.check_gaps(name)
+    _check_numbers(parts, names)
     if any(part.columns[name].ndim > 2 for part in parts for name in names):
         check_arrays(train, others, names)
         return [_alone(part, names) for part in parts]
@@ -65,6 +64,14 @@ def encode_inputs(train: Part, others: Sequence[Part], names: Sequence[str]) -> 
         torch.from_numpy(np.concatenate([piece[at] for piece in pieces], axis=1).astype(np.float32))
         for at in range(len(parts))
     ]
+
+
+def _check_numbers(parts: Sequence[Part], names: Sequence[str]) -> None:
+    """Raise UsageError naming the first row without a number in a column that holds numbers in the first part."""
+    for name in names:
+        if holds_numbers(parts[0].columns[name]):
+            for part in parts:
+                part.check_numbers(name)
 
 
 def _check_kind(part: Part, name: str) -> None:
@@ -109,16 +116,7 @@ def _numbers(parts: Sequence[Part], names: Sequence[str]) -> list[np.ndarray]:
 
     if not names:
         return [np.zeros((len(part), 0)) for part in parts]
-    found = []
-    for part in parts:
-        columns = []
-        for name in names:
-            values = numbers_of(part.columns[name])
-            if values is None:
-                what = f"column {name} holds numbers in train and other things here"
-                raise UsageError(f"{shown(part.path)}: {what}", option="data_dir")
-            columns.append(values.reshape(len(values), -1))
-        found.append(np.concatenate(columns, axis=1))
+    found = [_side_by_side(part, names, "inputs") for part in parts]
     _check_widths(parts, names, found)
     scaler = StandardScaler().fit(found[0])
     return [scaler.transform(values) for values in found]
@@ -160,11 +158,12 @@ def encode_targets(
     for part in parts:
         for name in names:
             part.check_whole(name)
-    if wanted.are_classes:
-        return _classes(parts, _only(names, wanted), wanted)
     if wanted is Targets.PIXELS:
         return _pixels(parts, _only(names, wanted), ignored)
-    found = [_target_numbers(part, names) for part in parts]
+    _check_numbers(parts, names)
+    if wanted.are_classes:
+        return _classes(parts, _only(names, wanted), wanted)
+    found = [_side_by_side(part, names, "targets") for part in parts]
     _check_widths(parts, names, found)
     if wanted is Targets.LABELS:
         for part, values in zip(parts, found, strict=True):
@@ -227,12 +226,13 @@ def _pixels(parts: Sequence[Part], name: str, ignored: int) -> tuple[list[Tensor
     return found, classes
 
 
-def _target_numbers(part: Part, names: Sequence[str]) -> np.ndarray:
+def _side_by_side(part: Part, names: Sequence[str], option: str) -> np.ndarray:
+    """Return columns of numbers as one array, (N, D) float64; raises UsageError naming the option for one of others."""
     columns = []
     for name in names:
         values = numbers_of(part.columns[name])
         if values is None:
-            raise UsageError(f"{shown(part.path)}: column {name} does not hold numbers", option="targets")
+            raise UsageError(f"{shown(part.path)}: column {name} does not hold numbers", option=option)
         columns.append(values.reshape(len(values), -1))
     return np.concatenate(columns, axis=1)
 

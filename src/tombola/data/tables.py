@@ -122,18 +122,32 @@ def numbers_of(values: np.ndarray) -> np.ndarray | None:
 
     Times are in ns, whatever unit a file keeps them in.
     """
-    import pandas as pd
-
     if values.dtype.kind in "biuf":
         return values.astype(np.float64)
     if values.ndim > 1 or values.dtype.kind == "c":
         return None
+    found = _parsed(values)
+    return None if np.isnan(found).any() else found
+
+
+def holds_numbers(values: np.ndarray) -> bool:
+    """Whether a column holds numbers alone, but for words such as NaN that stand for gaps among them."""
+    if values.dtype.kind in "biuf":
+        return True
+    others = values[~_gaps(values)]
+    return len(others) > 0 and numbers_of(others) is not None
+
+
+def _parsed(values: np.ndarray) -> np.ndarray:
+    """Return texts, times or objects (N,) as float64, NaN where one is no number."""
+    import pandas as pd
+
     series = pd.Series(values)
-    found = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    found: np.ndarray = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     if series.dtype.kind in "mM":
         # As floats: the year 9999 has more ns than an int64 holds.
         found = found * (np.timedelta64(1, series.dt.unit) / np.timedelta64(1, "ns"))
-    return None if np.isnan(found).any() else found
+    return found
 
 
 def check_whole(values: np.ndarray, name: str, path: Path, rows: np.ndarray | None = None) -> None:
@@ -150,10 +164,15 @@ def check_whole(values: np.ndarray, name: str, path: Path, rows: np.ndarray | No
     _refuse(_infinite(values), "finite number in row {}; put one there first", name, path, rows)
 
 
-def check_gaps(values: np.ndarray, name: str, path: Path, rows: np.ndarray | None = None) -> None:
-    """Raise UsageError naming the first row of a column of numbers in which a word such as NaN stands for a gap."""
-    if values.dtype.kind not in "biuf" and values.ndim == 1:
-        _refuse(_gaps_among_numbers(values), _FILL, name, path, rows)
+def check_numbers(values: np.ndarray, name: str, path: Path, rows: np.ndarray | None = None) -> None:
+    """Raise UsageError naming the first row that has a word for a gap, or another text, in a column of numbers.
+
+    rows: which ones of the file the values are of; None: all. Several values a row are not looked at.
+    """
+    if values.dtype.kind not in "biufc" and values.ndim == 1:
+        _refuse(_gaps(values), _FILL, name, path, rows)
+        what = "number in row {}, as training rows have; put one there first"
+        _refuse(np.isnan(_parsed(values)), what, name, path, rows)
 
 
 def _refuse(found: np.ndarray, what: str, name: str, path: Path, rows: np.ndarray | None) -> None:
@@ -175,15 +194,9 @@ def _missing(values: np.ndarray) -> np.ndarray:
     return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
 
 
-def _gaps_among_numbers(values: np.ndarray) -> np.ndarray:
-    """Return which texts stand for a gap, where all others are numbers: elsewhere such words are texts as any."""
-    import pandas as pd
-
-    if not any(isinstance(value, str) for value in values):
-        return np.zeros(len(values), bool)
-    others = pd.to_numeric(pd.Series(values), errors="coerce").isna().to_numpy()
-    gaps = np.array([isinstance(value, str) and value.strip().casefold() in _GAPS for value in values])
-    return gaps if not others.all() and (gaps | ~others).all() else np.zeros(len(values), bool)
+def _gaps(values: np.ndarray) -> np.ndarray:
+    """Return which texts stand for a gap where all others are numbers: elsewhere such words are texts as any."""
+    return np.array([isinstance(value, str) and value.strip().casefold() in _GAPS for value in values], bool)
 
 
 def _infinite(values: np.ndarray) -> np.ndarray:
