@@ -162,6 +162,20 @@ def test_a_class_of_the_test_data_alone_is_an_error(tmp_path):
         read(tmp_path, Targets.CLASSES, targets=["town"])
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "npz"])
+def test_whole_numbers_too_large_to_be_told_apart_are_no_classes(tmp_path, kind, sign):
+    path = tmp_path / f"houses.{kind}"
+    least = 2**53
+    write(path, sold=sign * (np.arange(60) % 4 + least))
+    with pytest.raises(UsageError, match=rf"targets: .*houses.{kind}: column sold has a class of 2\*\*53 or more"):
+        read(path, Targets.CLASSES, targets=["sold"])
+    write(path, sold=sign * (np.arange(60) % 4 + least - 4))
+    assert read(path, Targets.CLASSES, targets=["sold"]).classes == 4
+    write(path, sold=np.array([f"n{each % 4 + least}" for each in range(60)]))
+    assert read(path, Targets.CLASSES, targets=["sold"]).classes == 4
+
+
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "npz"])
 def test_every_kind_of_file_says_the_same(tmp_path, kind):
     whole = frame()[["size", "rooms", "price"]]

@@ -14,6 +14,8 @@ from tombola.errors import UsageError, shown
 
 # A column with more different texts than this is hardly one of categories.
 MOST_CATEGORIES = 100
+# From here on float64 does not hold every whole number, so that two classes could be one.
+_NOT_TOLD_APART = 2**53
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,13 @@ def _classes(parts: Sequence[Part], name: str, wanted: Targets) -> tuple[list[Te
     numbers = numbers_of(parts[0].columns[name])
     if numbers is not None and (numbers.ndim > 1 or (numbers != np.round(numbers)).any()):
         raise UsageError(f"column {name} holds numbers, not classes; regression is for these", option="task")
+    is_time = parts[0].columns[name].dtype.kind in "mM"  # in ns, and classes hardly lie within some hundred of these
+    if numbers is not None and not is_time and (np.abs(numbers) >= _NOT_TOLD_APART).any():
+        raise UsageError(
+            f"{shown(parts[0].path)}: column {name} has a class of 2**53 or more, where whole numbers are no longer "
+            "told apart; allowed are smaller ones, or texts, such as these with a letter before them",
+            option="targets",
+        )
     if any(part.columns[name].ndim > 1 for part in parts):
         raise UsageError(f"column {name} holds several values a row, where one class is wanted", option="targets")
     values = [_class_names(part.columns[name], numbers is not None) for part in parts]
