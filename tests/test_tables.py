@@ -318,6 +318,27 @@ def test_arrays_that_are_neither_numbers_nor_one_text_a_row_are_refused(tmp_path
         read(tmp_path / "houses.npz", Targets.NUMBERS, targets=["odd"])
 
 
+def test_texts_kept_as_bytes_are_texts(tmp_path):
+    texts, numbers = np.resize(["café", "the"], 60), np.resize(["1", "10", "2.5"], 60)
+    for path, encoded in ((tmp_path / "text.npz", False), (tmp_path / "bytes.npz", True)):
+        kept = {"drink": texts, "price": numbers}
+        write(path, **{name: np.char.encode(each, "utf-8") if encoded else each for name, each in kept.items()})
+    for target in ("drink", "sold"):
+        same, found = (
+            read(tmp_path / name, Targets.CLASSES, targets=[target]).train for name in ("text.npz", "bytes.npz")
+        )
+        assert all(torch.equal(a, b) for a, b in zip(batch_of(same), batch_of(found), strict=True))
+
+
+def test_bytes_that_are_no_text_are_refused_where_they_are_used(tmp_path):
+    path = tmp_path / "houses.npz"
+    write(path, blob=np.array([b"\xff\xfe", b"ab"] * 30))
+    assert read(path, Targets.CLASSES, targets=["sold"], inputs=["size"]).shape == (1,)
+    for target in ("blob", "sold"):
+        with pytest.raises(UsageError, match=r"houses.npz: column blob holds bytes that are no UTF-8; make them"):
+            read(path, Targets.CLASSES, targets=[target])
+
+
 def test_several_texts_a_row_are_no_class(tmp_path):
     write(tmp_path / "houses.npz", towns=np.array([["a", "b"]] * 60))
     with pytest.raises(UsageError, match="targets: column towns holds several values a row, where one class is wanted"):

@@ -106,7 +106,17 @@ def _in_rows(values: np.ndarray) -> np.ndarray:
 
 def _arrays(path: Path) -> Columns:
     with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+        return {name: _decoded(file[name]) for name in file.files}
+
+
+def _decoded(values: np.ndarray) -> np.ndarray:
+    """Return texts kept as bytes as texts, all else as it is."""
+    if values.dtype.kind != "S":
+        return values
+    try:
+        return np.char.decode(values, "utf-8")
+    except UnicodeDecodeError:  # pictures, say, which is said where the column is used
+        return values
 
 
 def chosen(columns: Columns, names: Sequence[str], option: str, path: Path) -> None:
@@ -153,8 +163,14 @@ def _parsed(values: np.ndarray) -> np.ndarray:
 def check_whole(values: np.ndarray, name: str, path: Path, rows: np.ndarray | None = None) -> None:
     """Raise UsageError naming the first row in which a column has no value, or an infinite number.
 
-    rows: which ones of the file the values are of; None: all. Of lists, only those that were made an array are whole.
+    rows: which ones of the file the values are of; None: all. Of lists, only those that were made an array are whole,
+    and of bytes none that are no UTF-8.
     """
+    if values.dtype.kind == "S":
+        raise UsageError(
+            f"{shown(path)}: column {name} holds bytes that are no UTF-8; make them texts, or leave it out (inputs)",
+            option="data_dir",
+        )
     if values.dtype == object and any(_is_list(value) for value in values):
         raise UsageError(
             f"{shown(path)}: column {name} holds lists, but not of as many numbers in each row; leave it out (inputs)",
