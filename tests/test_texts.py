@@ -92,6 +92,18 @@ def test_a_tokenizer_of_a_folder(tmp_path):
         read(tmp_path, tokenizer=str(tmp_path / "none"))
 
 
+@pytest.mark.parametrize(("columns", "least"), [(["sentence"], 2), (["sentence", "other"], 3)])
+def test_a_limit_below_the_tokens_that_each_text_gets_is_refused(tmp_path, columns, least):
+    for part in ("train", "test"):
+        rows = [f"{row % 2}\tgreat fun\ta film" for row in range(10)]
+        (tmp_path / f"{part}.tsv").write_text("\n".join(["label\tsentence\tother", *rows]))
+    for limit in range(1, least):
+        with pytest.raises(UsageError, match=f"max_tokens must be at least {least}, .*, got {limit}"):
+            read(tmp_path, texts=columns, max_tokens=limit)
+    inputs, _ = next(iter(read(tmp_path, texts=columns, max_tokens=least).test.feed(8, 0, "x").epoch(0))).batch
+    assert inputs["input_ids"].shape[1] == least
+
+
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [

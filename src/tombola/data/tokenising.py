@@ -94,7 +94,14 @@ def padding_of(tokenizer: "Tokenizer") -> int:
 
 
 def encode(tokenizer: "Tokenizer", columns: Sequence[Sequence[str]], longest: int) -> "list[Encoding]":
-    """Return the encodings of texts, or of pairs where there are two columns, at most so many tokens each."""
+    """Return the encodings of texts, or of pairs where there are two columns, at most so many tokens each.
+
+    Raises UsageError where the tokens that the tokenizer adds to each text are more than these: it would cut nothing.
+    """
+    added = tokenizer.num_special_tokens_to_add(len(columns) == 2)
+    if longest < added:
+        words = f"must be at least {added}, the tokens that the tokenizer adds to each text, got {longest}"
+        raise UsageError(words, option="max_tokens")
     tokenizer.no_padding()
     tokenizer.enable_truncation(longest)
     texts = list(columns[0]) if len(columns) == 1 else list(zip(columns[0], columns[1], strict=True))
