@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import tombola
-from tombola.core.controllers import Figures, State, Target
+from tombola.controllers import Figures, State, Target
 from tombola.finders import Problem, Ranked
 from tombola.objectives import MaskedBatch
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -204,6 +205,8 @@ def test_a_model_whose_shapes_are_not_known_yet_is_refused():
 def test_the_modules_of_the_python_interface_are_there_at_once():
     code = "import tombola; print(tombola.finders.SNIP.name, tombola.objectives.OBJECTIVES.named('loss').name)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["snip", "loss"]
+    for name in tombola._MODULES:
+        assert import_module(f"tombola.{name}") is getattr(tombola, name), "it can be imported from, too"
 
 
 def test_importing_tombola_imports_no_torch():

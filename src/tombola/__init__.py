@@ -46,20 +46,20 @@ _HOMES = {
     "sparsify": "api",
 }
 
-# Rooms and modules that go by a short name: tombola.controllers is tombola.core.controllers.
-_MODULES = {
-    "allocation": "core.allocation",
-    "concrete": "core.concrete",
-    "controllers": "core.controllers",
-    "data": "data",
-    "finders": "finders",
-    "granularity": "core.granularity",
-    "objectives": "objectives",
-    "studies": "studies",
-    "task": "networks.task",
-    "ticket": "ticket",
-    "training": "training",
-}
+# Rooms and modules that are there without being imported: tombola.controllers.GradBalance.
+_MODULES = (
+    "allocation",
+    "concrete",
+    "controllers",
+    "data",
+    "finders",
+    "granularity",
+    "objectives",
+    "studies",
+    "task",
+    "ticket",
+    "training",
+)
 
 __all__ = [
     "CTS",
@@ -89,7 +89,7 @@ __all__ = [
 
 def __getattr__(name: str) -> "Any":
     if name in _MODULES:
-        return import_module(f"tombola.{_MODULES[name]}")
+        return import_module(f"tombola.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'tombola' has no attribute {name!r}")
     return getattr(import_module(f"tombola.{_HOMES[name]}"), name)
