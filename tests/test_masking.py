@@ -8,7 +8,7 @@ from torch.nn.utils import parametrizations, prune
 
 import tombola
 from tombola import Ticket, UsageError
-from tombola.networks.masking import architecture, survey
+from tombola.networks.masking import architecture, hold, survey
 
 from .conftest import TinyConv, batches, mlp
 
@@ -229,6 +229,77 @@ def test_pruned_weights_stay_zero_with_every_optimiser(name):
     run()
     if name != "lbfgs":  # whether it moves depends on its line search
         assert (model[0].weight[~ticket["0.weight"]] != 0).any(), "detach() must let go"
+
+
+class ByNorm(torch.optim.SGD):
+    """Looks at whole tensors: gradients are divided by their norm."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            p.sub_(p.grad, alpha=float(0.1 / p.grad.norm()))
+
+
+class Sharp(ByNorm):
+    """Steps to the worst point nearby, and from there back and on."""
+
+    @torch.no_grad()
+    def first_step(self):
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["before"] = p.clone()
+            p.add_(p.grad, alpha=float(0.1 / p.grad.norm()))
+
+    def step(self, closure=None):
+        self.first_step()
+        for p in self.param_groups[0]["params"]:
+            p.grad.add_(p.detach() - self.state[p].pop("before"))
+        super().step()
+
+
+def trained_under_half(make, pruned_gradient, attached=True):
+    """A network after three steps, the gradients of its pruned weights those that are given."""
+    model = mlp()
+    ticket = half(model)
+    optimizer = make(list(model.parameters()))
+    if attached:
+        ticket.attach(model, optimizer)
+    else:
+        hold(model, optimizer, ticket)
+    for x, y in batches(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        for name, mask in ticket.items():
+            model.get_parameter(name).grad[~mask] = pruned_gradient
+        optimizer.step()
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+BY_STEP = {name: make for name, make in OPTIMIZERS.items() if name != "lbfgs"} | {
+    "fused": lambda p: torch.optim.AdamW(p, lr=0.1, fused=True),
+    "foreach": lambda p: torch.optim.AdamW(p, lr=0.1, foreach=True),
+}
+WHOLE = {"adafactor": lambda p: torch.optim.Adafactor(p, lr=0.1), "norm": ByNorm, "sharp": Sharp}
+
+
+@pytest.mark.parametrize("make", [*BY_STEP.values(), *WHOLE.values()], ids=[*BY_STEP, *WHOLE])
+def test_gradients_of_pruned_weights_move_nothing(make):
+    assert torch.equal(trained_under_half(make, 0.0), trained_under_half(make, 100.0))
+
+
+@pytest.mark.parametrize("make", BY_STEP.values(), ids=BY_STEP)
+def test_optimisers_that_take_weights_one_by_one_need_no_masked_gradients(make):
+    assert torch.equal(trained_under_half(make, 100.0), trained_under_half(make, 100.0, attached=False))
+
+
+def test_sparse_gradients_of_pruned_weights_are_zero_in_a_step():
+    table = nn.Embedding(4, 3, sparse=True)
+    ticket = Ticket({"weight": torch.arange(12).view(4, 3) % 2 == 0})
+    optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
+    with ticket.attach(table, optimizer):
+        table(torch.tensor([1, 2, 1])).sum().backward()
+        optimizer.step()
+    counts = torch.tensor([[0.0], [2.0], [1.0], [0.0]])
+    assert torch.equal(table.weight.grad.to_dense(), counts * ticket["weight"])
 
 
 def test_an_attached_model_is_still_a_plain_one():

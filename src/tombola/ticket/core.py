@@ -190,11 +190,12 @@ class Ticket(Mapping[str, Tensor]):
         of granularity channel leaves without input, and their scales and shifts of BatchNorm, are kept at zero too, as
         `sparsify` does, so that the channels are zero and `compact` takes them out.
 
-        Optimizers that wrap others are looked through (Lightning Fabric's, lookahead, sharpness-aware ones), and a
-        GradScaler changes nothing. Averaged copies, such as torch.optim.swa_utils.AveragedModel, hold weights of their
-        own: use `apply_` on them. Raises UsageError for what is no optimizer, or when the optimizers hold none of the
-        ticket's parameters; issues a TicketWarning when they lack some that ask for gradients, and the first time that
-        pruned weights have come alive outside of their steps.
+        At each step gradients of pruned weights are set to zero, so that an optimizer that looks at whole tensors moves
+        kept weights as if there were no others. Optimizers that wrap others are looked through (Lightning Fabric's,
+        lookahead, sharpness-aware ones), and a GradScaler changes nothing. Averaged copies, such as
+        torch.optim.swa_utils.AveragedModel, hold weights of their own: use `apply_` on them. Raises UsageError for what
+        is no optimizer, or when the optimizers hold none of the ticket's parameters; issues a TicketWarning when they
+        lack some that ask for gradients, and the first time that pruned weights have come alive outside of their steps.
         """
         if example is None and self.silent:
             warnings.warn(

@@ -45,6 +45,19 @@ def zero_(parameters: Mapping[str, nn.Parameter], pruned: Mapping[str, Tensor]) 
         parameter.masked_fill_(pruned[name], 0.0)
 
 
+@torch.no_grad()
+def zero_gradients_(parameters: Mapping[str, nn.Parameter], pruned: Mapping[str, Tensor]) -> None:
+    """Set the gradients that parameters have to zero, in place, where `pruned` is True."""
+    for name, parameter in parameters.items():
+        gradient = parameter.grad
+        if gradient is None:
+            continue
+        if gradient.is_sparse:  # rows of an embedding, some of them perhaps several times
+            gradient._values().masked_fill_(pruned[name][tuple(gradient._indices())], 0.0)
+        else:
+            gradient.masked_fill_(pruned[name], 0.0)
+
+
 def hold(model: nn.Module, optimizer: Optimizer, masks: Mapping[str, Tensor]) -> None:
     """Zero the pruned weights now, and after every step of an optimiser, for as long as that lives.
 
@@ -85,7 +98,8 @@ def chain_of(optimizer: Any) -> list[Any]:
 class Attachment:
     """Keeps a model's pruned weights at zero through every step of its optimisers.
 
-    Momentum and decoupled weight decay move weights whose gradient is zero, so the mask is applied after each step.
+    Momentum and decoupled weight decay move weights whose gradient is zero, so the mask is applied after each step; and
+    before it to the gradients, by whose norm or singular values optimisers such as Adafactor and Muon move all weights.
     Optimisers that wrap others are looked through, also those of sharpness-aware training, after whose `first_step` the
     mask is applied too. What comes alive between steps (by load_state_dict, an optimiser that was not given, or
     averages written back) is put back to zero before the next step and at `detach()`, and said once by a TicketWarning.
@@ -127,11 +141,12 @@ class Attachment:
         return self._left_out
 
     def _hold_first_step(self, optimizer: Any) -> None:
-        """Zero after the step to the worst point nearby, which is no step of torch's and has no hooks."""
+        """Hold the mask around the step to the worst point nearby, which is no step of torch's and has no hooks."""
         first_step = optimizer.first_step
 
         @functools.wraps(first_step)
         def held(*arguments: Any, **named: Any) -> Any:
+            zero_gradients_(self._parameters, self._pruned)
             found = first_step(*arguments, **named)
             zero_(self._parameters, self._pruned)
             return found
@@ -163,8 +178,9 @@ class Attachment:
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Hold the mask at every evaluation inside a step too, for optimisers that take a closure (LBFGS)."""
+        """Hold the mask, of gradients too, and at every evaluation inside a step that takes a closure (LBFGS)."""
         self._put_back()
+        zero_gradients_(self._parameters, self._pruned)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             return None
@@ -172,10 +188,7 @@ class Attachment:
         def held() -> Any:
             zero_(self._parameters, self._pruned)
             loss = closure()
-            pruned = self._pruned
-            for name, parameter in self._parameters.items():
-                if parameter.grad is not None:
-                    parameter.grad.masked_fill_(pruned[name], 0.0)
+            zero_gradients_(self._parameters, self._pruned)
             return loss
 
         if len(args) > 1:
