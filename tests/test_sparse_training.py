@@ -343,6 +343,25 @@ def test_a_float32_model_is_accelerated_whatever_the_default_is(monkeypatch):
         torch.set_default_dtype(torch.float32)
 
 
+def test_an_accelerated_network_computes_in_float32_under_autocast():
+    model, x = resnet(), next(iter(pictures()))[0]
+    ticket = ticket_of(model)
+    fast = ticket.accelerate(model)
+    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16):
+        warnings.simplefilter("error")
+        found = fast(x)
+    assert found.equal(ticket.accelerate(model)(x))
+
+
+def test_a_network_that_is_accelerated_to_itself_follows_autocast():
+    model, x = Normed(), torch.randn(4, 6)
+    fast = Ticket({"body.weight": torch.rand(8, 6) < 0.3}).accelerate(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.warns(TicketWarning, match="runs dense"):
+            found = fast(x)
+        assert found.equal(fast.dense()(x))
+
+
 def test_a_model_of_two_inputs_is_accelerated_to_itself():
     model, x = Sum(), torch.randn(5, 4)
     ticket = tombola.Ticket({"layer.weight": torch.rand(3, 4) < 0.5})

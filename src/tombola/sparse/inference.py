@@ -63,13 +63,17 @@ class Accelerated(nn.Module):
         if named or len(given) != 1 or not isinstance(given[0], Tensor):
             return self._as_called(*given, **named)
         (inputs,) = given
-        with self._lock:
-            if inputs.shape[1:] not in self._programs:
-                self._programs[inputs.shape[1:]] = self._trace(inputs[:1])
-        program = self._programs[inputs.shape[1:]]
-        if isinstance(program, str) or not len(inputs):
-            found: Tensor = self._model[0](inputs)
-            return found
+        # Programs are of float32, also within an autocast of the caller's, under which a dense model runs as any other.
+        with torch.autocast("cpu", enabled=False):
+            with self._lock:
+                if inputs.shape[1:] not in self._programs:
+                    self._programs[inputs.shape[1:]] = self._trace(inputs[:1])
+            program = self._programs[inputs.shape[1:]]
+            if len(inputs) and isinstance(program, Program):
+                return self._in_blocks(program, inputs)
+        return self._model[0](inputs)
+
+    def _in_blocks(self, program: Program, inputs: Tensor) -> Tensor:
         threads = torch.get_num_threads()
         # As many samples at once as fit, or fewer, so that every thread has some.
         size = max(1, min(_most_samples(program), -(-len(inputs) // threads)))
