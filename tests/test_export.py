@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from tombola import Ticket, TombolaError, UsageError
 from tombola.cli import export
@@ -253,6 +254,20 @@ def test_an_export_is_evaluated_by_the_weights_that_it_holds(name, capsys, finis
     assert found[0] == found[1]
     assert main(["evaluate", str(path), "--preset", "digits", "--model", "resnet20", "--threads", "1"]) == 2
     assert f"{path} lacks " in capsys.readouterr().err
+
+
+def test_what_is_exported_of_an_averaged_model_is_evaluated(capsys, finished, tmp_path):
+    averaged = AveragedModel(network_of(finished))
+    torch.save(averaged.state_dict(), tmp_path / "averaged.pt")
+    asked = ["evaluate", str(finished / "ticket.safetensors"), "--preset", "digits", "--threads", "1", "--json"]
+    found = []
+    for weights in ("averaged.pt", "plain.pt"):
+        assert main([*asked, "--weights", str(tmp_path / weights)]) == 0
+        found.append({**json.loads(capsys.readouterr().out), "weights": ""})
+        given = ["--weights", str(tmp_path / "averaged.pt"), "--out", str(tmp_path / "plain.pt")]
+        assert main(["export", str(finished), *given]) == 0
+        capsys.readouterr()
+    assert found[0] == found[1]
 
 
 def test_without_the_extra_onnx_says_what_to_install(finished, tmp_path, capsys, monkeypatch):

@@ -1,9 +1,12 @@
+import copy
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from tombola import UsageError
 from tombola.core.plugins import source
@@ -68,6 +71,35 @@ def test_a_state_dict_with_other_values_than_tensors_says_which(tmp_path):
     torch.save({**model.state_dict(), 7: torch.zeros(2)}, tmp_path / "w.pt")
     with pytest.raises(UsageError, match=r"w\.pt must hold tensors by name, got the key 7$"):
         read_weights(tmp_path / "w.pt")
+
+
+WRAPPED = {
+    "averaged": AveragedModel,
+    "compiled": partial(torch.compile, backend="eager"),
+    "averaged, then compiled": lambda model: torch.compile(AveragedModel(model), backend="eager"),
+    "in part": lambda model: nn.Sequential(torch.compile(model[0], backend="eager"), model[1]),
+    "parallel": nn.DataParallel,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_weights_of_a_wrapped_model_are_those_of_the_model(wrap):
+    given, model = (nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)) for _ in range(2))
+    load_into(model, wrap(given).state_dict(), Path("w.pt"))
+    assert all(value.equal(model.state_dict()[name]) for name, value in given.state_dict().items())
+
+
+def test_weights_whose_names_begin_like_a_wrappers_are_taken_as_they_are():
+    model = nn.ModuleDict({"module": nn.Linear(3, 2)})
+    load_into(model, copy.deepcopy(model).state_dict(), Path("w.pt"))
+    for change, message in (
+        ({"more": torch.zeros(1)}, "has beyond the model more"),
+        ({"_orig_mod.more": torch.zeros(1)}, "has beyond the model more"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            load_into(model, model.state_dict() | change, Path("w.pt"))
+    with pytest.raises(UsageError, match=r"lacks module\.bias$"):
+        load_into(model, {"module.weight": torch.zeros(2, 3)}, Path("w.pt"))
 
 
 def test_ones_own_models(tmp_path, monkeypatch):

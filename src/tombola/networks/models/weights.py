@@ -10,6 +10,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
 from tombola.errors import UsageError, the_first
+from tombola.networks.masking import state_names
 from tombola.networks.values import put_values, unsaved_buffers
 from tombola.storage.archives import load_archive, save_archive
 from tombola.storage.digests import check_digest
@@ -53,8 +54,14 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Any], path: Path) -> None:
-    """Put a state_dict into a model; raises UsageError that says what differs."""
+    """Put a state_dict into a model; raises UsageError that says what differs.
+
+    The model may have been wrapped (torch.compile, DDP, AveragedModel) when its state_dict was made.
+    """
     own = model.state_dict()
+    entries = state_names(tensors, own)
+    if entries.keys() >= own.keys():
+        tensors = {name: tensors[entry] for name, entry in entries.items()}
     missing = [name for name in own if name not in tensors]
     own |= unsaved_buffers(model)
     unknown = [name for name in tensors if name not in own]
