@@ -429,6 +429,38 @@ def test_out_tells_training_functions_by_what_they_hold(tmp_path, maker):
     assert len(list(tmp_path.iterdir())) == before, "the same call finds what is there"
 
 
+class Noisy(torch.utils.data.Dataset):
+    """Samples with noise from a generator of their own, or else from torch's global one."""
+
+    def __init__(self, own):
+        self.generator = torch.Generator().manual_seed(3) if own else None
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, row):
+        return torch.randn(6, generator=self.generator), row % 3
+
+
+def shuffled(dataset):
+    return DataLoader(dataset, 16, shuffle=True, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("made", [lambda data: data, shuffled, lambda data: iter(shuffled(data))])
+@pytest.mark.parametrize("own", [True, False])
+def test_out_warns_of_data_that_are_others_when_they_are_read_again(tmp_path, made, own):
+    data = made(Noisy(own))
+    again = own and not hasattr(data, "__next__")  # what can be read only once was read into a list
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        tombola.sparsify(mlp(), data, batches(), density=0.5, finder="random", steps=None, out=tmp_path, progress=False)
+    said = [
+        str(each.message) for each in found if "the samples are others when they are read again" in str(each.message)
+    ]
+    assert len(said) == again
+    assert all(each.filename == __file__ for each in found if str(each.message) in said)
+
+
 RATE, SETTINGS, LOCK = 0.5, {"lr": 0.5}, threading.Lock()
 
 

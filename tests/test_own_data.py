@@ -1,17 +1,23 @@
 """Datasets of the user's own, by MODULE:FUNCTION."""
 
+import warnings
+
 import pytest
 import torch
 
 from tombola.cli.main import main
+from tombola.core.seeds import seeded
 from tombola.data import Normalisation, load
 from tombola.data.sources import DATASETS
 from tombola.data.sources.own import Own
-from tombola.errors import UsageError
+from tombola.errors import TicketWarning, UsageError
+from tombola.storage.identity import digest, digest_tensors
 
 from .conftest import BROUGHT, at
 
 MODULE = """
+import random
+
 import numpy as np
 from torch.utils.data import Dataset
 
@@ -63,6 +69,29 @@ def lists():
 
 def one_hot():
     return Labelled(torch.eye(3).long()[0]), Labelled(0)
+
+class Drawn(Labelled):
+    def __init__(self, draw):
+        super().__init__(0)
+        self.draw = draw
+    def __getitem__(self, row):
+        return torch.as_tensor(self.draw()), self.label
+
+def all_of(draw):
+    return Drawn(draw), Drawn(draw)
+
+def deterministic():
+    return all_of(lambda: 1.0)
+
+def drawn():
+    return all_of(lambda: torch.rand(3) + np.random.rand() + random.random())
+
+def of_numpys():
+    return all_of(np.random.default_rng(3).random)
+
+def of_torchs():
+    generator = torch.Generator().manual_seed(3)
+    return all_of(lambda: torch.rand(3, generator=generator))
 
 def pictures():
     return [("image", 0)], [("image", 0)]
@@ -119,6 +148,30 @@ def test_datasets_that_are_split_by_chance_are_split_alike_every_time(module):
 def test_datasets_that_cannot_be_used(module, function, message):
     with pytest.raises(UsageError, match=message):
         load(f"brought:{function}", 0.1)
+
+
+@pytest.mark.parametrize("function", ["drawn", "deterministic"])
+def test_samples_that_can_be_read_again_are_not_warned_of(module, function):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(f"brought:{function}", 0.0).fingerprint == load(f"brought:{function}", 0.0).fingerprint
+
+
+def test_fingerprints_are_what_they_were_before_samples_were_read_twice(module):
+    splits = load("brought:drawn", 0.0)
+    with seeded(0, "fingerprint"):
+        tensors = {
+            f"{row}.{part}": torch.as_tensor(v) for row in range(5) for part, v in enumerate(splits.test.read(row))
+        }
+    known = digest_tensors(tensors | {"labels": torch.zeros(5).long()})
+    assert splits.test.fingerprint == digest([splits.test.code, 5, known])
+
+
+@pytest.mark.parametrize("function", ["of_numpys", "of_torchs"])
+def test_samples_from_a_generator_of_their_own_are_warned_of(module, function):
+    words = "data: the samples are others when they are read again.*draw what is random in them from torch's, numpy's"
+    with pytest.warns(TicketWarning, match=words):
+        assert load(f"brought:{function}", 0.0).fingerprint
 
 
 def test_what_is_only_for_datasets_with_a_name(module, capsys):

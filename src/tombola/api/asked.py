@@ -1,5 +1,6 @@
 """What the calls are asked for, read and checked."""
 
+import itertools
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -121,6 +122,6 @@ def announced(found: Drawn, ranks: Ranks) -> Drawn:
 
 def mark_of(feed: Feed) -> Any:
     """Return what tells one feed's data from another's: the tensors of its first batch, and its length."""
-    first = next(iter(feed.epoch(0))).batch
+    first = [item.batch for item in itertools.islice(feed.epoch(0), 1)]
     leaves = {str(n): leaf for n, leaf in enumerate(tree_leaves(first)) if isinstance(leaf, torch.Tensor)}
     return [digest_tensors(leaves), feed.length]

@@ -1,5 +1,6 @@
 """sparsify(): pretrain, draw, train."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +30,8 @@ from tombola.core.progress import Silent, expected_time, progress_on
 from tombola.core.ranks import ranks_of
 from tombola.core.selection import Density
 from tombola.data import Feed, feed_of
-from tombola.errors import UsageError
+from tombola.data.samples import UNREPEATABLE
+from tombola.errors import TicketWarning, UsageError
 from tombola.finders import ORIGINS, Drawn, Finder, Finds, followed, needs_of, origin, selection_of, silences
 from tombola.finders import draw as draw_ticket
 from tombola.finders.origins import redrawn
@@ -269,7 +271,8 @@ def _marks(
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Return what is kept by, beyond names and options: of trainings and draws alike, of trainings, and of draws.
 
-    Raises UsageError where functions hold what cannot be told from others.
+    Raises UsageError where functions hold what cannot be told from others; issues a TicketWarning where the first
+    batch, fetched again, is another one.
     """
     of_training = {"fit": mark_of_own("fit", fit) if fit is not None else "", **marks_beyond_options(setup.recipe)}
     of_draws = {"functions": marks_beyond_options(search), "search data": mark_of(feeds.search)}
@@ -278,6 +281,8 @@ def _marks(
         "task": mark_of_own("task", setup.task),
         "model": mark_of_model(setup.model),
     }
+    if mark_of(feeds.training) != shared["data"] and setup.runtime.ranks.leads:
+        warnings.warn(f"train: {UNREPEATABLE}", TicketWarning, stacklevel=4)
     return shared, {"functions": of_training}, of_draws
 
 

@@ -1,5 +1,6 @@
 """Map-style datasets of the user's own: samples by number, batched one by one."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,11 +13,17 @@ from tombola.core.seeds import seeded
 from tombola.data.augmentation import Augmentation
 from tombola.data.feeds import RowFeed
 from tombola.data.targets import Targets
-from tombola.errors import UsageError, in_words
+from tombola.errors import TicketWarning, UsageError, in_words
 from tombola.storage.identity import digest, digest_tensors
 
 # Samples of a dataset that its fingerprint looks at, evenly spaced: reading a large one whole would take hours.
 FINGERPRINTED = 1000
+# Said of data that a run which is stopped could not go on with.
+UNREPEATABLE = (
+    "the samples are others when they are read again, so that a run that is stopped and goes on comes to another "
+    "result; draw what is random in them from torch's, numpy's or Python's global generator, not from one of the "
+    "dataset's own"
+)
 
 
 @dataclass(frozen=True)
@@ -50,14 +57,24 @@ class Samples:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the code, the length, a thousand samples, all known labels, and a TensorDataset's tensors."""
+        """SHA-256 of the code, the length, a thousand samples, all known labels, and a TensorDataset's tensors.
+
+        Issues a TicketWarning where the first sample, read again, is another one.
+        """
         rows = range(0, len(self), -(-len(self) // FINGERPRINTED) or 1)
-        with seeded(0, "fingerprint"):
-            tensors = {
-                f"{row}.{part}": torch.as_tensor(value) for row in rows for part, value in enumerate(self.read(row))
-            }
+        tensors = self._tensors(rows)
+        again = self._tensors(rows[:1])
+        if digest_tensors(again) != digest_tensors({name: tensors[name] for name in again if name in tensors}):
+            warnings.warn(f"data: {UNREPEATABLE}", TicketWarning, stacklevel=2)
         known = {} if self.labels is None else {"labels": self.labels}
         return digest([self.code, len(self), digest_tensors(tensors | known | _in_memory(self.dataset))])
+
+    def _tensors(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Return all that some samples hold, always from the same state of the global generators."""
+        with seeded(0, "fingerprint"):
+            return {
+                f"{row}.{part}": torch.as_tensor(value) for row in rows for part, value in enumerate(self.read(row))
+            }
 
     def feed(
         self, batch_size: int, seed: int, purpose: str, shuffle: bool = True, augmentation: Augmentation | None = None
