@@ -138,3 +138,30 @@ def test_outputs_by_running_statistics_are_no_others(conv, tmp_path):
     of = (conv.eval(), survey(conv).layout, Task(), feed, CPU, True, entry)
     assert "kept once" in make_teacher(*of).how
     assert "normalises by the statistics of each batch" in make_teacher(*of, by_batch=True).how
+
+
+def test_outputs_by_the_statistics_of_each_image_are_no_others(tmp_path):
+    """InstanceNorm goes by each image alone then, so that these outputs could be kept once, too."""
+    model = nn.Sequential(nn.InstanceNorm2d(1, track_running_stats=True), nn.Flatten(), nn.LazyLinear(3))
+    with torch.no_grad():
+        model(images(1)[0][0])
+    of = (model.eval(), survey(model).layout, Task(), ListFeed(images(2)), CPU, True)
+    expected = make_teacher(*of)
+    entry = DiskStore(tmp_path).entry("teacher", {})
+    batch_first = make_teacher(*of, entry, by_batch=True)
+    item = next(iter(ListFeed(images(2)).epoch(0)))
+    found = make_teacher(*of, entry).output(item, item.batch)
+    assert torch.equal(found, expected.output(item, item.batch))
+    assert not torch.equal(found, batch_first.output(item, item.batch))
+
+
+def test_a_network_without_statistics_shares_its_outputs_with_searches_by_each_batch(tmp_path):
+    model, entry = mlp(), DiskStore(tmp_path).entry("teacher", {})
+    of = (model, survey(model).layout, Task(), ListFeed(batches()), CPU, True, entry)
+    first = make_teacher(*of)
+    assert entry.get("outputs") is not None
+    with torch.no_grad():
+        model[0].weight.zero_()  # what is remembered is not computed again
+    item = next(iter(ListFeed(batches()).epoch(0)))
+    again = make_teacher(*of, by_batch=True)
+    assert torch.equal(again.output(item, item.batch), first.output(item, item.batch))

@@ -18,7 +18,7 @@ from tombola.data import forever
 from tombola.finders.base import Needs
 from tombola.finders.problem import Problem
 from tombola.finders.saliency import SaliencyOnBatches, ScoringContext, tempered_gradient
-from tombola.networks.network import FrozenNetwork, explained_batches, statistics_modules
+from tombola.networks.network import FrozenNetwork, explained_batches, keeps_statistics, statistics_modules
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class SecondOrder(SaliencyOnBatches):
     def context(self, problem: Problem, meter: Meter) -> ScoringContext:
         """Return the network with warm statistics, and the batches that scores are computed on."""
         model = problem.network()
-        if self.warm_up_batches and any(module.running_mean is not None for module in statistics_modules(model)):
+        if self.warm_up_batches and keeps_statistics(model):
             model = warmed_up(model, problem, self.warm_up_batches, meter)
         network = FrozenNetwork(model, problem.layout, problem.task, problem.runtime)
         if not self.warm_up_batches:

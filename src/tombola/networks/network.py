@@ -55,6 +55,11 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def keeps_statistics(model: nn.Module) -> bool:
+    """Whether some layer keeps running statistics, by which the model normalises in eval mode."""
+    return any(module.running_mean is not None for module in statistics_modules(model))
+
+
 def uses_batch_statistics(model: nn.Module) -> bool:
     """Whether the model, in eval mode, still normalises some layer by the statistics of its batch."""
     return any(

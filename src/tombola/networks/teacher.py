@@ -14,7 +14,13 @@ from tombola.core.progress import Progress
 from tombola.core.seeds import seeded
 from tombola.data import Feed, Item, OutputTable
 from tombola.errors import TicketWarning, UsageError
-from tombola.networks.network import FrozenNetwork, estimate_statistics, lacks_statistics, uses_batch_statistics
+from tombola.networks.network import (
+    FrozenNetwork,
+    estimate_statistics,
+    keeps_statistics,
+    lacks_statistics,
+    uses_batch_statistics,
+)
 from tombola.networks.runtime import Runtime
 from tombola.networks.task import Batch, Output, Task, batch_size, exchanged
 from tombola.storage.store import StoreEntry
@@ -85,6 +91,8 @@ def make_teacher(
             model, shared = estimate_statistics(model, batches, task, runtime), True
         network = FrozenNetwork(model, layout, task, runtime, shared)
         if by_batch:
+            if keeps_statistics(network.model):
+                entry = None  # what is stored there are the outputs of the same network by its running statistics
             network.use_batch_statistics()
         if store_outputs:
             table, why, saved = _remembered(network, feed, runtime, counted, entry)
@@ -101,8 +109,7 @@ def _remembered(
     network: FrozenNetwork, feed: Feed, runtime: Runtime, counted: "_Counter", entry: StoreEntry | None
 ) -> tuple[OutputTable | None, str, Cost]:
     """Return the look-up of outputs, or why there is none; and what was spent on it at another time."""
-    if entry is None or uses_batch_statistics(network.model):
-        # What is stored may be the outputs of the same network by its running statistics.
+    if entry is None:
         return *_make_table(network, feed, runtime, counted), Cost()
     with entry.locked():
         stored = entry.get("outputs")
