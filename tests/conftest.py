@@ -111,6 +111,17 @@ class Unsized:
         return iter(next(self._epochs))
 
 
+@contextmanager
+def default_dtype(dtype):
+    """Let torch make tensors of a type where none is named."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def draw(finder, of, density=0.3):
     return draw_ticket(finder, of, density).ticket
 

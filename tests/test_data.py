@@ -31,7 +31,7 @@ from tombola.data.sources.folder import FolderAt
 from tombola.data.splits import Normalisation, Raw, Splits, split
 from tombola.errors import UsageError, shown
 
-from .conftest import at
+from .conftest import at, default_dtype
 
 
 def arrays(count=10):
@@ -47,6 +47,18 @@ def test_batches_are_normalised_per_channel():
     inputs = torch.tensor([0, 255], dtype=torch.uint8).view(1, 2, 1, 1)
     found = Arrays(inputs, torch.zeros(1), (0.5, 0.25), (0.25, 0.5)).normalise(inputs)
     assert found.flatten().tolist() == pytest.approx([-2.0, 1.5])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_images_do_not_depend_on_torchs_default_dtype(dtype):
+    inputs = torch.arange(768, dtype=torch.uint8).view(12, 1, 8, 8)
+    feed = ArrayFeed(Arrays(inputs, torch.arange(12), (0.3,), (0.7,)), 5, augmentation=FlipCrop())
+    expected = [item.batch for item in feed.epoch(0)]
+    with default_dtype(dtype):
+        found = [item.batch for item in feed.epoch(0)]
+    for (x, _), (known, _) in zip(found, expected, strict=True):
+        assert x.dtype == torch.float32
+        assert torch.equal(x, known)
 
 
 def test_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch_alone():

@@ -21,7 +21,7 @@ from tombola.networks.network import FrozenNetwork
 from tombola.networks.runtime import Runtime
 from tombola.networks.task import Task
 
-from .conftest import TinyConv, batches, images, mlp, train_epoch
+from .conftest import TinyConv, batches, default_dtype, images, mlp, train_epoch
 from .test_api import draw
 
 pytestmark = pytest.mark.filterwarnings("ignore::tombola.TicketWarning")
@@ -417,6 +417,30 @@ def test_groups_do_not_depend_on_torchs_default_device(granularity):
     expected = tombola.draw(model, data, **options)
     with torch.device("meta"):
         assert tombola.draw(model, data, **options) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "finder",
+    [
+        "cts:steps=5", "edge-popup:steps=5", "gem-miner:steps=5", "rigl:updates=3", "set:updates=3", "hutchinson",
+        "hutchinson-taylor", "joint", "continuous-sparsification:rounds=1",
+    ],
+)  # fmt: skip
+def test_tickets_do_not_depend_on_torchs_default_dtype(finder, dtype):
+    """The model and the data are of float32, and so are the scores."""
+    model, data = mlp(), batches()
+    options = {"density": 0.4, "finder": finder, "recipe": Recipe(epochs=2), "rewind_to": 1, "progress": False}
+    expected = tombola.sparsify(model, data, data, **options)
+    with default_dtype(dtype):
+        again = tombola.sparsify(model, data, data, **options)
+    assert again.ticket == expected.ticket
+    assert again.held_out_metric == expected.held_out_metric
+    for found, known in (
+        (again.ticket.scores, expected.ticket.scores),
+        (again.model.state_dict(), expected.model.state_dict()),
+    ):
+        assert all(found[name].dtype == known[name].dtype and torch.equal(found[name], known[name]) for name in known)
 
 
 class Bag(nn.Module):

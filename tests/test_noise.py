@@ -13,7 +13,7 @@ from tombola.finders import SNIP, EdgePopup
 from tombola.storage.store import DiskStore
 from tombola.training import State, fit
 
-from .conftest import Dying, DyingStore, Killed, batches
+from .conftest import Dying, DyingStore, Killed, batches, default_dtype
 from .conftest import draw as draw_from
 from .test_cts import problem
 from .test_training import entry, setup
@@ -105,3 +105,12 @@ def test_a_killed_search_goes_on_to_the_same_bits(tmp_path, finder):
         draw_from(finder, problem(Restless(), batches(), store=DyingStore(tmp_path, 7)))
     resumed = draw_from(finder, problem(Restless(), batches(), store=DiskStore(tmp_path)))
     assert all(torch.equal(resumed.scores[name], expected.scores[name]) for name in expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_uniform_noise_does_not_depend_on_torchs_default_dtype(dtype):
+    expected, found = torch.empty(1000), torch.empty(1000)
+    fill_uniform(expected, 0, "noise")
+    with default_dtype(dtype):
+        fill_uniform(found, 0, "noise")
+    assert torch.equal(found, expected)

@@ -14,7 +14,7 @@ from tombola.data.sources import DATASETS
 from tombola.errors import UsageError
 from tombola.training import Recipe
 
-from .conftest import as_json
+from .conftest import as_json, default_dtype
 
 
 def write(folder, count=6, test="val"):
@@ -52,6 +52,17 @@ def test_images_of_any_size_and_colour_are_shown_alike(tmp_path):
     inputs, labels = epoch(found.train)[0]
     assert (inputs.shape, inputs.dtype, labels.shape) == ((4, 3, 16, 16), torch.float32, (4,))
     assert read(tmp_path, 0.34, workers=0).fingerprint == found.fingerprint
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_photographs_do_not_depend_on_torchs_default_dtype(dtype, tmp_path):
+    split = read(write(tmp_path, count=2)).train
+    expected = epoch(split, augmentation="flip-crop", workers=0)
+    with default_dtype(dtype):
+        found = epoch(split, augmentation="flip-crop", workers=0)
+    for (x, _), (known, _) in zip(found, expected, strict=True):
+        assert x.dtype == torch.float32
+        assert torch.equal(x, known)
 
 
 def test_nothing_that_is_drawn_depends_on_workers_and_everything_on_epoch_and_seed(tmp_path):

@@ -32,7 +32,7 @@ from tombola.training import SGD, AdamW, Recipe, State, TrainingSetup, fit
 from tombola.training.execution import DenseExecution, SparseExecution, execution_of
 from tombola.training.trainer import Trainer
 
-from .conftest import CPU, Dying, Killed, Listening, images
+from .conftest import CPU, Dying, Killed, Listening, default_dtype, images
 
 
 def resnet(seed=0):
@@ -334,13 +334,9 @@ def test_a_float32_model_is_accelerated_whatever_the_default_is(monkeypatch):
     model, x = resnet(), next(iter(pictures()))[0]
     ticket = tombola.draw(model, pictures(), density=0.1, finder="magnitude", progress=False)
     expected = ticket.accelerate(model)(x)
-    torch.set_default_dtype(torch.float64)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            assert ticket.accelerate(model)(x).equal(expected)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    with default_dtype(torch.float64), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ticket.accelerate(model)(x).equal(expected)
 
 
 def test_an_accelerated_network_computes_in_float32_under_autocast():

@@ -39,7 +39,8 @@ def fill_uniform(out: Tensor, seed: int, *purpose: str | int) -> None:
         return
     words = _stream(seed, *purpose).random_raw(-(-out.numel() // 2))
     halves = torch.from_numpy(words.view(numpy.int32))[: out.numel()].view(out.shape)
-    torch.mul(halves.bitwise_right_shift_(8), 2**-24, out=out).add_(0.5)
+    unit = torch.tensor(2**-24, dtype=torch.float32, device="cpu")  # a number alone has torch's default type
+    torch.mul(halves.bitwise_right_shift_(8), unit, out=out).add_(0.5)
 
 
 def stream_state(seed: int, *purpose: str | int) -> Any:

@@ -43,8 +43,8 @@ class Arrays(InMemory):
 
     def normalise(self, raw: Tensor) -> Tensor:
         """Return float32 inputs, standardised per channel."""
-        mean = torch.tensor(self.mean).view(1, -1, 1, 1) * self.scale
-        std = torch.tensor(self.std).view(1, -1, 1, 1) * self.scale
+        mean = torch.tensor(self.mean, dtype=torch.float32).view(1, -1, 1, 1) * self.scale
+        std = torch.tensor(self.std, dtype=torch.float32).view(1, -1, 1, 1) * self.scale
         return (raw.float() - mean.to(raw.device)) / std.to(raw.device)
 
     def on(self, device: torch.device) -> "Arrays":

@@ -60,7 +60,7 @@ class FlipCrop:
         span = 2 * self.padding + 1
         top = torch.randint(span, (count, 1), generator=generator, device="cpu")
         left = torch.randint(span, (count, 1), generator=generator, device="cpu")
-        flip = torch.rand(count, 1, generator=generator, device="cpu") < 0.5
+        flip = torch.rand(count, 1, generator=generator, dtype=torch.float32, device="cpu") < 0.5
         columns = torch.arange(width, device="cpu").expand(count, width)
         columns = (left + torch.where(flip, width - 1 - columns, columns)).to(images.device)
         rows = (top + torch.arange(height, device="cpu")).to(images.device)

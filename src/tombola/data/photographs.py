@@ -120,7 +120,10 @@ class FileFeed(RowFeed):
             if isinstance(image, UsageError):
                 raise image
             found.append(image)
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) * 255.0 for values in (self.samples.mean, self.samples.std))
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) * 255.0
+            for values in (self.samples.mean, self.samples.std)
+        )
         return (torch.stack(found).float() - mean) / std, self.samples.targets[rows]
 
     @property

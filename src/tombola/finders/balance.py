@@ -43,7 +43,7 @@ def start_logits(selection: Selection, start: Callable[[float], float], like: Te
 
 def decided_sides(selection: Selection) -> Tensor:
     """Return (g,): 1 for what is kept whatever the scores, -1 for what is not, 0 where something is to be chosen."""
-    return start_logits(selection, lambda _: 0.0, torch.empty(0, device="cpu"), 1.0)
+    return start_logits(selection, lambda _: 0.0, torch.empty(0, dtype=torch.float32, device="cpu"), 1.0)
 
 
 class Balance:

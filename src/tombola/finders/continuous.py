@@ -90,7 +90,8 @@ class ContinuousSparsification(TrainingFinder):
 
         Gates of layers that are kept whole, or closed, are 1, or 0, at every β, and do not move.
         """
-        gates = first = start_logits(selection, lambda _: self.gate_start, torch.empty(0, device="cpu"), DECIDED)
+        like = torch.empty(0, dtype=torch.float32, device="cpu")
+        gates = first = start_logits(selection, lambda _: self.gate_start, like, DECIDED)
         for number in range(1, self.rounds + 1):
             if number > 1:
                 gates = (self.temperature * gates).minimum(first)

@@ -323,7 +323,8 @@ class Search:
 
         Raises SearchError where numbers have broken down since.
         """
-        if not torch.isfinite(torch.tensor([figures["task_norm"], float(self._value_sum)], device="cpu")).all():
+        looked_at = [figures["task_norm"], float(self._value_sum)]
+        if not torch.isfinite(torch.tensor(looked_at, dtype=torch.float32, device="cpu")).all():
             raise SearchError(self._breakdown(self._steering.pulled()))
         logits, top, sizes = self.logits, self.top(), self.selection.groups.sizes
         turnover = None if self._top is None else int(torch.count_nonzero(top & ~self._top)) / self.selection.kept

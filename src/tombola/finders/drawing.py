@@ -171,7 +171,7 @@ def _cut(finder: Any, problem: Problem, mask: Tensor) -> list[str]:
 
 def decided(finder: Any, problem: Problem, density: Density, selection: Selection) -> Drawn:
     """Return the ticket where there is nothing to choose, such as that of density 1; it needs no search."""
-    equal = torch.ones(sum(selection.groups.layout().counts), device="cpu")
+    equal = torch.ones(sum(selection.groups.layout().counts), dtype=torch.float32, device="cpu")
     return drawn(finder, problem, density, selection.keep(equal), selection.groups.expand(equal), Cost())
 
 

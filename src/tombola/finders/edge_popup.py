@@ -67,7 +67,8 @@ class EdgePopup(ScoreFinder):
 
 def initial_scores(layout: Layout, seed: int) -> Tensor:
     """Return scores (d,), uniform in ±1/√fan_in of each layer."""
-    numbers = torch.rand(layout.total, generator=generator(seed, "edge-popup"), device="cpu")
+    draws = generator(seed, "edge-popup")
+    numbers = torch.rand(layout.total, generator=draws, dtype=torch.float32, device="cpu")
     reach = [1 / math.sqrt(math.prod(shape[1:]) or 1) for shape in layout.shapes]
     parts = zip(numbers.split(list(layout.counts)), reach, strict=True)
     return torch.cat([(2 * part - 1) * bound for part, bound in parts])

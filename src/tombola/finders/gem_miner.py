@@ -87,7 +87,8 @@ class GemSearch(ScoreSearch):
         """Return uniform scores (g,), those of layers kept whole at their highest, and the rounding."""
         count = sum(self.selection.groups.layout().counts)
         self._rounded, self._frozen = Rounded(self.selection), 0
-        scores = torch.rand(count, generator=generator(self._problem.seed, "gem-miner"), device="cpu")
+        draws = generator(self._problem.seed, "gem-miner")
+        scores = torch.rand(count, generator=draws, dtype=torch.float32, device="cpu")
         return scores.masked_fill(self._rounded.whole, 1.0), self._rounded
 
     def ranking(self) -> Tensor:

@@ -101,7 +101,7 @@ class JointSearch(TrainingCallback):
         """Put gates on the model's weights."""
         super().begin(model, task)
         self._network = GatedNetwork(model, self._problem.layout, task, gated_beside(self._finder, self._problem))
-        like = torch.empty(0, device=next(model.parameters()).device)
+        like = torch.empty(0, dtype=torch.float32, device=next(model.parameters()).device)
         start = start_logits(self._selection, lambda _: START_LOGIT, like, far(self._finder.relaxation))
         self._steering = steering(
             self._selection, start, self._finder.relaxation, self._finder.controller, self._problem.seed

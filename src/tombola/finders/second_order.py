@@ -136,7 +136,8 @@ class Hutchinson(SecondOrder):
                 found = tempered_gradient(self.name, self.temperature, context, weights, masked, True)
                 gradient += found.detach()
                 for _ in range(self.probes):
-                    signs = (torch.rand(mask.shape, generator=draws, device="cpu") < 0.5).to(mask) * 2 - 1
+                    chance = torch.rand(mask.shape, generator=draws, dtype=torch.float32, device="cpu")
+                    signs = (chance < 0.5).to(mask) * 2 - 1
                     (product,) = torch.autograd.grad((found * signs).sum(), weights, retain_graph=True)
                     curvature += signs * product
         gradient, curvature = context.problem.runtime.ranks.total([gradient, curvature])

@@ -48,8 +48,8 @@ class ByChance(Part):
 
     def scores(self, mask: MovingMask, seed: int, number: int) -> Tensor:
         """Return noise."""
-        noise = torch.rand(mask.mask.shape, generator=generator(seed, "growth", number), device="cpu")
-        return noise.to(mask.mask.device)
+        draws = generator(seed, "growth", number)
+        return torch.rand(mask.mask.shape, generator=draws, dtype=torch.float32, device="cpu").to(mask.mask.device)
 
 
 GROWTHS: Family[Growth] = Family("growth", {kind.name: kind() for kind in (ByGradient, ByChance)}, Growth)
@@ -131,7 +131,8 @@ class Exchanging(MovingMask):
 
     def __init__(self, finder: SparseTraining, selection: Selection, seed: int) -> None:
         first = finder.first_selection(selection)
-        noise = torch.rand(sum(first.groups.layout().counts), generator=generator(seed, "sparse start"), device="cpu")
+        count, draws = sum(first.groups.layout().counts), generator(seed, "sparse start")
+        noise = torch.rand(count, generator=draws, dtype=torch.float32, device="cpu")
         super().__init__(selection, first.keep(noise))
         self._finder, self._seed = finder, seed
         self._done, self._explored = 0, self.mask

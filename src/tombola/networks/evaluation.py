@@ -47,7 +47,8 @@ def _means(model: nn.Module, task: Task, feed: Feed, runtime: Runtime) -> Evalua
     }
     found = {place: each for part in ranks.gathered(mine) for place, each in part.items()}
     metric = loss = 0.0
-    pooled, total = task.metric if isinstance(task.metric, Pooled) else None, torch.zeros((), device="cpu")
+    pooled = task.metric if isinstance(task.metric, Pooled) else None
+    total = torch.zeros((), dtype=torch.float32, device="cpu")
     counted = samples = 0
     for place in sorted(found):
         size, count, of_metric, counts, of_loss = found[place]

@@ -127,7 +127,8 @@ class Measured:
     @cache  # noqa: B019 - as long as the measurement
     def _ticket_step(self, density: float) -> float:
         layout = self.cell.survey.layout
-        chosen = torch.rand(layout.total, generator=torch.Generator().manual_seed(0), device="cpu") < density
+        draws = torch.Generator().manual_seed(0)
+        chosen = torch.rand(layout.total, generator=draws, dtype=torch.float32, device="cpu") < density
         return self._training(Ticket(layout.views(chosen)), density)
 
     def _training(self, ticket: Ticket | None, density: float = 0.5) -> float:
