@@ -336,6 +336,18 @@ def test_sparsify_trains_where_gradients_are_off(mode):
     assert (found.ticket, found.held_out_metric) == (expected.ticket, expected.held_out_metric)
 
 
+def test_a_draw_and_a_training_do_not_depend_on_autocast_around_them():
+    model, data = mlp(), batches()
+    options = {"density": 0.5, "finder": "cts:steps=5", "recipe": Recipe(epochs=2), "progress": False}
+    drawn, expected = draw(model, data), tombola.sparsify(model, data, data, **options)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(torch.equal(draw(model, data).scores[name], scores) for name, scores in drawn.scores.items())
+        found = tombola.sparsify(model, data, data, **options)
+        assert torch.is_autocast_enabled("cpu"), "as before"
+    for name, value in expected.model.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize("fields", [{"epochs": 0}, {"learning_rate": -1}, {"weight_decay": -1}])
 def test_impossible_recipes_are_refused(fields):
     with pytest.raises(UsageError, match=f"^{next(iter(fields))} must be"):

@@ -21,7 +21,7 @@ from tombola.runs import pipeline
 from tombola.runs.cell import stamp
 from tombola.runs.config import built, load_preset
 from tombola.storage.files import read_json_object, write_json
-from tombola.studies import StudyPlan, manifest, plan, read, run_all, run_study, summary, tabulate
+from tombola.studies import StudyPlan, comparison, manifest, plan, read, run_all, run_study, summary, tabulate
 from tombola.studies.dense import DenseNetwork
 from tombola.studies.engines import Local
 from tombola.studies.figures import figures_of
@@ -109,6 +109,17 @@ def test_compare_from_python_refuses_what_cannot_be():
         )
     with pytest.raises(UsageError, match=r"is unknown"):
         tombola.compare(["magic"], densities=[0.1])
+
+
+def test_comparisons_run_without_the_autocast_around_them(tmp_path, monkeypatch):
+    """Which their names would not tell."""
+    seen = []
+    monkeypatch.setattr(comparison, "carry_out", lambda *_, **__: seen.append(torch.is_autocast_enabled("cpu")))
+    monkeypatch.setattr(comparison, "read", lambda _: None)
+    with torch.autocast("cpu", torch.bfloat16):
+        tombola.compare(["random"], densities=[0.1], out=tmp_path, progress=False)
+        tombola.study("digits-mini", out=tmp_path, progress=False)
+    assert seen == [False, False]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tombola.api.asked import Data, announced, batch_size_of, check_kind, check_seed, device_of, divided, finder_of
@@ -18,7 +17,7 @@ from tombola.finders import draw as draw_ticket
 from tombola.finders.problem import Problem
 from tombola.networks.masking import Patterns, Survey, survey, unwrap
 from tombola.networks.probe import settle
-from tombola.networks.runtime import Runtime
+from tombola.networks.runtime import Runtime, ready_to_train
 from tombola.networks.task import Task
 from tombola.objectives import MaskedBatch, Objective
 from tombola.ticket import Ticket
@@ -65,41 +64,43 @@ def draw(
     granularity: which weights are kept or pruned together, such as "channel", "block:4x4" or "2:4"; each by itself by
     default. finder: another finder, an object or as it is written, such as "snip:rounds=10", in place of steps,
     objective and controller. include, exclude: glob patterns of parameter names; an exact name in `include` takes in
-    what the rule leaves out. precision:
-    "auto" (bf16 for convolutional models where the hardware has it), "32-true" or "bf16-mixed". held_out: data like
-    `data` that the search does not see, on which its ticket is looked at. fabric: a lightning_fabric.Fabric, launched
-    with the strategy ddp: its processes, all of which call this with the same model and all of the data, divide each
-    batch, and get the same ticket. progress: show a bar.
+    what the rule leaves out. precision: "auto" (bf16 for convolutional models where the hardware has it), "32-true" or
+    "bf16-mixed", whatever torch.autocast the call stands in. held_out: data like `data` that the search does not see,
+    on which its ticket is looked at. fabric: a lightning_fabric.Fabric, launched with the strategy ddp: its processes,
+    all of which call this with the same model and all of the data, divide each batch, and get the same ticket.
+    progress: show a bar.
 
     Returns a Ticket that keeps exactly floor(density * prunable + 1/2) weights, or as many as whole groups allow.
     Issues a TicketWarning for each sign that something is off. Raises UsageError for input that cannot be used,
     SearchError when numbers break down.
     """
-    ranks = ranks_of(fabric)
-    checked = survey(model, include, exclude)
-    check_kind("task", task, Task)
-    runtime = Runtime.choose(model, device_of(model, fabric), precision, ranks=ranks)
-    check_seed(seed)
-    search = finder_of(finder, {"steps": steps, "objective": objective, "controller": controller}, granularity)
-    selection_of(search, checked.layout, density)
-    samples, needs = batch_size_of(batch_size, search), needs_of(search)
-    # Of a generator no more than it takes to search, and to look at the ticket.
-    feed = feed_of(data, seed, samples, most=max(needs.batches, diagnostics.BATCHES))
-    held_out_feed = None if held_out is None else feed_of(held_out, seed, samples, name="held_out")
-    task, spoilt = settle(model, checked.layout, task, {"data": feed, "held_out": held_out_feed}, runtime, needs.task)
-    runtime = runtime.with_safe_precision(spoilt, precision)
-    runtime = divided(runtime, search, model, checked.layout, task, (feed,), needs.task)
-    problem = Problem(
-        model=unwrap(model),
-        layout=checked.layout,
-        task=task,
-        feed=feed,
-        # Its own, not copies: nothing changes the model as long as this runs.
-        weights=State.at(unwrap(model)),
-        seed=seed,
-        runtime=runtime,
-        progress=progress_on() if progress and ranks.leads else Silent(),
-        held_out=held_out_feed,
-    )
-    with torch.inference_mode(False), torch.enable_grad():
+    with ready_to_train():
+        ranks = ranks_of(fabric)
+        checked = survey(model, include, exclude)
+        check_kind("task", task, Task)
+        runtime = Runtime.choose(model, device_of(model, fabric), precision, ranks=ranks)
+        check_seed(seed)
+        search = finder_of(finder, {"steps": steps, "objective": objective, "controller": controller}, granularity)
+        selection_of(search, checked.layout, density)
+        samples, needs = batch_size_of(batch_size, search), needs_of(search)
+        # Of a generator no more than it takes to search, and to look at the ticket.
+        feed = feed_of(data, seed, samples, most=max(needs.batches, diagnostics.BATCHES))
+        held_out_feed = None if held_out is None else feed_of(held_out, seed, samples, name="held_out")
+        task, spoilt = settle(
+            model, checked.layout, task, {"data": feed, "held_out": held_out_feed}, runtime, needs.task
+        )
+        runtime = runtime.with_safe_precision(spoilt, precision)
+        runtime = divided(runtime, search, model, checked.layout, task, (feed,), needs.task)
+        problem = Problem(
+            model=unwrap(model),
+            layout=checked.layout,
+            task=task,
+            feed=feed,
+            # Its own, not copies: nothing changes the model as long as this runs.
+            weights=State.at(unwrap(model)),
+            seed=seed,
+            runtime=runtime,
+            progress=progress_on() if progress and ranks.leads else Silent(),
+            held_out=held_out_feed,
+        )
         return announced(draw_ticket(search, problem, density), ranks).ticket

@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from tombola.api.asked import (
@@ -42,7 +41,7 @@ from tombola.networks.forecast import seconds_of_steps
 from tombola.networks.masking import Patterns, survey, unwrap
 from tombola.networks.network import load_weights
 from tombola.networks.probe import settle
-from tombola.networks.runtime import Runtime
+from tombola.networks.runtime import Runtime, ready_to_train
 from tombola.networks.task import Task
 from tombola.objectives import Loss
 from tombola.sparse.choice import against_sparse, choose, first_inputs, first_loss
@@ -122,7 +121,7 @@ def sparsify(
     Returns the trained model and its ticket: `sparse, ticket = sparsify(...)`. Raises UsageError for options that
     cannot be, and with `out` for functions that hold what cannot be told from others (a lock, an open file).
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with ready_to_train():
         recipe = _checked_recipe(recipe, task, rewind_to, seed, train_from, fit)
         if out is not None:
             check_out(Path(out))

@@ -48,6 +48,23 @@ def on_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Compute inside the block in the types that tensors have, though the caller's own code stands in torch.autocast.
+
+    A runtime's own autocast works inside.
+    """
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
+@contextmanager
+def ready_to_train() -> Iterator[None]:
+    """Compute inside the block with gradients and without autocast, in whatever modes of torch the caller stands."""
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast():
+        yield
+
+
 def resolve_device(name: str) -> torch.device:
     """Return the device called `name`; "auto" is CUDA where there is one, else the CPU."""
     if name == "auto":

@@ -8,6 +8,7 @@ from typing import Any
 from tombola.core.progress import Progress, Silent, progress_on
 from tombola.core.selection import Density
 from tombola.errors import TombolaError, UsageError
+from tombola.networks.runtime import without_autocast
 from tombola.runs.config import STANDARD, load_preset, parse_density
 from tombola.studies.engines import Engine, Local
 from tombola.studies.outcome import CellOutcome
@@ -44,6 +45,7 @@ def carry_out(
     return rows, found, left
 
 
+@without_autocast()
 def compare(
     finders: Sequence[str],
     *,
@@ -91,6 +93,7 @@ def _densities(given: Any) -> list[Density]:
     return found
 
 
+@without_autocast()
 def study(
     file: str | Path,
     *,
