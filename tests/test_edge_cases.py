@@ -179,6 +179,12 @@ def test_quantised_weights_are_refused_by_name():
         draw(model, batches())
 
 
+def test_complex_weights_are_refused_by_name():
+    model = nn.Sequential(nn.Linear(6, 8, dtype=torch.complex64), nn.Linear(8, 3, dtype=torch.complex64))
+    with pytest.raises(UsageError, match=r"^0\.weight is complex \(torch\.complex64\); only real floating-point"):
+        draw(model, batches())
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_modules_with_packed_weights_are_refused_by_name():
     model = torch.ao.quantization.quantize_dynamic(mlp(), {nn.Linear}, dtype=torch.qint8)

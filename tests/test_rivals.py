@@ -130,6 +130,28 @@ def test_synflow_conserves_flow_layer_by_layer_and_unit_by_unit():
     assert found["0.weight"].sum(dim=1).tolist() == pytest.approx(found["2.weight"].sum(dim=0).tolist())
 
 
+class Turned(nn.Module):
+    """Two linear layers and a complex factor between them."""
+
+    def __init__(self, factors):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(6, 8, bias=False), nn.Linear(8, 3, bias=False)
+        self.factors = nn.Parameter(factors)
+
+    def forward(self, x):
+        return self.last((self.first(x) * self.factors).real)
+
+
+def test_synflow_takes_complex_parameters_by_their_moduli():
+    factors = torch.complex(torch.linspace(-1, 1, 8), torch.linspace(1, 2, 8))
+    found = scores(SynFlow(), problem(Turned(factors), batches()))
+    assert found == pytest.approx(scores(SynFlow(), problem(Turned(factors.abs()), batches())))
+    model = Turned(factors)
+    draw(SynFlow(rounds=2), problem(model, batches()))
+    assert torch.equal(model.factors, factors), "of the copy alone"
+
+
 def test_synflow_keeps_scores_that_float32_cannot_hold(tmp_path):
     torch.manual_seed(0)
     deep = torch.nn.Sequential(*[torch.nn.Linear(4, 4, bias=False) for _ in range(20)])

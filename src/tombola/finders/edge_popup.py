@@ -48,8 +48,8 @@ class EdgePopup(ScoreFinder):
     """Every step runs the network with the weights of the largest |score|; the gradient passes straight through.
 
     Steps are of SGD on the scores, whose learning rate falls to zero by a half cosine, momentum 0.9, weight decay 1e-4.
-    The objective is the task's loss. Scores start as PyTorch's linear layers do, uniform in ±1/√fan_in. Allocation is
-    uniform, as published.
+    The objective is the task's loss. Scores start as PyTorch's linear layers do, uniform in ±1/√fan_in; those of
+    groups of weights, which have no fan_in, in ±1. Allocation is uniform, as published.
     """
 
     name: ClassVar[str] = "edge-popup"
@@ -66,7 +66,7 @@ class EdgePopup(ScoreFinder):
 
 
 def initial_scores(layout: Layout, seed: int) -> Tensor:
-    """Return scores (d,), uniform in ±1/√fan_in of each layer."""
+    """Return scores (g,), uniform in ±1/√fan_in of each layer; in ±1 where groups of weights are laid end to end."""
     draws = generator(seed, "edge-popup")
     numbers = torch.rand(layout.total, generator=draws, dtype=torch.float32, device="cpu")
     reach = [1 / math.sqrt(math.prod(shape[1:]) or 1) for shape in layout.shapes]

@@ -22,7 +22,8 @@ class SynFlow(Saliency):
 
     Needs no data. Normalisation has absolute scales and shifts and the running statistics of a network that never saw
     data (mean 0, variance 1), so that synaptic flow is conserved layer by layer. In float64, where products over many
-    layers neither overflow nor vanish. Only a copy of the network takes absolute values.
+    layers neither overflow nor vanish. Complex parameters beside the weights become their moduli. Only a copy of the
+    network takes absolute values.
     """
 
     name: ClassVar[str] = "synflow"
@@ -53,7 +54,8 @@ class SynFlow(Saliency):
 @torch.no_grad()
 def _make_absolute_(model: nn.Module) -> None:
     for parameter in model.parameters():
-        parameter.abs_()
+        # Complex ones have no abs_, and double() leaves them as they are.
+        parameter.data = parameter.abs().to(torch.complex128) if parameter.is_complex() else parameter.abs_()
     for module in statistics_modules(model):
         if module.running_mean is None and isinstance(module, nn.modules.batchnorm._BatchNorm):
             # One that keeps no statistics would take those of the one input.

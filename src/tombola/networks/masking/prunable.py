@@ -262,6 +262,8 @@ def _clause(why: str) -> str:
 def _refuse_unusable(name: str, parameter: nn.Parameter) -> None:
     if parameter.is_meta:
         raise UsageError(f"{name} is on the meta device and holds no values; materialise the model first")
+    if parameter.is_complex():
+        raise UsageError(f"{name} is complex ({parameter.dtype}); only real floating-point weights can be masked")
     if parameter.is_quantized or not parameter.is_floating_point():
         raise UsageError(f"{name} is quantised ({parameter.dtype}); only floating-point weights can be masked")
     if type(parameter.data).__name__ in {"DTensor", "ShardedTensor"}:
