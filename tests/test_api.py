@@ -336,16 +336,42 @@ def test_sparsify_trains_where_gradients_are_off(mode):
     assert (found.ticket, found.held_out_metric) == (expected.ticket, expected.held_out_metric)
 
 
-def test_a_draw_and_a_training_do_not_depend_on_autocast_around_them():
+def all_equal(one, other):
+    return all(torch.equal(other.state_dict()[name], value) for name, value in one.state_dict().items())
+
+
+@pytest.mark.parametrize("around", [torch.autocast("cpu", torch.bfloat16), torch.autocast("cpu", enabled=False)])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_draw_and_a_training_do_not_depend_on_autocast_around_them(precision, around):
     model, data = mlp(), batches()
-    options = {"density": 0.5, "finder": "cts:steps=5", "recipe": Recipe(epochs=2), "progress": False}
-    drawn, expected = draw(model, data), tombola.sparsify(model, data, data, **options)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert all(torch.equal(draw(model, data).scores[name], scores) for name, scores in drawn.scores.items())
+    options = {"density": 0.9, "finder": "magnitude", "recipe": Recipe(epochs=20), "progress": False}
+    options |= {"precision": precision, "execution": "dense"}
+    drawn, expected = draw(model, data, precision=precision), tombola.sparsify(model, data, data, **options)
+    assert expected.held_out_metric == 1, "each step sees the weights that the one before it left"
+    with around:
+        before = torch.is_autocast_enabled("cpu")
+        found = draw(model, data, precision=precision)
+        assert all(torch.equal(found.scores[name], scores) for name, scores in drawn.scores.items())
         found = tombola.sparsify(model, data, data, **options)
-        assert torch.is_autocast_enabled("cpu"), "as before"
-    for name, value in expected.model.state_dict().items():
-        assert torch.equal(found.model.state_dict()[name], value), name
+        assert torch.is_autocast_enabled("cpu") == before
+    assert all_equal(found.model, expected.model)
+
+
+def test_a_training_function_may_stand_in_autocast_of_its_own():
+    def fit(model, job):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        job.hold(model, optimizer)
+        for epoch in job.epochs:
+            for x, y in job.batches(epoch):
+                optimizer.zero_grad()
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                optimizer.step()
+
+    data, recipe = batches(), Recipe(epochs=20)
+    options = {"density": 0.9, "finder": "magnitude", "progress": False, "recipe": recipe}
+    assert tombola.sparsify(mlp(), data, data, fit=fit, **options).held_out_metric > 0.9
 
 
 @pytest.mark.parametrize("fields", [{"epochs": 0}, {"learning_rate": -1}, {"weight_decay": -1}])

@@ -8,7 +8,7 @@ CPU has instructions for bf16; where it has none, bf16 is emulated and slower th
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -52,8 +52,11 @@ def on_threads(count: int | None) -> Iterator[None]:
 def without_autocast() -> Iterator[None]:
     """Compute inside the block in the types that tensors have, though the caller's own code stands in torch.autocast.
 
-    A runtime's own autocast works inside.
+    A runtime's own autocast works inside, and one of the user's own training function.
     """
+    if not any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
+        yield  # in no context: within one, an autocast of the user's own would keep weights from before a step
+        return
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield
 
@@ -157,11 +160,18 @@ class Runtime:
             memory_format = "channels-last" if convolutional else "contiguous"
         return cls(where, precision, memory_format, ranks)
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context in which networks run forward."""
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Run networks forward inside the block."""
         if self.precision == "32-true":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+            yield
+            return
+        try:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+                yield
+        finally:
+            # torch keeps the weights in bf16 until the outermost context ends, which may be the caller's, steps later.
+            torch.clear_autocast_cache()
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model that is ours to change to the device and the memory format."""
