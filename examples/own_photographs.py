@@ -27,9 +27,9 @@ def write(folder: Path, count: int = 40) -> None:
                 Image.fromarray(pixels).save(folder / part / name / f"{number}.jpg")
 
 
-def main(folder: Path, data: str = "folder", epochs: int = 3, steps: int = 60) -> None:
+def main(folder: Path, data: str = "folder", epochs: int = 3, steps: int = 60, count: int = 40) -> None:
     """Draw a ticket of a tenth of the weights, train it, and show it beside the dense network."""
-    write(folder / "photographs")
+    write(folder / "photographs", count)
     tombola(
         [
             "run", "--preset", "photos-resnet18", "--data", data, "--data-dir", str(folder / "photographs"),

@@ -113,7 +113,7 @@ def test_a_search_needs_little_more_memory_than_training():
 
 def test_a_ticket_drawn_on_the_cpu_holds_elsewhere(device):
     model, data = mlp(), batches()
-    ticket = draw(model, data, density=0.3, progress=False)
+    ticket = draw(model, data, density=0.3, steps=20, progress=False)
     model.to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
     with ticket.attach(model, optimizer):

@@ -69,7 +69,7 @@ def test_the_method_on_one_page():
 
 @pytest.mark.parametrize("data", ["folder", "images"])
 def test_photographs_of_ones_own(data, tmp_path, cache, capsys):
-    example("own_photographs").main(tmp_path, data, epochs=2, steps=3)
+    example("own_photographs").main(tmp_path, data, epochs=2, steps=3, count=12)
     assert "resnet20 of width 8 on " + data in capsys.readouterr().out
 
 

@@ -38,7 +38,7 @@ def test_a_planted_mask_is_found(controller, inputs_each):
         ]
     ticket = tombola.draw(
         model, data, density=inputs_each / 12, include="0.*", task=Task.regression(),
-        finder=CTS(objective="loss", controller=controller, steps=1000), progress=False,
+        finder=CTS(objective="loss", controller=controller, steps=500), progress=False,
     )  # fmt: skip
     assert torch.equal(ticket["0.weight"], planted)
 
@@ -49,7 +49,7 @@ def test_a_planted_mask_is_found(controller, inputs_each):
 def test_a_tiny_networks_ticket_is_among_the_best_of_all_masks(seed):
     model = train(mlp(inputs=3, hidden=2, classes=3, seed=seed), batches(2, size=256, inputs=3, seed=seed), epochs=60)
     data = batches(1, size=256, inputs=3, seed=seed)
-    ticket = tombola.draw(model, data, density=0.5, objective="reverse-kl", steps=1000, progress=False)
+    ticket = tombola.draw(model, data, density=0.5, objective="reverse-kl", steps=500, progress=False)
     layout, task = survey(model).layout, Task()
     assert layout.total == 12
     network = FrozenNetwork(model, layout, task, Runtime.choose(model, "cpu"))
