@@ -111,6 +111,15 @@ def test_a_table_by_hand():
     json.dumps(found)
 
 
+def test_what_ltr_takes_longer_is_measured_over_seeds_of_both():
+    taken = {"cts": (10.0, 10.0, 40.0), "ltr": (50.0, 70.0)}
+    outcomes = [
+        outcome(label, 0.1, seed, 90.0, seconds) for label, each in taken.items() for seed, seconds in enumerate(each)
+    ]
+    cts, _ = tabulate(outcomes)
+    assert (cts.seconds, cts.speed_up) == (20.0, 6.0)
+
+
 def test_weights_kept_are_those_of_all_seeds():
     outcomes = [outcome("a", 0.1, seed, 50.0) for seed in range(3)]
     for seed, kept in enumerate((2486, 2476, 2475)):

@@ -58,10 +58,10 @@ class KeptWeights:
 class Row:
     """A finder at a density, over seeds.
 
-    score: on test data, as `measure` shows it: of accuracy in percent. seconds, forward, backward: from θ₀ on, means.
-    dense_equivalents: samples forward plus twice those backward, over the same of one dense training, where samples
-    were counted. speed_up: LTR's seconds over these at the same density, where the mean score is no worse than
-    LTR's of the same seeds.
+    score: on test data, as `measure` shows it: of accuracy in percent. durations: seconds from θ₀ on, one a seed.
+    forward, backward: samples from θ₀ on, means. dense_equivalents: samples forward plus twice those backward, over the
+    same of one dense training, where samples were counted. speed_up: LTR's seconds over these at the same density,
+    where the mean score is no worse than LTR's, both of the seeds that both have.
     objective: of finders that minimise one, its name and its means for the hard tickets before training, on the same
     batches for all finders: of the search's data ("hard"), and held-out ones, whose values are given by seed too.
     dynamics: where they were measured, epoch, KL between sparse and dense outputs and cosine between their gradients,
@@ -76,7 +76,7 @@ class Row:
     seeds: tuple[int, ...]
     scores: tuple[float, ...]
     score: Summary
-    seconds: float
+    durations: tuple[float, ...]
     forward: float
     backward: float
     dense_equivalents: float | None
@@ -90,6 +90,11 @@ class Row:
     optimizer: str = ""
     kept_weights: KeptWeights | None = None
     measure: Measure = ACCURACY
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from θ₀ on, the mean over seeds."""
+        return fmean(self.durations)
 
     @property
     def words(self) -> str:
@@ -188,7 +193,7 @@ def _row(outcomes: Sequence[CellOutcome], label: str, density: float) -> Row | N
         scores=scores,
         score=summarise(scores),
         measure=measure,
-        seconds=fmean(found["cost"]["seconds"] for found in values),
+        durations=tuple(found["cost"]["seconds"] for found in values),
         forward=fmean(found["cost"]["forward"] for found in values),
         backward=fmean(found["cost"]["backward"] for found in values),
         dense_equivalents=None if None in equivalents else fmean(equivalents),
@@ -257,9 +262,11 @@ def _compare(rows: dict[tuple[str, float], Row], label: str, other: str, densiti
 
 def _with_speed_up(rows: dict[tuple[str, float], Row], row: Row) -> Row:
     ltr, (gain, _) = rows.get(("ltr", row.density)), row.differences.get("ltr", (None, None))
-    if ltr is None or gain is None or gain.summary.mean < 0 or row.seconds == 0:
+    if ltr is None or gain is None or gain.summary.mean < 0:
         return row
-    return replace(row, speed_up=ltr.seconds / row.seconds)
+    mine, theirs = (dict(zip(each.seeds, each.durations, strict=True)) for each in (row, ltr))
+    taken = sum(mine[seed] for seed in mine if seed in theirs)
+    return replace(row, speed_up=sum(theirs[seed] for seed in theirs if seed in mine) / taken) if taken else row
 
 
 def summary(rows: Sequence[Row], outcomes: Sequence[CellOutcome]) -> dict[str, Any]:
