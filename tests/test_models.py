@@ -89,6 +89,13 @@ def test_weights_of_a_wrapped_model_are_those_of_the_model(wrap):
     assert all(value.equal(model.state_dict()[name]) for name, value in given.state_dict().items())
 
 
+def test_what_lies_beside_a_wrapper_is_beyond_the_model():
+    model = nn.Linear(3, 2)
+    wrapped = {f"module.{name}": value for name, value in model.state_dict().items()}
+    with pytest.raises(UsageError, match=r"has beyond the model head\.weight"):
+        load_into(model, wrapped | {"head.weight": torch.zeros(1)}, Path("w.pt"))
+
+
 def test_weights_whose_names_begin_like_a_wrappers_are_taken_as_they_are():
     model = nn.ModuleDict({"module": nn.Linear(3, 2)})
     load_into(model, copy.deepcopy(model).state_dict(), Path("w.pt"))

@@ -354,17 +354,29 @@ def test_runs_that_nothing_tells_apart_go_by_their_directories(tmp_path):
     assert {row.seeds for row in read(tmp_path).rows} == {(0,)}
 
 
+def made_by_layer(out, made, seed, options=None, **layers):
+    """Write a run of densities by layer, and of the density that came of them."""
+    name = made_studies.write_run(out, "snip", made, seed, 91.0, options=options)
+    config = yaml.safe_load((out / name / "config.yaml").read_text())
+    config["density"] = {"fc3*": 1.0, "*": 0.05, **layers}
+    (out / name / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    write_json(out / name / "identity.json", {"config": {"finder": {"name": "snip"}}})
+
+
 def test_runs_with_densities_by_layer_are_cells_of_the_density_that_they_made(tmp_path):
-    made_studies.write_run(tmp_path, "snip", 0.05, 0, 90.0)
+    name = made_studies.write_run(tmp_path, "snip", 0.05, 0, 90.0)
+    write_json(tmp_path / name / "identity.json", {"config": {"finder": {"name": "snip"}}})
     for seed, made in enumerate((0.068924, 0.068925)):  # groups do not fit alike in every seed
-        name = made_studies.write_run(tmp_path, "snip", made, seed, 91.0)
-        config = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
-        config["density"] = {"fc3*": 1.0, "*": 0.05}
-        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    for path in tmp_path.iterdir():
-        write_json(path / "identity.json", {"config": {"finder": {"name": "snip"}}})
+        made_by_layer(tmp_path, made, seed)
     found = {(row.finder, row.density): row.seeds for row in read(tmp_path).rows}
     assert found == {("snip", 0.05): (0,), ("snip --density 'fc3*=1; *=0.05'", 0.068924): (0, 1)}
+
+
+def test_no_seed_of_densities_by_layer_counts_twice(tmp_path):
+    for place, near in enumerate((0.32768, 0.3277)):
+        made_by_layer(tmp_path, 0.06 + place / 1000, 0, fc1=near)
+    made_by_layer(tmp_path, 0.062, 0, {"threads": 2}, fc1=0.3277)
+    assert [row.seeds for row in read(tmp_path).rows] == [(0,)] * 3
 
 
 @pytest.mark.parametrize("key", ["test_accuracy", "dense_test_accuracy"])

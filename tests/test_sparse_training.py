@@ -346,7 +346,9 @@ def test_an_accelerated_network_computes_in_float32_under_autocast():
     with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16):
         warnings.simplefilter("error")
         found = fast(x)
+        behind = ticket.accelerate(model)(x.bfloat16())  # as a layer before it would give them
     assert found.equal(ticket.accelerate(model)(x))
+    assert behind.equal(ticket.accelerate(model)(x.bfloat16().float()))
 
 
 def test_a_network_that_is_accelerated_to_itself_follows_autocast():

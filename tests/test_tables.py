@@ -176,6 +176,14 @@ def test_whole_numbers_too_large_to_be_told_apart_are_no_classes(tmp_path, kind,
     assert read(path, Targets.CLASSES, targets=["sold"]).classes == 4
 
 
+def test_times_with_a_zone_may_be_classes(tmp_path):
+    pytest.importorskip("pyarrow")
+    days = pd.to_datetime(["2020-01-01", "2021-01-01"] * 30).tz_localize("UTC")
+    frame().assign(sold=days).to_parquet(tmp_path / "houses.parquet")
+    found = read(tmp_path / "houses.parquet", Targets.CLASSES, targets=["sold"], inputs=["size"])
+    assert found.classes == 2
+
+
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "npz"])
 def test_every_kind_of_file_says_the_same(tmp_path, kind):
     whole = frame()[["size", "rooms", "price"]]

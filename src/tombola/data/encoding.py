@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -187,8 +188,10 @@ def _classes(parts: Sequence[Part], name: str, wanted: Targets) -> tuple[list[Te
     numbers = numbers_of(parts[0].columns[name])
     if numbers is not None and (numbers.ndim > 1 or (numbers != np.round(numbers)).any()):
         raise UsageError(f"column {name} holds numbers, not classes; regression is for these", option="task")
-    is_time = parts[0].columns[name].dtype.kind in "mM"  # in ns, and classes hardly lie within some hundred of these
-    if numbers is not None and not is_time and (np.abs(numbers) >= _NOT_TOLD_APART).any():
+    # Times are in ns, and classes hardly lie within some hundred of these; those with a zone are objects.
+    column = parts[0].columns[name]
+    are_times = column.dtype.kind in "mM" or isinstance(column.flat[0], datetime)
+    if numbers is not None and not are_times and (np.abs(numbers) >= _NOT_TOLD_APART).any():
         raise UsageError(
             f"{shown(parts[0].path)}: column {name} has a class of 2**53 or more, where whole numbers are no longer "
             "told apart; allowed are smaller ones, or texts, such as these with a letter before them",

@@ -186,7 +186,7 @@ def check_numbers(values: np.ndarray, name: str, path: Path, rows: np.ndarray | 
     rows: which ones of the file the values are of; None: all. Several values a row are not looked at.
     """
     if values.dtype.kind not in "biufc" and values.ndim == 1:
-        _refuse(_gaps(values), _FILL, name, path, rows)
+        _refuse(_gaps(values), f"{_FILL} (a class needs another word for its name)", name, path, rows)
         what = "number in row {}, as training rows have; put one there first"
         _refuse(np.isnan(_parsed(values)), what, name, path, rows)
 

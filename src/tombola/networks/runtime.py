@@ -52,12 +52,18 @@ def on_threads(count: int | None) -> Iterator[None]:
 def without_autocast() -> Iterator[None]:
     """Compute inside the block in the types that tensors have, though the caller's own code stands in torch.autocast.
 
-    A runtime's own autocast works inside, and one of the user's own training function.
+    A runtime's own autocast works inside, and one of a training function of the user's.
     """
-    if not any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
-        yield  # in no context: within one, an autocast of the user's own would keep weights from before a step
+    nested = torch.autocast_increment_nesting() > 1
+    torch.autocast_decrement_nesting()
+    if not nested:
+        yield
         return
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+    # Within another context torch keeps the weights in bf16 for longer than a step, unless it keeps none.
+    with (
+        torch.autocast("cpu", enabled=False, cache_enabled=False),
+        torch.autocast("cuda", enabled=False, cache_enabled=False),
+    ):
         yield
 
 
@@ -167,7 +173,7 @@ class Runtime:
             yield
             return
         try:
-            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=True):
                 yield
         finally:
             # torch keeps the weights in bf16 until the outermost context ends, which may be the caller's, steps later.

@@ -1,6 +1,7 @@
 """One cell, start to end: pretrain -> draw -> train -> evaluate; and its parts one by one."""
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from tombola.core.parts import written_name
 from tombola.core.progress import Progress
 from tombola.core.ranks import ALONE, Ranks
 from tombola.core.seeds import seeded
-from tombola.errors import UsageError
+from tombola.errors import SearchError, UsageError
 from tombola.finders import Finder, following, origin
 from tombola.finders import draw as draw_ticket
 from tombola.finders.problem import Problem
@@ -342,7 +343,7 @@ def _train(drawn: _Drawn, directory: Path) -> None:
     measure = cell.task.measure
     values = _values(drawn, trained, dense) | {
         **_measured(measure, sparse_test),
-        measure.dense_test: measure.of(dense_test.metric),
+        measure.dense_test: _score(measure, dense_test),
         "dense_test_loss": dense_test.loss,
     }
     values["paths"] = _paths(drawn)
@@ -364,7 +365,7 @@ def _kept_weights(cell: Cell, kept: State, dense: State) -> dict[str, Any]:
     """Return what the sparse network does that the finder's own training left; its cost is from θ₀ on, too."""
     test = cell.evaluate(kept, "test")
     return {
-        cell.task.measure.test: cell.task.measure.of(test.metric),
+        cell.task.measure.test: _score(cell.task.measure, test),
         "test_loss": test.loss,
         "cost": kept.cost.to_dict(),
         "dense_equivalents": kept.cost.passes / dense.cost.passes if dense.cost.passes else None,
@@ -373,7 +374,14 @@ def _kept_weights(cell: Cell, kept: State, dense: State) -> dict[str, Any]:
 
 def _measured(measure: Measure, found: Evaluation) -> dict[str, Any]:
     """Return what a result says of an evaluation on test data."""
-    return {measure.test: measure.of(found.metric), "test_loss": found.loss, **measure.noted()}
+    return {measure.test: _score(measure, found), "test_loss": found.loss, **measure.noted()}
+
+
+def _score(measure: Measure, found: Evaluation) -> float:
+    """Return the figure on test data; raises SearchError where it is no number, such as a constant's correlation."""
+    if not math.isfinite(found.metric):
+        raise SearchError(f"the {measure.name} on test data is {found.metric}, which no table has a place for")
+    return measure.of(found.metric)
 
 
 def _values(drawn: _Drawn, trained: State, dense: State) -> dict[str, Any]:

@@ -64,13 +64,14 @@ class Accelerated(nn.Module):
             return self._as_called(*given, **named)
         (inputs,) = given
         # Programs are of float32, also within an autocast of the caller's, under which a dense model runs as any other.
+        floats = inputs.float() if inputs.dtype in (torch.bfloat16, torch.float16) else inputs
         with torch.autocast("cpu", enabled=False):
             with self._lock:
-                if inputs.shape[1:] not in self._programs:
-                    self._programs[inputs.shape[1:]] = self._trace(inputs[:1])
-            program = self._programs[inputs.shape[1:]]
-            if len(inputs) and isinstance(program, Program):
-                return self._in_blocks(program, inputs)
+                if floats.shape[1:] not in self._programs:
+                    self._programs[floats.shape[1:]] = self._trace(floats[:1])
+            program = self._programs[floats.shape[1:]]
+            if len(floats) and isinstance(program, Program):
+                return self._in_blocks(program, floats)
         return self._model[0](inputs)
 
     def _in_blocks(self, program: Program, inputs: Tensor) -> Tensor:

@@ -61,7 +61,8 @@ def load_into(model: nn.Module, tensors: Mapping[str, Any], path: Path) -> None:
     own = model.state_dict()
     entries = state_names(tensors, own)
     if entries.keys() >= own.keys():
-        tensors = {name: tensors[entry] for name, entry in entries.items()}
+        beside = {entry: tensors[entry] for entry in tensors.keys() - {*entries.values(), "n_averaged"}}
+        tensors = {name: tensors[entry] for name, entry in entries.items()} | beside
     missing = [name for name in own if name not in tensors]
     own |= unsaved_buffers(model)
     unknown = [name for name in tensors if name not in own]

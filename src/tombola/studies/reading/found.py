@@ -46,7 +46,8 @@ def discovered(out: Path) -> tuple[CellEntry, ...]:
 
 def _ambiguous(labels: Mapping[str, str], found: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """Return the labels that several runs of one density and seed have."""
-    places = Counter((labels[run], config["density"], config["seed"]) for run, config in found.items())
+    asked = {run: config.get(_BY_LAYER, config["density"]) for run, config in found.items()}
+    places = Counter((labels[run], asked[run], config["seed"]) for run, config in found.items())
     return {label for (label, _, _), count in places.items() if count > 1}
 
 
@@ -68,7 +69,7 @@ def _configuration(path: Path) -> dict[str, Any] | None:
 
 def _by_layer(densities: Mapping[str, Any]) -> str:
     """Return densities by patterns of layers' names as --density takes them."""
-    return f"'{'; '.join(f'{pattern}={density:.4g}' for pattern, density in densities.items())}'"
+    return f"'{'; '.join(f'{pattern}={density:.15g}' for pattern, density in densities.items())}'"
 
 
 def _name(config: Mapping[str, Any]) -> str:
