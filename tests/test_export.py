@@ -219,6 +219,9 @@ def test_every_format_is_written_and_holds_the_network(name, capsys, finished, t
     else:
         state = read_weights(path) if name == "plain" else load_network(path)[1]
         assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    if name == "tombola":
+        with pytest.raises(UsageError, match="holds a network and not its ticket alone: tombola evaluate reads it"):
+            Ticket.load(path)
 
 
 @pytest.mark.parametrize(

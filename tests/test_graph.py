@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import socket
+import sys
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -685,6 +686,18 @@ def test_status_of_something_else(tmp_path, capsys):
         status, _, err = command(capsys, "status", tmp_path)
         assert (status, err.count("\n")) == (2, 1)
         assert "plan.json is damaged" in err
+
+
+def test_a_study_whose_modules_are_gone_is_not_called_damaged(brought, tmp_path, capsys):
+    cells = ["--model", "brought:build", "--data", "brought:datasets", "--epochs", "2", "--rewind-to", "1"]
+    cells += ["--milestones", "[]", "--threads", "1", "--finders", "random", "--density", "0.3", "--seeds", "1"]
+    command(capsys, "compare", *cells, "--out", tmp_path / "o")
+    (brought / "brought.py").unlink()
+    sys.modules.pop("brought")
+    status, _, err = command(capsys, "status", tmp_path / "o")
+    assert status == 2
+    assert "'brought:datasets' cannot be imported" in err
+    assert "damaged" not in err
 
 
 def test_sizes_and_durations():

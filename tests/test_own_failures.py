@@ -307,3 +307,60 @@ def test_a_finder_of_ours_is_named_where_its_scores_are_nan():
         model[0].weight[0, 1] = float("nan")
     with pytest.raises(UsageError, match="finder 'magnitude': the score at index 1 is NaN"):
         tombola.draw(model, batches(), density=0.5, finder="magnitude", progress=False)
+
+
+LOOSE = """
+import torch
+import tombola
+from dataclasses import dataclass
+from pathlib import Path
+from tombola.finders import Ranked
+
+@dataclass(frozen=True)
+class Rated(Ranked):
+    rate: int = 1
+    path: Path | None = None
+    def __post_init__(self):
+        super().__post_init__()
+        if self.rate > 1:
+            raise ValueError("rate too big")
+    def scores(self, problem):
+        return torch.ones(problem.layout.total)
+
+PLACED = Rated(path=Path("x"))
+
+@dataclass
+class Loose:
+    rate: int = 1
+    def draw(self, problem, density):
+        raise AssertionError
+
+@dataclass(frozen=True)
+class Nothing(tombola.objectives.Objective):
+    def __call__(self, masked):
+        return masked.sparse.mean() * float("nan")
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "part", "status", "message"),
+    [
+        (
+            "draw",
+            "--finder loose:Rated:rate=2",
+            2,
+            "'loose:Rated' failed: ValueError: rate too big (loose.py, line 15)",
+        ),
+        ("draw", "--finder loose:PLACED", 2, "options of parts must be numbers, texts, or lists and mappings of these"),
+        ("compare", "--finders loose:Loose", 2, "--finders: finder loose:Loose: all parts must be frozen"),
+        ("draw", "--objective loose:Nothing", 1, "the gradient of loose:Nothing is nan"),
+    ],
+)
+def test_parts_that_no_file_or_study_can_hold_are_refused(
+    brought, bring, capsys, tmp_path, command, part, status, message
+):
+    bring("loose", LOOSE)
+    options = [*OWN[:8], *OWN[12:], *({"draw": ["--density", "0.3"], "compare": ["--density", "0.3"]}[command])]
+    assert main([command, *options, *part.split(), "--out", str(tmp_path / "o")]) == status
+    assert message in capsys.readouterr().err
+    assert status == 1 or not (tmp_path / "o").exists()

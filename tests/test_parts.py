@@ -1,10 +1,11 @@
 """Parts: written as texts or as keys and values, read back, told apart; one's own among them."""
 
 import json
+import linecache
 import re
 import sys
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pytest
 import torch
@@ -16,7 +17,20 @@ from tombola.core.allocation import ALLOCATIONS, ErdosRenyiKernel
 from tombola.core.concrete import RELAXATIONS, Concrete, Deterministic
 from tombola.core.controllers import CONTROLLERS, Lagrangian
 from tombola.core.granularity import GRANULARITIES, Block, OfEveryM
-from tombola.core.parts import COUNT, POSITIVE, Must, Part, describe, identify, is_part, kinds, option, options_of
+from tombola.core.parts import (
+    COUNT,
+    POSITIVE,
+    Must,
+    Part,
+    describe,
+    fits,
+    identify,
+    is_part,
+    kinds,
+    option,
+    options_of,
+)
+from tombola.core.plugins import code_of
 from tombola.core.written import Family, from_text
 from tombola.finders import ACDC, FINDERS, SNIP, ContinuousSparsification, GraNet, Joint, ObjectiveSaliency
 from tombola.finders.sparse_training import SparseTraining
@@ -413,3 +427,55 @@ def test_an_objective_asks_what_it_says():
     assert Loss().asks_outputs is False
     assert isinstance(OBJECTIVES.read(lambda masked: masked.sparse.sum()), Objective)
     assert Deterministic().mask(torch.zeros(2), torch.rand(2)).tolist() == [0.5, 0.5]
+
+
+def typed(constant, rate=1, where="typed"):
+    """A class as it is where it was typed into an interpreter: its module has no file."""
+    code = f"""
+class Mine:
+    rate = {rate}
+    def scores(self):
+        return sorted(value - {constant} for value in self.given if value in {{"a", "b"}})
+    @staticmethod
+    def helper():
+        return {constant}
+"""
+    space = {"__name__": where}
+    exec(code, space)
+    return space["Mine"]
+
+
+def test_what_was_typed_in_is_known_by_its_constants_too():
+    assert code_of(typed(1)) == code_of(typed(1))
+    assert len({code_of(typed(1)), code_of(typed(2)), code_of(typed(1, rate=3))}) == 3
+
+
+def test_the_code_of_a_part_holds_that_of_its_bases(bring, monkeypatch):
+    folder = bring("base_part", "class Base:\n    rate = 1\n")
+    bring("own_part", "from base_part import Base\nclass Mine(Base):\n    pass\n")
+    import own_part
+
+    before, alone = code_of(own_part.Mine), code_of(sys.modules["base_part"].Base)
+    (folder / "base_part.py").write_text("class Base:\n    rate = 2  # longer\n")
+    linecache.checkcache()
+    assert code_of(own_part.Mine) != before
+    assert code_of(sys.modules["base_part"].Base) != alone
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        ("7", int | str, 7),
+        ("seven", int | str, "seven"),
+        ("[1,2]", list[int], (1, 2)),
+        ("[1,2]", tuple[int, ...] | None, (1, 2)),
+        ("[1,a]", tuple[int, str], (1, "a")),
+        ("b", Literal["a", "b"], "b"),
+    ],
+)
+def test_types_of_ones_own_options_are_read_as_they_say(text, kind, value):
+    assert (from_text(text, kind), fits(value, kind)) == (value, True)
+    assert not fits(1.5, kind)
+    if kind != int | str:
+        with pytest.raises(ValueError):  # noqa: PT011 - whatever the text at fault
+            from_text("[1,a,b]", kind)

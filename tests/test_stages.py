@@ -1,5 +1,6 @@
 """Draw, train, run, evaluate and export on the command line, one after another, with a model and data of one's own."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -38,6 +39,10 @@ def test_the_stages_one_by_one_end_where_a_run_ends(capsys, brought, tmp_path):
 QUICK = ["--preset", "digits", "--epochs", "3", "--milestones", "[]", "--train-samples", "200", "--threads", "1"]
 
 
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def weights_of(found):
     return load_file(f"{found['run_dir']}/weights.safetensors")
 
@@ -54,6 +59,20 @@ def test_a_ticket_is_trained_in_the_epochs_of_its_run(drawn, asked, capsys, tmp_
     again = as_json(capsys, "train", whole["run_dir"], *asked, "--out", tmp_path / "again")
     expected, found = weights_of(whole), weights_of(again)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_ticket_made_by_hand_is_trained_from_a_run_as_the_runs_own(capsys, tmp_path):
+    ticket = Path(as_json(capsys, "draw", *QUICK, "--rewind-to", "1", "--density", "0.1", "--finder", "snip",
+                          "--out", tmp_path)["ticket"])  # fmt: skip
+    mine = ticket.with_name("mine.safetensors")
+    Ticket({name: mask.flip(0) for name, mask in Ticket.load(ticket).items()}).save(mine)
+    trained = as_json(capsys, "train", mine, "--out", tmp_path)["run_dir"]
+    again = as_json(capsys, "train", trained, "--out", tmp_path / "again")["run_dir"]
+    epochs = [[row["epoch"] for row in read_lines(Path(run) / "metrics.jsonl")] for run in (trained, again)]
+    assert epochs == [[2, 3], [2, 3]], "from where the run's weights are"
+    assert "│ ticket │" in command(capsys, "list", tmp_path)[1], "and not what the run's options name"
+    _, out, _ = command(capsys, "audit", mine, "--seeds", "1", "--out", tmp_path)
+    assert "scores inverted within layers: not possible" in out
 
 
 def test_a_recipe_is_one_of_a_presets(capsys, tmp_path):

@@ -43,6 +43,7 @@ def test_a_mask_without_elements_keeps_all_that_there_is(tmp_path, capsys):
     assert Ticket.load(path).density_by_layer == {"a": pytest.approx(1 / 3), "none": 1.0}
     assert main(["info", str(path)]) == 0
     assert "none" in capsys.readouterr().out
+    assert (Ticket({}).density, repr(Ticket({}))) == (1, "Ticket(0 of 0 weights, density 100.0000%)")
 
 
 def test_overlap_is_intersection_over_union():

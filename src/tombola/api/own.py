@@ -42,8 +42,13 @@ def mark_of_own(what: str, value: Any) -> str:
 
 
 def marks_beyond_options(part: Any) -> dict[str, Any]:
-    """Return the marks of what a part and parts within it hold beyond options, by field: functions above all."""
+    """Return the marks of what a part and parts within it hold beyond options, by field: functions above all.
+
+    Of a part of the user's own also what its class is.
+    """
     found: dict[str, Any] = {}
+    if is_theirs(type(part).__module__):
+        found["class"] = mark_of_own("class", type(part))
     said = {f.name for f in options_of(part)} if is_theirs(type(part).__module__) else {f.name for f in fields(part)}
     for f in fields(part):
         value = getattr(part, f.name)

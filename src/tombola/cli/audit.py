@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     from tombola.core.progress import progress_on
     from tombola.studies.audit import audit
 
-    found = in_run and scores.is_file()
+    found = in_run and scores.is_file() and ticket.name == "ticket.safetensors"  # they are no other ticket's
     report, where = audit(
         config, ticket, scores if found else None, weights, options.seeds, out, progress_on(sys.stderr)
     )

@@ -7,11 +7,11 @@ results and the tables of the documentation are made from there. `tombola.core.w
 
 import math
 import types
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import Any, ClassVar, Protocol, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from tombola.core.plugins import code_of, explained
 from tombola.errors import UsageError, did_you_mean
@@ -127,7 +127,7 @@ def checked(f: "Field[Any]", kind: Any, value: Any) -> Any:
     if not fits(value, kind) or (value is not None and must is not None and not must.holds(value)):
         hint = did_you_mean(value, must.names) if must is not None and isinstance(value, str) else ""
         raise UsageError(f"must be {allowed_words(kind, must)}, got {value!r}{hint}", option=flag_of(f))
-    return _as_floats(value, _plain(kind))
+    return _as_floats(value, without_none(kind))
 
 
 def _as_floats(value: Any, kind: Any) -> Any:
@@ -144,7 +144,7 @@ def is_optional(kind: Hashable) -> bool:
 
 
 @cache
-def _plain(kind: Hashable) -> Any:
+def without_none(kind: Hashable) -> Any:
     """Return a type without its None."""
     if not is_optional(kind):
         return kind
@@ -152,13 +152,29 @@ def _plain(kind: Hashable) -> Any:
     return inner[0] if len(inner) == 1 else Union[tuple(inner)]  # noqa: UP007
 
 
+# Types of options that hold several values, which are tuples whatever they are called.
+LISTS = (tuple, list, Sequence)
+
+
+def kinds_within(kind: Any, count: int) -> list[Any]:
+    """Return the types of the values in a list of so many: all alike, or those of a tuple one by one, however many."""
+    inner = get_args(kind)
+    return [inner[0]] * count if get_origin(kind) is not tuple or inner[-1] is ... else list(inner)
+
+
 def fits(value: Any, kind: Any) -> bool:
     """Whether a value is of an option's type; whole numbers are numbers, true and false and NaN are none."""
     if value is None:
         return is_optional(kind)
-    kind = _plain(kind)
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(fits(each, get_args(kind)[0]) for each in value)
+    kind = without_none(kind)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, each) for each in inner)
+    if origin is Literal:
+        return value in inner
+    if origin in LISTS:
+        kinds_of = kinds_within(kind, len(value)) if isinstance(value, tuple) else []
+        return isinstance(value, tuple) and len(kinds_of) == len(value) and all(map(fits, value, kinds_of))
     if kind in (int, float):
         number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
         return number and not math.isnan(value)
@@ -178,10 +194,10 @@ _WORDS: dict[Any, str] = {
 
 def allowed_words(kind: Any, must: Must | None = None) -> str:
     """Return in words what an option may be: "a whole number of at least 1"."""
-    words = _WORDS.get(_plain(kind), "of another type")
+    words = _WORDS.get(without_none(kind)) or f"of type {getattr(without_none(kind), '__name__', without_none(kind))}"
     if must is None:
         return words
-    return f"{words} {must.words}" if _plain(kind) in (int, float) else must.words
+    return f"{words} {must.words}" if without_none(kind) in (int, float) else must.words
 
 
 def is_part(value: object) -> bool:

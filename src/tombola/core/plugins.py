@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import sys
 import traceback
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -16,6 +17,10 @@ from tombola.errors import TombolaError, UsageError, did_you_mean, in_words, lac
 
 # Where an error is raised that comes of code around theirs.
 _NOT_THEIRS = sys.stdlib_module_names | {"numpy", "tombola", "torch", "torchvision"}
+
+
+# What a class holds whatever its code.
+_OF_NO_CODE = {"__dict__", "__weakref__", "__doc__", "__module__"}
 
 
 def imported(option: str, name: str) -> Any:
@@ -108,13 +113,33 @@ def _source_of(module: str) -> str:
 def code_of(value: Any) -> str:
     """Return a hash of the code of an object of the user's own class, of that class or a function; "" for ours.
 
-    Of the whole module, where its source can be had; else (typed into an interpreter) of the compiled methods.
+    Of the whole module, where its source can be had; else (typed into an interpreter) of all that was compiled. Of a
+    class, its bases of other modules of the user's own count as well.
     """
     kind = value if inspect.isfunction(value) or inspect.isclass(value) else type(value)
     if kind.__module__.partition(".")[0] in {"tombola", "builtins"}:
         return ""
-    text = _source_of(kind.__module__)
-    if not text:
-        functions = [kind] if inspect.isfunction(kind) else [f for f in vars(kind).values() if inspect.isfunction(f)]
-        text = repr([(f.__qualname__, f.__code__.co_code, f.__code__.co_names) for f in functions])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    bases = kind.__mro__[1:] if inspect.isclass(kind) else ()
+    theirs = [kind, *(base for base in bases if is_theirs(base.__module__))]
+    modules = dict.fromkeys(each.__module__ for each in theirs)
+    texts = [
+        _source_of(module) or repr([_compiled(each) for each in theirs if each.__module__ == module])
+        for module in modules
+    ]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def _compiled(value: Any) -> Any:
+    """Return the instructions and constants of a function, or of all that a class holds, and its plain values."""
+    if inspect.isclass(value):
+        return [(name, _compiled(inner)) for name, inner in vars(value).items() if name not in _OF_NO_CODE]
+    if isinstance(value, property):
+        return [_compiled(each) for each in (value.fget, value.fset, value.fdel) if each]
+    code = getattr(inspect.unwrap(getattr(value, "__func__", value)), "__code__", None)
+    return _constant(code if code else value if isinstance(value, int | float | str | tuple) else None)
+
+
+def _constant(value: Any) -> Any:
+    if isinstance(value, types.CodeType):
+        return value.co_name, value.co_code, value.co_names, [_constant(each) for each in value.co_consts]
+    return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)

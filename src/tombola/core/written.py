@@ -10,11 +10,24 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import Field, dataclass, fields, replace
-from typing import Any, Generic, TypeVar, cast, get_args, get_origin
+from typing import Any, Generic, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 
-from tombola.core.parts import allowed_words, fits, flag_of, is_optional, is_part, kinds, options_of, written_name
+from tombola.core.parts import (
+    LISTS,
+    allowed_words,
+    fits,
+    flag_of,
+    guarded,
+    is_optional,
+    is_part,
+    kinds,
+    kinds_within,
+    options_of,
+    without_none,
+    written_name,
+)
 from tombola.core.plugins import explained, imported
 from tombola.errors import UsageError, did_you_mean
 
@@ -44,17 +57,25 @@ def from_text(text: str, kind: Any) -> Any:
     """Return what a text means as an option of some type; raises ValueError where it cannot be one."""
     if is_none(text) and is_optional(kind):
         return None
+    kind = without_none(kind)
+    if get_origin(kind) in (Union, types.UnionType):
+        for each in sorted(get_args(kind), key=lambda each: each is str):  # any text is a text
+            with suppress(ValueError):
+                return from_text(text, each)
+        raise ValueError(text)
     if fits(text, kind):
         return text
     if not text.strip():
         raise ValueError(text)
-    if get_origin(kind) is tuple:
-        parts = [part.strip().strip("'\"") for part in unbracketed(text).split(",")]
-        return tuple(from_text(part, get_args(kind)[0]) for part in parts if part)
-    for value in _meanings(text):
-        if fits(value, kind):
-            return value
-    raise ValueError(text)
+    if get_origin(kind) in LISTS:
+        parts = [part for each in unbracketed(text).split(",") if (part := each.strip().strip("'\""))]
+        inner = kinds_within(kind, len(parts))
+        found: Any = tuple(from_text(*each) for each in zip(parts, inner, strict=True))
+    else:
+        found = next((value for value in _meanings(text) if fits(value, kind)), None)
+    if not fits(found, kind):
+        raise ValueError(text)
+    return found
 
 
 def _meanings(text: str) -> Iterator[Any]:
@@ -78,7 +99,10 @@ class Spec:
     def build(self) -> Any:
         """Return the part; raises UsageError for values that it cannot have."""
         values = {name: value.build() if isinstance(value, Spec) else value for name, value in self.given.items()}
-        return replace(self.part, **values) if values else self.part
+        if not values:
+            return self.part
+        with guarded("", self.part):
+            return replace(self.part, **values)
 
     def options(self) -> dict[str, "Field[Any]"]:
         """Return the part's own options, by the names on the command line."""

@@ -12,7 +12,7 @@ from tombola.core import concrete
 from tombola.core.concrete import Relaxation, relaxation_option
 from tombola.core.controllers import Controller, Figures, controller_option, settled
 from tombola.core.cost import Cost, Meter
-from tombola.core.parts import COUNT, POSITIVE, one_of, option
+from tombola.core.parts import COUNT, POSITIVE, one_of, option, written_name
 from tombola.core.schedules import one_cycle
 from tombola.core.selection import Density, Selection
 from tombola.data import Item
@@ -345,7 +345,7 @@ class Search:
         return row
 
     def _breakdown(self, gradient: Tensor) -> str:
-        name = self._objective_part.name
+        name = written_name(self._objective_part)
         broken = (~torch.isfinite(gradient)).nonzero()
         where = f"the gradient of {name} is not finite"
         if len(broken):

@@ -359,14 +359,17 @@ class Cell:
         """Return the model with initial weights that depend on a seed and on what they are for."""
         return _initial_model(self.config, self.splits, seed, *purpose)
 
-    def start_of(self, ticket: Ticket, given: bool) -> State:
+    def start_of(self, ticket: Ticket, given: bool, epoch: int | None = None) -> State:
         """Return the state that a ticket is trained from, at its epoch: the model's present values.
 
-        given: whether the user said that these are the ones. Raises UsageError where they cannot be.
+        given: whether the user said that these are the ones. epoch: theirs, where it is known otherwise than by the
+        ticket. Raises UsageError where they cannot be.
         """
         provenance, config = ticket.provenance, self.config
-        at = provenance.at if provenance else "given"
-        epoch = {"init": 0, "given": 0, "trained": config.rewind_to}.get(at, provenance.epoch if provenance else 0) or 0
+        if epoch is None:
+            at = provenance.at if provenance else "given"
+            known = {"init": 0, "given": 0, "trained": config.rewind_to}
+            epoch = known.get(at, provenance.epoch if provenance else 0) or 0
         if epoch >= config.training.epochs:
             raise UsageError(
                 f"must lie above {epoch}, from which the ticket is trained, got {config.training.epochs}",

@@ -82,9 +82,11 @@ def with_runs_below(out: Path) -> list[Path]:
 
 def _listed(directory: Path) -> ListedRun:
     state = _state(directory)
-    # What a run found says more than what it was asked for: a training's options do not name its ticket's finder.
+    # What a run found says more than what it was asked for: a training's options do not name its ticket's finder, and
+    # a ticket made by hand has none.
     results = ("result.json", "audit.json") if state == FINISHED else ()
-    values = _read(directory / "config.yaml") | {k: v for name in results for k, v in _read(directory / name).items()}
+    found = {k: v for name in results for k, v in _read(directory / name).items()}
+    values = _read(directory / "config.yaml") | ({"finder": "ticket"} if found else {}) | found
     measure = _measure(values)
     return ListedRun(
         name=directory.name,

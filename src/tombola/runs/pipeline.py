@@ -29,6 +29,7 @@ from tombola.runs.rundir import (
     TRAINED,
     claim_below,
     describe_run,
+    epoch_of,
     is_whole,
     read_metrics,
     read_result,
@@ -181,7 +182,7 @@ def train(
     with on_threads(config.threads):
         cell = Cell.prepare(replace(config, weights=str(weights)) if weights else config, ranks)
         ticket = Ticket.load(ticket_file, cell.model)
-        start = cell.start_of(ticket, given=weights is not None)
+        start = cell.start_of(ticket, weights is not None, epoch_of(weights))
         identity = {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch}
         if ticket.silent:
             identity["silent"] = SILENCE_VERSION

@@ -55,6 +55,17 @@ def ticket_name(ticket: Ticket, seed: int) -> str:
     return run_name(name_of_finder(ticket), ticket.density, seed)
 
 
+def epoch_of(weights: Path | None) -> int | None:
+    """Return the epoch that tickets are trained from at a run directory's weights, None where that is not known."""
+    if weights is None or weights.name != "start.safetensors" or not (weights.parent / "identity.json").is_file():
+        return None
+    known = read_json_object(weights.parent / "identity.json").get("epoch")
+    if isinstance(known, int):  # of a training alone, whose ticket may not say
+        return known
+    drawn = Ticket.load(weights.parent / "ticket.safetensors").provenance
+    return {"init": 0, "rewind": drawn.epoch}.get(drawn.at) if drawn else None
+
+
 def name_of_finder(ticket: Ticket) -> str:
     """Return what found a ticket, "ticket" where it does not say."""
     return str(ticket.provenance.finder["name"]) if ticket.provenance else "ticket"

@@ -8,10 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tombola.errors import UsageError
+
 
 def digest(value: object) -> str:
-    """Return the SHA-256 of a JSON-like value, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    """Return the SHA-256 of a JSON-like value, independent of the order of its keys; raises UsageError for another."""
+    try:
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    except TypeError as error:
+        raise UsageError(f"options of parts must be numbers, texts, or lists and mappings of these: {error}") from None
 
 
 def digest_tensors(tensors: Mapping[str, Any]) -> str:

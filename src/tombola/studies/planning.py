@@ -81,6 +81,8 @@ def expand(
         raise UsageError(f"must be a list without repetitions such as cts,snip,ltr, got {given}", option="finders")
     _check_shared(layers[-1], finders)
     variants = [(asked, _variant(layers, asked)) for asked in finders]
+    for asked, variant in variants:
+        _check_frozen(asked.label, variant)
     _check_named([layer[VARIANT] for layer in layers[1:] if VARIANT in layer], variants)
     everywhere = dict.fromkeys([*densities, *(density for asked in finders for density in asked.densities)])
     cells = [
@@ -96,6 +98,15 @@ def expand(
         with _of(cell.label), preset_named([*layers, asked_for]):
             resolve(cell.config)
     return cells
+
+
+def _check_frozen(label: str, config: RunConfig) -> None:
+    """Raise UsageError where a part of the user's own cannot be told from others, as cells of a study must be."""
+    try:
+        hash(config)
+    except TypeError as error:
+        what = f"finder {label}: all parts must be frozen (@dataclass(frozen=True)), and their options numbers, texts"
+        raise UsageError(f"{what} and tuples of these in a study: {error}", option="finders") from None
 
 
 @contextmanager

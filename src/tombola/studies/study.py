@@ -147,6 +147,8 @@ def study_below(out: Path, name: str = "") -> tuple[StudyPlan, Graph]:
     except FileNotFoundError:
         raise UsageError(f"{out} holds no study; `tombola study` and `tombola compare` begin one") from None
     except (TombolaError, KeyError, TypeError) as error:
+        if isinstance(error.__cause__, ImportError):
+            raise  # the study is as it was, and a module of the user's own is gone
         raise UsageError(f"{path} is damaged ({error}); begin the study again") from None
 
 

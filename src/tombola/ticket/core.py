@@ -127,8 +127,8 @@ class Ticket(Mapping[str, Tensor]):
 
     @property
     def density(self) -> float:
-        """Fraction of prunable weights kept, in [0, 1]."""
-        return self.kept / self.prunable
+        """Fraction of prunable weights kept, in [0, 1]; 1 where there are none."""
+        return self.kept / self.prunable if self.prunable else 1.0
 
     @property
     def density_by_layer(self) -> dict[str, float]:

@@ -63,9 +63,14 @@ def read(path: Path) -> tuple[dict[str, Bits], Provenance | None]:
 
 
 def _header(path: Path, text: str) -> dict[str, Any]:
-    """Return the header of a known format."""
+    """Return the header of a known format; raises UsageError for what is no ticket."""
     header = header_of(path, text)
     found = header.get("format")
+    if found is None and "network" in header:
+        raise UsageError(
+            f"{path} holds a network and not its ticket alone: tombola evaluate reads it, and "
+            "tombola.ticket.formats.load_network, whose ticket can be saved"
+        )
     # Not isinstance: True is an int.
     if type(found) is not int or not 1 <= found <= FORMAT:
         raise UsageError(

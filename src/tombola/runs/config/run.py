@@ -28,6 +28,7 @@ from tombola.networks.runtime import MEMORY_FORMATS, PRECISIONS
 from tombola.networks.task import TASKS, NamedTask
 from tombola.runs.config.densities import parse_density
 from tombola.sparse.choice import EXECUTIONS
+from tombola.storage.identity import digest
 from tombola.trackers import TRACKERS, Tracker
 from tombola.training import Recipe
 
@@ -206,7 +207,8 @@ class RunConfig(Part):
             check_even(self.finder.allocation, whose)
 
     def check(self) -> None:
-        """Raise UsageError, naming the option and what is allowed, for values that do not go together."""
+        """Raise UsageError, naming the option and what is allowed, for values that do not go together, or in files."""
+        digest(self.to_dict())
         cores = os.cpu_count() or 1
         _demand(not self.threads or self.threads <= cores, "threads", f"lie between 1 and {cores}", self.threads)
         epochs, needed = self.training.epochs, 2 if self.draw_at == "rewind" else 1

@@ -27,7 +27,7 @@ from tombola.networks.network import estimate_statistics, lacks_statistics, load
 from tombola.networks.runtime import on_threads
 from tombola.runs.cell import Cell, resolve
 from tombola.runs.config import RunConfig
-from tombola.runs.rundir import claim_below, name_of_finder, store_below, ticket_name, write_audit
+from tombola.runs.rundir import claim_below, epoch_of, name_of_finder, store_below, ticket_name, write_audit
 from tombola.sparse.channels import SILENCE_VERSION
 from tombola.sparse.choice import first_inputs
 from tombola.storage.store import DiskStore
@@ -76,7 +76,7 @@ def audit(
         ticket = Ticket.load(ticket_file, cell.model)
         if ticket.kept == 0:
             raise UsageError(f"{ticket_file} keeps no weight: there is nothing to audit")
-        start = cell.start_of(ticket, given=weights is not None)
+        start = cell.start_of(ticket, weights is not None, epoch_of(weights))
         if scores:
             ticket = Ticket(dict(ticket), ticket.provenance, _read_scores(scores, ticket))
         identity = {**cell.identity(), "ticket": ticket.digest, "epoch": start.epoch, "audit": seeds}
