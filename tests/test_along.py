@@ -276,6 +276,7 @@ def test_the_joint_search_reaches_the_density():
     assert gates.row()["expected_density"] == pytest.approx(0.1, rel=0.1)
 
 
+@pytest.mark.hard
 def test_the_joint_search_reaches_the_density_however_far_its_logits_could_run():
     of = problem(mlp(hidden=40), batches(20), epochs=60)
     gates = JointSearch(Joint(learning_rate=3.0), of, Selection(of.layout, 0.1))

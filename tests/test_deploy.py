@@ -120,6 +120,7 @@ def refuse(self, model):
     raise UsageError("it cannot be")
 
 
+@pytest.mark.hard
 def test_a_run_is_measured_in_every_form(capsys, finished, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(Ticket, "accelerate", lambda self, model: model, raising=False)
     out = deployed(capsys, finished, "--out", tmp_path / "d")

@@ -40,6 +40,7 @@ def test_a_healthy_search_gives_no_warning(controller):
     assert warnings_of(CTS(steps=600, controller=controller), held_out=batches(4, size=64, seed=5)) == ""
 
 
+@pytest.mark.hard
 def test_an_unstable_balance():
     found = warnings_of(CTS(steps=600, controller=Lagrangian(rate=30.0), lr_schedule="drop"))
     assert "the balance is unstable: the expected density swung between" in found

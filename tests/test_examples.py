@@ -67,7 +67,7 @@ def test_the_method_on_one_page():
     assert all(50 < accuracy <= 100 for accuracy in reached.values())
 
 
-@pytest.mark.parametrize("data", ["folder", "images"])
+@pytest.mark.parametrize("data", [pytest.param("folder", marks=pytest.mark.hard), "images"])
 def test_photographs_of_ones_own(data, tmp_path, cache, capsys):
     example("own_photographs").main(tmp_path, data, epochs=2, steps=3, count=12)
     assert "resnet20 of width 8 on " + data in capsys.readouterr().out

@@ -170,7 +170,7 @@ def assert_alike(found, expected):
 
 
 @pytest.mark.parametrize("finder", SEARCHING, ids=lambda finder: finder.name)
-@pytest.mark.parametrize("after", [1, 2, 5, 9])
+@pytest.mark.parametrize("after", [1, 5, *(pytest.param(steps, marks=pytest.mark.hard) for steps in (2, 9))])
 def test_a_draw_halted_at_any_step_goes_on_to_the_same_bits(tmp_path, finder, after):
     straight = draw(finder, of(store=DiskStore(tmp_path / "straight", checkpoint_seconds=0)), 0.31)
     with suppress(Killed), dying(after):  # or it never comes that far

@@ -286,6 +286,7 @@ def hold(path, started):
         time.sleep(60)
 
 
+@pytest.mark.hard
 def test_clean_leaves_alone_what_another_process_works_on(out):
     for directory in out.glob("magnitude-*"):
         shutil.rmtree(directory)

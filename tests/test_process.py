@@ -36,6 +36,7 @@ def faults(how: str, **environment: str) -> int:
     return int(found.stdout)
 
 
+@pytest.mark.hard
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is glibc's")
 def test_freed_memory_is_kept():
     plain = faults("plain")

@@ -19,7 +19,7 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide/python.md"])
+@pytest.mark.parametrize("page", ["README.md", pytest.param("docs/guide/python.md", marks=pytest.mark.hard)])
 def test_the_python_example(page, tmp_path):
     (code,) = blocks((ROOT / page).read_text(), "python")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)

@@ -275,6 +275,7 @@ def test_every_objective_has_a_saliency(objective):
     assert torch.cat([s.flatten() for s in ticket.scores.values()]).unique().numel() > 20
 
 
+@pytest.mark.hard
 def test_the_search_reaches_a_better_value_of_its_objective_than_the_saliency_made_for_it():
     from tombola import CTS
 
