@@ -47,9 +47,10 @@ def marks_beyond_options(part: Any) -> dict[str, Any]:
     Of a part of the user's own also what its class is.
     """
     found: dict[str, Any] = {}
-    if is_theirs(type(part).__module__):
+    theirs = is_theirs(type(part).__module__)
+    if theirs:
         found["class"] = mark_of_own("class", type(part))
-    said = {f.name for f in options_of(part)} if is_theirs(type(part).__module__) else {f.name for f in fields(part)}
+    said = {f.name for f in (options_of(part) if theirs else fields(part))}
     for f in fields(part):
         value = getattr(part, f.name)
         if is_part(value):

@@ -173,8 +173,10 @@ def fits(value: Any, kind: Any) -> bool:
     if origin is Literal:
         return value in inner
     if origin in LISTS:
-        kinds_of = kinds_within(kind, len(value)) if isinstance(value, tuple) else []
-        return isinstance(value, tuple) and len(kinds_of) == len(value) and all(map(fits, value, kinds_of))
+        if not isinstance(value, tuple):
+            return False
+        each = kinds_within(kind, len(value))
+        return len(each) == len(value) and all(map(fits, value, each))
     if kind in (int, float):
         number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
         return number and not math.isnan(value)
@@ -194,10 +196,11 @@ _WORDS: dict[Any, str] = {
 
 def allowed_words(kind: Any, must: Must | None = None) -> str:
     """Return in words what an option may be: "a whole number of at least 1"."""
-    words = _WORDS.get(without_none(kind)) or f"of type {getattr(without_none(kind), '__name__', without_none(kind))}"
+    kind = without_none(kind)
+    words = _WORDS.get(kind) or f"of type {getattr(kind, '__name__', kind)}"
     if must is None:
         return words
-    return f"{words} {must.words}" if without_none(kind) in (int, float) else must.words
+    return f"{words} {must.words}" if kind in (int, float) else must.words
 
 
 def is_part(value: object) -> bool:

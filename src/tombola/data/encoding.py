@@ -185,11 +185,11 @@ def _only(names: Sequence[str], wanted: Targets) -> str:
 
 
 def _classes(parts: Sequence[Part], name: str, wanted: Targets) -> tuple[list[Tensor], int]:
-    numbers = numbers_of(parts[0].columns[name])
+    column = parts[0].columns[name]
+    numbers = numbers_of(column)
     if numbers is not None and (numbers.ndim > 1 or (numbers != np.round(numbers)).any()):
         raise UsageError(f"column {name} holds numbers, not classes; regression is for these", option="task")
     # Times are in ns, and classes hardly lie within some hundred of these; those with a zone are objects.
-    column = parts[0].columns[name]
     are_times = column.dtype.kind in "mM" or isinstance(column.flat[0], datetime)
     if numbers is not None and not are_times and (np.abs(numbers) >= _NOT_TOLD_APART).any():
         raise UsageError(

@@ -61,8 +61,9 @@ def load_into(model: nn.Module, tensors: Mapping[str, Any], path: Path) -> None:
     own = model.state_dict()
     entries = state_names(tensors, own)
     if entries.keys() >= own.keys():
-        beside = [entry for entry in tensors.keys() - {*entries.values()} if not entry.endswith("n_averaged")]
-        tensors = {name: tensors[entry] for name, entry in entries.items()} | {each: tensors[each] for each in beside}
+        taken = {*entries.values()}
+        beside = {name: tensors[name] for name in tensors if name not in taken and not name.endswith("n_averaged")}
+        tensors = {name: tensors[entry] for name, entry in entries.items()} | beside
     missing = [name for name in own if name not in tensors]
     own |= unsaved_buffers(model)
     unknown = [name for name in tensors if name not in own]

@@ -208,7 +208,7 @@ class RunConfig(Part):
 
     def check(self) -> None:
         """Raise UsageError, naming the option and what is allowed, for values that do not go together, or in files."""
-        digest(self.to_dict())
+        digest(self.to_dict())  # raises for options that no file holds, before one is begun
         cores = os.cpu_count() or 1
         _demand(not self.threads or self.threads <= cores, "threads", f"lie between 1 and {cores}", self.threads)
         epochs, needed = self.training.epochs, 2 if self.draw_at == "rewind" else 1
